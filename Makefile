@@ -1,0 +1,54 @@
+# Everything runs from .venv, which the first target that needs it creates.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help venv demo test check bench format lock clean
+
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(READY) ## Create .venv from the pinned requirements (the other targets do it themselves)
+
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; PYTHON=… names another one" if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo "This Python cannot make virtual environments. On Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --require-hashes --requirement requirements.txt
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(READY) ## Run the whole story on made-up projects and a local stack; the results stay in ./demo
+	$(BIN)/producer demo --folder demo
+
+test: $(READY) ## Run every test against a real PostgreSQL, a real Valkey and real workers
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(READY) ## Format and lint check, strict types, import contracts, README against --help
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m tests.readme_commands
+
+bench: $(READY) ## Measure throughput against cp -r on the same data, as ratios (SIZE=… scales it)
+	$(BIN)/python -m tests.bench $(ARGS)
+
+format: $(READY) ## Rewrite the code in the house format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: ## Renew requirements.txt from pyproject.toml (needs pip-tools)
+	pip-compile --quiet --upgrade --generate-hashes --strip-extras --allow-unsafe --extra local --extra dev \
+	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header --output-file requirements.txt pyproject.toml
+	sed -i '1i # Exact versions and hashes of everything in .venv; written by `make lock`.' requirements.txt
+
+clean: ## Remove .venv, caches and results
+	chmod -R u+w demo 2>/dev/null || true
+	rm -rf $(VENV) demo dist bench-results .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .state
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,103 @@
+"""The way to the broker: is it there, is anybody working, send messages in batches, read results. Knows no ledger."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import redis
+from kombu.exceptions import OperationalError
+
+from worker.app import create_app
+from worker.errors import BrokerUnavailableError
+from worker.messages import JobRef
+from worker.settings import Settings
+
+_TIMEOUT_S = 5
+_BATCH = 500
+_PING_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One job for the broker. `label` is what Flower shows instead of the arguments."""
+
+    ref: JobRef
+    label: str
+
+
+def check(settings: Settings) -> None:
+    """Raise `BrokerUnavailableError`, with host and port, unless the broker answers within seconds."""
+    with _in_our_words(settings), _client(settings) as client:
+        client.ping()
+
+
+def send(settings: Settings, task: str, messages: Sequence[Message]) -> None:
+    """Publish all messages, pipelined in batches; task ids follow from the jobs, so sending twice is harmless.
+
+    Raises `BrokerUnavailableError` within seconds when the broker goes away; a part may have been sent then.
+    """
+    app = create_app(settings, with_results=False)
+    with _in_our_words(settings), app.producer_or_acquire() as producer, producer.batch(_BATCH):
+        for message in messages:
+            app.send_task(
+                task,
+                args=(str(message.ref.run_id), message.ref.project_id),
+                task_id=message.ref.task_id,
+                producer=producer,
+                argsrepr=message.label,
+                kwargsrepr="",
+                retry=False,
+            )
+
+
+def workers_online(settings: Settings) -> list[str]:
+    """The names of the workers that answer within a second; empty when nobody does."""
+    app = create_app(settings, with_results=False)
+    with _in_our_words(settings):
+        replies: list[dict[str, Any]] = app.control.ping(timeout=_PING_S) or []
+    return sorted(name for reply in replies for name in reply)
+
+
+def results(settings: Settings, refs: Iterable[JobRef]) -> dict[int, dict[str, Any]]:
+    """The stored results of jobs that ended, by project: Celery's document with `status` and `result`.
+
+    Results are a cache: what is missing here is in the ledger.
+    """
+    wanted = list(refs)
+    found: dict[int, dict[str, Any]] = {}
+    backend = create_app(settings).backend
+    with _in_our_words(settings), _client(settings) as client:
+        for start in range(0, len(wanted), _BATCH):
+            part = wanted[start : start + _BATCH]
+            values: list[bytes | None] = client.mget([backend.get_key_for_task(ref.task_id) for ref in part])  # type: ignore[assignment]
+            found |= {
+                ref.project_id: json.loads(value)
+                for ref, value in zip(part, values, strict=True)
+                if value is not None
+            }
+    return found
+
+
+def _client(settings: Settings) -> redis.Redis:
+    return redis.Redis.from_url(
+        settings.redis_url.get_secret_value(), socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S
+    )
+
+
+@contextmanager
+def _in_our_words(settings: Settings) -> Iterator[None]:
+    try:
+        yield
+    except (redis.RedisError, OperationalError, OSError) as error:
+        address = urlsplit(settings.redis_url.get_secret_value())
+        raise BrokerUnavailableError(
+            f"Broker connection failed: {address.hostname}:{address.port or 6379}: {_reason(error)}"
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of the driver's words."""
+    return str(error).partition("\n")[0] or type(error).__name__

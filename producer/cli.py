@@ -1,0 +1,373 @@
+"""Arguments in, one call per verb, exit code out. Knows no rows, no files and no Celery."""
+
+import enum
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from sqlalchemy import Engine
+
+from producer import broker, report, report_html, status
+from producer import enqueue as enqueue_room
+from producer.collect import Collected
+from producer.collect import collect as collect_outcomes
+from producer.enqueue import Opened
+from producer.report import RunFacts
+from producer.terminal import Terminal, left_out_lines, plan_table, report_lines, runs_table, status_lines
+from worker import log
+from worker import settings as settings_module
+from worker.db import engine as engine_module
+from worker.db import ledger, schema
+from worker.db.ledger import Run
+from worker.errors import UsageError
+from worker.settings import Settings
+
+WORKER_COMMAND = "celery -A worker.app worker --concurrency 2 -E"
+
+
+class Exit(enum.IntEnum):
+    """Every exit code, as `--help` lists them."""
+
+    WELL = 0
+    UNEXPECTED = 1
+    USAGE = 2
+    SOME_FAILED = 3
+    BYTES_MISMATCH = 4
+    NOT_READY = 5
+    WORK_LEFT = 8
+    INTERRUPTED = 130
+
+
+EXIT_CODES = (
+    "Exit codes: 0 all well · 1 unexpected error · 2 usage · 3 the run ended, some projects failed · "
+    "4 stored bytes do not match · 5 database, broker, settings or schema not ready · "
+    "8 stopped with work left · 130 interrupted"
+)
+
+app = typer.Typer(
+    name="producer",
+    help="Move Label's legacy projects into one shared store of raw datasets, and back.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+schema_app = typer.Typer(help="Create or update the tables.", no_args_is_help=True)
+app.add_typer(schema_app, name="schema")
+
+
+def _epilog(example: str) -> str:
+    return f"Example: {example}\n\n{EXIT_CODES}"
+
+
+AsJson = Annotated[
+    bool,
+    typer.Option("--json", help="One JSON document on standard output; words for people on standard error."),
+]
+ProjectIds = Annotated[
+    list[int] | None,
+    typer.Option("--project-id", metavar="N", help="Only this project; may be given more than once."),
+]
+Exclude = Annotated[
+    list[int] | None,
+    typer.Option("--exclude", metavar="N", help="Leave this project out; may be given more than once."),
+]
+Limit = Annotated[
+    int | None, typer.Option("--limit", metavar="K", min=1, help="At most K projects, lowest ids first.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Read everything, change nothing, say what would happen.")
+]
+Wait = Annotated[bool, typer.Option("--wait", help="Follow the run to its end and write its report.")]
+ReportDir = Annotated[
+    Path, typer.Option("--report-dir", metavar="D", file_okay=False, help="Where the report goes.")
+]
+Timeout = Annotated[
+    float | None,
+    typer.Option(
+        "--timeout", metavar="S", min=0, help="Stop following after S seconds; the run itself goes on."
+    ),
+]
+RunArgument = Annotated[
+    str, typer.Argument(metavar="[RUN]", help="A run id, the beginning of one, or latest.")
+]
+
+
+@schema_app.command("apply", epilog=_epilog("producer schema apply"))
+def schema_apply(*, as_json: AsJson = False) -> None:
+    """Create or update the tables; what is there already is left alone."""
+    terminal = Terminal(as_json=as_json)
+    with _surroundings(needs_schema=False) as (_, engine):
+        applied = schema.apply(engine)
+    for step in applied:
+        terminal.say(f"applied {step.name}")
+    if not applied:
+        terminal.say("Nothing to apply: all tables are there.")
+    terminal.document({"applied": [step.name for step in applied]})
+
+
+@schema_app.command("status", epilog=_epilog("producer schema status"))
+def schema_status(*, as_json: AsJson = False) -> None:
+    """Show which schema steps are applied and which are missing (exit 5 if any is)."""
+    terminal = Terminal(as_json=as_json)
+    with _surroundings(needs_schema=False) as (_, engine):
+        steps = schema.status(engine)
+    for step in steps:
+        when = f" at {step.applied_at:%Y-%m-%d %H:%M:%S} UTC" if step.applied_at else ""
+        terminal.say(f"{step.state:8} {step.name}{when}")
+    terminal.document(
+        [
+            {
+                "name": step.name,
+                "state": step.state,
+                "applied_at": step.applied_at.isoformat() if step.applied_at else None,
+            }
+            for step in steps
+        ]
+    )
+    if any(step.state != "applied" for step in steps):
+        terminal.say("Run: producer schema apply")
+        raise typer.Exit(Exit.NOT_READY)
+
+
+@app.command(epilog=_epilog("producer enqueue --dry-run --project-id 42 --wait"))
+def enqueue(
+    *,
+    dry_run: DryRun = False,
+    project_id: ProjectIds = None,
+    exclude: Exclude = None,
+    limit: Limit = None,
+    wait: Wait = False,
+    report_dir: ReportDir = Path(),
+    timeout: Timeout = None,
+    as_json: AsJson = False,
+) -> None:
+    """Queue one task for each legacy project and show the plan."""
+    terminal = Terminal(as_json=as_json)
+    with _surroundings() as (settings, engine):
+        if wait:
+            report.check_directory(report_dir)
+        opened = enqueue_room.enqueue(
+            settings,
+            engine,
+            dry_run=dry_run,
+            project_ids=project_id or (),
+            exclude=exclude or (),
+            limit=limit,
+        )
+        _show_plan(terminal, settings, opened, nothing="Nothing to do: no legacy project is left to migrate.")
+        _finish_enqueue(terminal, settings, engine, opened, wait=wait, report_dir=report_dir, timeout=timeout)
+
+
+@app.command(epilog=_epilog("producer collect latest --report-dir reports"))
+def collect(
+    run: RunArgument = "latest",
+    *,
+    timeout: Timeout = None,
+    report_dir: ReportDir = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Follow a run to its end and write its report, as JSON and as HTML."""
+    terminal = Terminal(as_json=as_json)
+    with _surroundings() as (settings, engine):
+        report.check_directory(report_dir)
+        found = _find(engine, run)
+        code, document = _collect(terminal, settings, engine, found, report_dir, timeout)
+    terminal.document(document)
+    raise typer.Exit(code)
+
+
+@app.command("status", epilog=_epilog("producer status latest"))
+def status_command(run: RunArgument = "latest", *, as_json: AsJson = False) -> None:
+    """Show how far a run is, who holds what, and what failed."""
+    terminal = Terminal(as_json=as_json)
+    with _surroundings() as (_, engine):
+        described = status.describe(engine, _find(engine, run))
+    for line in status_lines(described):
+        terminal.say(line)
+    terminal.document(described)
+
+
+@app.command(epilog=_epilog("producer runs --limit 5"))
+def runs(
+    *, limit: Annotated[int, typer.Option(metavar="K", min=1, help="How many.")] = 20, as_json: AsJson = False
+) -> None:
+    """List the runs, newest first."""
+    terminal = Terminal(as_json=as_json)
+    with _surroundings() as (_, engine):
+        found = status.all_runs(engine, limit)
+    terminal.table(runs_table(found))
+    terminal.document(found)
+
+
+@app.command(epilog=_epilog("producer up --workers 2 --flower"))
+def up(
+    *,
+    workers: Annotated[int, typer.Option("--workers", metavar="N", min=0, help="How many workers.")] = 2,
+    flower: Annotated[bool, typer.Option("--flower", help="Start Flower, too.")] = False,
+) -> None:
+    """Run a local stack in the foreground: PostgreSQL, Valkey, workers, perhaps Flower. Ctrl-C stops it."""
+    from producer import local_stack  # noqa: PLC0415 - only this verb needs the servers' binaries
+
+    log.configure(log_format="console", level="info")
+    raise typer.Exit(
+        local_stack.up(settings_module.STACK_FILE.parent, workers=workers, flower=flower, data_dir=None)
+    )
+
+
+@app.command(epilog=_epilog("producer demo --folder demo"))
+def demo(
+    *,
+    folder: Annotated[
+        Path, typer.Option("--folder", metavar="D", file_okay=False, help="Where everything goes.")
+    ] = Path("demo"),
+    megabytes: Annotated[int, typer.Option("--megabytes", min=1, help="About how much to record.")] = 200,
+) -> None:
+    """Tell the whole story on made-up projects and a local stack."""
+    from producer import demo as demo_room  # noqa: PLC0415 - only this verb needs the recordings and the servers
+
+    raise typer.Exit(demo_room.run(folder, megabytes=megabytes))
+
+
+# What several verbs share ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _surroundings(*, needs_schema: bool = True) -> Iterator[tuple[Settings, Engine]]:
+    """Settings and an engine, checked; whatever is not ready says so as an error with exit code 5."""
+    settings = settings_module.load()
+    log.configure(log_format=settings.log_format, level=settings.log_level)
+    engine = engine_module.connect(settings.sqlalchemy_url, application_name="label-migrator producer")
+    try:
+        if needs_schema:
+            schema.require(engine)
+        yield settings, engine
+    finally:
+        engine.dispose()
+
+
+def _find(engine: Engine, reference: str) -> Run:
+    with engine.connect() as conn:
+        return ledger.find_run(conn, reference)
+
+
+def _show_plan(terminal: Terminal, settings: Settings, opened: Opened, *, nothing: str) -> None:
+    if any(not job.skipped for job in opened.jobs):
+        terminal.table(plan_table(opened))
+    else:
+        terminal.say(nothing)
+    for line in left_out_lines(opened):
+        terminal.say(line)
+    if any(not job.skipped for job in opened.jobs) and not broker.workers_online(settings):
+        terminal.say(f"[yellow]No worker is online.[/] Start one: {WORKER_COMMAND}")
+
+
+def _finish_enqueue(
+    terminal: Terminal,
+    settings: Settings,
+    engine: Engine,
+    opened: Opened,
+    *,
+    wait: bool,
+    report_dir: Path,
+    timeout: float | None,
+) -> None:
+    """Say where the run can be followed, or follow it; ends the program with the run's exit code."""
+    document: dict[str, Any] = {
+        "run_id": str(opened.run_id),
+        "verb": opened.verb.value,
+        "dry_run": opened.dry_run,
+        "plan": [
+            {
+                "project_id": job.project_id,
+                "project_name": job.project_name,
+                "path": job.path,
+                "sessions": job.sessions,
+                "files": job.files,
+                "bytes": job.size_bytes,
+            }
+            for job in opened.jobs
+            if not job.skipped
+        ],
+        "left_out": [
+            {"project_id": one.project_id, "project_name": one.project_name, "reason": one.reason}
+            for one in opened.left_out
+        ],
+    }
+    code = Exit.WELL
+    if wait:
+        code, outcome = _collect(
+            terminal, settings, engine, _find(engine, str(opened.run_id)), report_dir, timeout
+        )
+        document |= outcome
+    elif document["plan"]:
+        terminal.say(
+            f"Queued {len(document['plan'])} projects. Follow them: producer collect {str(opened.run_id)[:8]}"
+        )
+    terminal.document(document)
+    raise typer.Exit(code)
+
+
+def _collect(
+    terminal: Terminal, settings: Settings, engine: Engine, run: Run, report_dir: Path, timeout: float | None
+) -> tuple[Exit, dict[str, Any]]:
+    """Follow a run and write its report; the exit code, and what JSON says of it."""
+    what = f"{run.verb.value}{' (dry run)' if run.dry_run else ''}"
+    with terminal.follow(what) as on_progress:
+        collected = collect_outcomes(settings, engine, run, timeout_s=timeout, on_progress=on_progress)
+    short = str(run.run_id)[:8]
+    if collected.stopped is not None:
+        terminal.say(
+            f"[yellow]Stopped with work left:[/] {collected.stopped}. Go on: producer collect {short}"
+        )
+        return Exit.WORK_LEFT, {"run_id": str(run.run_id), "stopped": collected.stopped, "report_path": None}
+    document = report.build(_facts(collected), collected.outcomes)
+    path = report.write(document, report_dir, run.verb, datetime.now(UTC), html=report_html.render(document))
+    for line in report_lines(document):
+        terminal.say(line)
+    terminal.say(f"Report: {path}")
+    # The whole report is in its file; here is what a script decides by.
+    counts = {
+        key: value for key, value in document.items() if key not in {"details", "selection", "warnings"}
+    }
+    return _verdict(document, collected), {"report_path": str(path), "report": counts}
+
+
+def _facts(collected: Collected) -> RunFacts:
+    run = collected.run
+    ends = [outcome.finished_at for outcome in collected.outcomes if outcome.finished_at is not None]
+    return RunFacts(
+        run_id=run.run_id,
+        verb=run.verb,
+        dry_run=run.dry_run,
+        state=run.state,
+        started_at=run.created_at,
+        finished_at=max(ends, default=run.created_at),
+        selection=run.selection,
+    )
+
+
+def _verdict(document: dict[str, Any], collected: Collected) -> Exit:
+    if collected.run.state == "cancelled":
+        return Exit.WORK_LEFT
+    return Exit.SOME_FAILED if document["projects_failed"] else Exit.WELL
+
+
+def exit_code(error: Exception) -> Exit:
+    """The one place where an error becomes an exit code."""
+    from worker import errors  # noqa: PLC0415 - kept beside the table it serves
+
+    table: dict[type[Exception], Exit] = {
+        UsageError: Exit.USAGE,
+        errors.SettingsError: Exit.NOT_READY,
+        errors.SchemaMissingError: Exit.NOT_READY,
+        errors.DatabaseUnavailableError: Exit.NOT_READY,
+        errors.DatabaseBusyError: Exit.NOT_READY,
+        errors.BrokerUnavailableError: Exit.NOT_READY,
+        errors.StoreUnusableError: Exit.NOT_READY,
+        errors.StoredBytesMismatchError: Exit.BYTES_MISMATCH,
+    }
+    return next((code for kind, code in table.items() if isinstance(error, kind)), Exit.UNEXPECTED)

@@ -1,0 +1,152 @@
+"""Following a run to its end and gathering its outcomes from the task results, with the ledger as the truth."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy import Engine
+
+from producer import broker
+from worker import log
+from worker.db import ledger
+from worker.db.ledger import Progress, Run
+from worker.errors import BrokerUnavailableError
+from worker.messages import ByteCounts, FileCounts, JobRef, Outcome, RunState, Status
+from worker.settings import Settings
+
+_log = log.get(__name__)
+
+_POLL_S = 0.25
+STALLED_S = 300.0
+"""How long a run may stand still (no live lease, nothing ending) before the collector stops waiting."""
+
+_ENDED = {RunState.FINISHED, RunState.CANCELLED}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collected:
+    """A run and the outcomes of its jobs by project. `stopped` says why the collector gave up waiting, if it did."""
+
+    run: Run
+    outcomes: tuple[Outcome, ...]
+    progress: Progress
+    stopped: str | None
+
+
+def collect(
+    settings: Settings,
+    engine: Engine,
+    run: Run,
+    *,
+    timeout_s: float | None,
+    on_progress: Callable[[Progress], None] = lambda _progress: None,
+) -> Collected:
+    """Wait until the run has ended, then gather its outcomes. Never waits without a deadline: `timeout_s` if given, and
+    in any case no longer than `STALLED_S` without movement.
+    """
+    progress, stopped = _wait(engine, run, timeout_s, on_progress)
+    with engine.connect() as conn:
+        run = ledger.find_run(conn, str(run.run_id))
+        recorded = ledger.outcomes(conn, run.run_id)
+        owned = ledger.new_content_by_project(conn, run.run_id) if run.dry_run else {}
+    outcomes = _reconcile(settings, run, recorded)
+    if run.dry_run:
+        outcomes = settle_between_equals(outcomes, owned)
+    return Collected(
+        run=run,
+        outcomes=tuple(outcomes[number] for number in sorted(outcomes)),
+        progress=progress,
+        stopped=stopped,
+    )
+
+
+def settle_between_equals(
+    outcomes: dict[int, Outcome], owned: dict[int, tuple[int, int]]
+) -> dict[int, Outcome]:
+    """Say of each project of a dry run what it would store, given all others of the run.
+
+    Of equal projects the one with the lowest id stores the dataset and the others reuse it; of files that several
+    share, too. `owned` are the new files and bytes that each project would be the first to store.
+    """
+    first: dict[str, Outcome] = {}
+    settled: dict[int, Outcome] = {}
+    for number in sorted(outcomes):
+        outcome = outcomes[number]
+        if outcome.status is not Status.WOULD_MIGRATE or outcome.dataset_hash is None:
+            settled[number] = outcome
+            continue
+        files, size = owned.get(number, (0, 0))
+        one = outcome.with_changes(
+            files=FileCounts(stored=files, reused=outcome.files.total - files),
+            bytes=ByteCounts(stored=size, reused=outcome.bytes.read - size),
+        )
+        if one.dataset_created and (twin := first.get(outcome.dataset_hash)) is not None:
+            one = one.with_changes(
+                dataset_created=False,
+                dataset_path=twin.dataset_path,
+                reason=f"would reuse the dataset of project {twin.project_id}: equal content",
+            )
+        first.setdefault(outcome.dataset_hash, one)
+        settled[number] = one
+    return settled
+
+
+def _wait(
+    engine: Engine, run: Run, timeout_s: float | None, on_progress: Callable[[Progress], None]
+) -> tuple[Progress, str | None]:
+    begin = moved = time.monotonic()
+    before: Progress | None = None
+    pause = threading.Event()
+    while True:
+        with engine.connect() as conn:
+            now = ledger.progress(conn, run.run_id)
+        on_progress(now)
+        if now.state in _ENDED and now.running == 0:
+            return now, None
+        if now != before or now.live:
+            before, moved = now, time.monotonic()
+        if timeout_s is not None and time.monotonic() - begin > timeout_s:
+            return now, f"the time limit of {timeout_s:g} s is over"
+        if now.state is RunState.PAUSED and now.running == 0:
+            return now, "the run is paused"
+        if time.monotonic() - moved > STALLED_S:
+            return now, f"no worker has had a job for {STALLED_S:g} s"
+        pause.wait(_POLL_S)
+
+
+def _reconcile(settings: Settings, run: Run, recorded: dict[int, Outcome]) -> dict[int, Outcome]:
+    """The outcomes as the tasks returned them, checked against the ledger, which fills what is missing and is right
+    where the two differ.
+    """
+    returned = _returned(settings, run, recorded)
+    differing = [number for number, outcome in returned.items() if outcome != recorded[number]]
+    for number in differing:
+        _log.warning("result_differs_from_ledger", run=str(run.run_id), project=number)
+    missing = len(recorded) - len(returned)
+    if missing:
+        _log.debug("results_taken_from_ledger", run=str(run.run_id), count=missing)
+    return recorded | {number: returned[number] for number in returned.keys() - set(differing)}
+
+
+def _returned(settings: Settings, run: Run, recorded: dict[int, Outcome]) -> dict[int, Outcome]:
+    refs = [JobRef(run_id=run.run_id, project_id=number) for number in recorded]
+    try:
+        documents = broker.results(settings, refs)
+    except BrokerUnavailableError as error:
+        _log.warning("results_not_read", reason=str(error))
+        return {}
+    outcomes = {number: _outcome(document) for number, document in documents.items()}
+    return {number: outcome for number, outcome in outcomes.items() if outcome is not None}
+
+
+def _outcome(document: dict[str, Any]) -> Outcome | None:
+    """The outcome in a stored result; None for a failed task, whose result is one line for Flower."""
+    if document.get("status") != "SUCCESS":
+        return None
+    try:
+        return Outcome.from_json(document["result"])
+    except ValidationError:
+        return None

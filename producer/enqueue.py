@@ -1,0 +1,269 @@
+"""Opening a run: which projects, how big they are, one job row each, then one message each. Converts nothing itself."""
+
+import os
+import uuid
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Engine
+
+from producer import broker
+from producer.broker import Message
+from producer.sizes import human_bytes
+from worker.app import MIGRATE_TASK
+from worker.db import ledger, projects
+from worker.db.ledger import NewJob
+from worker.db.projects import Project
+from worker.errors import BrokerUnavailableError, UsageError
+from worker.messages import JobRef, Outcome, Status, Verb
+from worker.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """What the producer sees of a directory from where it runs. `signature` is equal for likely duplicates."""
+
+    sessions: int
+    files: int
+    size_bytes: int
+    signature: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """A project that gets no message, and why."""
+
+    project_id: int
+    project_name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """A run whose jobs are written and sent, in the order of sending."""
+
+    run_id: uuid.UUID
+    verb: Verb
+    dry_run: bool
+    jobs: tuple[NewJob, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    not_offered: Mapping[str, int] = field(default_factory=dict)
+
+
+def enqueue(
+    settings: Settings,
+    engine: Engine,
+    *,
+    dry_run: bool,
+    project_ids: Sequence[int] = (),
+    exclude: Sequence[int] = (),
+    limit: int | None = None,
+) -> Opened:
+    """Open a migration run over the legacy projects, all or those chosen, and send its jobs.
+
+    Raises `UsageError` naming every id that cannot be migrated, `BrokerUnavailableError` before anything is written when
+    the broker does not answer.
+    """
+    broker.check(settings)
+    with engine.connect() as conn:
+        legacy = projects.legacy_projects(conn)
+        _check_ids(project_ids, exclude, legacy, projects.by_ids(conn, [*project_ids, *exclude]))
+    chosen, left_out = _choose(legacy, set(project_ids), set(exclude), limit)
+    jobs = [_skipped(one) for one in chosen if not one.path] + _by_size(
+        _survey_all([one for one in chosen if one.path])
+    )
+    left_out += [
+        LeftOut(project_id=job.project_id, project_name=job.project_name, reason=job.skipped.reason)
+        for job in jobs
+        if job.skipped
+    ]
+    return open_run(
+        settings,
+        engine,
+        verb=Verb.MIGRATE,
+        task=MIGRATE_TASK,
+        dry_run=dry_run,
+        jobs=jobs,
+        left_out=left_out,
+        options={"project_ids": list(project_ids), "exclude": list(exclude), "limit": limit},
+    )
+
+
+def open_run(
+    settings: Settings,
+    engine: Engine,
+    *,
+    verb: Verb,
+    task: str,
+    dry_run: bool,
+    jobs: Sequence[NewJob],
+    left_out: Sequence[LeftOut],
+    options: Mapping[str, Any],
+) -> Opened:
+    """Write a run and its jobs, commit, then send one message for each waiting job.
+
+    In this order a message never speaks of a job that is not there. If the broker goes away between, the run is
+    cancelled and says so: nothing is left that would start by itself later.
+    """
+    run_id = uuid.uuid4()
+    selection = {"options": dict(options), "left_out": [_as_json(one) for one in left_out]}
+    with engine.begin() as conn:
+        ledger.open_run(conn, run_id, verb, dry_run=dry_run, selection=selection)
+        ledger.add_jobs(conn, run_id, jobs)
+    messages = [
+        Message(ref=JobRef(run_id=run_id, project_id=job.project_id), label=_label(job))
+        for job in jobs
+        if not job.skipped
+    ]
+    try:
+        broker.send(settings, task, messages)
+    except BrokerUnavailableError as error:
+        with engine.begin() as conn:
+            ledger.cancel_run(conn, run_id, f"the broker went away while the run was sent: {error}")
+        raise
+    with engine.begin() as conn:
+        ledger.mark_sent(conn, run_id)
+        ledger.finish_run_if_ended(conn, run_id)
+    return Opened(run_id=run_id, verb=verb, dry_run=dry_run, jobs=tuple(jobs), left_out=tuple(left_out))
+
+
+def survey(path: str) -> Survey | None:
+    """Sessions, files and bytes of a directory, links not followed; None where it cannot be read from here.
+
+    Only for the plan and for the order of sending. The worker looks for itself, and says what is wrong.
+    """
+    sessions = files = size = 0
+    seen: list[tuple[str, int]] = []
+    pending = [path]
+    try:
+        while pending:
+            directory = pending.pop()
+            with os.scandir(directory) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        sessions += directory == path
+                        pending.append(entry.path)
+                    elif entry.is_file(follow_symlinks=False):
+                        files += 1
+                        length = entry.stat(follow_symlinks=False).st_size
+                        size += length
+                        seen.append((os.path.relpath(entry.path, path), length))
+    except OSError:
+        return None
+    return Survey(sessions=sessions, files=files, size_bytes=size, signature=hash(tuple(sorted(seen))))
+
+
+def _check_ids(
+    project_ids: Sequence[int],
+    exclude: Sequence[int],
+    legacy: Sequence[Project],
+    found: Mapping[int, Project],
+) -> None:
+    """Every id a person typed must mean something; all that do not are named at once."""
+    can_migrate = {project.project_id for project in legacy}
+    problems = [
+        f"{number} ({_why_not(number, found)})" for number in project_ids if number not in can_migrate
+    ]
+    problems += [
+        f"{number} (to be excluded, but {_why_not(number, found)})"
+        for number in exclude
+        if number not in found
+    ]
+    problems += [f"{number} (both chosen and excluded)" for number in project_ids if number in set(exclude)]
+    if problems:
+        raise UsageError(f"These project ids cannot be migrated: {', '.join(problems)}")
+
+
+def _why_not(number: int, found: Mapping[int, Project]) -> str:
+    if number < 1:
+        return "ids begin at 1"
+    project = found.get(number)
+    if project is None:
+        return "no such project"
+    return (
+        "already migrated" if project.legacy_path is not None else "dataset-based, never was a legacy project"
+    )
+
+
+def _choose(
+    legacy: Sequence[Project], only: Collection[int], exclude: Collection[int], limit: int | None
+) -> tuple[list[Project], list[LeftOut]]:
+    left_out: list[LeftOut] = []
+    chosen: list[Project] = []
+    for project in legacy:
+        if only and project.project_id not in only:
+            continue
+        reason = _reason_to_leave_out(project, exclude, full=limit is not None and len(chosen) >= limit)
+        if reason is None:
+            chosen.append(project)
+        else:
+            left_out.append(
+                LeftOut(project_id=project.project_id, project_name=project.project_name, reason=reason)
+            )
+    return chosen, left_out
+
+
+def _reason_to_leave_out(project: Project, exclude: Collection[int], *, full: bool) -> str | None:
+    if project.project_id in exclude:
+        return "excluded"
+    return "beyond --limit" if full else None
+
+
+def _skipped(project: Project) -> NewJob:
+    """A project without a directory: nothing to do, but it is named, with the reason."""
+    reason = "path is NULL" if project.path is None else "path is empty"
+    return NewJob(
+        project_id=project.project_id,
+        project_name=project.project_name,
+        path=project.path,
+        skipped=Outcome(
+            project_id=project.project_id,
+            project_name=project.project_name,
+            status=Status.SKIPPED,
+            reason=reason,
+            original_path=project.path,
+        ),
+    )
+
+
+def _survey_all(chosen: Sequence[Project]) -> list[tuple[Project, Survey | None]]:
+    """All directories, several at a time: on a network file system each waits for the server."""
+    with ThreadPoolExecutor(8) as threads:
+        return list(zip(chosen, threads.map(lambda one: survey(one.path or ""), chosen), strict=True))
+
+
+def _by_size(surveyed: Sequence[tuple[Project, Survey | None]]) -> list[NewJob]:
+    """Largest first, so that no worker begins a big project when the others have ended; likely duplicates after all
+    others, so that they find their twin stored instead of waiting for it.
+    """
+    seen: set[int] = set()
+    firsts: list[NewJob] = []
+    twins: list[NewJob] = []
+    for project, found in sorted(
+        surveyed, key=lambda pair: (-(pair[1].size_bytes if pair[1] else 0), pair[0].project_id)
+    ):
+        job = NewJob(
+            project_id=project.project_id,
+            project_name=project.project_name,
+            path=project.path,
+            sessions=found.sessions if found else None,
+            files=found.files if found else None,
+            size_bytes=found.size_bytes if found else None,
+        )
+        twin = found is not None and found.files > 0 and found.signature in seen
+        (twins if twin else firsts).append(job)
+        if found is not None:
+            seen.add(found.signature)
+    return firsts + twins
+
+
+def _label(job: NewJob) -> str:
+    """What Flower shows of the message, in place of the run's id."""
+    size = f" · {human_bytes(job.size_bytes)}" if job.size_bytes is not None else ""
+    return f"project {job.project_id} · {job.project_name}{size}"
+
+
+def _as_json(one: LeftOut) -> dict[str, Any]:
+    return {"project_id": one.project_id, "project_name": one.project_name, "reason": one.reason}

@@ -1,0 +1,216 @@
+"""How the program speaks: JSON for machines on standard output, tables and progress for people on standard error."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from producer.enqueue import Opened
+from producer.sizes import human_bytes, human_duration
+from worker.db.ledger import Progress
+from worker.messages import Verb
+
+_LINE_EVERY_S = 10.0
+_ROWS = 40
+"""A plan of thousands of projects is a file to read, not a screen; --json has them all."""
+
+
+class Terminal:
+    """Where words go. With `as_json` people still read standard error, and standard output carries JSON alone."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.as_json = as_json
+        self.people = Console(stderr=True, soft_wrap=True, highlight=False)
+
+    def document(self, value: Mapping[str, Any] | Sequence[Any]) -> None:
+        """One JSON document on standard output, only when it was asked for."""
+        if self.as_json:
+            sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+    def say(self, text: str) -> None:
+        """A line for people; the text may carry rich's markup."""
+        self.people.print(text)
+
+    def table(self, table: Table) -> None:
+        """A table for people."""
+        self.people.print(table)
+
+    @contextmanager
+    def follow(self, what: str) -> Iterator[Callable[[Progress], None]]:
+        """Show a run's progress: a bar on a terminal, a line every ten seconds elsewhere."""
+        if self.people.is_terminal:
+            with _bar(self.people, what) as update:
+                yield update
+        else:
+            yield _lines(self.people, what)
+
+
+def plan_table(opened: Opened) -> Table:
+    """What a run will touch, biggest first, and what it leaves out and why."""
+    table = Table(
+        title=f"Run {opened.run_id}", title_justify="left", box=None, pad_edge=False, header_style="bold"
+    )
+    for heading, justify in (
+        ("project", "right"),
+        ("name", "left"),
+        ("sessions", "right"),
+        ("files", "right"),
+        ("size", "right"),
+        ("path", "left"),
+    ):
+        table.add_column(heading, justify=justify, no_wrap=True, overflow="ellipsis")  # type: ignore[arg-type]
+    waiting = [job for job in opened.jobs if not job.skipped]
+    for job in waiting[:_ROWS]:
+        table.add_row(
+            str(job.project_id),
+            escape(job.project_name),
+            _number(job.sessions),
+            _number(job.files),
+            "not visible here" if job.size_bytes is None else human_bytes(job.size_bytes),
+            escape(job.path or ""),
+        )
+    if len(waiting) > _ROWS:
+        table.add_row("…", f"and {len(waiting) - _ROWS} more (all of them with --json)")
+    return table
+
+
+def left_out_lines(opened: Opened) -> Iterator[str]:
+    """Each project that gets no task, with the reason."""
+    for one in opened.left_out[:_ROWS]:
+        yield f"[dim]left out:[/] {one.project_id} {escape(one.project_name)}: {one.reason}"
+    if len(opened.left_out) > _ROWS:
+        yield f"[dim]… and {len(opened.left_out) - _ROWS} more left out[/]"
+
+
+def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
+    """A report's summary: what was done, the space, what failed and what to do about it."""
+    verb = Verb(report["verb"])
+    would = "would be " if report["dry_run"] else ""
+    done = {
+        "migrate": "projects_migrated",
+        "rollback": "projects_rolled_back",
+        "verify": "projects_verified",
+    }[verb]
+    word = {"migrate": "migrated", "rollback": "rolled back", "verify": "verified"}[verb]
+    counts = [f"[bold]{report[done]}[/] of {report['projects_processed']} projects {would}{word}"]
+    counts += [
+        f"{report[key]} {key.removeprefix('projects_')}"
+        for key in ("projects_failed", "projects_skipped", "projects_cancelled")
+        if report[key]
+    ]
+    yield ", ".join(counts)
+    if verb is Verb.MIGRATE:
+        size = report["bytes"]
+        share = f" ({size['saved'] / size['read']:.0%})" if size["read"] else ""
+        yield (
+            f"{report['datasets_created']} datasets {would}created; {human_bytes(size['read'])} in legacy directories, "
+            f"{human_bytes(size['stored'])} {would}stored, {human_bytes(size['saved'])} {would}saved{share}"
+        )
+    for warning in report["warnings"][:_ROWS]:
+        yield f"[yellow]warning[/] project {warning['project_id']}: {escape(warning['message'])}"
+    if len(report["warnings"]) > _ROWS:
+        yield f"[yellow]… and {len(report['warnings']) - _ROWS} more warnings in the report[/]"
+    for error in report["errors"][:_ROWS]:
+        yield f"[red]failed[/] project {error['project_id']} {escape(error['project_name'] or '')}: {escape(error['error'])}"
+        yield f"       [dim]{escape(error['remedy'] or '')}[/]"
+    if len(report["errors"]) > _ROWS:
+        yield f"[red]… and {len(report['errors']) - _ROWS} more failures in the report[/]"
+
+
+def status_lines(status: Mapping[str, Any]) -> Iterator[str]:
+    """One run for people."""
+    projects, size = status["projects"], status["bytes"]
+    rehearsal = " (dry run)" if status["dry_run"] else ""
+    yield f"[bold]{status['verb']}{rehearsal}[/] run {status['run_id']}: [bold]{status['state']}[/], {human_duration(status['elapsed_s'])}"
+    yield (
+        f"{projects['ended']} of {projects['total']} projects ended, {projects['running']} running, "
+        f"{projects['waiting']} waiting, {projects['failed']} failed"
+    )
+    eta = f", about {human_duration(status['eta_s'])} left" if status["eta_s"] is not None else ""
+    yield f"{human_bytes(size['done'])} of {human_bytes(size['total'])}, {human_bytes(size['per_second'])}/s{eta}"
+    for holder in status["holders"]:
+        yield (
+            f"  {escape(holder['worker'])}: project {holder['project_id']} {escape(holder['project_name'] or '')}, "
+            f"{escape(holder['phase'] or '')}, {human_bytes(holder['bytes_done'])}, {human_duration(holder['age_s'])}"
+        )
+    for failure in status["failures"][:_ROWS]:
+        yield f"[red]failed[/] project {failure['project_id']}: {escape(failure['error'] or '')}"
+        yield f"       [dim]{escape(failure['remedy'] or '')}[/]"
+
+
+def runs_table(runs: Sequence[Mapping[str, Any]]) -> Table:
+    """All runs, newest first."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("run", "verb", "state", "projects", "ended", "failed", "opened"):
+        table.add_column(
+            heading, no_wrap=True, justify="right" if heading in {"projects", "ended", "failed"} else "left"
+        )
+    for run in runs:
+        verb = run["verb"] + (" (dry run)" if run["dry_run"] else "")
+        counts = (str(run[key]) for key in ("projects", "ended", "failed"))
+        table.add_row(run["run_id"], verb, run["state"], *counts, run["created_at"][:19].replace("T", " "))
+    return table
+
+
+@contextmanager
+def _bar(console: Console, what: str) -> Iterator[Callable[[Progress], None]]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[words]}"),
+        TimeElapsedColumn(),
+    )
+    begin = time.monotonic()
+    with Bar(*columns, console=console, expand=True) as bar:
+        task = bar.add_task(what, total=None, words="")
+
+        def update(progress: Progress) -> None:
+            # Bytes say more than projects, but a run of empty or invisible directories has none.
+            known = progress.bytes_total > 0
+            bar.update(
+                task,
+                total=progress.bytes_total if known else max(progress.jobs, 1),
+                completed=progress.bytes_done if known else progress.ended,
+                words=_words(progress, time.monotonic() - begin),
+            )
+
+        yield update
+
+
+def _lines(console: Console, what: str) -> Callable[[Progress], None]:
+    begin = time.monotonic()
+    shown = begin
+
+    def update(progress: Progress) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if now - shown >= _LINE_EVERY_S:
+            shown = now
+            console.print(f"{what}: {_words(progress, now - begin)}")
+
+    return update
+
+
+def _words(progress: Progress, elapsed_s: float) -> str:
+    """Projects, bytes, rate and time left in a line."""
+    words = f"{progress.ended}/{progress.jobs} projects"
+    if progress.failed:
+        words += f" ({progress.failed} failed)"
+    if progress.bytes_total:
+        rate = progress.bytes_done / elapsed_s if elapsed_s > 0 else 0.0
+        words += f", {human_bytes(progress.bytes_done)} of {human_bytes(progress.bytes_total)}, {human_bytes(rate)}/s"
+        if rate > 0 and progress.bytes_done < progress.bytes_total:
+            words += f", {human_duration((progress.bytes_total - progress.bytes_done) / rate)} left"
+    return words
+
+
+def _number(value: int | None) -> str:
+    return "?" if value is None else f"{value:,}"

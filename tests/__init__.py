@@ -1,0 +1,1 @@
+"""Every test. The folders mirror the rooms of worker and producer."""

@@ -1,0 +1,1 @@
+"""The files of sql/ and worker.db.schema against a real PostgreSQL."""

@@ -1,0 +1,101 @@
+"""`require`: the tables themselves are looked at, not the record of what was applied."""
+
+import pytest
+from sqlalchemy import Engine, event, text
+
+from tests.sql.client import SQL, psql
+from worker.db import schema
+from worker.errors import SchemaMissingError
+
+
+def complaint(engine: Engine) -> str:
+    with pytest.raises(SchemaMissingError) as caught:
+        schema.require(engine)
+    return str(caught.value)
+
+
+def test_a_database_without_labels_tables_is_called_the_wrong_one(empty_database: Engine) -> None:
+    said = complaint(empty_database)
+
+    assert f"'{empty_database.url.database}' on {empty_database.url.host} is not Label's" in said
+    assert "no table projects and no table sessions" in said
+    assert "DATABASE_URL" in said
+    assert "raw_datasets" not in said
+
+
+def test_nothing_is_made_in_a_wrong_database(empty_database: Engine) -> None:
+    with pytest.raises(SchemaMissingError, match="is not Label's"):
+        schema.apply(empty_database)
+
+    with empty_database.connect() as connection:
+        assert connection.scalar(text("select count(*) from pg_tables where schemaname = 'public'")) == 0
+
+
+def test_the_password_is_not_told(empty_database: Engine) -> None:
+    password = empty_database.url.password
+
+    assert password is None or str(password) not in complaint(empty_database)
+
+
+def test_what_is_missing_is_named_with_the_remedy(empty_database: Engine) -> None:
+    psql(empty_database, "-f", str(SQL / "label_app_baseline.sql"))
+
+    said = complaint(empty_database)
+
+    for missing in ("sessions.data_start_offset", "projects.legacy_path", "raw_datasets", "migration_jobs"):
+        assert missing in said
+    assert "producer schema apply" in said
+    assert "raw_datasets.metadata" not in said  # its table is missing as a whole
+
+
+@pytest.mark.parametrize(
+    ("harm", "missing"),
+    [
+        ("alter table sessions drop column raw_session_name", "lacks sessions.raw_session_name."),
+        ("alter table raw_datasets drop column metadata", "lacks raw_datasets.metadata."),
+        ("drop table dataset_claims", "lacks dataset_claims."),
+        ("drop table sessions cascade", "no table sessions."),
+    ],
+)
+def test_a_record_alone_does_not_satisfy(database: Engine, harm: str, missing: str) -> None:
+    with database.begin() as connection:
+        connection.execute(text(harm))
+
+    assert missing in complaint(database)
+    assert {step.state for step in schema.status(database)} == {"applied"}
+
+
+def test_tables_without_a_record_satisfy(database: Engine) -> None:
+    with database.begin() as connection:
+        connection.execute(text("drop table schema_steps"))
+
+    schema.require(database)
+
+
+def test_all_that_the_steps_make_is_required(database: Engine, empty_database: Engine) -> None:
+    """`require` reads from the files what they make: no table, and no column added to Label's own, may escape it."""
+    psql(empty_database, "-f", str(SQL / "label_app_baseline.sql"))
+    tables = text(
+        "select tablename from pg_tables where schemaname = 'public' and tablename <> 'schema_steps'"
+    )
+    columns = text("""
+        select table_name || '.' || column_name from information_schema.columns
+        where table_name in ('projects', 'sessions')
+    """)
+    with database.connect() as after, empty_database.connect() as before:
+        made = set(after.scalars(tables)) - set(before.scalars(tables))
+        added = set(after.scalars(columns)) - set(before.scalars(columns))
+
+    needed = list(schema._needed())
+
+    assert {table for table, column in needed if column is None} == made
+    assert {f"{table}.{column}" for table, column in needed if table in {"projects", "sessions"}} == added
+
+
+def test_it_takes_one_query(database: Engine) -> None:
+    statements = []
+    event.listen(database, "before_cursor_execute", lambda *args: statements.append(args[2]))
+
+    schema.require(database)
+
+    assert len(statements) == 1

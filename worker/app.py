@@ -1,0 +1,112 @@
+"""The Celery app and every Celery setting, each with its reason. Knows no task's inside and opens no connection."""
+
+from functools import cache
+from typing import Any
+
+from celery import Celery
+from celery.signals import setup_logging
+
+from worker import log
+from worker import settings as settings_module
+from worker.settings import Settings
+
+MIGRATE_TASK = "worker.tasks.migrate_project"
+QUEUE = "label_migration"
+
+_WEEK_S = 7 * 86_400
+
+
+def create_app(settings: Settings, *, with_results: bool = True) -> Celery:
+    """An app for these settings. The producer sends with one that has no result backend: each kept result would be a
+    subscription of its own in Redis.
+    """
+    app = Celery("label_dataset_migrator", include=["worker.tasks"], set_as_current=with_results)
+    url = settings.redis_url.get_secret_value()
+    app.conf.update(
+        broker_url=url,
+        result_backend=url if with_results else None,
+        broker_transport_options=_transport(),
+        **_MESSAGES,
+        **_DELIVERY,
+        **_CONNECTIONS,
+        **_VISIBILITY,
+    )
+    return app
+
+
+def _transport() -> dict[str, Any]:
+    return {
+        # Longer than any job: a message that Redis gives out again while its job still runs would only be dropped by the
+        # ledger. Recovery is the ledger's, not Redis's.
+        "visibility_timeout": _WEEK_S,
+        # A Redis that does not answer is an error within seconds, never a hang.
+        "socket_timeout": 30,
+        "socket_connect_timeout": 5,
+        "socket_keepalive": True,
+        "health_check_interval": 25,
+    }
+
+
+_MESSAGES: dict[str, Any] = {
+    # Ids in JSON and nothing else: whoever can write to the broker must not be able to make a worker run code.
+    "task_serializer": "json",
+    "result_serializer": "json",
+    "accept_content": ["json"],
+    "result_accept_content": ["json"],
+    "task_default_queue": QUEUE,
+    # Results are a cache of the ledger's outcomes; a week covers a long run and a late collector.
+    "result_expires": _WEEK_S,
+    "result_extended": True,
+}
+
+_DELIVERY: dict[str, Any] = {
+    # A message is acknowledged when its job has ended: a second safety net below the ledger's lease.
+    "task_acks_late": True,
+    "task_acks_on_failure": True,
+    "task_acks_on_timeout": True,
+    # The ledger is the only way to a retry: it counts attempts, Celery's requeue does not.
+    "task_reject_on_worker_lost": False,
+    "task_retry_on_worker_lost": False,
+    # One message a process: a big project must not hold small ones that another worker could do.
+    "worker_prefetch_multiplier": 1,
+    # A lost connection to Redis does not cost hours of copying; the second delivery finds the lease taken.
+    "worker_cancel_long_running_tasks_on_connection_loss": False,
+    # A process that has hashed for days is replaced, in case a library leaks.
+    "worker_max_tasks_per_child": 5_000,
+}
+
+_CONNECTIONS: dict[str, Any] = {
+    "broker_connection_retry_on_startup": True,
+    "broker_connection_max_retries": None,
+    "redis_socket_timeout": 10,
+    "redis_socket_connect_timeout": 5,
+    "redis_retry_on_timeout": True,
+    # Time for a running task to end or hand itself back when the worker is told to stop.
+    "worker_soft_shutdown_timeout": 30,
+}
+
+_VISIBILITY: dict[str, Any] = {
+    # What Flower shows: who runs what since when.
+    "task_track_started": True,
+    "worker_send_task_events": True,
+    "task_send_sent_event": True,
+}
+
+
+@setup_logging.connect
+def _log_as_settings_say(**_arguments: Any) -> None:
+    """Celery's own lines go through the same renderer."""
+    settings = settings_module.load()
+    log.configure(log_format=settings.log_format, level=settings.log_level)
+
+
+@cache
+def _worker_app() -> Celery:
+    return create_app(settings_module.load())
+
+
+def __getattr__(name: str) -> Any:
+    """`app` for `celery -A worker.app worker`: made when it is asked for, so that importing this module needs no settings."""
+    if name == "app":
+        return _worker_app()
+    raise AttributeError(name)

@@ -1,0 +1,135 @@
+"""Digests of content, and reading a source file so that a change under our hands is noticed. Knows no store."""
+
+import errno
+import hashlib
+import mmap
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import blake3
+
+from worker.errors import EntryUnreadableError, SourceChangedError
+
+Algorithm = Literal["blake3", "sha256"]
+
+CHUNK_BYTES = 256 * 1024
+"""Small enough to stay in the second-level cache between reading, hashing and writing."""
+
+_VANISHED = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE}
+
+
+class Hasher(Protocol):
+    """What blake3 and hashlib have in common."""
+
+    def update(self, data: memoryview, /) -> object:
+        """Take more content."""
+
+    def hexdigest(self) -> str:
+        """64 lower-case hex characters."""
+
+
+def new_hasher(algorithm: Algorithm) -> Hasher:
+    """A fresh hasher of 256-bit digests."""
+    return blake3.blake3() if algorithm == "blake3" else hashlib.sha256()
+
+
+def digest_of(algorithm: Algorithm, content: bytes) -> str:
+    """The digest of bytes in memory."""
+    hasher = new_hasher(algorithm)
+    hasher.update(memoryview(content))
+    return hasher.hexdigest()
+
+
+def new_buffer() -> memoryview:
+    """A page-aligned buffer: reads into odd addresses cost three times as much."""
+    return memoryview(mmap.mmap(-1, CHUNK_BYTES))
+
+
+def printable(path: str) -> str:
+    r"""A path for messages and JSON: bytes that are not UTF-8 appear as `\xNN`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signature:
+    """What `stat` says of a file; while it stays equal, the content is taken to be the same."""
+
+    device: int
+    inode: int
+    size_bytes: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @staticmethod
+    def of(status: os.stat_result) -> "Signature":
+        """From a stat result."""
+        return Signature(
+            device=status.st_dev,
+            inode=status.st_ino,
+            size_bytes=status.st_size,
+            mtime_ns=status.st_mtime_ns,
+            ctime_ns=status.st_ctime_ns,
+        )
+
+
+def read_chunks(path: str, expected: Signature, buffer: memoryview) -> Iterator[memoryview]:
+    """The file's content in chunks that are views of `buffer`, each valid until the next.
+
+    The last path component is never followed when it is a link, and a pipe that took the file's place cannot block.
+    Raises `SourceChangedError` when the file is not the one described by `expected`, before, during or after reading,
+    and `EntryUnreadableError` when it cannot be read; both name the file.
+    """
+    with reading(path):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        _check_unchanged(descriptor, expected, path)
+        remaining = expected.size_bytes
+        while True:
+            with reading(path):
+                count = os.readv(descriptor, [buffer])
+            if count == 0:
+                break
+            remaining -= count
+            yield buffer[:count]
+        if remaining:
+            raise SourceChangedError(f"File changed while it was read: {printable(path)}")
+        _check_unchanged(descriptor, expected, path)
+    finally:
+        os.close(descriptor)
+
+
+def hash_file(
+    path: str,
+    expected: Signature,
+    algorithm: Algorithm,
+    buffer: memoryview,
+    observe: Callable[[memoryview], None] | None = None,
+) -> str:
+    """The digest of a file in one pass; `observe` is shown every chunk on the way. Errors as `read_chunks`."""
+    hasher = new_hasher(algorithm)
+    for chunk in read_chunks(path, expected, buffer):
+        hasher.update(chunk)
+        if observe is not None:
+            observe(chunk)
+    return hasher.hexdigest()
+
+
+@contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Turn operating-system errors on a source into errors that name it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _VANISHED:
+            raise SourceChangedError(f"Entry vanished while it was read: {printable(path)}") from error
+        raise EntryUnreadableError(f"Cannot read {printable(path)}: {error.strerror}") from error
+
+
+def _check_unchanged(descriptor: int, expected: Signature, path: str) -> None:
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or Signature.of(status) != expected:
+        raise SourceChangedError(f"File changed while it was read: {printable(path)}")

@@ -1,0 +1,103 @@
+"""The manifest of a directory: its sorted entries, whose digest names the dataset. Knows no disk and no database."""
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from worker.blobs.digest import Algorithm, digest_of
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """A directory at a path relative to the tree's root (`/` between names, any bytes in them)."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A regular file: where it lies in the tree, and its content's size and digest."""
+
+    path: str
+    size_bytes: int
+    digest: str
+
+
+Entry = Directory | File
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All entries of one tree in the byte order of their paths.
+
+    The identity of a dataset: two trees with equal manifests are the same dataset, whatever their names,
+    owners, modes or times. Every entry is framed (kind, path, size, digest), so that no two different trees
+    can have one serialised form.
+    """
+
+    algorithm: Algorithm
+    entries: tuple[Entry, ...]
+
+    @staticmethod
+    def of(algorithm: Algorithm, entries: Iterable[Entry]) -> "Manifest":
+        """A manifest of entries in any order."""
+        return Manifest(algorithm, tuple(sorted(entries, key=lambda entry: os.fsencode(entry.path))))
+
+    @cached_property
+    def files(self) -> tuple[File, ...]:
+        """The regular files."""
+        return tuple(entry for entry in self.entries if isinstance(entry, File))
+
+    @cached_property
+    def directories(self) -> tuple[Directory, ...]:
+        """All directories, parents before their children."""
+        return tuple(entry for entry in self.entries if isinstance(entry, Directory))
+
+    @cached_property
+    def session_names(self) -> tuple[str, ...]:
+        """The immediate subdirectories: Label's sessions."""
+        return tuple(entry.path for entry in self.directories if "/" not in entry.path)
+
+    @property
+    def size_bytes(self) -> int:
+        """The sum of all file sizes."""
+        return sum(file.size_bytes for file in self.files)
+
+    @cached_property
+    def content(self) -> bytes:
+        """The serialised form: ASCII JSON, one entry a line; names that are not UTF-8 as lone surrogates."""
+        head = f'{{"format":{_FORMAT},"digest":{json.dumps(self.algorithm)},"entries":['
+        rows = ",\n".join(json.dumps(_row(entry), separators=(",", ":")) for entry in self.entries)
+        return f"{head}\n{rows}\n]}}\n".encode("ascii")
+
+    @cached_property
+    def digest(self) -> str:
+        """The dataset's digest: that of `content`."""
+        return digest_of(self.algorithm, self.content)
+
+    @staticmethod
+    def parse(content: bytes) -> "Manifest":
+        """Read `content` back; raises `ValueError` for anything that is not a manifest of this format."""
+        document = json.loads(content)
+        if not isinstance(document, dict) or document.get("format") != _FORMAT:
+            raise ValueError("not a manifest of a format that this version reads")
+        return Manifest(document["digest"], tuple(_entry(row) for row in document["entries"]))
+
+
+def _row(entry: Entry) -> list[Any]:
+    return ["f", entry.path, entry.size_bytes, entry.digest] if isinstance(entry, File) else ["d", entry.path]
+
+
+def _entry(row: list[Any]) -> Entry:
+    match row:
+        case ["d", str(path)]:
+            return Directory(path)
+        case ["f", str(path), int(size), str(digest)]:
+            return File(path, size, digest)
+        case _:
+            raise ValueError(f"not an entry of a manifest: {row!r}")

@@ -1,0 +1,332 @@
+"""The content-addressed store: blobs and manifests by digest, trees of hard links. Knows no database and no project.
+
+Order is the safety here. Bytes are durable before a blob's name exists, every name is durable before `publish`
+returns, and only then may a row refer to the dataset. Nothing is ever written under a final name: everything is made in
+staging and enters by link or rename. A link joins a tree to the blobs, never to a legacy file: the application rewrites
+those in place.
+"""
+
+import ctypes
+import errno
+import fcntl
+import json
+import os
+import re
+import shutil
+import stat
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from worker.blobs.digest import Algorithm, Signature, new_hasher, printable, read_chunks
+from worker.blobs.manifest import Manifest
+from worker.errors import SourceChangedError, StoredBytesMismatchError, StoreFullError, StoreUnusableError
+
+FORMAT = 1
+"""Raised when the layout below changes in a way that older versions would misread."""
+
+_FICLONE = 0x40049409
+_libc = ctypes.CDLL(None, use_errno=True)
+
+Placement = Literal["hard", "reflink", "copy"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A file whose bytes may be taken: where it is, what `stat` said of it, and the digest its bytes had."""
+
+    path: str
+    signature: Signature
+    digest: str
+
+
+@dataclass(frozen=True)
+class Store:
+    """One store: `root` holds blobs and manifests, `trees` (on the same file system) what the application reads."""
+
+    root: Path
+    trees: Path
+    algorithm: Algorithm
+    store_id: str | None
+
+    @staticmethod
+    def open(root: Path, trees: Path, algorithm: Algorithm, *, create: bool) -> "Store":
+        """The store at `root`. A new one (only with `create`) is made with `algorithm`; an old one keeps its own.
+
+        Without `create` nothing is written, and a store that is not there yet is described as it would be made.
+        Raises `StoreUnusableError` for another format, unreadable directories, or trees on another file system.
+        """
+        with writing(root):
+            if create:
+                for directory in (
+                    trees,
+                    root / "blobs",
+                    root / "manifests",
+                    root / "staging",
+                    root / "quarantine",
+                ):
+                    directory.mkdir(parents=True, exist_ok=True)
+                _describe_once(root, algorithm)
+            description = _description(root)
+            if root.exists() and trees.exists() and root.stat().st_dev != trees.stat().st_dev:
+                raise StoreUnusableError(
+                    f"{root} and {trees} are on different file systems; hard links need one"
+                )
+        if description is None:
+            return Store(root, trees, algorithm, None)
+        return Store(root, trees, description[0], description[1])
+
+    # Blobs ----------------------------------------------------------------------------------------------------------
+
+    def blob_path(self, digest: str) -> str:
+        """Where the bytes with this digest are, or would be."""
+        return f"{self.root}/blobs/{digest[:2]}/{digest}"
+
+    def has_blob(self, digest: str, size_bytes: int) -> bool:
+        """Is there a blob of this digest with the size it must have?"""
+        try:
+            status = os.lstat(self.blob_path(digest))
+        except FileNotFoundError:
+            return False
+        return stat.S_ISREG(status.st_mode) and status.st_size == size_bytes
+
+    def stage_file(self, source: Source, staging: str, buffer: memoryview) -> str:
+        """Copy a source into `staging` while hashing it again; the path of the copy, not yet durable.
+
+        Raises `SourceChangedError` when the bytes are not those that were hashed before.
+        """
+        staged = f"{staging}/{source.digest}"
+        hasher = new_hasher(self.algorithm)
+        with writing(staged):
+            descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
+        try:
+            for chunk in read_chunks(source.path, source.signature, buffer):
+                hasher.update(chunk)
+                with writing(staged):
+                    _write_all(descriptor, chunk)
+            with writing(staged):
+                os.fchmod(descriptor, 0o444)
+        finally:
+            os.close(descriptor)
+        if hasher.hexdigest() != source.digest:
+            raise SourceChangedError(f"File changed while it was read: {printable(source.path)}")
+        return staged
+
+    def admit(self, staged: str, digest: str, size_bytes: int) -> bool:
+        """Give durable staged bytes their name among the blobs; False when another worker was first.
+
+        A blob of the wrong size that stands in the way is condemned: its bytes cannot be those of its digest.
+        """
+        final = self.blob_path(digest)
+        with writing(final):
+            os.makedirs(os.path.dirname(final), exist_ok=True)
+            try:
+                os.link(staged, final)
+            except FileExistsError:
+                if self.has_blob(digest, size_bytes):
+                    return False
+                self.quarantine(final, f"blob {digest} does not have the {size_bytes} bytes of its content")
+                os.link(staged, final)
+            return True
+
+    # Trees ----------------------------------------------------------------------------------------------------------
+
+    def tree_path(self, name: str, dataset_digest: str, digits: int = 12) -> Path:
+        """Where the tree of a dataset goes: a readable, harmless form of `name`, and identity in the digest."""
+        return self.trees / f"{safe_name(name)}-{dataset_digest[:digits]}"
+
+    def build_tree(self, manifest: Manifest, target: str) -> dict[Placement, int]:
+        """Make the manifest's tree at `target` out of blobs; how many files were linked or, if need be, copied.
+
+        Directories keep their write bit until `publish`: a directory without it cannot be moved by its owner.
+        """
+        placed: dict[Placement, int] = {"hard": 0, "reflink": 0, "copy": 0}
+        with writing(target):
+            os.mkdir(target, 0o755)
+            for directory in manifest.directories:
+                os.mkdir(f"{target}/{directory.path}", 0o755)
+            for file in manifest.files:
+                placed[_place(self.blob_path(file.digest), f"{target}/{file.path}")] += 1
+            for directory in reversed(manifest.directories):
+                os.chmod(f"{target}/{directory.path}", 0o555)
+        return placed
+
+    def differences(self, manifest: Manifest, tree: str) -> Iterator[str]:
+        """What keeps the tree from being the manifest's, by presence, kind and size; nothing when all is well."""
+        for directory in manifest.directories:
+            if not os.path.isdir(f"{tree}/{directory.path}"):
+                yield f"directory is missing: {printable(directory.path)}"
+        for file in manifest.files:
+            try:
+                status = os.lstat(f"{tree}/{file.path}")
+            except OSError as error:
+                yield f"{printable(file.path)}: {error.strerror}"
+                continue
+            if not stat.S_ISREG(status.st_mode) or status.st_size != file.size_bytes:
+                yield f"{printable(file.path)}: not a file of {file.size_bytes} bytes"
+
+    def holds(self, manifest: Manifest, tree: str) -> bool:
+        """Is the dataset here in full, tree and manifest, so that a project may refer to it without a copy?"""
+        stored = f"{self.root}/manifests/{manifest.digest}.json"
+        return os.path.exists(stored) and next(self.differences(manifest, tree), None) is None
+
+    def publish(self, manifest: Manifest, built: str, tree: Path, staging: str) -> None:
+        """Make manifest and tree visible under their names, durably. A damaged tree of that name goes to quarantine.
+
+        The caller holds the dataset's claim: nobody else publishes this name.
+        """
+        with writing(tree):
+            self._write_manifest(manifest, staging)
+            if os.path.lexists(tree):
+                self.quarantine(os.fspath(tree), "tree is incomplete; a new one takes its place")
+            os.rename(built, tree)
+            os.chmod(tree, 0o555)
+        self.sync()
+
+    def read_manifest(self, dataset_digest: str) -> Manifest:
+        """The stored manifest; its bytes must have the digest that names it."""
+        path = self.root / "manifests" / f"{dataset_digest}.json"
+        try:
+            content = path.read_bytes()
+            manifest = Manifest.parse(content)
+        except (OSError, ValueError) as error:
+            raise StoredBytesMismatchError(f"Manifest {dataset_digest} cannot be read: {error}") from error
+        if manifest.digest != dataset_digest or manifest.content != content:
+            raise StoredBytesMismatchError(
+                f"Manifest {dataset_digest} does not have the bytes its digest promises"
+            )
+        return manifest
+
+    # Staging, quarantine, durability ----------------------------------------------------------------------------------
+
+    @contextmanager
+    def staging(self, name: str) -> Iterator[str]:
+        """A directory of this attempt's own, removed at the end whatever happens."""
+        path = f"{self.root}/staging/{name}"
+        with writing(path):
+            os.mkdir(path, 0o700)
+        try:
+            yield path
+        finally:
+            _remove_tree(path)
+
+    def quarantine(self, path: str, reason: str) -> None:
+        """Move a bad thing out of the way and say beside it why it is there."""
+        target = f"{self.root}/quarantine/{os.path.basename(path)}-{uuid.uuid4().hex[:8]}"
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        if stat.S_ISDIR(os.lstat(path).st_mode):
+            os.chmod(path, 0o755)
+        os.rename(path, target)
+        Path(f"{target}.reason.txt").write_text(f"{printable(path)}\n{reason}\n", encoding="utf-8")
+
+    def sync(self) -> None:
+        """Wait until everything written to the store's file system is on the disk: one call for any number of files."""
+        with writing(self.root):
+            descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                if _libc.syncfs(descriptor) != 0:
+                    number = ctypes.get_errno()
+                    raise OSError(number, os.strerror(number), os.fspath(self.root))
+            finally:
+                os.close(descriptor)
+
+    def _write_manifest(self, manifest: Manifest, staging: str) -> None:
+        final = f"{self.root}/manifests/{manifest.digest}.json"
+        staged = f"{staging}/manifest.json"
+        with open(staged, "xb") as file:
+            file.write(manifest.content)
+            os.fchmod(file.fileno(), 0o444)
+            os.fsync(file.fileno())
+        os.rename(staged, final)
+
+
+def safe_name(name: str) -> str:
+    """A directory name made from any text: only [A-Za-z0-9._-], 80 characters at most, never starting with a dot."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name)[:80].lstrip(".") or "dataset"
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Turn operating-system errors on the store into errors that name it."""
+    try:
+        yield
+    except OSError as error:
+        where = printable(os.fspath(error.filename or path))
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise StoreFullError(f"No space left in the store: {where}") from error
+        raise StoreUnusableError(f"Cannot write to the store: {where}: {error.strerror}") from error
+
+
+def _describe_once(root: Path, algorithm: Algorithm) -> None:
+    """Write store.json if nobody has; of several workers that start at once, one wins."""
+    if (root / "store.json").exists():
+        return
+    description = {"format": FORMAT, "id": str(uuid.uuid4()), "digest": algorithm}
+    draft = root / f"staging/store-{uuid.uuid4().hex}.json"
+    draft.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    try:
+        os.link(draft, root / "store.json")
+    except FileExistsError:
+        return
+    finally:
+        draft.unlink()
+
+
+def _description(root: Path) -> tuple[Algorithm, str] | None:
+    """Digest algorithm and id of the store at `root`; None when there is no store yet."""
+    path = root / "store.json"
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise StoreUnusableError(f"{path} cannot be read: {error}") from error
+    if document.get("format") != FORMAT:
+        raise StoreUnusableError(
+            f"{path} says format {document.get('format')!r}; this version reads format {FORMAT} only"
+        )
+    algorithm: Algorithm = "sha256" if document["digest"] == "sha256" else "blake3"
+    return algorithm, document["id"]
+
+
+def _place(blob: str, target: str) -> Placement:
+    """Give a blob one more name; where the file system refuses links, share its blocks, or copy them."""
+    try:
+        os.link(blob, target)
+    except OSError as error:
+        if error.errno not in {errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP}:
+            raise
+    else:
+        return "hard"
+    with open(blob, "rb") as source, open(target, "xb") as copy:
+        placement: Placement = "reflink"
+        try:
+            fcntl.ioctl(copy.fileno(), _FICLONE, source.fileno())
+        except OSError:
+            placement = "copy"
+            shutil.copyfileobj(source, copy, 1 << 20)
+        os.fchmod(copy.fileno(), 0o444)
+    return placement
+
+
+def _write_all(descriptor: int, chunk: memoryview) -> None:
+    while chunk:
+        chunk = chunk[os.write(descriptor, chunk) :]
+
+
+def _remove_tree(path: str) -> None:
+    """Remove what this attempt made; its finished directories are read-only and are opened first."""
+    for directory, _, _ in os.walk(path):
+        os.chmod(directory, 0o700)
+    shutil.rmtree(path)
+
+
+def distinct(sources: Iterable[Source]) -> dict[str, Source]:
+    """One source for each digest: equal files of one project need to be copied once."""
+    by_digest: dict[str, Source] = {}
+    for source in sources:
+        by_digest.setdefault(source.digest, source)
+    return by_digest

@@ -1,0 +1,293 @@
+"""Moving rows: what each session of a project becomes, and the one transaction that makes it so. Reads no legacy file."""
+
+import json
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine
+
+from worker.blobs.manifest import Directory, Manifest
+from worker.db import datasets, ledger, projects, sessions
+from worker.db.datasets import Dataset, RawSession
+from worker.db.projects import Project
+from worker.db.sessions import Session
+from worker.errors import DatasetGoneError, NothingToDoError, ProjectChangedError
+from worker.ingest import LABELS, HashedTree
+from worker.messages import Outcome, Warning_
+
+MIGRATED_FROM = "legacy"
+"""The value of `migrated_from` by which Label's own tools recognise a converted project."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionPlan:
+    """What becomes of one session that can be re-pointed: its raw directory and its offsets afterwards."""
+
+    session: Session
+    raw_name: str
+    start: int | None
+    end: int | None
+    is_virtual_child: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a conversion does to a project's sessions, and what it leaves alone."""
+
+    sessions: tuple[SessionPlan, ...]
+    warnings: tuple[Warning_, ...]
+
+    @property
+    def split_parameters(self) -> dict[str, dict[str, Any]]:
+        """For each raw session that has virtual children: its segments, as `project_split_configs` keeps them."""
+        parameters: dict[str, dict[str, Any]] = {}
+        for plan in self.sessions:
+            if plan.is_virtual_child:
+                config = parameters.setdefault(plan.raw_name, {"source": "migration", "segments": []})
+                config["segments"].append(
+                    {"session_name": plan.session.session_name, "start": plan.start, "end": plan.end}
+                )
+        return parameters
+
+
+def plan_sessions(project_path: str, rows: Sequence[Session], tree: HashedTree) -> Plan:
+    """Decide for every session of a project where its rows will be read from. Pure.
+
+    A session without a parent path becomes the records 0 to N of its own directory, because with open offsets Label's
+    model scoring would drop the last record and later splits would get no offsets. A split child keeps its offsets. A
+    row that cannot be judged is left alone, with a warning that names it.
+    """
+    names = frozenset(tree.scan.session_names)
+    plans: list[SessionPlan] = []
+    warnings: list[Warning_] = [
+        Warning_(session=name, message=f"{LABELS} is not text; the file is kept, the column stays empty")
+        for name in sorted(tree.unreadable_labels)
+    ]
+    if tree.scan.links:
+        warnings.append(
+            Warning_(message=f"{tree.scan.links} symbolic links were stored as what they point to")
+        )
+    for row in rows:
+        child = bool(row.parent_session_data_path)
+        raw_name = _child_of(row.parent_session_data_path or "", project_path) if child else row.session_name
+        if raw_name is None:
+            warnings.append(
+                _left_alone(
+                    row,
+                    f"its parent path is not directly below the project's: {row.parent_session_data_path}",
+                )
+            )
+        elif raw_name not in names:
+            warnings.append(_left_alone(row, f"its directory is missing: {raw_name}"))
+        else:
+            plan = _plan(row, raw_name, tree.records.get(raw_name), child=child)
+            plans.append(plan)
+            warnings.extend(_doubts(plan, tree.records.get(raw_name)))
+    return Plan(sessions=tuple(plans), warnings=tuple(warnings))
+
+
+def convert(
+    engine: Engine,
+    lease: ledger.Lease,
+    tree: HashedTree,
+    outcome: Outcome,
+    *,
+    create_at: Path | None,
+    store_root: Path,
+) -> Outcome:
+    """Turn the project into one that refers to the dataset, and end its job, in one transaction.
+
+    Locks, in this order: the dataset's row, the project's row, its sessions. `create_at` is the published tree when the caller
+    holds the claim and the dataset's row may have to be made; None means the row must be there (`DatasetGoneError`
+    otherwise). Raises `NothingToDoError` for a project that is gone or converted, `ProjectChangedError` for one with
+    another path, `LeaseLostError` when the job has another holder. A crash anywhere leaves the project as it was.
+    """
+    with engine.begin() as conn:
+        dataset = datasets.lock(conn, tree.manifest.digest)
+        created = dataset is None
+        if dataset is None:
+            if create_at is None:
+                raise DatasetGoneError(f"Dataset {tree.manifest.digest[:12]} is not there any more")
+            dataset = _add_dataset(conn, lease, tree, create_at, store_root)
+        project = check_still_legacy(projects.lock(conn, lease.ref.project_id), lease, conn)
+        rows = sessions.of_project(conn, project.project_id)
+        plan = plan_sessions(project.path or "", rows, tree)
+        _write_rows(conn, lease, dataset, tree, plan)
+        converted = outcome.with_changes(
+            dataset_id=dataset.dataset_id,
+            dataset_path=dataset.file_path,
+            dataset_created=created,
+            sessions_count=len(rows),
+            warnings=plan.warnings,
+        )
+        ledger.end_job(conn, lease, converted)
+    return converted
+
+
+def check_still_legacy(project: Project | None, lease: ledger.Lease, conn: Connection) -> Project:
+    """The project as the job expects it: there, legacy, at the same path."""
+    number = lease.ref.project_id
+    if project is None:
+        raise NothingToDoError(f"project {number}: deleted since the run was opened")
+    if not project.is_legacy:
+        by = projects.active_conversions(conn, [number]).get(number)
+        how = f"migrated by run {by.run_id}" if by is not None else "dataset-based"
+        raise NothingToDoError(f"project {number}: already {how}")
+    if project.path != lease.path:
+        raise ProjectChangedError(
+            f"project {number}: path changed since the run was opened, to {project.path!r}"
+        )
+    return project
+
+
+def tree_attributes(tree: HashedTree) -> bytes:
+    """Modes and times of the legacy tree in the manifest's order, which identity does not include but a restore needs."""
+    directories = {entry.path: entry for entry in tree.scan.directories}
+    files = {file.path: file for file in tree.scan.files}
+    entries = [
+        [directories[entry.path].mode, directories[entry.path].mtime_ns]
+        if isinstance(entry, Directory)
+        else [files[entry.path].mode, files[entry.path].signature.mtime_ns]
+        for entry in tree.manifest.entries
+    ]
+    document = {"root": [tree.scan.root_mode, tree.scan.root_mtime_ns], "entries": entries}
+    return zlib.compress(json.dumps(document, separators=(",", ":")).encode("ascii"))
+
+
+def _write_rows(
+    conn: Connection, lease: ledger.Lease, dataset: Dataset, tree: HashedTree, plan: Plan
+) -> None:
+    """All rows of the project, and the before-image of each. Seven statements, however many sessions there are."""
+    project_id = lease.ref.project_id
+    written = {
+        "migrated_from": MIGRATED_FROM,
+        "migration_date": datetime.now(UTC).isoformat(),
+        "original_path": lease.path,
+        "dataset_id": dataset.dataset_id,
+        "run_id": str(lease.ref.run_id),
+    }
+    ref_id = datasets.refer(conn, project_id, dataset.dataset_id)
+    config_ids = sessions.add_split_configs(conn, project_id, dataset.dataset_id, plan.split_parameters)
+    changes: list[dict[str, Any]] = [
+        {
+            "session_id": one.session.session_id,
+            "before": one.session.values(),
+            "after": _after(one, dataset, config_ids),
+        }
+        for one in plan.sessions
+    ]
+    projects.save_before_image(
+        conn,
+        project_id,
+        run_id=lease.ref.run_id,
+        dataset_id=dataset.dataset_id,
+        dataset_hash=dataset.dataset_hash,
+        written=written,
+        made={"ref_id": ref_id, "split_config_ids": sorted(config_ids.values()), "sessions": changes},
+        tree_attributes=tree_attributes(tree),
+    )
+    sessions.write(conn, [{"session_id": change["session_id"], **change["after"]} for change in changes])
+    projects.make_dataset_based(conn, project_id, written)
+
+
+def _add_dataset(
+    conn: Connection, lease: ledger.Lease, tree: HashedTree, path: Path, store_root: Path
+) -> Dataset:
+    return datasets.add(
+        conn,
+        name=lease.project_name or path.name,
+        dataset_hash=tree.manifest.digest,
+        file_path=str(path),
+        size_bytes=tree.manifest.size_bytes,
+        description=f"Migrated from legacy project: {lease.project_name}",
+        metadata={
+            "upload_timestamp": lease.started_at.strftime("%Y%m%d_%H%M%S"),
+            "original_source": lease.path,
+            "storage_name": path.name,
+            "digest_algorithm": tree.manifest.algorithm,
+            "store": str(store_root),
+        },
+        sessions=[
+            RawSession(
+                session_name=name,
+                session_path=f"{path}/{name}",
+                labels=_labels(path, name, tree),
+                file_count=count,
+            )
+            for name, count in _files_by_session(tree.manifest).items()
+        ],
+    )
+
+
+def _labels(path: Path, session: str, tree: HashedTree) -> str | None:
+    """labels.json as it was read, from the stored tree."""
+    if f"{session}/{LABELS}" not in tree.sources or session in tree.unreadable_labels:
+        return None
+    # Through bytes: text mode would turn carriage returns into newlines.
+    return (path / session / LABELS).read_bytes().decode("utf-8")
+
+
+def _files_by_session(manifest: Manifest) -> dict[str, int]:
+    counts = dict.fromkeys(manifest.session_names, 0)
+    for file in manifest.files:
+        session, slash, _ = file.path.partition("/")
+        if slash:
+            counts[session] += 1
+    return counts
+
+
+def _after(plan: SessionPlan, dataset: Dataset, config_ids: Mapping[str, int]) -> dict[str, Any]:
+    return {
+        "parent_session_data_path": f"{dataset.file_path}/{plan.raw_name}",
+        "raw_session_name": plan.raw_name,
+        "dataset_id": dataset.dataset_id,
+        "data_start_offset": plan.start,
+        "data_end_offset": plan.end,
+        "split_config_id": config_ids[plan.raw_name]
+        if plan.is_virtual_child
+        else plan.session.split_config_id,
+    }
+
+
+def _plan(row: Session, raw_name: str, records: int | None, *, child: bool) -> SessionPlan:
+    start, end = row.data_start_offset, row.data_end_offset
+    if not child and records is not None:
+        start, end = 0, records
+    return SessionPlan(session=row, raw_name=raw_name, start=start, end=end, is_virtual_child=child)
+
+
+def _doubts(plan: SessionPlan, records: int | None) -> list[Warning_]:
+    """What a person may want to look at, though the session reads as it did before."""
+    if not plan.is_virtual_child and records is None:
+        return [_doubt(plan, "its recording has no records or cannot be read; its offsets stay as they are")]
+    if plan.is_virtual_child and records is not None and plan.end is not None and plan.end > records:
+        return [_doubt(plan, f"its offsets end at {plan.end}, past the {records} records of its recording")]
+    return []
+
+
+def _doubt(plan: SessionPlan, reason: str) -> Warning_:
+    return Warning_(
+        session=plan.session.session_name, message=f"session {plan.session.session_name}: {reason}"
+    )
+
+
+def _left_alone(row: Session, reason: str) -> Warning_:
+    return Warning_(
+        session=row.session_name, message=f"session {row.session_name} was left as it is: {reason}"
+    )
+
+
+def _child_of(path: str, directory: str) -> str | None:
+    """The one component by which `path` goes below `directory`; None when it is anything else."""
+    parent, name = os.path.split(_normal(path))
+    return name if name and parent == _normal(directory) else None
+
+
+def _normal(path: str) -> str:
+    """Without double slashes, dots and a slash at the end; links are not looked at."""
+    return "/" + os.path.normpath(path).lstrip("/")

@@ -1,0 +1,156 @@
+"""Rows of raw datasets, their sessions and references, and the claims on them. Opens no transaction but a claim's own."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError
+
+from worker.errors import ClaimLostError, DatabaseUnavailableError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """A row of `raw_datasets`."""
+
+    dataset_id: int
+    dataset_name: str
+    dataset_hash: str
+    file_path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawSession:
+    """A row of `raw_dataset_sessions`, before it is one. `labels` is labels.json as read, if it is text."""
+
+    session_name: str
+    session_path: str
+    labels: str | None
+    file_count: int
+
+
+class Claim:
+    """The row lock that makes its holder the one who stores a dataset. It lives in a connection of its own."""
+
+    def __init__(self, conn: Connection, dataset_hash: str) -> None:
+        self._conn = conn
+        self._hash = dataset_hash
+
+    def ping(self) -> None:
+        """Tell the server that the holder is alive, from any thread; raises `ClaimLostError` when the claim is gone.
+
+        The driver's connection takes one statement at a time and may be shared by threads (psycopg2, level 2).
+        """
+        raw = self._conn.connection.driver_connection
+        try:
+            with raw.cursor() as cursor:  # type: ignore[union-attr]
+                cursor.execute("select 1")
+        except Exception as error:
+            raise ClaimLostError(
+                f"The claim on dataset {self._hash[:12]} was lost while it was stored"
+            ) from error
+
+
+@contextmanager
+def claim(engine: Engine, dataset_hash: str, *, idle_timeout_s: float) -> Iterator[Claim]:
+    """Wait until this dataset is mine to store; while others hold it, until they are done or dead.
+
+    Two transactions: the first only makes the row exist for everybody, the second holds its lock. A holder that stops
+    without closing its connection is thrown out by the server after `idle_timeout_s` without a ping.
+    """
+    with engine.begin() as conn:
+        conn.execute(
+            text("insert into dataset_claims (dataset_hash) values (:hash) on conflict do nothing"),
+            {"hash": dataset_hash},
+        )
+    with engine.connect() as conn:
+        conn.execute(
+            text("select set_config('idle_in_transaction_session_timeout', :timeout, true)"),
+            {"timeout": f"{int(idle_timeout_s * 1000)}ms"},
+        )
+        conn.execute(
+            text("select from dataset_claims where dataset_hash = :hash for update"), {"hash": dataset_hash}
+        )
+        held = Claim(conn, dataset_hash)
+        yield held
+        try:
+            conn.rollback()
+        except (DBAPIError, DatabaseUnavailableError):
+            # The work under the claim is committed by now; that the lock went earlier changes nothing.
+            conn.invalidate()
+
+
+def find(conn: Connection, dataset_hash: str) -> Dataset | None:
+    """The dataset with this digest, if it is there."""
+    row = conn.execute(
+        text("""
+            select dataset_id, dataset_name, dataset_hash, file_path from raw_datasets where dataset_hash = :hash"""),
+        {"hash": dataset_hash},
+    ).one_or_none()
+    return Dataset(**row._mapping) if row is not None else None  # noqa: SLF001 - the public name of a row as a mapping
+
+
+def lock(conn: Connection, dataset_hash: str) -> Dataset | None:
+    """The same, kept from being deleted until the transaction ends."""
+    row = conn.execute(
+        text("""
+            select dataset_id, dataset_name, dataset_hash, file_path from raw_datasets
+            where dataset_hash = :hash for update"""),
+        {"hash": dataset_hash},
+    ).one_or_none()
+    return Dataset(**row._mapping) if row is not None else None  # noqa: SLF001 - as above
+
+
+def add(
+    conn: Connection,
+    *,
+    name: str,
+    dataset_hash: str,
+    file_path: str,
+    size_bytes: int,
+    description: str,
+    metadata: Mapping[str, Any],
+    sessions: Sequence[RawSession],
+) -> Dataset:
+    """Write a dataset and its sessions: two statements, however many there are. The caller holds the claim."""
+    dataset_id = conn.execute(
+        text("""
+            insert into raw_datasets (dataset_name, dataset_hash, file_path, file_size_bytes, session_count, description,
+                                      metadata)
+            values (:name, :hash, :file_path, :size_bytes, :session_count, :description, cast(:metadata as jsonb))
+            returning dataset_id"""),
+        {
+            "name": name,
+            "hash": dataset_hash,
+            "file_path": file_path,
+            "size_bytes": size_bytes,
+            "session_count": len(sessions),
+            "description": description,
+            "metadata": json.dumps(metadata),
+        },
+    ).scalar_one()
+    rows = [
+        {"name": s.session_name, "path": s.session_path, "labels": s.labels, "file_count": s.file_count}
+        for s in sessions
+    ]
+    conn.execute(
+        text("""
+            insert into raw_dataset_sessions (dataset_id, session_name, session_path, original_labels_json, file_count)
+            select :dataset_id, s.name, s.path, s.labels, s.file_count
+            from jsonb_to_recordset(cast(:rows as jsonb)) as s(name text, path text, labels text, file_count integer)"""),
+        {"dataset_id": dataset_id, "rows": json.dumps(rows)},
+    )
+    return Dataset(dataset_id=dataset_id, dataset_name=name, dataset_hash=dataset_hash, file_path=file_path)
+
+
+def refer(conn: Connection, project_id: int, dataset_id: int) -> int | None:
+    """Make the project refer to the dataset; the new reference's id, None when it referred to it already."""
+    return conn.execute(
+        text("""
+            insert into project_dataset_refs (project_id, dataset_id) values (:project_id, :dataset_id)
+            on conflict (project_id, dataset_id) do nothing returning ref_id"""),
+        {"project_id": project_id, "dataset_id": dataset_id},
+    ).scalar()

@@ -1,0 +1,383 @@
+"""Rows of the ledger: runs, jobs, their leases and outcomes. Opens no transaction; the caller says when it commits."""
+
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, text
+from sqlalchemy.engine import Row
+
+from worker.errors import LeaseLostError, UsageError
+from worker.messages import JobRef, JobState, Outcome, RunState, Verb
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One call of a verb over some projects. Times are UTC."""
+
+    run_id: uuid.UUID
+    verb: Verb
+    dry_run: bool
+    state: RunState
+    selection: Mapping[str, Any]
+    created_at: datetime
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewJob:
+    """A job as the producer plans it. Sizes are None where the producer cannot see the directory."""
+
+    project_id: int
+    project_name: str
+    path: str | None
+    sessions: int | None = None
+    files: int | None = None
+    size_bytes: int | None = None
+    skipped: Outcome | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """The right to work on one job: valid while `attempt` is the job's number."""
+
+    ref: JobRef
+    attempt: int
+    project_name: str | None
+    path: str | None
+    verb: Verb
+    dry_run: bool
+    options: Mapping[str, Any]
+    started_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a run is, counted from its jobs. `live` counts jobs under a lease that has not run out."""
+
+    state: RunState
+    jobs: int
+    ended: int
+    failed: int
+    running: int
+    live: int
+    bytes_total: int
+    bytes_done: int
+
+
+# Runs -----------------------------------------------------------------------------------------------------------------
+
+
+def open_run(
+    conn: Connection, run_id: uuid.UUID, verb: Verb, *, dry_run: bool, selection: Mapping[str, Any]
+) -> None:
+    """Write a new run, planned."""
+    conn.execute(
+        text("""
+            insert into migration_runs (run_id, verb, dry_run, selection)
+            values (:run_id, :verb, :dry_run, cast(:selection as jsonb))"""),
+        {"run_id": run_id, "verb": verb, "dry_run": dry_run, "selection": json.dumps(selection)},
+    )
+
+
+def add_jobs(conn: Connection, run_id: uuid.UUID, jobs: Sequence[NewJob]) -> None:
+    """Write the jobs of a run in one statement; those that are skipped already carry their outcome."""
+    rows = [
+        {
+            "project_id": job.project_id,
+            "project_name": job.project_name,
+            "path": job.path,
+            "state": JobState.SKIPPED if job.skipped else JobState.QUEUED,
+            "sessions_total": job.sessions,
+            "files_total": job.files,
+            "bytes_total": job.size_bytes,
+            "outcome": job.skipped.to_json() if job.skipped else None,
+        }
+        for job in jobs
+    ]
+    conn.execute(
+        text("""
+            insert into migration_jobs (run_id, project_id, project_name, path, state, sessions_total, files_total,
+                                        bytes_total, outcome, finished_at)
+            select :run_id, j.project_id, j.project_name, j.path, j.state, j.sessions_total, j.files_total, j.bytes_total,
+                   j.outcome, case when j.outcome is not null then clock_timestamp() end
+            from jsonb_to_recordset(cast(:rows as jsonb)) as j(
+                project_id integer, project_name text, path text, state text, sessions_total integer, files_total bigint,
+                bytes_total bigint, outcome jsonb)"""),
+        {"run_id": run_id, "rows": json.dumps(rows)},
+    )
+
+
+def mark_sent(conn: Connection, run_id: uuid.UUID) -> None:
+    """Every waiting job of the run is with the broker: the run is running."""
+    conn.execute(
+        text(
+            "update migration_jobs set sent_at = clock_timestamp() where run_id = :run_id and state = 'queued'"
+        ),
+        {"run_id": run_id},
+    )
+    conn.execute(
+        text("update migration_runs set state = 'running' where run_id = :run_id and state = 'planned'"),
+        {"run_id": run_id},
+    )
+
+
+def cancel_run(conn: Connection, run_id: uuid.UUID, reason: str) -> None:
+    """Stop a run: what no worker has taken ends as cancelled, with `reason`."""
+    conn.execute(
+        text("""
+            update migration_jobs
+            set state = 'cancelled', finished_at = clock_timestamp(),
+                outcome = jsonb_build_object('project_id', project_id, 'project_name', project_name,
+                    'status', 'cancelled', 'reason', cast(:reason as text), 'original_path', path)
+            where run_id = :run_id and state = 'queued'"""),
+        {"run_id": run_id, "reason": reason},
+    )
+    conn.execute(
+        text("""
+            update migration_runs set state = 'cancelled', finished_at = clock_timestamp()
+            where run_id = :run_id and state in ('planned', 'running', 'paused')"""),
+        {"run_id": run_id},
+    )
+
+
+def finish_run_if_ended(conn: Connection, run_id: uuid.UUID) -> None:
+    """Close the run when its last job has an outcome. Call it after that outcome is committed, in a new transaction:
+    of two jobs that end at once, the later one then sees both.
+    """
+    conn.execute(
+        text("""
+            update migration_runs r set state = 'finished', finished_at = clock_timestamp()
+            where r.run_id = :run_id and r.state in ('running', 'paused')
+              and not exists (select from migration_jobs j
+                              where j.run_id = r.run_id and j.state in ('queued', 'running'))"""),
+        {"run_id": run_id},
+    )
+
+
+def find_run(conn: Connection, reference: str) -> Run:
+    """The run that a person means by `latest`, an id, or the beginning of one. Raises `UsageError` when none or several fit."""
+    if reference == "latest":
+        condition, value = "true", ""
+    else:
+        condition, value = "starts_with(run_id::text, :prefix)", reference.lower()
+    rows = conn.execute(
+        text(f"select * from migration_runs where {condition} order by created_at desc limit 2"),  # noqa: S608 - a constant
+        {"prefix": value},
+    ).all()
+    if not rows:
+        raise UsageError(
+            "There is no run yet" if reference == "latest" else f"No run begins with {reference!r}"
+        )
+    if len(rows) > 1 and reference != "latest":
+        raise UsageError(f"More than one run begins with {reference!r}; give more of the id")
+    return _run(rows[0])
+
+
+def runs(conn: Connection, limit: int) -> list[Run]:
+    """The newest runs first."""
+    rows = conn.execute(
+        text("select * from migration_runs order by created_at desc limit :limit"), {"limit": limit}
+    )
+    return [_run(row) for row in rows]
+
+
+def progress(conn: Connection, run_id: uuid.UUID) -> Progress:
+    """Count the run's jobs."""
+    row = conn.execute(
+        text("""
+            select r.state, count(j.*) as jobs,
+                   count(*) filter (where j.outcome is not null) as ended,
+                   count(*) filter (where j.state = 'failed') as failed,
+                   count(*) filter (where j.state = 'running') as running,
+                   count(*) filter (where j.lease_until > clock_timestamp()) as live,
+                   coalesce(sum(j.bytes_total), 0)::bigint as bytes_total,
+                   coalesce(sum(case when j.outcome is null then least(j.bytes_done, coalesce(j.bytes_total, j.bytes_done))
+                                     else coalesce(j.bytes_total, 0) end), 0)::bigint as bytes_done
+            from migration_runs r left join migration_jobs j using (run_id)
+            where r.run_id = :run_id group by r.state"""),
+        {"run_id": run_id},
+    ).one()
+    return Progress(
+        state=RunState(row.state),
+        jobs=row.jobs,
+        ended=row.ended,
+        failed=row.failed,
+        running=row.running,
+        live=row.live,
+        bytes_total=row.bytes_total,
+        bytes_done=row.bytes_done,
+    )
+
+
+def jobs(conn: Connection, run_id: uuid.UUID) -> list[Row[Any]]:
+    """Every job of a run, for people: what it is, who has it, how far it is, how it ended."""
+    return list(
+        conn.execute(
+            text("""
+                select project_id, project_name, path, state, attempt, worker, lease_until, phase, dataset_hash,
+                       sessions_total, files_total, bytes_total, files_done, bytes_done, error_class, error, outcome,
+                       started_at, finished_at,
+                       extract(epoch from clock_timestamp() - started_at)::float8 as age_s
+                from migration_jobs where run_id = :run_id order by project_id"""),
+            {"run_id": run_id},
+        )
+    )
+
+
+def outcomes(conn: Connection, run_id: uuid.UUID) -> dict[int, Outcome]:
+    """The outcome of every job that has ended, by project."""
+    rows = conn.execute(
+        text("select project_id, outcome from migration_jobs where run_id = :run_id and outcome is not null"),
+        {"run_id": run_id},
+    )
+    return {row.project_id: Outcome.from_json(row.outcome) for row in rows}
+
+
+# Jobs -----------------------------------------------------------------------------------------------------------------
+
+
+def take_lease(conn: Connection, ref: JobRef, worker: str, lease_s: float) -> Lease | None:
+    """Take a job that waits or whose holder's lease ran out; None when there is nothing to take.
+
+    One statement decides: of any number of deliveries exactly one gets the row. The attempt it returns is the fencing
+    number that every later write of this holder must still match.
+    """
+    row = conn.execute(
+        text("""
+            update migration_jobs j
+            set state = 'running', attempt = j.attempt + 1, worker = :worker, phase = 'scan', files_done = 0, bytes_done = 0,
+                lease_until = clock_timestamp() + make_interval(secs => :lease_s), started_at = clock_timestamp()
+            from migration_runs r
+            where j.run_id = :run_id and j.project_id = :project_id and r.run_id = j.run_id
+              and r.state in ('planned', 'running')
+              and (j.state = 'queued' or j.state = 'running' and j.lease_until < clock_timestamp())
+            returning j.attempt, j.project_name, j.path, j.started_at, r.verb, r.dry_run, r.selection"""),
+        {"run_id": ref.run_id, "project_id": ref.project_id, "worker": worker, "lease_s": lease_s},
+    ).one_or_none()
+    if row is None:
+        return None
+    return Lease(
+        ref=ref,
+        attempt=row.attempt,
+        project_name=row.project_name,
+        path=row.path,
+        verb=Verb(row.verb),
+        dry_run=row.dry_run,
+        options=row.selection,
+        started_at=row.started_at,
+    )
+
+
+def renew_lease(
+    conn: Connection,
+    lease: Lease,
+    lease_s: float,
+    *,
+    phase: str,
+    dataset_hash: str | None,
+    files_done: int,
+    bytes_done: int,
+) -> bool:
+    """Hold on to the job and say how far it is; False when somebody else has it."""
+    result = conn.execute(
+        text("""
+            update migration_jobs
+            set lease_until = clock_timestamp() + make_interval(secs => :lease_s), phase = :phase,
+                dataset_hash = :dataset_hash, files_done = :files_done, bytes_done = :bytes_done
+            where run_id = :run_id and project_id = :project_id and attempt = :attempt and state = 'running'"""),
+        _held(lease)
+        | {
+            "lease_s": lease_s,
+            "phase": phase,
+            "dataset_hash": dataset_hash,
+            "files_done": files_done,
+            "bytes_done": bytes_done,
+        },
+    )
+    return result.rowcount == 1
+
+
+def end_job(conn: Connection, lease: Lease, outcome: Outcome) -> None:
+    """Write a job's outcome, in the transaction of what it reports. Raises `LeaseLostError` when the job is not ours any more."""
+    result = conn.execute(
+        text("""
+            update migration_jobs
+            set state = :state, outcome = cast(:outcome as jsonb), error_class = :error_class, error = :error,
+                dataset_hash = :dataset_hash, phase = null, lease_until = null, finished_at = clock_timestamp(),
+                files_done = :files, bytes_done = :bytes
+            where run_id = :run_id and project_id = :project_id and attempt = :attempt and state = 'running'"""),
+        _held(lease)
+        | {
+            "state": outcome.status.job_state,
+            "outcome": json.dumps(outcome.to_json()),
+            "error_class": outcome.error_class,
+            "error": outcome.error,
+            "dataset_hash": outcome.dataset_hash,
+            "files": outcome.files.total,
+            "bytes": outcome.bytes.read,
+        },
+    )
+    if result.rowcount != 1:
+        raise LeaseLostError(
+            f"project {lease.ref.project_id}: attempt {lease.attempt} is not the holder any more"
+        )
+
+
+def holder_of_dataset(conn: Connection, dataset_hash: str, except_for: JobRef) -> str | None:
+    """Who is storing this dataset right now, for a message of whoever waits."""
+    return conn.execute(
+        text("""
+            select format('project %s on %s', project_id, worker) from migration_jobs
+            where dataset_hash = :hash and state = 'running' and phase = 'store'
+              and (run_id, project_id) <> (:run_id, :project_id)
+            order by started_at limit 1"""),
+        {"hash": dataset_hash, "run_id": except_for.run_id, "project_id": except_for.project_id},
+    ).scalar()
+
+
+# Dry runs -------------------------------------------------------------------------------------------------------------
+
+
+def note_new_content(conn: Connection, ref: JobRef, sizes: Mapping[str, int]) -> None:
+    """A dry run met content that the store does not have: the lowest project id becomes its owner."""
+    rows = [{"digest": digest, "size_bytes": size} for digest, size in sorted(sizes.items())]
+    conn.execute(
+        text("""
+            insert into dry_run_blobs (run_id, digest, size_bytes, project_id)
+            select :run_id, b.digest, b.size_bytes, :project_id
+            from jsonb_to_recordset(cast(:rows as jsonb)) as b(digest text, size_bytes bigint)
+            on conflict on constraint dry_run_blobs_pkey
+            do update set project_id = least(dry_run_blobs.project_id, excluded.project_id)"""),
+        {"run_id": ref.run_id, "project_id": ref.project_id, "rows": json.dumps(rows)},
+    )
+
+
+def new_content_by_project(conn: Connection, run_id: uuid.UUID) -> dict[int, tuple[int, int]]:
+    """Files and bytes that each project of a dry run would be the first to store."""
+    rows = conn.execute(
+        text("""
+            select project_id, count(*) as files, sum(size_bytes)::bigint as bytes
+            from dry_run_blobs where run_id = :run_id group by project_id"""),
+        {"run_id": run_id},
+    )
+    return {row.project_id: (row.files, row.bytes) for row in rows}
+
+
+def _held(lease: Lease) -> dict[str, Any]:
+    return {"run_id": lease.ref.run_id, "project_id": lease.ref.project_id, "attempt": lease.attempt}
+
+
+def _run(row: Row[Any]) -> Run:
+    return Run(
+        run_id=row.run_id,
+        verb=Verb(row.verb),
+        dry_run=row.dry_run,
+        state=RunState(row.state),
+        selection=row.selection,
+        created_at=row.created_at,
+        finished_at=row.finished_at,
+    )

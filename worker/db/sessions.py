@@ -1,0 +1,84 @@
+"""Rows of Label's `sessions` and of `project_split_configs`. Opens no transaction."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+COLUMNS = (
+    "parent_session_data_path",
+    "raw_session_name",
+    "dataset_id",
+    "data_start_offset",
+    "data_end_offset",
+    "split_config_id",
+)
+"""The columns that say where a session's rows are: all that a conversion may change."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """A session's name and where its rows are."""
+
+    session_id: int
+    session_name: str
+    parent_session_data_path: str | None
+    raw_session_name: str | None
+    dataset_id: int | None
+    data_start_offset: int | None
+    data_end_offset: int | None
+    split_config_id: int | None
+
+    def values(self) -> dict[str, Any]:
+        """The values of `COLUMNS`."""
+        return {column: getattr(self, column) for column in COLUMNS}
+
+
+def of_project(conn: Connection, project_id: int) -> list[Session]:
+    """The project's sessions in the order of their ids. The caller has locked the project's row, so none can come."""
+    rows = conn.execute(
+        text("""
+            select session_id, session_name, parent_session_data_path, raw_session_name, dataset_id, data_start_offset,
+                   data_end_offset, split_config_id
+            from sessions where project_id = :id order by session_id for update"""),
+        {"id": project_id},
+    )
+    return [Session(**row._mapping) for row in rows]  # noqa: SLF001 - the public name of a row as a mapping
+
+
+def write(conn: Connection, changes: Sequence[Mapping[str, Any]]) -> None:
+    """Set `COLUMNS` of many sessions in one statement; each change holds them all and `session_id`."""
+    if not changes:
+        return
+    conn.execute(
+        text("""
+            update sessions s
+            set parent_session_data_path = c.parent_session_data_path, raw_session_name = c.raw_session_name,
+                dataset_id = c.dataset_id, data_start_offset = c.data_start_offset, data_end_offset = c.data_end_offset,
+                split_config_id = c.split_config_id
+            from jsonb_to_recordset(cast(:changes as jsonb)) as c(
+                session_id integer, parent_session_data_path text, raw_session_name text, dataset_id integer,
+                data_start_offset bigint, data_end_offset bigint, split_config_id integer)
+            where s.session_id = c.session_id"""),
+        {"changes": json.dumps(list(changes))},
+    )
+
+
+def add_split_configs(
+    conn: Connection, project_id: int, dataset_id: int, parameters: Mapping[str, Mapping[str, Any]]
+) -> dict[str, int]:
+    """One row for each raw session that has virtual children; the new ids by raw session name."""
+    if not parameters:
+        return {}
+    rows = [{"name": name, "parameters": value} for name, value in parameters.items()]
+    inserted = conn.execute(
+        text("""
+            insert into project_split_configs (project_id, dataset_id, raw_session_name, split_strategy, split_parameters)
+            select :project_id, :dataset_id, c.name, 'custom', c.parameters
+            from jsonb_to_recordset(cast(:rows as jsonb)) as c(name text, parameters jsonb)
+            returning config_id, raw_session_name"""),
+        {"project_id": project_id, "dataset_id": dataset_id, "rows": json.dumps(rows)},
+    )
+    return {row.raw_session_name: row.config_id for row in inserted}

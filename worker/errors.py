@@ -1,0 +1,200 @@
+"""Every error the migrator raises on purpose: what went wrong, whether waiting may help, and what to do next.
+
+The type says whether a retry can help: a `TransientError` may pass by itself, a `PermanentError` will not.
+Errors are caught in three places only: in the tasks (retry), in the stories (record) and in the command line (exit code).
+"""
+
+from typing import ClassVar
+
+
+class MigratorError(Exception):
+    """Base of the tree. `remedy` is the operator's next step, shown beside the message."""
+
+    remedy: ClassVar[str] = (
+        "Read the message; if it does not help, run with LOG_LEVEL=debug and report what you see."
+    )
+
+    @property
+    def error_class(self) -> str:
+        """The name that reports and the ledger group failures by."""
+        return type(self).__name__
+
+
+class TransientError(MigratorError):
+    """May pass by itself: the same call can succeed later."""
+
+
+class PermanentError(MigratorError):
+    """Will not pass by itself: somebody has to change something first."""
+
+
+# What the program stands on (exit code 5) -----------------------------------------------------------------------
+
+
+class SettingsError(PermanentError):
+    """A setting is missing or has a value that it cannot have."""
+
+    remedy = "Set the variable in the environment or in .env in the working directory."
+
+
+class DatabaseUnavailableError(TransientError):
+    """PostgreSQL cannot be reached or broke the connection."""
+
+    remedy = "Check DATABASE_URL and that PostgreSQL runs and accepts connections."
+
+
+class DatabaseBusyError(TransientError):
+    """PostgreSQL gave up on a statement because of another one: a deadlock or a lock that came too late."""
+
+    remedy = "Enqueue the project again; the statement was rolled back as a whole."
+
+
+class BrokerUnavailableError(TransientError):
+    """Redis or Valkey cannot be reached."""
+
+    remedy = "Check REDIS_URL and that Redis or Valkey runs."
+
+
+class SchemaMissingError(PermanentError):
+    """Tables are missing or not of the version this program needs."""
+
+    remedy = "Run: producer schema apply"
+
+
+# What the operator asked for (exit code 2) ----------------------------------------------------------------------
+
+
+class UsageError(PermanentError):
+    """The call names something that does not exist or cannot be done."""
+
+    remedy = "Correct the call; --help shows examples."
+
+
+# What is wrong with a project -----------------------------------------------------------------------------------
+
+
+class ProjectError(PermanentError):
+    """A legacy project that cannot be converted as it is."""
+
+
+class DirectoryMissingError(ProjectError):
+    """Nothing is at the project's path."""
+
+    remedy = "Correct the project's path in Label or mount the directory on every worker; then enqueue the project again."
+
+
+class NotADirectoryPathError(ProjectError):
+    """Something else than a directory is at the project's path."""
+
+    remedy = "Correct the project's path in Label; then enqueue the project again."
+
+
+class NoSessionsError(ProjectError):
+    """The project's directory holds no session directory."""
+
+    remedy = "Give the project its session directories, or leave it out with --exclude."
+
+
+class PathRefusedError(ProjectError):
+    """The project's path is outside the allowed roots, or overlaps the store."""
+
+    remedy = "Add the directory to LEGACY_ROOTS if it is meant to be there, or move it out of the store's directories."
+
+
+class EntryRefusedError(ProjectError):
+    """An entry of the tree that cannot be stored: a special file, a bad link, a name that a row cannot hold."""
+
+    remedy = "Remove or rename the entry; then enqueue the project again."
+
+
+class EntryUnreadableError(ProjectError):
+    """An entry of the tree that the worker may not read or that the disk cannot deliver."""
+
+    remedy = "Give the migrator's user read permission, or restore the file; then enqueue the project again."
+
+
+class SourceChangedError(ProjectError):
+    """The legacy tree changed while it was read."""
+
+    remedy = "Wait until nobody writes to the directory; then enqueue the project again."
+
+
+class ProjectChangedError(ProjectError):
+    """The project's row is not what it was when the job was made."""
+
+    remedy = "Look at the project in Label; enqueue it again if it is still to be converted."
+
+
+class NothingToDoError(ProjectError):
+    """The job has no work left: the project is gone, or converted already. The job is skipped, not failed."""
+
+    remedy = "Nothing."
+
+
+class RollbackRefusedError(ProjectError):
+    """A project that cannot be taken back without losing something."""
+
+    remedy = "Read the differences; restore the directory or settle the edit by hand, then roll back again."
+
+
+# What is wrong with the store -----------------------------------------------------------------------------------
+
+
+class StoreUnusableError(PermanentError):
+    """The store's directories are missing, of another format, or on another file system than they must be."""
+
+    remedy = "Run producer doctor; it names the directory and what is wrong with it."
+
+
+class StoredBytesMismatchError(PermanentError):
+    """A stored file does not have the bytes that its digest promises (exit code 4)."""
+
+    remedy = "Run producer verify; the file is in quarantine and a good copy repairs it."
+
+
+class StoreFullError(TransientError):
+    """The store's file system has no room left."""
+
+    remedy = "Make room on the store's file system; then enqueue the failed projects again."
+
+
+class DatasetGoneError(TransientError):
+    """A dataset that was there a moment ago is not there any more."""
+
+    remedy = "Enqueue the project again; its data is then stored anew."
+
+
+# What became of an attempt --------------------------------------------------------------------------------------
+
+
+class ClaimLostError(TransientError):
+    """The connection that held a dataset's claim ended while bytes were being stored."""
+
+    remedy = "Enqueue the project again; what is stored already is found and used."
+
+
+class LeaseLostError(PermanentError):
+    """This attempt is no longer the holder of its job; whatever it found out is not written."""
+
+    remedy = "Nothing: another worker has the job."
+
+
+# What is wrong with a session -----------------------------------------------------------------------------------
+
+
+class SessionUnreadableError(ProjectError):
+    """Label cannot read a session's rows: no directory, no file, or nothing in it that pandas takes for a recording."""
+
+    remedy = "Look at the file that the message names; Label cannot show this session either."
+
+
+class OutOfMemoryError(PermanentError):
+    """The worker process could not get the memory it needed."""
+
+    remedy = "Give the worker more memory or start it with a smaller --concurrency; then enqueue the project again."
+
+
+class UnexpectedError(PermanentError):
+    """A defect of the migrator itself."""
+
+    remedy = "Nothing of the project was changed. The worker's log has the trace; please report it."

@@ -1,0 +1,103 @@
+"""The thread beside a job: renews its lease, keeps its claim alive, records its progress. Knows no step of the work."""
+
+import threading
+from types import TracebackType
+from typing import Self
+
+from sqlalchemy import Engine
+
+from worker import log
+from worker.db import ledger
+from worker.db.datasets import Claim
+from worker.errors import ClaimLostError, LeaseLostError, TransientError
+
+_log = log.get(__name__)
+
+
+class Heartbeat:
+    """Renews a lease every third of its length until the `with` block ends.
+
+    The work calls `advance` at each file boundary; that is also where it learns that the job is not its own any more.
+    A database that does not answer is no reason to stop: the lease may outlive the outage, and if it does not, the
+    fencing number refuses the late outcome.
+    """
+
+    def __init__(self, engine: Engine, lease: ledger.Lease, lease_s: float) -> None:
+        self._engine = engine
+        self._lease = lease
+        self._lease_s = lease_s
+        self._stopped = threading.Event()
+        self._lock = threading.Lock()
+        self._lost: LeaseLostError | ClaimLostError | None = None
+        self._claim: Claim | None = None
+        self._phase = "scan"
+        self._dataset_hash: str | None = None
+        self._files_done = 0
+        self._bytes_done = 0
+        self._thread = threading.Thread(target=self._run, name=f"lease-{lease.ref.project_id}", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def advance(self, files: int, size_bytes: int) -> None:
+        """Count what is done. Raises `LeaseLostError` or `ClaimLostError` when the work has lost its right."""
+        with self._lock:
+            self._files_done += files
+            self._bytes_done += size_bytes
+        if self._lost is not None:
+            raise self._lost
+
+    def enter(self, phase: str, dataset_hash: str | None = None) -> None:
+        """Say what comes next, at once: others who wait read it. Raises as `advance`."""
+        self._phase = phase
+        self._dataset_hash = dataset_hash or self._dataset_hash
+        self._renew()
+        self.advance(0, 0)
+
+    def restart(self) -> None:
+        """The work begins again; so does the count."""
+        with self._lock:
+            self._files_done = self._bytes_done = 0
+
+    def keep_alive(self, claim: Claim | None) -> None:
+        """Ping this claim, too, from now on; None: no more."""
+        self._claim = claim
+
+    def _run(self) -> None:
+        while not self._stopped.wait(self._lease_s / 3):
+            self._renew()
+            self._ping()
+
+    def _renew(self) -> None:
+        try:
+            with self._engine.begin() as conn:
+                ours = ledger.renew_lease(
+                    conn,
+                    self._lease,
+                    self._lease_s,
+                    phase=self._phase,
+                    dataset_hash=self._dataset_hash,
+                    files_done=self._files_done,
+                    bytes_done=self._bytes_done,
+                )
+        except TransientError as error:
+            _log.warning("lease_not_renewed", reason=str(error))
+            return
+        if not ours:
+            self._lost = LeaseLostError(f"project {self._lease.ref.project_id}: another worker has the job")
+
+    def _ping(self) -> None:
+        claim = self._claim
+        if claim is None:
+            return
+        try:
+            claim.ping()
+        except ClaimLostError as error:
+            self._lost = error

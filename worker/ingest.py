@@ -1,0 +1,242 @@
+"""Moving bytes: hash a scanned tree in one pass, then store what the store does not have. Knows no rows."""
+
+import codecs
+import os
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+from worker.blobs.digest import hash_file, new_buffer, printable
+from worker.blobs.manifest import Directory, Entry, File, Manifest
+from worker.blobs.store import Source, Store, distinct
+from worker.csv_rows import RowCounter
+from worker.errors import SourceChangedError
+from worker.messages import ByteCounts, FileCounts, LinkCounts
+from worker.scan import Roots, Scan, ScannedFile, scan
+from worker.sessions_csv import count_records
+
+RECORDING = "accelerometer_data.csv"
+"""The file of a session whose records Label counts and slices."""
+
+LABELS = "labels.json"
+"""The file of a session that is kept as text in a row, too."""
+
+Advance = Callable[[int, int], None]
+"""Called with files and bytes done since the last call; may raise to stop the work at a file boundary."""
+
+
+@dataclass(frozen=True)
+class HashedTree:
+    """A legacy tree whose every byte was read once: its manifest, where each file's bytes are, and the records of each
+    session's recording (None where the recording has none or cannot be parsed). `unreadable_labels` are the sessions
+    whose labels.json is not text that a row can hold.
+    """
+
+    scan: Scan
+    manifest: Manifest
+    sources: dict[str, Source]
+    records: dict[str, int | None]
+    unreadable_labels: frozenset[str]
+
+    @cached_property
+    def distinct(self) -> dict[str, Source]:
+        """One source for each different content."""
+        return distinct(self.sources.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """What storing a tree did: files and bytes by disposition, and how the tree's files were made."""
+
+    files: FileCounts
+    bytes: ByteCounts
+    links: LinkCounts
+
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_local = threading.local()
+
+
+def _buffer() -> memoryview:
+    """This thread's own buffer, made once."""
+    if not hasattr(_local, "buffer"):
+        _local.buffer = new_buffer()
+    buffer: memoryview = _local.buffer
+    return buffer
+
+
+def hash_tree(
+    scanned: Scan, roots: Roots, store: Store, threads: ThreadPoolExecutor, advance: Advance
+) -> HashedTree:
+    """Hash every file of a scan, several at a time, biggest first; then list the directory again.
+
+    Raises `SourceChangedError` naming the first file that changed, vanished or came, `EntryUnreadableError` for one
+    that cannot be read.
+    """
+
+    def one(file: ScannedFile) -> tuple[ScannedFile, str, RowCounter | TextCheck | None]:
+        observer = _observer(file.path)
+        observe = observer.feed if observer is not None else None
+        digest = hash_file(file.source, file.signature, store.algorithm, _buffer(), observe)
+        advance(1, file.signature.size_bytes)
+        return file, digest, observer
+
+    sources: dict[str, Source] = {}
+    records: dict[str, int | None] = {}
+    unreadable_labels: set[str] = set()
+    for file, digest, observer in _each(threads, one, _biggest_first(scanned.files)):
+        sources[file.path] = Source(path=file.source, signature=file.signature, digest=digest)
+        session = os.path.dirname(file.path)
+        if isinstance(observer, RowCounter):
+            records[session] = _records(observer, file)
+        elif isinstance(observer, TextCheck) and not observer.is_text:
+            unreadable_labels.add(session)
+    _check_same_entries(scanned, scan(scanned.root, roots))
+    entries: list[Entry] = [Directory(entry.path) for entry in scanned.directories]
+    entries += [File(path, source.signature.size_bytes, source.digest) for path, source in sources.items()]
+    return HashedTree(
+        scanned, Manifest.of(store.algorithm, entries), sources, records, frozenset(unreadable_labels)
+    )
+
+
+def missing_from(store: Store, tree: HashedTree) -> set[str]:
+    """The digests whose bytes the store does not have."""
+    return {
+        digest
+        for digest, source in tree.distinct.items()
+        if not store.has_blob(digest, source.signature.size_bytes)
+    }
+
+
+def store_tree(
+    store: Store, tree: HashedTree, target: Path, attempt: str, threads: ThreadPoolExecutor, advance: Advance
+) -> Stored:
+    """Store what is missing of a tree and publish it at `target`; when this returns, every byte and name is durable.
+
+    The caller holds the dataset's claim. Twice, or after a crash anywhere: what is there already is reused, a tree that
+    is not complete is replaced.
+    """
+    if store.holds(tree.manifest, os.fspath(target)):
+        # An earlier attempt published the tree and ended before its rows were committed.
+        return Stored(files=count_files(tree, ()), bytes=count_bytes(tree, ()), links=LinkCounts())
+    with store.staging(attempt) as staging:
+        new = _store_blobs(store, tree, staging, threads, advance)
+        placed = store.build_tree(tree.manifest, f"{staging}/tree")
+        store.publish(tree.manifest, f"{staging}/tree", target, staging)
+    return Stored(
+        files=count_files(tree, new),
+        bytes=count_bytes(tree, new),
+        links=LinkCounts(**placed),
+    )
+
+
+def count_files(tree: HashedTree, new: Collection[str]) -> FileCounts:
+    """Every file once: the first of each new content as stored, all others as reused."""
+    return FileCounts(stored=len(new), reused=len(tree.sources) - len(new))
+
+
+def count_bytes(tree: HashedTree, new: Collection[str]) -> ByteCounts:
+    """The same for bytes."""
+    stored = sum(tree.distinct[digest].signature.size_bytes for digest in new)
+    return ByteCounts(stored=stored, reused=tree.scan.size_bytes - stored)
+
+
+def _store_blobs(
+    store: Store, tree: HashedTree, staging: str, threads: ThreadPoolExecutor, advance: Advance
+) -> set[str]:
+    """Copy the missing contents, make them durable in one batch, then name them; the digests that were new."""
+    sources = [tree.distinct[digest] for digest in missing_from(store, tree)]
+
+    def one(source: Source) -> tuple[Source, str]:
+        staged = store.stage_file(source, staging, _buffer())
+        advance(0, 0)
+        return source, staged
+
+    copied = list(_each(threads, one, sorted(sources, key=lambda source: -source.signature.size_bytes)))
+    if copied:
+        # A crash after a blob has its name must not leave that name without its bytes.
+        store.sync()
+    return {
+        source.digest
+        for source, staged in copied
+        if store.admit(staged, source.digest, source.signature.size_bytes)
+    }
+
+
+def _each(threads: ThreadPoolExecutor, call: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Results of `call` in order; the first error cancels what has not begun and waits for what has."""
+    futures = [threads.submit(call, item) for item in items]
+    try:
+        for future in futures:
+            yield future.result()
+    finally:
+        for future in futures:
+            future.cancel()
+        for future in futures:
+            if not future.cancelled():
+                future.exception()
+
+
+def _biggest_first(files: Iterable[ScannedFile]) -> list[ScannedFile]:
+    return sorted(files, key=lambda file: -file.signature.size_bytes)
+
+
+class TextCheck:
+    """Watches a file pass by: is it text that PostgreSQL can hold (UTF-8 without NUL)?"""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._holds = True
+
+    def feed(self, chunk: memoryview) -> None:
+        """Take the next part of the file."""
+        self._holds = self._holds and self._decodes(bytes(chunk), final=False)
+
+    @property
+    def is_text(self) -> bool:
+        """To be asked once, at the end."""
+        return self._holds and self._decodes(b"", final=True)
+
+    def _decodes(self, content: bytes, *, final: bool) -> bool:
+        try:
+            return "\0" not in self._decoder.decode(content, final)
+        except UnicodeDecodeError:
+            return False
+
+
+def _observer(path: str) -> RowCounter | TextCheck | None:
+    """Who watches this file while it is hashed: only the two files of a session that rows are made from."""
+    match path.split("/"):
+        case [_, name] if name == RECORDING:
+            return RowCounter()
+        case [_, name] if name == LABELS:
+            return TextCheck()
+        case _:
+            return None
+
+
+def _records(counter: RowCounter, file: ScannedFile) -> int | None:
+    """Label's number of records: from the bytes that passed by where they are plain, else from pandas, which Label uses."""
+    counted = counter.records
+    return (counted or None) if counted is not None else count_records(Path(file.source))
+
+
+def _check_same_entries(before: Scan, after: Scan) -> None:
+    """Files that came, went or were replaced while others were read would make the stored tree one that never was."""
+    old = {file.path: file.signature for file in before.files} | {
+        entry.path: None for entry in before.directories
+    }
+    new = {file.path: file.signature for file in after.files} | {
+        entry.path: None for entry in after.directories
+    }
+    if old != new:
+        changed = min(path for path in old.keys() | new.keys() if old.get(path, 0) != new.get(path, 0))
+        raise SourceChangedError(
+            f"Entry changed while the directory was read: {printable(f'{before.root}/{changed}')}"
+        )

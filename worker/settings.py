@@ -1,0 +1,171 @@
+"""The settings, read once from the environment and `.env` into one frozen object. Opens no connection."""
+
+import fcntl
+import os
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from dotenv import dotenv_values
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from worker.errors import SettingsError
+
+STACK_FILE = Path(".state/stack.env")
+"""Where `producer up` leaves the addresses of the running local stack, below the working directory."""
+
+STACK_LOCK = STACK_FILE.with_name("stack.lock")
+"""Locked for as long as that stack lives."""
+
+_SUFFIXES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+_EXPECTED = {
+    "database_url": "postgresql://USER:PASSWORD@HOST:PORT/DATABASE",
+    "redis_url": "redis://:PASSWORD@HOST:PORT/0 or rediss://…",
+    "data_dir": "an absolute path of a directory",
+    "legacy_roots": "absolute paths of directories, separated by colons",
+    "store_digest": "blake3 or sha256",
+    "hash_threads": "a whole number from 1 to 64",
+    "bwlimit": "bytes a second, such as 500M (suffixes K, M and G, of 1024)",
+    "lease_s": "seconds, from 1 to 3600",
+    "log_format": "console or json",
+    "log_level": "debug, info, warning or error",
+}
+
+
+def _parse_bytes_per_second(value: Any) -> Any:
+    """`500M` as a number of bytes; an empty text means no limit."""
+    if not isinstance(value, str):
+        return value
+    if not value.strip():
+        return None
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?)\s*", value.upper())
+    if match is None:
+        raise ValueError(value)
+    return int(float(match[1]) * _SUFFIXES[match[2]])
+
+
+class Settings(BaseSettings):
+    """What an operator can set. Sources, strongest first: environment, `.env`, the running local stack, defaults."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True)
+
+    database_url: SecretStr
+    redis_url: SecretStr
+    data_dir: Path
+    legacy_roots: Annotated[tuple[Path, ...], NoDecode] = ()
+    store_digest: Literal["blake3", "sha256"] = "blake3"
+    hash_threads: int = Field(default_factory=lambda: min(8, len(os.sched_getaffinity(0))), ge=1, le=64)
+    bwlimit: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_parse_bytes_per_second)] = None
+    lease_s: float = Field(default=60.0, ge=1, le=3600)
+    log_format: Literal["console", "json"] = "console"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("legacy_roots", mode="before")
+    @classmethod
+    def _split_roots(cls, value: Any) -> Any:
+        return tuple(part for part in value.split(":") if part) if isinstance(value, str) else value
+
+    @field_validator("data_dir", "legacy_roots")
+    @classmethod
+    def _absolute(cls, value: Path | tuple[Path, ...]) -> Path | tuple[Path, ...]:
+        for path in value if isinstance(value, tuple) else (value,):
+            if not path.is_absolute():
+                raise ValueError(str(path))
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgresql(cls, value: SecretStr) -> SecretStr:
+        try:
+            driver = make_url(value.get_secret_value()).drivername
+        except ArgumentError:
+            driver = ""
+        if driver not in {"postgresql", "postgresql+psycopg2"}:
+            raise ValueError(driver)
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis(cls, value: SecretStr) -> SecretStr:
+        if not value.get_secret_value().startswith(("redis://", "rediss://")):
+            raise ValueError
+        return value
+
+    @field_validator("log_level", "log_format", "store_digest", mode="before")
+    @classmethod
+    def _lower(cls, value: Any) -> Any:
+        return value.lower() if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _default_roots(self) -> Self:
+        if not self.legacy_roots:
+            # The model is frozen for everybody else; a default that depends on another field has no other place.
+            object.__setattr__(self, "legacy_roots", (self.data_dir,))
+        return self
+
+    @cached_property
+    def sqlalchemy_url(self) -> URL:
+        """The database's address with the driver named: both spellings mean psycopg2."""
+        return make_url(self.database_url.get_secret_value()).set(drivername="postgresql+psycopg2")
+
+    @property
+    def datasets_dir(self) -> Path:
+        """Where the application reads the trees of datasets."""
+        return self.data_dir / "raw_datasets"
+
+    @property
+    def store_dir(self) -> Path:
+        """Where blobs, manifests, staging and quarantine are."""
+        return self.data_dir / "dataset_store"
+
+
+def load() -> Settings:
+    """Read the settings, or raise `SettingsError` naming each bad variable and what it should be (never its value)."""
+    try:
+        return Settings(**_local_stack())
+    except ValidationError as error:
+        raise SettingsError(_explain(error)) from None
+
+
+def _local_stack() -> dict[str, Any]:
+    """The local stack's addresses, for those variables that neither environment nor `.env` sets."""
+    set_already = {name.lower() for name in os.environ} | {name.lower() for name in dotenv_values(".env")}
+    if {"database_url", "redis_url"} & set_already or not _stack_is_running():
+        return {}
+    stack = {name.lower(): value for name, value in dotenv_values(STACK_FILE, interpolate=False).items()}
+    return {name: value for name, value in stack.items() if name not in set_already}
+
+
+def _stack_is_running() -> bool:
+    """Whether somebody holds the stack's lock: a killed stack leaves its addresses behind, but not its lock."""
+    try:
+        with STACK_LOCK.open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return os.access(STACK_FILE, os.R_OK)
+    except OSError:  # never was one here, or it is somebody else's
+        return False
+    return False
+
+
+def _explain(error: ValidationError) -> str:
+    """One sentence for each bad variable; both ways out where there is no database and no broker at all."""
+    fields = {
+        str(problem["loc"][0]): problem["type"]
+        for problem in error.errors(include_input=False)
+        if problem["loc"]
+    }
+    missing = {name for name, kind in fields.items() if kind == "missing"}
+    if {"database_url", "redis_url"} <= missing:
+        return (
+            "DATABASE_URL and REDIS_URL are not set and no local stack is running here: "
+            "set both (environment or .env), or start a stack in this directory with: producer up"
+        )
+    return "; ".join(
+        f"{name.upper()} is {'not set' if name in missing else 'not usable'}: expected {_EXPECTED.get(name, 'another value')}"
+        for name in sorted(fields)
+    )

@@ -1,0 +1,51 @@
+"""The door of the workers: a message in, one call, an outcome out. Knows Celery and nothing of the work."""
+
+import os
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+from celery import Task, shared_task
+from celery.exceptions import Ignore
+
+from worker import settings as settings_module
+from worker.app import MIGRATE_TASK
+from worker.db import engine
+from worker.messages import JobRef, Outcome, Status
+from worker.migrate import Tools, migrate
+
+
+class JobFailedError(Exception):
+    """How Celery learns that a job failed: one line for Flower. The whole outcome is in the ledger."""
+
+
+@shared_task(name=MIGRATE_TASK, bind=True, throws=(JobFailedError,))
+def migrate_project(self: Task, run_id: str, project_id: int) -> dict[str, Any]:
+    """Migrate one legacy project, or rehearse it if the run is a dry run; the outcome as JSON.
+
+    Twice: the second delivery finds no lease to take and is ignored, the first one's result stays. At once: one of
+    them gets the lease. Dying here: the ledger's lease runs out and the job is done by whoever gets it next.
+    """
+    ref = JobRef(run_id=uuid.UUID(run_id), project_id=project_id)
+    return _result(migrate(_tools(os.getpid()), ref, self.request.hostname))
+
+
+def _result(outcome: Outcome | None) -> dict[str, Any]:
+    if outcome is None:
+        # Returning would overwrite the result of the delivery that has the job.
+        raise Ignore
+    if outcome.status is Status.FAILED:
+        raise JobFailedError(f"project {outcome.project_id}: {outcome.error}")
+    return outcome.to_json()
+
+
+@cache
+def _tools(pid: int) -> Tools:
+    """This process's engine and threads. The process id is the key: after a fork nothing of the parent's is used."""
+    settings = settings_module.load()
+    return Tools(
+        settings=settings,
+        engine=engine.connect(settings.sqlalchemy_url, application_name=f"label-migrator worker {pid}"),
+        threads=ThreadPoolExecutor(settings.hash_threads, thread_name_prefix="ingest"),
+    )
