@@ -72,7 +72,7 @@ def results(settings: Settings, refs: Iterable[JobRef]) -> dict[int, dict[str, A
     with _in_our_words(settings), _client(settings) as client:
         for start in range(0, len(wanted), _BATCH):
             part = wanted[start : start + _BATCH]
-            values: list[bytes | None] = client.mget([backend.get_key_for_task(ref.task_id) for ref in part])  # type: ignore[assignment]
+            values: list[bytes | None] = client.mget([backend.get_key_for_task(ref.task_id) for ref in part])
             found |= {
                 ref.project_id: json.loads(value)
                 for ref, value in zip(part, values, strict=True)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from sqlalchemy import Engine
 
-from producer import broker, report, report_html, status
+from producer import broker, converted, report, report_html, status
 from producer import enqueue as enqueue_room
 from producer.collect import Collected
 from producer.collect import collect as collect_outcomes
@@ -22,10 +22,13 @@ from worker import settings as settings_module
 from worker.db import engine as engine_module
 from worker.db import ledger, schema
 from worker.db.ledger import Run
-from worker.errors import UsageError
+from worker.errors import SessionsDifferError, StoredBytesMismatchError, UsageError
 from worker.settings import Settings
 
 WORKER_COMMAND = "celery -A worker.app worker --concurrency 2 -E"
+
+
+_MISMATCHES = {StoredBytesMismatchError.__name__, SessionsDifferError.__name__}
 
 
 class Exit(enum.IntEnum):
@@ -160,6 +163,58 @@ def enqueue(
         )
         _show_plan(terminal, settings, opened, nothing="Nothing to do: no legacy project is left to migrate.")
         _finish_enqueue(terminal, settings, engine, opened, wait=wait, report_dir=report_dir, timeout=timeout)
+
+
+@app.command(epilog=_epilog("producer rollback --dry-run --project-id 42 --wait"))
+def rollback(
+    *,
+    dry_run: DryRun = False,
+    project_id: ProjectIds = None,
+    wait: Wait = False,
+    report_dir: ReportDir = Path(),
+    restore_files: Annotated[
+        bool, typer.Option("--restore-files", help="Rebuild a legacy directory that is gone from the store.")
+    ] = False,
+    timeout: Timeout = None,
+    as_json: AsJson = False,
+) -> None:
+    """Queue one task for each migrated project that takes it back to its legacy directory."""
+    terminal = Terminal(as_json=as_json)
+    with _surroundings() as (settings, engine):
+        if wait:
+            report.check_directory(report_dir)
+        opened = converted.rollback(
+            settings, engine, dry_run=dry_run, project_ids=project_id or (), restore_files=restore_files
+        )
+        _show_plan(terminal, settings, opened, nothing="Nothing to do: no project is migrated.")
+        _finish_enqueue(terminal, settings, engine, opened, wait=wait, report_dir=report_dir, timeout=timeout)
+
+
+@app.command(epilog=_epilog("producer verify --sessions --sample 10"))
+def verify(
+    *,
+    sessions: Annotated[
+        bool,
+        typer.Option("--sessions", help="Read sessions through pandas the old and the new way and compare."),
+    ] = False,
+    project_id: ProjectIds = None,
+    sample: Annotated[
+        float | None,
+        typer.Option("--sample", metavar="P", min=0, max=100, help="Only P percent of the sessions."),
+    ] = None,
+    report_dir: ReportDir = Path(),
+    timeout: Timeout = None,
+    as_json: AsJson = False,
+) -> None:
+    """Prove on the workers that migrated projects read as before; follow the run and write its report (exit 4 if not)."""
+    if not sessions:
+        raise UsageError("Say what to verify: --sessions")
+    terminal = Terminal(as_json=as_json)
+    with _surroundings() as (settings, engine):
+        report.check_directory(report_dir)
+        opened = converted.verify_sessions(settings, engine, project_ids=project_id or (), sample=sample)
+        _show_plan(terminal, settings, opened, nothing="Nothing to do: no project is migrated.")
+        _finish_enqueue(terminal, settings, engine, opened, wait=True, report_dir=report_dir, timeout=timeout)
 
 
 @app.command(epilog=_epilog("producer collect latest --report-dir reports"))
@@ -353,6 +408,8 @@ def _facts(collected: Collected) -> RunFacts:
 def _verdict(document: dict[str, Any], collected: Collected) -> Exit:
     if collected.run.state == "cancelled":
         return Exit.WORK_LEFT
+    if any(error["error_class"] in _MISMATCHES for error in document["errors"]):
+        return Exit.BYTES_MISMATCH
     return Exit.SOME_FAILED if document["projects_failed"] else Exit.WELL
 
 

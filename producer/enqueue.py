@@ -2,9 +2,9 @@
 
 import os
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Engine
@@ -12,13 +12,16 @@ from sqlalchemy import Engine
 from producer import broker
 from producer.broker import Message
 from producer.sizes import human_bytes
-from worker.app import MIGRATE_TASK
+from worker.app import MIGRATE_TASK, ROLLBACK_TASK, VERIFY_TASK
 from worker.db import ledger, projects
 from worker.db.ledger import NewJob
 from worker.db.projects import Project
 from worker.errors import BrokerUnavailableError, UsageError
 from worker.messages import JobRef, Outcome, Status, Verb
 from worker.settings import Settings
+
+TASKS = {Verb.MIGRATE: MIGRATE_TASK, Verb.ROLLBACK: ROLLBACK_TASK, Verb.VERIFY: VERIFY_TASK}
+"""The Celery task that does a verb's jobs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +52,7 @@ class Opened:
     dry_run: bool
     jobs: tuple[NewJob, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
-    not_offered: Mapping[str, int] = field(default_factory=dict)
+    of_other_type: int = 0
 
 
 def enqueue(
@@ -70,25 +73,24 @@ def enqueue(
     with engine.connect() as conn:
         legacy = projects.legacy_projects(conn)
         _check_ids(project_ids, exclude, legacy, projects.by_ids(conn, [*project_ids, *exclude]))
+        of_other_type = projects.count_dataset_based(conn)
     chosen, left_out = _choose(legacy, set(project_ids), set(exclude), limit)
-    jobs = [_skipped(one) for one in chosen if not one.path] + _by_size(
-        _survey_all([one for one in chosen if one.path])
-    )
-    left_out += [
-        LeftOut(project_id=job.project_id, project_name=job.project_name, reason=job.skipped.reason)
-        for job in jobs
-        if job.skipped
+    jobs = [
+        skipped_job(one, one.path, "path is NULL" if one.path is None else "path is empty")
+        for one in chosen
+        if not one.path
     ]
-    return open_run(
+    jobs += survey_all([one for one in chosen if one.path], lambda one: one.path)
+    opened = open_run(
         settings,
         engine,
         verb=Verb.MIGRATE,
-        task=MIGRATE_TASK,
         dry_run=dry_run,
         jobs=jobs,
         left_out=left_out,
         options={"project_ids": list(project_ids), "exclude": list(exclude), "limit": limit},
     )
+    return replace(opened, of_other_type=of_other_type)
 
 
 def open_run(
@@ -96,7 +98,6 @@ def open_run(
     engine: Engine,
     *,
     verb: Verb,
-    task: str,
     dry_run: bool,
     jobs: Sequence[NewJob],
     left_out: Sequence[LeftOut],
@@ -108,6 +109,7 @@ def open_run(
     cancelled and says so: nothing is left that would start by itself later.
     """
     run_id = uuid.uuid4()
+    left_out = [*left_out, *(_left_out(job.skipped) for job in jobs if job.skipped)]
     selection = {"options": dict(options), "left_out": [_as_json(one) for one in left_out]}
     with engine.begin() as conn:
         ledger.open_run(conn, run_id, verb, dry_run=dry_run, selection=selection)
@@ -118,7 +120,7 @@ def open_run(
         if not job.skipped
     ]
     try:
-        broker.send(settings, task, messages)
+        broker.send(settings, TASKS[verb], messages)
     except BrokerUnavailableError as error:
         with engine.begin() as conn:
             ledger.cancel_run(conn, run_id, f"the broker went away while the run was sent: {error}")
@@ -211,43 +213,53 @@ def _reason_to_leave_out(project: Project, exclude: Collection[int], *, full: bo
     return "beyond --limit" if full else None
 
 
-def _skipped(project: Project) -> NewJob:
-    """A project without a directory: nothing to do, but it is named, with the reason."""
-    reason = "path is NULL" if project.path is None else "path is empty"
+def skipped_job(project: Project, path: str | None, reason: str, remedy: str | None = None) -> NewJob:
+    """A job that gets no message because there is nothing to do; it is named in the report, with the reason."""
     return NewJob(
         project_id=project.project_id,
         project_name=project.project_name,
-        path=project.path,
+        path=path,
         skipped=Outcome(
             project_id=project.project_id,
             project_name=project.project_name,
             status=Status.SKIPPED,
             reason=reason,
-            original_path=project.path,
+            remedy=remedy,
+            original_path=path,
         ),
     )
 
 
-def _survey_all(chosen: Sequence[Project]) -> list[tuple[Project, Survey | None]]:
-    """All directories, several at a time: on a network file system each waits for the server."""
+def _left_out(outcome: Outcome) -> LeftOut:
+    return LeftOut(
+        project_id=outcome.project_id, project_name=outcome.project_name or "", reason=outcome.reason
+    )
+
+
+def survey_all(chosen: Sequence[Project], path: Callable[[Project], str | None]) -> list[NewJob]:
+    """A job for each project, with what the producer sees of its directory, in the order of sending.
+
+    Several directories at a time: on a network file system each waits for the server.
+    """
     with ThreadPoolExecutor(8) as threads:
-        return list(zip(chosen, threads.map(lambda one: survey(one.path or ""), chosen), strict=True))
+        found = threads.map(lambda one: survey(path(one) or ""), chosen)
+        return _by_size([(one, path(one), seen) for one, seen in zip(chosen, found, strict=True)])
 
 
-def _by_size(surveyed: Sequence[tuple[Project, Survey | None]]) -> list[NewJob]:
+def _by_size(surveyed: Sequence[tuple[Project, str | None, Survey | None]]) -> list[NewJob]:
     """Largest first, so that no worker begins a big project when the others have ended; likely duplicates after all
     others, so that they find their twin stored instead of waiting for it.
     """
     seen: set[int] = set()
     firsts: list[NewJob] = []
     twins: list[NewJob] = []
-    for project, found in sorted(
-        surveyed, key=lambda pair: (-(pair[1].size_bytes if pair[1] else 0), pair[0].project_id)
+    for project, path, found in sorted(
+        surveyed, key=lambda one: (-(one[2].size_bytes if one[2] else 0), one[0].project_id)
     ):
         job = NewJob(
             project_id=project.project_id,
             project_name=project.project_name,
-            path=project.path,
+            path=path,
             sessions=found.sessions if found else None,
             files=found.files if found else None,
             size_bytes=found.size_bytes if found else None,

@@ -28,13 +28,15 @@ from pathlib import Path
 
 import psycopg2
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from worker.errors import PermanentError, SettingsError
 
 LOOPBACK = "127.0.0.1"
 """Never `localhost`: a bare system has no hosts file."""
 
-_START_WITHIN_S = 30.0
+_START_WITHIN_S = 60.0
 _STOP_WITHIN_S = 30.0
 _CLEAN_STOP = (
     signal.SIGINT
@@ -416,7 +418,8 @@ def _start_valkey(program: Path, state: Path, *, durable: bool, databases: int) 
 
 
 def _valkey_answers(password: str, port: int) -> bool:
-    with redis.Redis(host=LOOPBACK, port=port, password=password, socket_timeout=3) as client:
+    once = Retry(NoBackoff(), 0)  # who waits for the answer asks often enough
+    with redis.Redis(host=LOOPBACK, port=port, password=password, socket_timeout=3, retry=once) as client:
         try:
             return bool(client.ping())
         except redis.RedisError:

@@ -40,7 +40,7 @@ from worker.db.engine import connect
 from worker.errors import UsageError
 from worker.settings import STACK_FILE, STACK_LOCK, Settings
 
-_WORKER_START_WITHIN_S = 60.0
+_WORKER_START_WITHIN_S = 90.0
 # A worker that is told to stop lets its tasks hand their jobs back; see worker_soft_shutdown_timeout in worker/app.py.
 _WORKER_STOP_WITHIN_S = 75.0
 _ANSWER_WITHIN_S = 0.5
@@ -293,14 +293,15 @@ def up(state: Path, *, workers: int, flower: bool, data_dir: Path | None) -> int
     Interrupted before everything ran: 130. Tells people, on standard error, where things are and never a password.
     """
     console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
-    data_dir = data_dir or _data_dir_of_operator()
+    if data_dir is None and (named := _set_by_operator("DATA_DIR")):
+        data_dir = Path(named)  # other commands use that one, so the workers must not have another
     try:
         with (
             _stopped_by_signals(),
             stack(state, data_dir=data_dir, workers=workers, flower=flower) as running,
         ):
-            console.print(_introduction(running, workers))
             try:
+                console.print(_introduction(running, workers))
                 lost = _first_to_end(running.children)
             except KeyboardInterrupt:
                 console.print("Stopping; running tasks hand their jobs back …")
@@ -315,10 +316,9 @@ def up(state: Path, *, workers: int, flower: bool, data_dir: Path | None) -> int
         return 130
 
 
-def _data_dir_of_operator() -> Path | None:
-    """Find the DATA_DIR that every other command in this directory uses: the workers must not have another one."""
-    named = os.environ.get("DATA_DIR") or dotenv_values(".env").get("DATA_DIR")
-    return Path(named) if named else None
+def _set_by_operator(name: str) -> str | None:
+    """Find a variable where every other command in this directory finds it, too."""
+    return os.environ.get(name) or dotenv_values(".env").get(name)
 
 
 def _introduction(running: Stack, workers: int) -> str:
@@ -337,15 +337,17 @@ def _introduction(running: Stack, workers: int) -> str:
         "Flower": flower if running.flower_url else "not started (--flower starts it)",
         "logs": str(running.state),
     }
-    is_found_here = running.state == STACK_FILE.parent.resolve()
-    last = (
-        "Every producer command in this directory uses this stack"
-        if is_found_here
-        else "The first file sets it up"
-    )
-    return "\n".join(
-        [*(f"{name + ':':<17}{where}" for name, where in parts.items()), f"{last}. Ctrl-C stops it."]
-    )
+    lines = (f"{name + ':':<17}{where}" for name, where in parts.items())
+    return "\n".join([*lines, f"{_who_uses(running)} Ctrl-C stops it."])
+
+
+def _who_uses(running: Stack) -> str:
+    """Say whether other commands find this stack by themselves; see `worker.settings.load`."""
+    if _set_by_operator("DATABASE_URL") or _set_by_operator("REDIS_URL"):
+        return "DATABASE_URL or REDIS_URL is set here, so producer commands use that and not this stack."
+    if running.state == STACK_FILE.parent.resolve():
+        return "Every producer command in this directory uses this stack."
+    return f"To use it, set the variables of {running.state / STACK_FILE.name}."
 
 
 def _first_to_end(children: tuple[Child, ...]) -> Child:

@@ -20,14 +20,15 @@ _STEPS_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 36
 class Span:
     """One job, or neighbours too narrow to be told apart. `start` and `width` are percent of the run's time.
 
-    `kind` is `failed` if any of its projects failed, `done` if any succeeded, else `other`.
+    `kind` is `done` if any of its projects succeeded, else `failed` if any failed, else `other`; `failed_share` (0 to 1)
+    says how many failed, so that one failure among hundreds of short jobs is seen but does not colour them all.
     """
 
     start: float
     width: float
     kind: str
+    failed_share: float
     label: str
-    projects: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,15 +143,22 @@ def _spans(row: Sequence[_Job], seconds: float) -> tuple[Span, ...]:
 
 
 def _span(group: Sequence[_Job], seconds: float) -> Span:
-    kinds = {job.kind for job in group}
+    kinds = [job.kind for job in group]
     end = max(job.end for job in group)
     return Span(
         start=100 * group[0].start / seconds,
-        width=max(100 * (end - group[0].start) / seconds, _NARROW / 2),
-        kind=next(kind for kind in ("failed", "done", "other") if kind in kinds),
-        label=group[0].label if len(group) == 1 else f"{len(group)} projects",
-        projects=len(group),
+        width=max(100 * (end - group[0].start) / seconds, _NARROW),
+        kind=next(kind for kind in ("done", "failed", "other") if kind in kinds),
+        failed_share=kinds.count("failed") / len(kinds),
+        label=_span_label(group),
     )
+
+
+def _span_label(group: Sequence[_Job]) -> str:
+    if len(group) == 1:
+        return group[0].label
+    failed = sum(job.kind == "failed" for job in group)
+    return f"{len(group)} projects" + (f", {failed} failed" if failed else "")
 
 
 def _busy_s(jobs: Iterable[_Job]) -> float:

@@ -88,6 +88,8 @@ def left_out_lines(opened: Opened) -> Iterator[str]:
         yield f"[dim]left out:[/] {one.project_id} {escape(one.project_name)}: {one.reason}"
     if len(opened.left_out) > _ROWS:
         yield f"[dim]… and {len(opened.left_out) - _ROWS} more left out[/]"
+    if opened.of_other_type:
+        yield f"[dim]left out: {opened.of_other_type} projects that are dataset-based already[/]"
 
 
 def report_lines(report: Mapping[str, Any]) -> Iterator[str]:

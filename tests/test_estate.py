@@ -1,19 +1,22 @@
 """The builder of legacy estates builds what it says, and its comparisons see what they should."""
 
 import os
+import shutil
 import time
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
 from tests.estate import (
     JSON_NULL,
+    Estate,
     Form,
     RawJson,
     differences,
     dump,
     every_form,
+    make_dataset,
     make_project,
     make_session,
     readings,
@@ -26,7 +29,7 @@ from tests.estate import (
 )
 from worker.errors import ProjectError
 from worker.scan import Roots, scan
-from worker.sessions_csv import Reader, read
+from worker.sessions_csv import Reader, count_records, read
 
 
 @pytest.fixture
@@ -78,7 +81,64 @@ def test_unmoved_sessions_have_no_directory_of_their_own(database: Engine, root:
         expected = os.path.normpath(f"{row.project_path}/{row.session_name}")
         parent = row.parent_session_data_path and os.path.normpath(row.parent_session_data_path)
         is_child = parent is not None and os.path.dirname(parent) == os.path.normpath(str(row.project_path))
-        assert not os.path.exists(parent if is_child else expected)
+        assert not os.path.exists(str(parent) if is_child else expected)
+
+
+def test_an_estate_moved_by_the_rules_of_the_contract_reads_as_before(
+    database: Engine, root: Path, tmp_path: Path
+):
+    """Section 6.1 by the shortest code that follows it: what the estate holds, and how it is read, can be trusted."""
+    data_dir = tmp_path / "data"
+    data_dir.mkdir()
+    with database.begin() as conn:
+        estate = every_form(conn, root, data_dir=data_dir)
+        before = readings(conn, data_dir)
+
+        for key in estate.migrating:
+            _move(conn, estate, key)
+
+        assert differences(before, readings(conn, data_dir)) == []
+    assert sum(reading is not None for reading in before.values()) > 400
+
+
+def _move(conn: Connection, estate: Estate, key: str) -> None:
+    tree = estate.data_dir / "raw_datasets" / key
+    shutil.copytree(str(estate.paths[key]), tree)
+    dataset_id = make_dataset(conn, tree, f"digest of {key}", project_id=estate.projects[key])
+    for session_id in estate.sessions[key].values():
+        if session_id not in estate.unmoved:
+            _point_into(conn, session_id, tree, dataset_id)
+    conn.execute(
+        text(
+            "update projects set path = null, legacy_path = path, project_type = 'dataset_based'"
+            " where project_id = :project_id"
+        ),
+        {"project_id": estate.projects[key]},
+    )
+
+
+def _point_into(conn: Connection, session_id: int, tree: Path, dataset_id: int) -> None:
+    row = session_row(conn, session_id)
+    raw_name, offsets = row.session_name, (row.data_start_offset, row.data_end_offset)
+    if row.parent_session_data_path:
+        raw_name = os.path.basename(os.path.normpath(row.parent_session_data_path))
+    elif (csv := tree / raw_name / "accelerometer_data.csv").exists() and (records := count_records(csv)):
+        offsets = (0, records)
+    conn.execute(
+        text(
+            "update sessions set parent_session_data_path = :path, raw_session_name = :raw_name,"
+            " dataset_id = :dataset_id, data_start_offset = :start, data_end_offset = :end"
+            " where session_id = :session_id"
+        ),
+        {
+            "path": str(tree / raw_name),
+            "raw_name": raw_name,
+            "dataset_id": dataset_id,
+            "start": offsets[0],
+            "end": offsets[1],
+            "session_id": session_id,
+        },
+    )
 
 
 def test_equal_projects_have_equal_trees_and_others_differ(database: Engine, root: Path):

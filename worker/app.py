@@ -11,6 +11,8 @@ from worker import settings as settings_module
 from worker.settings import Settings
 
 MIGRATE_TASK = "worker.tasks.migrate_project"
+ROLLBACK_TASK = "worker.tasks.rollback_project"
+VERIFY_TASK = "worker.tasks.verify_project"
 QUEUE = "label_migration"
 
 _WEEK_S = 7 * 86_400

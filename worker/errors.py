@@ -8,7 +8,13 @@ from typing import ClassVar
 
 
 class MigratorError(Exception):
-    """Base of the tree. `remedy` is the operator's next step, shown beside the message."""
+    """Base of the tree. `remedy` is the operator's next step, shown beside the message; `differences` names single
+    things that are not as they should be, where there are several.
+    """
+
+    def __init__(self, message: str = "", differences: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.differences = differences
 
     remedy: ClassVar[str] = (
         "Read the message; if it does not help, run with LOG_LEVEL=debug and report what you see."
@@ -129,6 +135,18 @@ class NothingToDoError(ProjectError):
     """The job has no work left: the project is gone, or converted already. The job is skipped, not failed."""
 
     remedy = "Nothing."
+
+
+class LegacyPathMissingError(ProjectError):
+    """The directory that a rollback leads back to is gone."""
+
+    remedy = "Put the directory back, or rebuild it from the store: producer rollback --restore-files"
+
+
+class SessionsDifferError(ProjectError):
+    """A session reads otherwise by its dataset than by its legacy directory (exit code 4)."""
+
+    remedy = "Compare the two files that are named; if the legacy one changed since, the dataset has what was migrated."
 
 
 class RollbackRefusedError(ProjectError):

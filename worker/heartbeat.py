@@ -34,6 +34,8 @@ class Heartbeat:
         self._dataset_hash: str | None = None
         self._files_done = 0
         self._bytes_done = 0
+        self.files_seen = 0
+        """How many files the job's directory has, once somebody has counted them."""
         self._thread = threading.Thread(target=self._run, name=f"lease-{lease.ref.project_id}", daemon=True)
 
     def __enter__(self) -> Self:
@@ -67,8 +69,10 @@ class Heartbeat:
             self._files_done = self._bytes_done = 0
 
     def keep_alive(self, claim: Claim | None) -> None:
-        """Ping this claim, too, from now on; None: no more."""
+        """Ping this claim, too, from now on; None: no more, and that the last one was lost matters no longer."""
         self._claim = claim
+        if isinstance(self._lost, ClaimLostError):
+            self._lost = None
 
     def _run(self) -> None:
         while not self._stopped.wait(self._lease_s / 3):

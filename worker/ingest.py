@@ -17,10 +17,7 @@ from worker.csv_rows import RowCounter
 from worker.errors import SourceChangedError
 from worker.messages import ByteCounts, FileCounts, LinkCounts
 from worker.scan import Roots, Scan, ScannedFile, scan
-from worker.sessions_csv import count_records
-
-RECORDING = "accelerometer_data.csv"
-"""The file of a session whose records Label counts and slices."""
+from worker.sessions_csv import RECORDING, count_records
 
 LABELS = "labels.json"
 """The file of a session that is kept as text in a row, too."""
@@ -97,7 +94,7 @@ def hash_tree(
             records[session] = _records(observer, file)
         elif isinstance(observer, TextCheck) and not observer.is_text:
             unreadable_labels.add(session)
-    _check_same_entries(scanned, scan(scanned.root, roots))
+    _check_same_entries(scanned, scan(scanned.root, roots, needs_sessions=False))
     entries: list[Entry] = [Directory(entry.path) for entry in scanned.directories]
     entries += [File(path, source.signature.size_bytes, source.digest) for path, source in sources.items()]
     return HashedTree(

@@ -1,36 +1,19 @@
-"""The story of one project's migration: lease, scan, hash, manifest, claim, store, convert. Knows no Celery."""
+"""The story of one project's migration: scan, hash, manifest, claim, store, convert. Knows no Celery."""
 
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
-from sqlalchemy import Engine
-
 from worker import log
-from worker.blobs.store import Store
 from worker.convert import check_still_legacy, convert, plan_sessions
 from worker.db import datasets, ledger, projects, sessions
 from worker.db.datasets import Dataset
-from worker.errors import (
-    ClaimLostError,
-    DatasetGoneError,
-    LeaseLostError,
-    MigratorError,
-    NothingToDoError,
-    OutOfMemoryError,
-    SourceChangedError,
-    StoreUnusableError,
-    UnexpectedError,
-)
-from worker.heartbeat import Heartbeat
+from worker.errors import ClaimLostError, DatasetGoneError, SourceChangedError, StoreUnusableError
 from worker.ingest import HashedTree, Stored, count_bytes, count_files, hash_tree, missing_from, store_tree
+from worker.job import Job, Tools, run_job
 from worker.messages import JobRef, Outcome, Status
-from worker.scan import Roots, scan
-from worker.settings import Settings
+from worker.scan import scan
 
 _log = log.get(__name__)
 
@@ -38,132 +21,28 @@ _TRIES = 3
 """How often one attempt starts over after something that passes by itself: a lost claim, a dataset deleted meanwhile."""
 
 
-@dataclass(frozen=True)
-class Tools:
-    """What a worker process needs for any job; made once a process, never shared across a fork."""
-
-    settings: Settings
-    engine: Engine
-    threads: ThreadPoolExecutor
-
-    @property
-    def roots(self) -> Roots:
-        """Where projects may lie, and where they may not."""
-        return Roots(
-            allowed=self.settings.legacy_roots, store=(self.settings.datasets_dir, self.settings.store_dir)
-        )
-
-    def open_store(self, *, create: bool) -> Store:
-        """The store of DATA_DIR; made on first use unless this is a rehearsal."""
-        return Store.open(
-            self.settings.store_dir, self.settings.datasets_dir, self.settings.store_digest, create=create
-        )
-
-
-@dataclass(frozen=True)
-class Job:
-    """One attempt: its lease, the heartbeat beside it, and the store it works on."""
-
-    tools: Tools
-    lease: ledger.Lease
-    heartbeat: Heartbeat
-    store: Store
-    worker: str
-
-    @property
-    def engine(self) -> Engine:
-        """The process's engine."""
-        return self.tools.engine
-
-    def outcome(self, status: Status, reason: str) -> Outcome:
-        """An outcome of this attempt that ends now."""
-        return new_outcome(self.lease, self.worker, status, reason)
-
-
-def new_outcome(lease: ledger.Lease, worker: str, status: Status, reason: str) -> Outcome:
-    """An outcome with what the lease knows; ends now."""
-    now = datetime.now(UTC)
-    return Outcome(
-        project_id=lease.ref.project_id,
-        project_name=lease.project_name,
-        status=status,
-        reason=reason,
-        original_path=lease.path,
-        worker=worker,
-        attempts=lease.attempt,
-        started_at=lease.started_at,
-        finished_at=now,
-        duration_s=round(max(0.0, (now - lease.started_at).total_seconds()), 3),
-    )
-
-
 def migrate(tools: Tools, ref: JobRef, worker: str) -> Outcome | None:
     """Migrate one project, or rehearse it if its run is a dry run; None when the job is not ours to do.
 
-    Twice, or at once: one caller gets the lease, the others None. Dying anywhere: the lease runs out and the next caller
-    goes on from what is stored. The outcome is in the ledger when this returns.
+    Twice, at once, or dying anywhere: as `run_job` says; what an earlier attempt stored is found and used.
     """
-    with tools.engine.begin() as conn:
-        lease = ledger.take_lease(conn, ref, worker, tools.settings.lease_s)
-    if lease is None:
-        _log.info("duplicate_delivery", run=str(ref.run_id), project=ref.project_id)
-        return None
-    with log.bound(run=str(ref.run_id), project=ref.project_id, attempt=lease.attempt):
-        outcome = _attempt(tools, lease, worker)
-        if outcome is not None:
-            with tools.engine.begin() as conn:
-                ledger.finish_run_if_ended(conn, ref.run_id)
-            _log.info(
-                "job_ended", status=outcome.status.value, reason=outcome.reason, seconds=outcome.duration_s
-            )
-    return outcome
-
-
-def _attempt(tools: Tools, lease: ledger.Lease, worker: str) -> Outcome | None:
-    """Do the work and record how it ended; only a lost lease leaves nothing to record."""
-    try:
-        with Heartbeat(tools.engine, lease, tools.settings.lease_s) as heartbeat:
-            store = tools.open_store(create=not lease.dry_run)
-            return _work(Job(tools, lease, heartbeat, store, worker))
-    except LeaseLostError as error:
-        _log.warning("lease_lost", reason=str(error))
-        return None
-    except NothingToDoError as error:
-        return _record(tools, lease, new_outcome(lease, worker, Status.SKIPPED, str(error)))
-    except MigratorError as error:
-        return _record(tools, lease, _failed(lease, worker, error))
-    except MemoryError:
-        # Celery would stop the whole worker at this one, and its message would go on to kill the next.
-        return _record(tools, lease, _failed(lease, worker, OutOfMemoryError("The worker ran out of memory")))
-    except Exception as error:  # noqa: BLE001 - the last line of defence of a job
-        # A defect of ours must not leave a job without an outcome; the trace goes to the log.
-        _log.exception("unexpected_error")
-        return _record(
-            tools, lease, _failed(lease, worker, UnexpectedError(f"{type(error).__name__}: {error}"))
-        )
-
-
-def _failed(lease: ledger.Lease, worker: str, error: MigratorError) -> Outcome:
-    return new_outcome(lease, worker, Status.FAILED, str(error)).with_changes(
-        error_class=error.error_class, error=str(error), remedy=error.remedy
-    )
-
-
-def _record(tools: Tools, lease: ledger.Lease, outcome: Outcome) -> Outcome | None:
-    try:
-        with tools.engine.begin() as conn:
-            ledger.end_job(conn, lease, outcome)
-    except LeaseLostError as error:
-        _log.warning("lease_lost", reason=str(error))
-        return None
-    return outcome
+    return run_job(tools, ref, worker, _work)
 
 
 def _work(job: Job) -> Outcome:
-    """The whole way of one project, from its directory to its outcome."""
+    """The whole way of one project; a second time from the start if somebody wrote to its directory meanwhile."""
     with job.engine.connect() as conn:
-        found = projects.by_ids(conn, [job.lease.ref.project_id])
-        check_still_legacy(found.get(job.lease.ref.project_id), job.lease, conn)
+        found = projects.by_ids(conn, [job.project_id])
+        check_still_legacy(found.get(job.project_id), job.lease, conn)
+    try:
+        return _from_directory_to_rows(job)
+    except SourceChangedError as error:
+        _log.warning("source_changed", reason=str(error))
+        job.heartbeat.restart()
+        return _from_directory_to_rows(job)
+
+
+def _from_directory_to_rows(job: Job) -> Outcome:
     tree = _hash(job)
     if job.lease.dry_run:
         return _foretell(job, tree)
@@ -177,18 +56,8 @@ def _work(job: Job) -> Outcome:
 
 
 def _hash(job: Job) -> HashedTree:
-    """Read the directory once; a second time if somebody wrote to it meanwhile."""
-    path = job.lease.path or ""
-    try:
-        return _hash_once(job, path)
-    except SourceChangedError as error:
-        _log.warning("source_changed", reason=str(error))
-        job.heartbeat.restart()
-        return _hash_once(job, path)
-
-
-def _hash_once(job: Job, path: str) -> HashedTree:
-    scanned = scan(path, job.tools.roots)
+    scanned = scan(job.lease.path or "", job.tools.roots)
+    job.heartbeat.files_seen = len(scanned.files)
     job.heartbeat.enter("hash")
     return hash_tree(scanned, job.tools.roots, job.store, job.tools.threads, job.heartbeat.advance)
 
@@ -222,7 +91,7 @@ def _store(job: Job, tree: HashedTree) -> Outcome:
         job.heartbeat.enter("store", digest)
         target = _place_for(job, tree)
         stored = store_tree(
-            job.store, tree, target, _attempt_name(job), job.tools.threads, job.heartbeat.advance
+            job.store, tree, target, job.attempt_name, job.tools.threads, job.heartbeat.advance
         )
         claim.ping()
         job.heartbeat.enter("convert", digest)
@@ -288,7 +157,7 @@ def _foretell(job: Job, tree: HashedTree) -> Outcome:
         "would reuse a dataset that is stored already" if known is not None else "would store its content"
     )
     with job.engine.begin() as conn:
-        rows = sessions.of_project(conn, job.lease.ref.project_id)
+        rows = sessions.of_project(conn, job.project_id)
         plan = plan_sessions(job.lease.path or "", rows, tree)
         ledger.note_new_content(
             conn, job.lease.ref, {digest: tree.distinct[digest].signature.size_bytes for digest in new}
@@ -314,8 +183,3 @@ def _with_stored(outcome: Outcome, tree: HashedTree, stored: Stored) -> Outcome:
     return outcome.with_changes(
         dataset_hash=tree.manifest.digest, files=stored.files, bytes=stored.bytes, links=stored.links
     )
-
-
-def _attempt_name(job: Job) -> str:
-    """Staging's name for this attempt: unique, so that a cleanup removes only what this attempt made."""
-    return f"{job.lease.ref.task_id}-{job.lease.attempt}"

@@ -74,7 +74,7 @@ class Scan:
         return tuple(entry.path for entry in self.directories if "/" not in entry.path)
 
 
-def scan(project_path: str, roots: Roots) -> Scan:
+def scan(project_path: str, roots: Roots, *, needs_sessions: bool = True) -> Scan:
     """List the tree at `project_path`.
 
     Raises a `ProjectError` that names the path or the entry: missing, not a directory, outside the allowed roots,
@@ -82,7 +82,7 @@ def scan(project_path: str, roots: Roots) -> Scan:
     """
     status = _project_status(project_path)
     real = os.path.realpath(project_path)
-    _check_place(project_path, real, roots)
+    check_place(project_path, real, roots)
     walk = _Walk(real, roots)
     walk.run()
     found = Scan(
@@ -93,7 +93,7 @@ def scan(project_path: str, roots: Roots) -> Scan:
         files=tuple(walk.files),
         links=walk.links,
     )
-    if not found.session_names:
+    if needs_sessions and not found.session_names:
         raise NoSessionsError(f"No session directories found: {printable(project_path)}")
     return found
 
@@ -112,7 +112,8 @@ def _project_status(path: str) -> os.stat_result:
     return status
 
 
-def _check_place(path: str, real: str, roots: Roots) -> None:
+def check_place(path: str, real: str, roots: Roots) -> None:
+    """Raise `PathRefusedError` unless `real`, which `path` resolves to, is inside the roots and apart from the store."""
     if not any(_is_within(real, root) for root in roots.allowed):
         allowed = ", ".join(str(root) for root in roots.allowed)
         raise PathRefusedError(f"Project path is outside LEGACY_ROOTS ({allowed}): {printable(path)}")

@@ -10,10 +10,13 @@ from celery import Task, shared_task
 from celery.exceptions import Ignore
 
 from worker import settings as settings_module
-from worker.app import MIGRATE_TASK
+from worker.app import MIGRATE_TASK, ROLLBACK_TASK, VERIFY_TASK
 from worker.db import engine
+from worker.job import Tools
 from worker.messages import JobRef, Outcome, Status
-from worker.migrate import Tools, migrate
+from worker.migrate import migrate
+from worker.rollback import rollback
+from worker.verify import verify_sessions
 
 
 class JobFailedError(Exception):
@@ -29,6 +32,24 @@ def migrate_project(self: Task, run_id: str, project_id: int) -> dict[str, Any]:
     """
     ref = JobRef(run_id=uuid.UUID(run_id), project_id=project_id)
     return _result(migrate(_tools(os.getpid()), ref, self.request.hostname))
+
+
+@shared_task(name=ROLLBACK_TASK, bind=True, throws=(JobFailedError,))
+def rollback_project(self: Task, run_id: str, project_id: int) -> dict[str, Any]:
+    """Take one migrated project back, or rehearse it; the outcome as JSON.
+
+    Twice, at once, or dying here: as `migrate_project`. A rollback and a migration of one project cannot both proceed:
+    each checks the project's row under its lock.
+    """
+    ref = JobRef(run_id=uuid.UUID(run_id), project_id=project_id)
+    return _result(rollback(_tools(os.getpid()), ref, self.request.hostname))
+
+
+@shared_task(name=VERIFY_TASK, bind=True, throws=(JobFailedError,))
+def verify_project(self: Task, run_id: str, project_id: int) -> dict[str, Any]:
+    """Prove that one migrated project's sessions read as before; the outcome as JSON. Writes nothing but its outcome."""
+    ref = JobRef(run_id=uuid.UUID(run_id), project_id=project_id)
+    return _result(verify_sessions(_tools(os.getpid()), ref, self.request.hostname))
 
 
 def _result(outcome: Outcome | None) -> dict[str, Any]:

@@ -185,7 +185,11 @@ def split_session(conn: Connection, session_id: int, cuts: Sequence[int], data_d
     children = []
     for start, end in pairwise(borders):
         start_ns, stop_ns = int(times[start]), int(times[end - 1])
-        bouts = [bout for bout in old.bouts or [] if start_ns <= bout["start"] <= stop_ns]
+        bouts = [
+            bout
+            for bout in old.bouts or []
+            if isinstance(bout, dict) and start_ns <= bout["start"] <= stop_ns
+        ]
         child = make_session(
             conn,
             old.project_id,

@@ -17,6 +17,8 @@ import psycopg2
 import pytest
 import redis
 from dotenv import dotenv_values
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from sqlalchemy import make_url
 
 from producer import local_servers, local_stack
@@ -178,9 +180,8 @@ def test_kill_9_leaves_no_process_behind_and_the_next_start_has_every_row(state:
 
         first.kill()
         first.wait()
-        with local_stack.stack(
-            folder
-        ) as second:  # at once, while the old servers may still be on their way out
+        # At once, while the old servers may still be on their way out.
+        with local_stack.stack(state) as second:
             assert query(second, "select participant_code from participants") == "P001"
 
     assert len(family) > 4  # servers with children of their own, a worker with its pool
@@ -188,13 +189,13 @@ def test_kill_9_leaves_no_process_behind_and_the_next_start_has_every_row(state:
 
 
 @pytest.mark.skipif(not AS_ROOT, reason="every other test here runs as an ordinary user already")
-def test_an_ordinary_user_can_run_it(folder: Path) -> None:
+def test_an_ordinary_user_can_run_it(folder: Path, state: Path) -> None:
     home = folder / "home"
     home.mkdir()
     os.chown(home, 65534, 65534)
 
     ended = subprocess.run(
-        [sys.executable, "-c", UP_AS_NOBODY, folder / "warm-up", home / ".state"],
+        [sys.executable, "-c", UP_AS_NOBODY, state, home / ".state"],
         capture_output=True,
         text=True,
         check=False,
@@ -246,7 +247,7 @@ def test_nobody_gets_in_without_the_password(stack: Stack, monkeypatch: pytest.M
     with pytest.raises(psycopg2.OperationalError, match="password authentication failed"):
         psycopg2.connect(host=database.host, port=database.port, user=database.username, dbname="postgres")
     with (
-        redis.Redis(host=broker.host or "", port=broker.port or 0) as client,
+        redis.Redis(host=broker.host or "", port=broker.port or 0, retry=Retry(NoBackoff(), 0)) as client,
         pytest.raises(redis.AuthenticationError),
     ):
         client.ping()
@@ -308,8 +309,9 @@ def test_up_runs_until_it_is_told_to_stop(state: Path, signum: signal.Signals) -
         addresses = wait_for_addresses(process, state)
 
         process.send_signal(signum)
-        _, said = process.communicate(timeout=30)
+        process.wait(30)
 
+    said = said_by_up(state)
     assert process.returncode == 0
     assert f"127.0.0.1:{make_url(addresses['DATABASE_URL']).port}" in said
     assert str(state / "stack.env") in said
@@ -317,14 +319,15 @@ def test_up_runs_until_it_is_told_to_stop(state: Path, signum: signal.Signals) -
 
 
 def test_up_that_is_interrupted_before_everything_runs_ends_with_130(folder: Path) -> None:
-    with up(folder) as process:
-        eventually((folder / "stack.lock").exists, "the stack has begun to start")
+    state = folder / ".state"
+    with up(state) as process:
+        eventually((state / "stack.lock").exists, "the stack has begun to start")
 
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
+        process.wait(30)
 
     assert process.returncode == 130
-    assert not processes_of(folder)
+    assert not processes_of(state)
 
 
 def test_up_shows_workers_and_flower_tells_no_secret_and_ends_with_1_when_a_part_dies(state: Path) -> None:
@@ -340,8 +343,9 @@ def test_up_shows_workers_and_flower_tells_no_secret_and_ends_with_1_when_a_part
 
         worker = next(pid for pid in family if "--hostname worker1@" in command_line(pid))
         os.kill(worker, signal.SIGKILL)
-        _, said = process.communicate(timeout=60)
+        process.wait(60)
 
+    said = said_by_up(state)
     assert process.returncode == 1
     assert statuses == [401, 200]
     assert f"127.0.0.1:{flower_port}" in said
@@ -355,31 +359,37 @@ def test_up_shows_workers_and_flower_tells_no_secret_and_ends_with_1_when_a_part
 
 
 @contextmanager
-def up(state: Path, *, workers: int = 0, flower: bool = False) -> Iterator[subprocess.Popen[str]]:
+def up(state: Path, *, workers: int = 0, flower: bool = False) -> Iterator[subprocess.Popen[bytes]]:
     """Run `up` as a process of its own, which does not outlive the test."""
     environment = {
         name: value for name, value in os.environ.items() if name.lower() not in Settings.model_fields
     }
-    with subprocess.Popen(
-        [sys.executable, "-c", UP, state, str(workers), "flower" if flower else "-"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=state.parent,
-        env=environment,
-    ) as process:
+    with (
+        (state.parent / "said.txt").open("w") as said,
+        subprocess.Popen(
+            [sys.executable, "-c", UP, state, str(workers), "flower" if flower else "-"],
+            stdout=said,
+            stderr=said,
+            cwd=state.parent,
+            env=environment,
+        ) as process,
+    ):
         try:
             yield process
         finally:
             process.kill()
 
 
-def wait_for_addresses(process: subprocess.Popen[str], state: Path) -> dict[str, str]:
-    """Wait until the stack has come up; its processes all run then."""
+def said_by_up(state: Path) -> str:
+    return (state.parent / "said.txt").read_text()
+
+
+def wait_for_addresses(process: subprocess.Popen[bytes], state: Path) -> dict[str, str]:
+    """Wait until the stack says that it has come up; its processes all run then."""
 
     def is_up() -> bool:
-        assert process.poll() is None, process.communicate()
-        return (state / "stack.env").exists()
+        assert process.poll() is None, said_by_up(state)
+        return "Ctrl-C stops it" in said_by_up(state)
 
     eventually(is_up, "the stack is up", within_s=60)
     return {name: value or "" for name, value in dotenv_values(state / "stack.env").items()}

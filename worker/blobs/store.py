@@ -211,7 +211,7 @@ class Store:
         try:
             yield path
         finally:
-            _remove_tree(path)
+            remove_tree(path)
 
     def quarantine(self, path: str, reason: str) -> None:
         """Move a bad thing out of the way and say beside it why it is there."""
@@ -225,13 +225,7 @@ class Store:
     def sync(self) -> None:
         """Wait until everything written to the store's file system is on the disk: one call for any number of files."""
         with writing(self.root):
-            descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                if _libc.syncfs(descriptor) != 0:
-                    number = ctypes.get_errno()
-                    raise OSError(number, os.strerror(number), os.fspath(self.root))
-            finally:
-                os.close(descriptor)
+            sync_file_system(os.fspath(self.root))
 
     def _write_manifest(self, manifest: Manifest, staging: str) -> None:
         final = f"{self.root}/manifests/{manifest.digest}.json"
@@ -258,6 +252,17 @@ def writing(path: str | Path) -> Iterator[None]:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise StoreFullError(f"No space left in the store: {where}") from error
         raise StoreUnusableError(f"Cannot write to the store: {where}: {error.strerror}") from error
+
+
+def sync_file_system(path: str) -> None:
+    """Wait until everything written to the file system that holds this directory is on the disk (syncfs(2))."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if _libc.syncfs(descriptor) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), path)
+    finally:
+        os.close(descriptor)
 
 
 def _describe_once(root: Path, algorithm: Algorithm) -> None:
@@ -317,7 +322,7 @@ def _write_all(descriptor: int, chunk: memoryview) -> None:
         chunk = chunk[os.write(descriptor, chunk) :]
 
 
-def _remove_tree(path: str) -> None:
+def remove_tree(path: str) -> None:
     """Remove what this attempt made; its finished directories are read-only and are opened first."""
     for directory, _, _ in os.walk(path):
         os.chmod(directory, 0o700)

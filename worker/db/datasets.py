@@ -146,6 +146,21 @@ def add(
     return Dataset(dataset_id=dataset_id, dataset_name=name, dataset_hash=dataset_hash, file_path=file_path)
 
 
+def get(conn: Connection, dataset_id: int) -> Dataset | None:
+    """The dataset with this id, if it is there."""
+    row = conn.execute(
+        text("""
+            select dataset_id, dataset_name, dataset_hash, file_path from raw_datasets where dataset_id = :id"""),
+        {"id": dataset_id},
+    ).one_or_none()
+    return Dataset(**row._mapping) if row is not None else None  # noqa: SLF001 - as above
+
+
+def drop_reference(conn: Connection, ref_id: int | None) -> None:
+    """Remove one reference, if it is there: the conversion's own, never one that people made."""
+    conn.execute(text("delete from project_dataset_refs where ref_id = :id"), {"id": ref_id})
+
+
 def refer(conn: Connection, project_id: int, dataset_id: int) -> int | None:
     """Make the project refer to the dataset; the new reference's id, None when it referred to it already."""
     return conn.execute(

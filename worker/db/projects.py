@@ -51,6 +51,13 @@ def legacy_projects(conn: Connection) -> list[Project]:
     ]
 
 
+def count_dataset_based(conn: Connection) -> int:
+    """How many projects refer to datasets, whoever made them so."""
+    return conn.execute(
+        text("select count(*) from projects where project_type = 'dataset_based'")
+    ).scalar_one()
+
+
 def by_ids(conn: Connection, ids: Iterable[int]) -> dict[int, Project]:
     """Those of the given projects that exist."""
     rows = conn.execute(
@@ -148,6 +155,97 @@ def active_conversions(conn: Connection, ids: Iterable[int] | None = None) -> di
         )
         for row in rows
     }
+
+
+def added_to_config(conn: Connection, conversion_id: int) -> list[str]:
+    """Where the former `analysis_config` was no object: the keys that would be lost if it came back, because people
+    added or changed them since. Empty when nothing would be lost.
+    """
+    rows = conn.execute(
+        text("""
+            select now.key
+            from project_conversions c
+            join projects p using (project_id)
+            cross join jsonb_each(case when jsonb_typeof(p.analysis_config) = 'object' then p.analysis_config
+                                       else '{}' end) as now
+            where c.conversion_id = :id
+              and not (c.before->>'analysis_config_is_null')::boolean
+              and jsonb_typeof(c.before->'analysis_config') <> 'object'
+              and now.value is distinct from c.before->'analysis_config_written'->now.key
+            order by now.key"""),
+        {"id": conversion_id},
+    )
+    return [row.key for row in rows]
+
+
+def restore(conn: Connection, conversion_id: int) -> None:
+    """Give the project's row its former values. What people put into `analysis_config` since stays.
+
+    Of the keys the conversion wrote, those that still have its values go, and come back with their former values where
+    they had any; all other keys are people's. A former value that was no object comes back as it was (the caller has
+    asked `added_to_config`); an `analysis_config` that people replaced by something else than an object is theirs.
+    """
+    conn.execute(
+        text("""
+            update projects p
+            set path = c.before->>'path', legacy_path = c.before->>'legacy_path', project_type = c.before->>'project_type',
+                analysis_config = case
+                    when jsonb_typeof(p.analysis_config) is distinct from 'object' then p.analysis_config
+                    when c.was_null then nullif(p.analysis_config - ours.keys, '{}'::jsonb)
+                    when jsonb_typeof(c.was) = 'object' then (p.analysis_config - ours.keys) || ours.former
+                    else c.was end
+            from (select project_id, before, before->'analysis_config' as was,
+                         (before->>'analysis_config_is_null')::boolean as was_null
+                  from project_conversions where conversion_id = :id) c
+            cross join lateral (
+                select coalesce(array_agg(w.key), '{}') as keys,
+                       coalesce(jsonb_object_agg(w.key, c.was->w.key) filter (where jsonb_typeof(c.was) = 'object'
+                                                                                and c.was ? w.key), '{}') as former
+                from projects q
+                cross join jsonb_each(c.before->'analysis_config_written') w
+                where q.project_id = c.project_id and jsonb_typeof(q.analysis_config) = 'object'
+                  and q.analysis_config->w.key = w.value) ours
+            where p.project_id = c.project_id"""),
+        {"id": conversion_id},
+    )
+
+
+def end_conversion(conn: Connection, conversion_id: int, run_id: uuid.UUID) -> None:
+    """The before-image has served: the project is as it was."""
+    conn.execute(
+        text("""
+            update project_conversions set rolled_back_at = clock_timestamp(), rollback_run_id = :run_id
+            where conversion_id = :id"""),
+        {"id": conversion_id, "run_id": run_id},
+    )
+
+
+def converted(conn: Connection) -> list[Project]:
+    """Projects that have an active before-image, by id; those deleted since have an empty name."""
+    return [
+        _project(row)
+        for row in conn.execute(
+            text("""
+                select c.project_id, coalesce(p.project_name, '') as project_name, p.path, c.legacy_path, p.project_type
+                from project_conversions c left join projects p using (project_id)
+                where c.rolled_back_at is null order by c.project_id""")
+        )
+    ]
+
+
+def converted_by_others(conn: Connection) -> list[Project]:
+    """Projects that another tool converted: they carry its mark, and there is no before-image to go back by."""
+    return [
+        _project(row)
+        for row in conn.execute(
+            text("""
+                select project_id, project_name, path, legacy_path, project_type from projects p
+                where project_type = 'dataset_based' and legacy_path is not null
+                  and not exists (select from project_conversions c
+                                  where c.project_id = p.project_id and c.rolled_back_at is null)
+                order by project_id""")
+        )
+    ]
 
 
 def _project(row: Any) -> Project:

@@ -48,6 +48,14 @@ def of_project(conn: Connection, project_id: int) -> list[Session]:
     return [Session(**row._mapping) for row in rows]  # noqa: SLF001 - the public name of a row as a mapping
 
 
+def time_ranges(conn: Connection, project_id: int) -> dict[int, tuple[int, int]]:
+    """First and last time of each session, in nanoseconds since its watch booted."""
+    rows = conn.execute(
+        text("select session_id, start_ns, stop_ns from sessions where project_id = :id"), {"id": project_id}
+    )
+    return {row.session_id: (row.start_ns, row.stop_ns) for row in rows}
+
+
 def write(conn: Connection, changes: Sequence[Mapping[str, Any]]) -> None:
     """Set `COLUMNS` of many sessions in one statement; each change holds them all and `session_id`."""
     if not changes:
@@ -82,3 +90,10 @@ def add_split_configs(
         {"project_id": project_id, "dataset_id": dataset_id, "rows": json.dumps(rows)},
     )
     return {row.raw_session_name: row.config_id for row in inserted}
+
+
+def drop_split_configs(conn: Connection, config_ids: Sequence[int]) -> None:
+    """Remove these rows, after every session has let go of them."""
+    ids = {"ids": list(config_ids)}
+    conn.execute(text("update sessions set split_config_id = null where split_config_id = any(:ids)"), ids)
+    conn.execute(text("delete from project_split_configs where config_id = any(:ids)"), ids)

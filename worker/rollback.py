@@ -1,0 +1,133 @@
+"""The story of one project's way back: compare the legacy tree with the manifest, perhaps rebuild it, revert the rows."""
+
+import os
+from collections.abc import Iterator
+from itertools import islice
+
+from worker import log
+from worker.blobs.digest import printable
+from worker.blobs.manifest import Entry, File, Manifest
+from worker.db import ledger, projects, sessions
+from worker.db.projects import Conversion
+from worker.errors import LegacyPathMissingError, NothingToDoError, RollbackRefusedError
+from worker.ingest import hash_tree
+from worker.job import Job, Tools, run_job
+from worker.messages import JobRef, Outcome, Status
+from worker.restore import restore_tree
+from worker.revert import check_config, check_still_converted, revert
+from worker.scan import scan
+
+_log = log.get(__name__)
+
+_SHOWN = 10
+"""How many differences an outcome names."""
+
+
+def rollback(tools: Tools, ref: JobRef, worker: str) -> Outcome | None:
+    """Take one project back to its legacy directory, or rehearse it; None when the job is not ours to do.
+
+    Twice, at once, or dying anywhere: as `run_job` says. A directory that was rebuilt before a crash is found, compared
+    and used by the next attempt.
+    """
+    return run_job(tools, ref, worker, _work)
+
+
+def _work(job: Job) -> Outcome:
+    conversion = _conversion(job)
+    manifest = job.store.read_manifest(conversion.dataset_hash)
+    rebuilt = _rebuild_if_gone(job, conversion, manifest)
+    if rebuilt is None:
+        _compare(job, conversion, manifest)
+    if job.lease.dry_run:
+        return _foretell(job, conversion, rebuilt)
+    job.heartbeat.enter("revert", conversion.dataset_hash)
+    outcome = job.outcome(Status.ROLLED_BACK, rebuilt or "its legacy directory is unchanged")
+    return revert(job.engine, job.lease, conversion, _of_dataset(outcome, conversion))
+
+
+def _conversion(job: Job) -> Conversion:
+    """The before-image to go back by, checked against the project's row before anything is read from disk."""
+    with job.engine.connect() as conn:
+        conversion = projects.active_conversions(conn, [job.project_id]).get(job.project_id)
+        if conversion is None:
+            raise NothingToDoError(
+                f"project {job.project_id}: not migrated by this program, or rolled back already"
+            )
+        check_still_converted(projects.by_ids(conn, [job.project_id]).get(job.project_id), conversion, conn)
+        check_config(conn, conversion)
+    return conversion
+
+
+def _rebuild_if_gone(job: Job, conversion: Conversion, manifest: Manifest) -> str | None:
+    """Rebuild the legacy directory when it is gone and the operator asked for that; what was done, None if it is there."""
+    path = conversion.legacy_path
+    if os.path.lexists(path):
+        return None
+    if not job.lease.options.get("options", {}).get("restore_files"):
+        raise LegacyPathMissingError(f"Legacy path no longer exists: {printable(path)}")
+    if job.lease.dry_run:
+        return f"would rebuild {len(manifest.files)} files from the store"
+    job.heartbeat.enter("restore", conversion.dataset_hash)
+    made = restore_tree(
+        job.store,
+        manifest,
+        conversion.tree_attributes,
+        path,
+        job.attempt_name,
+        job.tools.roots,
+        job.heartbeat.advance,
+    )
+    return f"rebuilt {len(manifest.files)} files from the store" if made else None
+
+
+def _compare(job: Job, conversion: Conversion, manifest: Manifest) -> None:
+    """Raise `RollbackRefusedError`, naming what differs, unless the legacy tree still has the content that was stored."""
+    path = conversion.legacy_path
+    if not os.path.isdir(path):
+        raise RollbackRefusedError(f"Legacy path is not a directory any more: {printable(path)}")
+    scanned = scan(path, job.tools.roots, needs_sessions=False)
+    job.heartbeat.files_seen = len(scanned.files)
+    job.heartbeat.enter("compare", conversion.dataset_hash)
+    found = hash_tree(scanned, job.tools.roots, job.store, job.tools.threads, job.heartbeat.advance).manifest
+    if found.digest == manifest.digest:
+        return
+    names = list(differences(manifest, found))
+    shown = tuple(islice(names, _SHOWN))
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    raise RollbackRefusedError(
+        f"Legacy path is not what was migrated: {printable(path)}: {'; '.join(shown)}{more}", shown
+    )
+
+
+def differences(expected: Manifest, found: Manifest) -> Iterator[str]:
+    """What was removed, added or changed between two manifests, in the order of paths."""
+    old = {entry.path: entry for entry in expected.entries}
+    new = {entry.path: entry for entry in found.entries}
+    for path in sorted(old.keys() | new.keys(), key=os.fsencode):
+        before, after = old.get(path), new.get(path)
+        if before != after:
+            yield f"{_what_happened(before, after)}: {printable(path)}"
+
+
+def _what_happened(before: Entry | None, after: Entry | None) -> str:
+    if after is None:
+        return "missing"
+    if before is None:
+        return "added"
+    if isinstance(before, File) and isinstance(after, File):
+        return "changed"
+    return "became a file" if isinstance(after, File) else "became a directory"
+
+
+def _foretell(job: Job, conversion: Conversion, rebuilt: str | None) -> Outcome:
+    """The outcome that the real rollback would have. Writes to the ledger only."""
+    outcome = job.outcome(Status.WOULD_ROLL_BACK, rebuilt or "its legacy directory is unchanged")
+    with job.engine.begin() as conn:
+        rows = sessions.of_project(conn, job.project_id)
+        foretold = _of_dataset(outcome, conversion).with_changes(sessions_count=len(rows))
+        ledger.end_job(conn, job.lease, foretold)
+    return foretold
+
+
+def _of_dataset(outcome: Outcome, conversion: Conversion) -> Outcome:
+    return outcome.with_changes(dataset_id=conversion.dataset_id, dataset_hash=conversion.dataset_hash)
