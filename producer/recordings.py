@@ -144,8 +144,8 @@ class _Course:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         chance = np.random.default_rng(plan.seed)
-        # From a quarter of an hour to eleven days since the watch booted; on the grid that an upload resamples to.
-        self._start_ns = int(chance.integers(45_000, 50_000_000)) * _STEP_NS
+        # From twenty minutes to eleven days since the watch booted; on the grid that an upload resamples to.
+        self._start_ns = int(chance.integers(60_000, 50_000_000)) * _STEP_NS
         self._noise = chance.standard_normal((3, min(_NOISE_ROWS, plan.rows)))
         self._phase, self._step_hz, self._cycle_s = chance.uniform((0, 0.8, 20), (6.28, 1.1, 35))
         self._ends, self._kinds = _schedule(plan.rows, chance)

@@ -307,6 +307,11 @@ def human_duration(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest_s:02} s"
 
 
+def _rate(size: int, seconds: float) -> str:
+    """Write bytes a second; a dash where nothing was read, or too briefly for a rate to mean anything."""
+    return f"{human_bytes(int(size / seconds))}/s" if size and seconds >= 0.001 else "\u2013"
+
+
 def _clock(seconds: float) -> str:
     """Write a mark of the time axis: `0.5 s`, `20 s`, `4:30`, `2:15 h`."""
     if seconds < 60:
@@ -360,7 +365,7 @@ def _template() -> Template:
         moment=_moment,
         plural=_plural,
     )
-    environment.globals.update(percent=_percent)
+    environment.globals.update(percent=_percent, rate=_rate)
     return environment.get_template("report.html.j2")
 
 

@@ -19,6 +19,7 @@ from worker.db.ledger import Progress
 from worker.messages import Verb
 
 _LINE_EVERY_S = 10.0
+_LOG_WIDTH = 200
 _ROWS = 40
 """A plan of thousands of projects is a file to read, not a screen; --json has them all."""
 
@@ -29,6 +30,9 @@ class Terminal:
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
         self.people = Console(stderr=True, soft_wrap=True, highlight=False)
+        if not self.people.is_terminal:
+            # A log has no width; a table cut to 80 columns would lose its words.
+            self.people.width = _LOG_WIDTH
 
     def document(self, value: Mapping[str, Any] | Sequence[Any]) -> None:
         """One JSON document on standard output, only when it was asked for."""
@@ -58,27 +62,25 @@ def plan_table(opened: Opened) -> Table:
     table = Table(
         title=f"Run {opened.run_id}", title_justify="left", box=None, pad_edge=False, header_style="bold"
     )
-    for heading, justify in (
-        ("project", "right"),
-        ("name", "left"),
-        ("sessions", "right"),
-        ("files", "right"),
-        ("size", "right"),
-        ("path", "left"),
-    ):
-        table.add_column(heading, justify=justify, no_wrap=True, overflow="ellipsis")  # type: ignore[arg-type]
+    for heading in ("project", "sessions", "files", "size"):
+        # Numbers are never cut; names and paths give way on a narrow terminal.
+        table.add_column(
+            heading, justify="right", no_wrap=True, min_width=16 if heading == "size" else len(heading)
+        )
+    table.add_column("name", no_wrap=True, overflow="ellipsis", max_width=36)
+    table.add_column("path", overflow="fold")
     waiting = [job for job in opened.jobs if not job.skipped]
     for job in waiting[:_ROWS]:
         table.add_row(
             str(job.project_id),
-            escape(job.project_name),
             _number(job.sessions),
             _number(job.files),
             "not visible here" if job.size_bytes is None else human_bytes(job.size_bytes),
+            escape(job.project_name),
             escape(job.path or ""),
         )
     if len(waiting) > _ROWS:
-        table.add_row("…", f"and {len(waiting) - _ROWS} more (all of them with --json)")
+        table.add_row("…", "", "", "", f"and {len(waiting) - _ROWS} more", "all of them with --json")
     return table
 
 
@@ -153,7 +155,10 @@ def runs_table(runs: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("run", "verb", "state", "projects", "ended", "failed", "opened"):
         table.add_column(
-            heading, no_wrap=True, justify="right" if heading in {"projects", "ended", "failed"} else "left"
+            heading,
+            no_wrap=True,
+            min_width=len(heading),
+            justify="right" if heading in {"projects", "ended", "failed"} else "left",
         )
     for run in runs:
         verb = run["verb"] + (" (dry run)" if run["dry_run"] else "")

@@ -21,7 +21,7 @@ import pytest
 import redis
 from sqlalchemy import URL, Engine, create_engine, make_url, text
 
-from producer.local_servers import Child
+from producer.children import Child
 from producer.local_stack import Addresses, Stack, run_workers
 from producer.local_stack import stack as local_stack
 from worker.db import schema

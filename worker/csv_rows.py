@@ -1,56 +1,70 @@
 """Counting the records of a CSV from the bytes that pass by while it is hashed. Parses nothing; says when in doubt."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from worker.blobs.digest import CHUNK_BYTES
 
+_COMMA = 0x2C
 _NEWLINE = 0x0A
 _DIGITS_BEGIN = 0x2D
 """`-`, `.` and all digits and letters lie above; newline, comma, quotes, blanks and control characters below."""
 
+_HEAD_BYTES = 1 << 16
+"""The longest beginning that is kept; a file whose first two lines are longer is no recording."""
+
 
 class RowCounter:
-    """Counts lines, and the bytes below `-`. In a plain CSV of numbers these are the newlines and the commas, so that
-    every line adds one more than the header has commas. Where the sums differ (a blank line, a ragged one, a
-    carriage return, a blank) or a quote appears, a parser has to count, and `records` is None.
+    """Counts newlines and commas. In a plain CSV they are the only bytes below `-` and each line has as many commas as the
+    header. Wherever that is not so (quotes, blanks, carriage returns, lines of unequal length), or a byte is not ASCII,
+    a parser has to count, and `records` is None.
+
+    Lines are not looked at one by one, so a short line and a long one can make up for each other. Pandas refuses to read
+    a file with a line longer than its header, unless it is the first after it, and that one is looked at: whenever
+    pandas can read a file, `records` is right.
     """
 
     def __init__(self) -> None:
         self._matches = np.empty(CHUNK_BYTES, dtype=np.bool_)
-        self._lines = 0
-        self._separators = 0
-        self._header: bytes | None = None
-        self._head = bytearray()
+        self._newlines = 0
+        self._commas = 0
+        self._head = b""
+        self._head_is_whole = False
         self._ends_with_newline = True
-        self._quoted = False
+        self._plain = True
 
     def feed(self, chunk: memoryview) -> None:
         """Take the next part of the file, at most `CHUNK_BYTES` long."""
-        if self._quoted:
+        if not self._plain or not chunk:
             return
-        content = bytes(chunk)
-        self._quoted = b'"' in content
-        if self._header is None:
-            self._take_header(content)
-        values = np.frombuffer(chunk, dtype=np.uint8)
+        values: NDArray[np.uint8] = np.frombuffer(chunk, dtype=np.uint8)
         matches = self._matches[: len(values)]
-        self._lines += int(np.count_nonzero(np.equal(values, _NEWLINE, out=matches)))
-        self._separators += int(np.count_nonzero(np.less(values, _DIGITS_BEGIN, out=matches)))
-        self._ends_with_newline = content.endswith(b"\n")
+        newlines = int(np.count_nonzero(np.equal(values, _NEWLINE, out=matches)))
+        commas = int(np.count_nonzero(np.equal(values, _COMMA, out=matches)))
+        below_digits = int(np.count_nonzero(np.less(values, _DIGITS_BEGIN, out=matches)))
+        self._plain = below_digits == newlines + commas and bool(values.max() < 0x80)
+        if not self._head_is_whole:
+            self._take_head(chunk)
+        self._newlines += newlines
+        self._commas += commas
+        self._ends_with_newline = bool(values[-1] == _NEWLINE)
 
     @property
     def records(self) -> int | None:
         """Data rows, header not counted; None when only a parser can tell (also for a file without any line)."""
-        if self._quoted or self._header is None:
+        header, _, first = self._head.partition(b"\n")
+        width = header.count(b",")
+        lines = self._newlines + (not self._ends_with_newline)
+        # A line without a comma may be a blank one, which is no record.
+        if not self._plain or width == 0 or self._commas != lines * width:
             return None
-        missing = not self._ends_with_newline
-        lines, separators = self._lines + missing, self._separators + missing
-        plain = separators == lines * (self._header.count(b",") + 1)
-        return lines - 1 if plain else None
+        return lines - 1 if lines == 1 or first.count(b",") == width else None
 
-    def _take_header(self, content: bytes) -> None:
-        self._head += content
-        end = self._head.find(b"\n")
-        if end >= 0:
-            self._header = bytes(self._head[:end])
-            self._head.clear()
+    def _take_head(self, chunk: memoryview) -> None:
+        """Keep the header and the line after it."""
+        self._head += bytes(chunk[:_HEAD_BYTES])
+        self._head_is_whole = self._head.count(b"\n") >= 2
+        if self._head_is_whole:
+            self._head = b"\n".join(self._head.split(b"\n", 2)[:2])
+        elif len(self._head) >= _HEAD_BYTES:
+            self._plain = False

@@ -128,7 +128,7 @@ def story(_module_site: Site) -> Story:
         )
     before = _look(site)
     dry = _call(site, "enqueue", "--dry-run", "--wait")
-    rehearsed = _look(site)
+    rehearsed = _look(site, with_readings=False)
     real = _call(site, "enqueue", "--wait")
     after = _look(site)
     collected = [_call(site, "collect"), _call(site, "collect", real.report["run_id"][:8])]
@@ -181,11 +181,11 @@ def _as_call(site: Site, done: subprocess.CompletedProcess[str]) -> Call:
     )
 
 
-def _look(site: Site) -> Moment:
+def _look(site: Site, *, with_readings: bool = True) -> Moment:
     with site.engine.begin() as conn:
         names = conn.scalars(text("select tablename from pg_tables where schemaname = 'public' order by 1"))
         tables = dump(conn, [name for name in names if name not in LEDGER])
-        found = readings(conn, site.data_dir)
+        found = readings(conn, site.data_dir) if with_readings else {}
     return Moment(
         tables=tables,
         data_dir=snapshot_tree(site.data_dir),
@@ -595,7 +595,6 @@ def test_split_sessions_get_one_config_for_each_raw_session(story: Story):
 
 
 def test_every_session_reads_as_before_also_without_the_legacy_directories(story: Story):
-    assert differences(story.before.readings, story.rehearsed.readings) == []
     assert differences(story.before.readings, story.after.readings) == []
     legacy = {
         row["session_id"] for row in story.after.tables["sessions"] if row["project_id"] not in story.migrated

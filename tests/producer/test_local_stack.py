@@ -22,7 +22,7 @@ from redis.retry import Retry
 from sqlalchemy import make_url
 
 from producer import local_servers, local_stack
-from producer.local_servers import LocalStackError
+from producer.children import LocalStackError
 from producer.local_stack import Stack
 from worker import settings as settings_module
 from worker.errors import SettingsError, UsageError

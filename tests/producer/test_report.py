@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
@@ -33,6 +33,7 @@ def schema() -> Draft202012Validator:
 # What a report says -------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(any_outcomes())
 def test_any_report_obeys_the_shipped_schema(case):
     run, outcomes = case
@@ -43,6 +44,7 @@ def test_any_report_obeys_the_shipped_schema(case):
     assert [error.message for error in validator.iter_errors(document)] == []
 
 
+@settings(deadline=None)
 @given(any_outcomes())
 def test_totals_are_the_sums_over_all_outcomes(case):
     run, outcomes = case
@@ -62,6 +64,7 @@ def test_totals_are_the_sums_over_all_outcomes(case):
     assert len(document["warnings"]) == sum(len(outcome.warnings) for outcome in outcomes)
 
 
+@settings(deadline=None)
 @given(any_outcomes(), st.randoms(use_true_random=False))
 def test_same_outcomes_give_the_same_bytes_in_whatever_order_they_came(case, rnd: random.Random):
     run, outcomes = case
@@ -71,6 +74,7 @@ def test_same_outcomes_give_the_same_bytes_in_whatever_order_they_came(case, rnd
     assert report.encode(report.build(run, travelled)) == report.encode(report.build(run, outcomes))
 
 
+@settings(deadline=None)
 @given(any_outcomes())
 def test_every_selected_project_is_in_the_details_and_every_failed_one_in_the_errors(case):
     run, outcomes = case

@@ -7,6 +7,7 @@ import re
 from collections import defaultdict
 from datetime import timedelta
 from html.parser import HTMLParser
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from producer import report, report_html
 from tests.producer.reports import BEGIN, HOSTILE, any_outcomes, failed, migrated, run_facts, skipped
 from worker.messages import ByteCounts, FileCounts, Outcome, RunState, Status, Verb, Warning_
 
-_VOID = {"meta", "link", "input", "rect", "line", "br"}
+_VOID = {"meta", "link", "input"}
 
 
 class Page(HTMLParser):
@@ -249,12 +250,10 @@ def test_structure_can_be_read_aloud():
     levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h[1-6]", tag)]
     assert levels[0] == 1
     assert levels.count(1) == 1
-    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after - before <= 1 for before, after in pairwise(levels))
     assert len(page.all("table")) == len(page.all("caption"))
     assert all("scope" in th for th in page.all("th"))
-    assert all(
-        "aria-label" in svg or svg.get("aria-hidden") == "true" or "tfoot" in html for svg in page.all("svg")
-    )
+    assert all("aria-label" in svg or svg.get("aria-hidden") == "true" for svg in page.all("svg"))
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
     assert {a["href"][1:] for a in page.all("a")} <= set(ids)
@@ -305,7 +304,7 @@ def test_a_hostile_name_stays_a_name_everywhere(name):
     assert name in page.texts["bdi"]
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)  # a deadline would test the machine
 @given(any_outcomes())
 def test_any_report_can_be_shown_and_shows_every_name(case):
     document = report.build(*case)

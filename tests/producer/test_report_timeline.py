@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from producer import report
 from producer.report_timeline import MOST_LANES, timeline
@@ -96,6 +96,7 @@ def test_axis_has_few_round_marks(seconds, marks):
     assert all(0 <= tick.at <= 100 for tick in found.ticks)
 
 
+@settings(deadline=None)
 @given(any_outcomes())
 def test_every_job_with_times_is_in_exactly_one_lane(case):
     details = report.build(*case)["details"]

@@ -53,9 +53,10 @@ def legacy_projects(conn: Connection) -> list[Project]:
 
 def count_dataset_based(conn: Connection) -> int:
     """How many projects refer to datasets, whoever made them so."""
-    return conn.execute(
+    count: int = conn.execute(
         text("select count(*) from projects where project_type = 'dataset_based'")
     ).scalar_one()
+    return count
 
 
 def by_ids(conn: Connection, ids: Iterable[int]) -> dict[int, Project]:
