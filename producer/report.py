@@ -117,7 +117,7 @@ def build(run: RunFacts, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "dry_run": run.dry_run,
         "state": run.state.value,
         "start_time": _utc_text(run.started_at),
-        "end_time": _utc_text(datetime.now(UTC)),
+        "end_time": _utc_text(run.finished_at),
         **_project_counts(run, ordered),
         "bytes": _bytes_total(ordered),
         "files": _files_total(ordered),

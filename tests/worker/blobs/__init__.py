@@ -1,0 +1,1 @@
+"""Bytes on disk by digest, on a real file system."""

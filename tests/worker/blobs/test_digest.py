@@ -1,0 +1,248 @@
+"""Reading a source: its digest, and whatever happens to the file meanwhile is noticed and never blocks."""
+
+import hashlib
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import blake3
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.worker.trees import as_ordinary_user, passable_folder, signature_of
+from worker.blobs.digest import (
+    CHUNK_BYTES,
+    digest_of,
+    hash_file,
+    new_buffer,
+    printable,
+    read_chunks,
+)
+from worker.errors import EntryUnreadableError, SourceChangedError
+
+THREE_CHUNKS = bytes(range(256)) * (CHUNK_BYTES // 256) * 2 + b"and a bit"
+
+
+def write(folder: Path, content: bytes = THREE_CHUNKS) -> Path:
+    path = folder / "accelerometer_data.csv"
+    path.write_bytes(content)
+    return path
+
+
+def while_reading(path: Path, happening: Callable[[], object]) -> bytes:
+    """Read a file, and let something happen to it after the first chunk."""
+    taken = b""
+    for chunk in read_chunks(str(path), signature_of(path), new_buffer()):
+        if not taken:
+            happening()
+        taken += bytes(chunk)
+    return taken
+
+
+# Digests --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, len(THREE_CHUNKS)])
+def test_a_file_has_the_digest_of_its_bytes_whatever_its_size(tmp_path: Path, size: int):
+    path = write(tmp_path, THREE_CHUNKS[:size])
+
+    for algorithm, expected in (
+        ("blake3", blake3.blake3(THREE_CHUNKS[:size]).hexdigest()),
+        ("sha256", hashlib.sha256(THREE_CHUNKS[:size]).hexdigest()),
+    ):
+        assert hash_file(str(path), signature_of(path), algorithm, new_buffer()) == expected
+        assert digest_of(algorithm, THREE_CHUNKS[:size]) == expected
+        assert len(expected) == 64
+
+
+def test_an_observer_is_shown_every_byte_in_order(tmp_path: Path):
+    path = write(tmp_path)
+    shown: list[bytes] = []
+
+    hash_file(
+        str(path),
+        signature_of(path),
+        "blake3",
+        new_buffer(),
+        observe=lambda chunk: shown.append(bytes(chunk)),
+    )
+
+    assert b"".join(shown) == THREE_CHUNKS
+    assert max(map(len, shown)) <= CHUNK_BYTES
+
+
+@given(name=st.binary(min_size=1, max_size=40))
+@settings(deadline=None)
+def test_any_name_is_printable_and_different_names_stay_different_from_utf_8_ones(name: bytes):
+    shown = printable(os.fsdecode(name))
+
+    shown.encode("utf-8")
+    if shown.encode("utf-8") == name:
+        assert name.decode("utf-8") == shown
+
+
+def test_bytes_that_are_not_utf_8_are_shown_as_what_they_are():
+    assert printable(os.fsdecode(b"/study/caf\xe9")) == r"/study/caf\xe9"
+
+
+# A source that changes ------------------------------------------------------------------------------------------
+
+
+def append(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"more")
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, CHUNK_BYTES + 1)
+
+
+def empty(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def rewrite(path: Path) -> None:
+    path.write_bytes(b"x" * len(THREE_CHUNKS))
+    os.utime(path, ns=(1, 1))  # an edit within one tick of the clock is one the clock cannot show
+
+
+def touch(path: Path) -> None:
+    os.utime(path, ns=(1, 1))
+
+
+def chmod(path: Path) -> None:
+    path.chmod(0o600)
+    os.utime(path, ns=(1, 1))
+
+
+@pytest.mark.parametrize("change", [append, truncate, empty, rewrite, touch, chmod])
+def test_a_file_that_changes_while_it_is_read_is_named(tmp_path: Path, change: Callable[[Path], None]):
+    path = write(tmp_path)
+
+    with pytest.raises(SourceChangedError, match=f"File changed while it was read: {path}"):
+        while_reading(path, lambda: change(path))
+
+
+@pytest.mark.parametrize("change", [append, truncate, empty, rewrite, touch])
+def test_a_file_that_changed_since_it_was_listed_is_not_read_at_all(
+    tmp_path: Path, change: Callable[[Path], None]
+):
+    path = write(tmp_path)
+    listed = signature_of(path)
+    change(path)
+
+    chunks = read_chunks(str(path), listed, new_buffer())
+    with pytest.raises(SourceChangedError, match=str(path)):
+        next(chunks)
+
+
+def test_a_file_that_grows_for_ever_is_not_read_for_ever(tmp_path: Path):
+    path = write(tmp_path)
+
+    with pytest.raises(SourceChangedError):
+        for _ in read_chunks(str(path), signature_of(path), new_buffer()):
+            with path.open("ab") as file:
+                file.write(bytes(CHUNK_BYTES))
+
+
+def test_a_file_replaced_while_it_is_read_is_still_the_one_that_was_opened(tmp_path: Path):
+    path = write(tmp_path)
+    other = tmp_path / "other"
+    other.write_bytes(b"something else")
+    keep = tmp_path / "keep"
+
+    # A second name keeps the inode's link count, which is not part of the signature, but its time of change is.
+    keep.hardlink_to(path)
+    assert while_reading(keep, lambda: None) == THREE_CHUNKS
+    with pytest.raises(SourceChangedError):
+        while_reading(path, lambda: other.replace(path))
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def replace_by_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def replace_by_link(path: Path) -> None:
+    moved = path.rename(path.with_name("moved"))
+    path.symlink_to(moved)
+
+
+def replace_by_directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def replace_by_file(path: Path) -> None:
+    other = path.with_name("other")
+    other.write_bytes(THREE_CHUNKS)
+    other.replace(path)
+
+
+@pytest.mark.parametrize(
+    "change", [remove, replace_by_pipe, replace_by_link, replace_by_directory, replace_by_file]
+)
+@pytest.mark.timeout(10)
+def test_whatever_took_a_files_place_is_refused_without_waiting_for_it(
+    tmp_path: Path, change: Callable[[Path], None]
+):
+    path = write(tmp_path)
+    listed = signature_of(path)
+    change(path)
+
+    with pytest.raises(SourceChangedError, match=str(path)):
+        hash_file(str(path), listed, "blake3", new_buffer())
+
+
+def test_a_socket_in_a_files_place_is_an_error_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = write(tmp_path)
+    listed = signature_of(path)
+    path.unlink()
+    monkeypatch.chdir(tmp_path)  # a socket's address holds 107 bytes only
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path.name)
+
+        with pytest.raises(EntryUnreadableError, match=str(path)):
+            hash_file(str(path), listed, "blake3", new_buffer())
+
+
+def test_a_directory_on_the_way_that_went_is_a_change(tmp_path: Path):
+    session = tmp_path / "session"
+    session.mkdir()
+    path = write(session)
+    listed = signature_of(path)
+    path.unlink()
+    session.rmdir()
+
+    with pytest.raises(SourceChangedError, match=f"Entry vanished while it was read: {path}"):
+        hash_file(str(path), listed, "blake3", new_buffer())
+
+
+def test_a_file_without_read_permission_is_named():
+    with passable_folder() as folder:
+        path = write(folder)
+        path.chmod(0o000)
+        listed = signature_of(path)
+
+        with pytest.raises(EntryUnreadableError, match=f"Cannot read {path}: Permission denied"):
+            as_ordinary_user(lambda: hash_file(str(path), listed, "blake3", new_buffer()))
+
+
+def test_reading_closes_the_file_whatever_happens(tmp_path: Path):
+    path = write(tmp_path)
+    before = os.listdir("/proc/self/fd")
+
+    while_reading(path, lambda: None)
+    with pytest.raises(SourceChangedError):
+        while_reading(path, lambda: append(path))
+    chunks = read_chunks(str(path), signature_of(path), new_buffer())
+    next(chunks)
+    chunks.close()
+
+    assert os.listdir("/proc/self/fd") == before

@@ -1,0 +1,1 @@
+"""Rows and locks in a real PostgreSQL."""

@@ -1,0 +1,184 @@
+"""Small legacy trees, stores and attempts on them, and a way to be an ordinary user. Knows no database."""
+
+import os
+import pickle
+import shutil
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from worker.blobs.digest import Algorithm, Signature, digest_of
+from worker.blobs.manifest import Directory, Entry, File, Manifest
+from worker.blobs.store import Source, Store, remove_tree
+from worker.ingest import Advance, HashedTree, hash_tree
+from worker.scan import Roots, scan
+
+T = TypeVar("T")
+
+NOBODY = 65534
+RECORDING = b"ns_since_reboot,accel_x,accel_y,accel_z\n1000,0.5,-0.5,9.81\n2000,0.25,1.5,9.75\n"
+STUDY = {
+    b"2025-07-01_10_00_00/accelerometer_data.csv": RECORDING,
+    b"2025-07-01_10_00_00/labels.json": b'[{"start": 1000, "end": 2000}]',
+    b"2025-07-01_12_00_00/accelerometer_data.csv": RECORDING + b"3000,1,2,3\n",
+    b"2025-07-01_12_00_00/copy of the first.csv": RECORDING,
+    b"2025-07-01_12_00_00/empty.log": b"",
+    b"2025-07-01_14_00_00/nothing/in/here": None,
+    b"notes.txt": b"a file beside the sessions",
+    b"2025-07-01_10_00_00/caf\xe9.txt": b"a name that is not UTF-8",
+}
+"""A project with what comes in trees: equal files, empty ones, empty directories, a name that is not UTF-8."""
+
+
+def write_tree(root: Path, entries: Mapping[bytes, bytes | None] = STUDY) -> Path:
+    """Make files of these contents (None: a directory), with the directories above them."""
+    for name, content in entries.items():
+        path = Path(os.fsdecode(os.path.join(os.fsencode(root), name)))
+        directory = path if content is None else path.parent
+        directory.mkdir(parents=True, exist_ok=True)
+        if content is not None:
+            path.write_bytes(content)
+    return root
+
+
+def read_tree(root: Path) -> dict[bytes, bytes | None]:
+    """Every entry below `root`: a file's bytes, None for a directory."""
+    found: dict[bytes, bytes | None] = {}
+    for above, directories, files in os.walk(os.fsencode(root)):
+        for name in directories:
+            found[os.path.relpath(os.path.join(above, name), os.fsencode(root))] = None
+        for name in files:
+            path = Path(os.fsdecode(os.path.join(above, name)))
+            found[os.path.relpath(os.path.join(above, name), os.fsencode(root))] = path.read_bytes()
+    return found
+
+
+def manifest_of(entries: Mapping[bytes, bytes | None], algorithm: Algorithm = "blake3") -> Manifest:
+    """The manifest of a tree with these entries, directories above them included."""
+    above = {parent for name in entries for parent in _parents(name)}
+    directories = above | {name for name, content in entries.items() if content is None}
+    listed: list[Entry] = [Directory(os.fsdecode(name)) for name in directories]
+    listed += [
+        File(os.fsdecode(name), len(content), digest_of(algorithm, content))
+        for name, content in entries.items()
+        if content is not None
+    ]
+    return Manifest.of(algorithm, listed)
+
+
+def _parents(name: bytes) -> set[bytes]:
+    parts = name.split(b"/")
+    return {b"/".join(parts[:count]) for count in range(1, len(parts))}
+
+
+def signature_of(path: Path | str) -> Signature:
+    return Signature.of(os.stat(path))
+
+
+def source_of(path: Path, algorithm: Algorithm = "blake3") -> Source:
+    """A source as the first reading leaves it."""
+    return Source(
+        path=str(path), signature=signature_of(path), digest=digest_of(algorithm, path.read_bytes())
+    )
+
+
+# Stores ---------------------------------------------------------------------------------------------------------
+
+
+def open_store(folder: Path, algorithm: Algorithm = "blake3", *, create: bool = True) -> Store:
+    return Store.open(folder / "dataset_store", folder / "raw_datasets", algorithm, create=create)
+
+
+def roots_of(folder: Path) -> Roots:
+    """Projects may lie anywhere in `folder` but in the store."""
+    return Roots(allowed=(folder,), store=(folder / "raw_datasets", folder / "dataset_store"))
+
+
+def hashed(project: Path, store: Store, advance: Advance = lambda _files, _bytes: None) -> HashedTree:
+    """Scan and hash a project that lies beside the store."""
+    roots = roots_of(store.root.parent)
+    with ThreadPoolExecutor(2) as threads:
+        return hash_tree(scan(str(project), roots), roots, store, threads, advance)
+
+
+def temporary_files(store: Store) -> list[str]:
+    """What attempts left in staging."""
+    return sorted(entry.name for entry in (store.root / "staging").iterdir())
+
+
+def condemned(store: Store) -> dict[str, str]:
+    """What is in quarantine, without the number behind its name, and the reason beside it."""
+    folder = store.root / "quarantine"
+    return {
+        entry.name.rpartition("-")[0]: (folder / f"{entry.name}.reason.txt").read_text()
+        for entry in folder.iterdir()
+        if not entry.name.endswith(".reason.txt")
+    }
+
+
+# The ordinary user ----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def passable_folder() -> Iterator[Path]:
+    """Give a new folder that every user may enter, unlike pytest's own."""
+    folder = Path(tempfile.mkdtemp(prefix="label-tests-"))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        if folder.exists():
+            remove_tree(str(folder)) if os.geteuid() else shutil.rmtree(folder)
+
+
+def as_ordinary_user(call: Callable[[], T]) -> T:
+    """Do something in a child process that file modes apply to (they do not to root); what it returns or raises is ours."""
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        # A fork is discouraged where threads run; this child touches files and nothing of theirs.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        _be_ordinary_and_call(call, writing)
+    os.close(writing)
+    with open(reading, "rb") as answer:
+        content = answer.read()
+    os.waitpid(child, 0)
+    result, error = pickle.loads(content)  # noqa: S301 - from our own child
+    if error is not None:
+        raise error
+    return result  # type: ignore[no-any-return]
+
+
+def _be_ordinary_and_call(call: Callable[[], T], writing: int) -> None:
+    result, error = None, None
+    try:
+        if os.geteuid() == 0:
+            os.setgroups([])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+        result = call()
+    except BaseException as raised:  # noqa: BLE001 - the parent raises it again
+        error = raised
+    finally:
+        with open(writing, "wb") as answer:
+            pickle.dump((result, error), answer)
+        os._exit(0)
+
+
+# Waiting --------------------------------------------------------------------------------------------------------
+
+
+def eventually(condition: Callable[[], bool], what: str, *, within_s: float = 20) -> None:
+    """Wait until the condition holds, or fail saying what was waited for."""
+    deadline = time.monotonic() + within_s
+    pause = threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {within_s:g} s: {what}"
+        pause.wait(0.01)
