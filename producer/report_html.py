@@ -119,7 +119,7 @@ def render(document: Mapping[str, Any]) -> str:
         differences=_shown([detail for detail in details if detail["differences"]], _MOST_NOTES),
         statuses=sorted({detail["status"] for detail in details}),
         options=_options(document["selection"]),
-        left_out=_left_out(document["selection"]),
+        left_out=_left_out(document),
         style=_asset("report.css"),
         script=_asset("report.js"),
         policy=_policy(),
@@ -250,10 +250,12 @@ def _option_text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _left_out(selection: Mapping[str, Any]) -> Shown[Mapping[str, Any]]:
-    """Take the projects that the options left out, each with its reason."""
-    entries = selection.get("left_out")
-    return _shown([_mapping(entry) for entry in entries] if isinstance(entries, list) else [], _MOST_NOTES)
+def _left_out(document: Mapping[str, Any]) -> Shown[Mapping[str, Any]]:
+    """Take the projects that got no job, each with its reason; those that are among the details are told there."""
+    entries = document["selection"].get("left_out")
+    told = {detail["project_id"] for detail in document["details"]}
+    others = [_mapping(entry) for entry in entries] if isinstance(entries, list) else []
+    return _shown([entry for entry in others if entry.get("project_id") not in told], _MOST_NOTES)
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

@@ -18,6 +18,7 @@ from worker.errors import SourceChangedError
 from worker.messages import ByteCounts, FileCounts, LinkCounts
 from worker.scan import Roots, Scan, ScannedFile, scan
 from worker.sessions_csv import RECORDING, count_records
+from worker.throttle import Pace, unlimited
 
 LABELS = "labels.json"
 """The file of a session that is kept as text in a row, too."""
@@ -69,7 +70,12 @@ def _buffer() -> memoryview:
 
 
 def hash_tree(
-    scanned: Scan, roots: Roots, store: Store, threads: ThreadPoolExecutor, advance: Advance
+    scanned: Scan,
+    roots: Roots,
+    store: Store,
+    threads: ThreadPoolExecutor,
+    advance: Advance,
+    pace: Pace = unlimited,
 ) -> HashedTree:
     """Hash every file of a scan, several at a time, biggest first; then list the directory again.
 
@@ -80,7 +86,7 @@ def hash_tree(
     def one(file: ScannedFile) -> tuple[ScannedFile, str, RowCounter | TextCheck | None]:
         observer = _observer(file.path)
         observe = observer.feed if observer is not None else None
-        digest = hash_file(file.source, file.signature, store.algorithm, _buffer(), observe)
+        digest = hash_file(file.source, file.signature, store.algorithm, _buffer(), observe, pace)
         advance(1, file.signature.size_bytes)
         return file, digest, observer
 
@@ -112,7 +118,13 @@ def missing_from(store: Store, tree: HashedTree) -> set[str]:
 
 
 def store_tree(
-    store: Store, tree: HashedTree, target: Path, attempt: str, threads: ThreadPoolExecutor, advance: Advance
+    store: Store,
+    tree: HashedTree,
+    target: Path,
+    attempt: str,
+    threads: ThreadPoolExecutor,
+    advance: Advance,
+    pace: Pace = unlimited,
 ) -> Stored:
     """Store what is missing of a tree and publish it at `target`; when this returns, every byte and name is durable.
 
@@ -123,7 +135,7 @@ def store_tree(
         # An earlier attempt published the tree and ended before its rows were committed.
         return Stored(files=count_files(tree, ()), bytes=count_bytes(tree, ()), links=LinkCounts())
     with store.staging(attempt) as staging:
-        new = _store_blobs(store, tree, staging, threads, advance)
+        new = _store_blobs(store, tree, staging, threads, advance, pace)
         placed = store.build_tree(tree.manifest, f"{staging}/tree")
         store.publish(tree.manifest, f"{staging}/tree", target, staging)
     return Stored(
@@ -145,13 +157,18 @@ def count_bytes(tree: HashedTree, new: Collection[str]) -> ByteCounts:
 
 
 def _store_blobs(
-    store: Store, tree: HashedTree, staging: str, threads: ThreadPoolExecutor, advance: Advance
+    store: Store,
+    tree: HashedTree,
+    staging: str,
+    threads: ThreadPoolExecutor,
+    advance: Advance,
+    pace: Pace,
 ) -> set[str]:
     """Copy the missing contents, make them durable in one batch, then name them; the digests that were new."""
     sources = [tree.distinct[digest] for digest in missing_from(store, tree)]
 
     def one(source: Source) -> tuple[Source, str]:
-        staged = store.stage_file(source, staging, _buffer())
+        staged = store.stage_file(source, staging, _buffer(), pace)
         advance(0, 0)
         return source, staged
 

@@ -22,6 +22,7 @@ from worker.heartbeat import Heartbeat
 from worker.messages import FileCounts, JobRef, Outcome, Status
 from worker.scan import Roots
 from worker.settings import Settings
+from worker.throttle import Pace, unlimited
 
 _log = log.get(__name__)
 
@@ -33,6 +34,7 @@ class Tools:
     settings: Settings
     engine: Engine
     threads: ThreadPoolExecutor
+    pace: Pace = unlimited
 
     @property
     def roots(self) -> Roots:

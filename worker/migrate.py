@@ -59,7 +59,9 @@ def _hash(job: Job) -> HashedTree:
     scanned = scan(job.lease.path or "", job.tools.roots)
     job.heartbeat.files_seen = len(scanned.files)
     job.heartbeat.enter("hash")
-    return hash_tree(scanned, job.tools.roots, job.store, job.tools.threads, job.heartbeat.advance)
+    return hash_tree(
+        scanned, job.tools.roots, job.store, job.tools.threads, job.heartbeat.advance, job.tools.pace
+    )
 
 
 def _reuse(job: Job, tree: HashedTree) -> Outcome | None:

@@ -88,7 +88,9 @@ def _compare(job: Job, conversion: Conversion, manifest: Manifest) -> None:
     scanned = scan(path, job.tools.roots, needs_sessions=False)
     job.heartbeat.files_seen = len(scanned.files)
     job.heartbeat.enter("compare", conversion.dataset_hash)
-    found = hash_tree(scanned, job.tools.roots, job.store, job.tools.threads, job.heartbeat.advance).manifest
+    found = hash_tree(
+        scanned, job.tools.roots, job.store, job.tools.threads, job.heartbeat.advance, job.tools.pace
+    ).manifest
     if found.digest == manifest.digest:
         return
     names = list(differences(manifest, found))

@@ -16,6 +16,7 @@ from worker.job import Tools
 from worker.messages import JobRef, Outcome, Status
 from worker.migrate import migrate
 from worker.rollback import rollback
+from worker.throttle import pace
 from worker.verify import verify_sessions
 
 
@@ -69,4 +70,5 @@ def _tools(pid: int) -> Tools:
         settings=settings,
         engine=engine.connect(settings.sqlalchemy_url, application_name=f"label-migrator worker {pid}"),
         threads=ThreadPoolExecutor(settings.hash_threads, thread_name_prefix="ingest"),
+        pace=pace(settings.bwlimit),
     )

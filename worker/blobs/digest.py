@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 import blake3
 
 from worker.errors import EntryUnreadableError, SourceChangedError
+from worker.throttle import Pace, unlimited
 
 Algorithm = Literal["blake3", "sha256"]
 
@@ -76,7 +77,9 @@ class Signature:
         )
 
 
-def read_chunks(path: str, expected: Signature, buffer: memoryview) -> Iterator[memoryview]:
+def read_chunks(
+    path: str, expected: Signature, buffer: memoryview, pace: Pace = unlimited
+) -> Iterator[memoryview]:
     """The file's content in chunks that are views of `buffer`, each valid until the next.
 
     The last path component is never followed when it is a link, and a pipe that took the file's place cannot block.
@@ -94,6 +97,10 @@ def read_chunks(path: str, expected: Signature, buffer: memoryview) -> Iterator[
             if count == 0:
                 break
             remaining -= count
+            pace(count)
+            if remaining < 0:
+                # Not read to its end first: something may be writing to it as fast as we read.
+                break
             yield buffer[:count]
         if remaining:
             raise SourceChangedError(f"File changed while it was read: {printable(path)}")
@@ -108,10 +115,11 @@ def hash_file(
     algorithm: Algorithm,
     buffer: memoryview,
     observe: Callable[[memoryview], None] | None = None,
+    pace: Pace = unlimited,
 ) -> str:
     """The digest of a file in one pass; `observe` is shown every chunk on the way. Errors as `read_chunks`."""
     hasher = new_hasher(algorithm)
-    for chunk in read_chunks(path, expected, buffer):
+    for chunk in read_chunks(path, expected, buffer, pace):
         hasher.update(chunk)
         if observe is not None:
             observe(chunk)

@@ -24,6 +24,7 @@ from typing import Literal
 from worker.blobs.digest import Algorithm, Signature, new_hasher, printable, read_chunks
 from worker.blobs.manifest import Manifest
 from worker.errors import SourceChangedError, StoredBytesMismatchError, StoreFullError, StoreUnusableError
+from worker.throttle import Pace, unlimited
 
 FORMAT = 1
 """Raised when the layout below changes in a way that older versions would misread."""
@@ -93,7 +94,7 @@ class Store:
             return False
         return stat.S_ISREG(status.st_mode) and status.st_size == size_bytes
 
-    def stage_file(self, source: Source, staging: str, buffer: memoryview) -> str:
+    def stage_file(self, source: Source, staging: str, buffer: memoryview, pace: Pace = unlimited) -> str:
         """Copy a source into `staging` while hashing it again; the path of the copy, not yet durable.
 
         Raises `SourceChangedError` when the bytes are not those that were hashed before.
@@ -103,7 +104,7 @@ class Store:
         with writing(staged):
             descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
         try:
-            for chunk in read_chunks(source.path, source.signature, buffer):
+            for chunk in read_chunks(source.path, source.signature, buffer, pace):
                 hasher.update(chunk)
                 with writing(staged):
                     _write_all(descriptor, chunk)

@@ -1,0 +1,105 @@
+"""Runs that are opened and done in this process: the ledger's rows as the producer writes them, jobs as a worker does them."""
+
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+from sqlalchemy import Engine, text
+
+from tests.conftest import Site
+from worker.db import ledger, projects
+from worker.db.engine import connect
+from worker.db.ledger import NewJob
+from worker.job import Tools
+from worker.messages import JobRef, Outcome, Verb
+from worker.migrate import migrate
+from worker.rollback import rollback
+from worker.verify import verify_sessions
+
+WORK: dict[Verb, Callable[[Tools, JobRef, str], Outcome | None]] = {
+    Verb.MIGRATE: migrate,
+    Verb.ROLLBACK: rollback,
+    Verb.VERIFY: verify_sessions,
+}
+
+
+@contextmanager
+def tools_of(site: Site, *, engine: Engine | None = None) -> Iterator[Tools]:
+    """What a worker process of this site has."""
+    with ThreadPoolExecutor(2, thread_name_prefix="ingest") as threads:
+        yield Tools(settings=site.settings, engine=engine or site.engine, threads=threads)
+
+
+@contextmanager
+def another_worker(site: Site, name: str) -> Iterator[Tools]:
+    """The same with connections of its own, as another process would have."""
+    engine = connect(site.engine.url, application_name=name)
+    try:
+        with tools_of(site, engine=engine) as tools:
+            yield tools
+    finally:
+        engine.dispose()
+
+
+def open_run(
+    engine: Engine,
+    verb: Verb,
+    *,
+    only: Iterable[int] | None = None,
+    dry_run: bool = False,
+    **options: object,
+) -> list[JobRef]:
+    """Write a running run over all projects that the verb concerns, or some of them; its jobs in the order of ids."""
+    run_id = uuid.uuid4()
+    with engine.begin() as conn:
+        if verb is Verb.MIGRATE:
+            paths = {one.project_id: one.path for one in projects.legacy_projects(conn) if one.path}
+            names = {one.project_id: one.project_name for one in projects.legacy_projects(conn)}
+        else:
+            paths = {one.project_id: one.legacy_path for one in projects.converted(conn)}
+            names = {one.project_id: one.project_name for one in projects.converted(conn)}
+        chosen = sorted(paths if only is None else only)
+        ledger.open_run(conn, run_id, verb, dry_run=dry_run, selection={"options": options})
+        ledger.add_jobs(
+            conn,
+            run_id,
+            [NewJob(project_id=number, project_name=names[number], path=paths[number]) for number in chosen],
+        )
+        ledger.mark_sent(conn, run_id)
+    return [JobRef(run_id=run_id, project_id=number) for number in chosen]
+
+
+def do(tools: Tools, verb: Verb, refs: Iterable[JobRef], worker: str = "worker") -> dict[int, Outcome]:
+    """Do these jobs one after the other; the outcomes of those that were ours to do, by project."""
+    outcomes = {ref.project_id: WORK[verb](tools, ref, worker) for ref in refs}
+    return {number: outcome for number, outcome in outcomes.items() if outcome is not None}
+
+
+def run(
+    tools: Tools,
+    verb: Verb,
+    *,
+    only: Iterable[int] | None = None,
+    dry_run: bool = False,
+    **options: object,
+) -> dict[int, Outcome]:
+    """Open a run and do all its jobs."""
+    return do(tools, verb, open_run(tools.engine, verb, only=only, dry_run=dry_run, **options))
+
+
+def run_one(tools: Tools, verb: Verb, project_id: int, *, dry_run: bool = False, **options: object) -> Outcome:
+    """Open a run over one project and do its job."""
+    return run(tools, verb, only=[project_id], dry_run=dry_run, **options)[project_id]
+
+
+def let_lease_run_out(engine: Engine, ref: JobRef) -> None:
+    """What time does to the lease of a dead holder."""
+    with engine.begin() as conn:
+        conn.execute(
+            text(
+                "update migration_jobs set lease_until = clock_timestamp() - interval '1 second'"
+                " where run_id = :run_id and project_id = :project_id and state = 'running'"
+            ),
+            {"run_id": ref.run_id, "project_id": ref.project_id},
+        )

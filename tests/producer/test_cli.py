@@ -1,0 +1,417 @@
+"""The command line as an operator meets it: exit codes, messages and JSON, by real processes on real servers."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+from click.testing import Result
+from sqlalchemy import Engine, text
+from typer.testing import CliRunner
+
+from producer import broker
+from producer import enqueue as enqueue_room
+from producer.cli import EXIT_CODES, WORKER_COMMAND, app
+from producer.terminal import Terminal, plan_table
+from tests.conftest import Site
+from tests.estate import make_dataset, make_project, record_session
+from tests.readme_commands import commands
+from worker.db.ledger import NewJob
+from worker.errors import BrokerUnavailableError
+from worker.messages import Verb
+
+pytestmark = pytest.mark.stack
+
+Producer = Callable[..., subprocess.CompletedProcess[str]]
+
+PASSWORD = "hunter2secret"  # noqa: S105 - what must not be seen again
+DEADLINE_S = 60.0
+
+
+@pytest.fixture
+def three_projects(site: Site) -> list[int]:
+    """Three small legacy projects; their ids."""
+    with site.engine.begin() as conn:
+        projects = [make_project(conn, site.legacy_root, name) for name in ("one", "two", "three")]
+        for number, project in enumerate(projects):
+            record_session(conn, project, "s", seed=number, rows=20 + number)
+    return [project.project_id for project in projects]
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port on which nobody listens, and nobody else can begin to."""
+    with closing(socket.socket()) as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
+def runs(engine: Engine) -> list[Any]:
+    """State and number of jobs of every run."""
+    with engine.connect() as conn:
+        query = text("""
+            select state, (select count(*) from migration_jobs j where j.run_id = r.run_id) as jobs
+            from migration_runs r order by created_at""")
+        return [tuple(row) for row in conn.execute(query)]
+
+
+def lines(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """What a person reads; nothing may be on standard output but JSON that was asked for."""
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    return done.stderr.splitlines()
+
+
+# Choosing projects ----------------------------------------------------------------------------------------------
+
+
+def test_ids_that_cannot_be_migrated_are_a_usage_error_that_names_each_and_opens_no_run(
+    site: Site, run_producer: Producer, three_projects: list[int]
+):
+    with site.engine.begin() as conn:
+        migrated = make_project(
+            conn,
+            site.legacy_root,
+            "migrated",
+            path=None,
+            legacy_path="/somewhere",
+            project_type="dataset_based",
+        ).project_id
+        based = make_project(
+            conn, site.legacy_root, "based", path=None, project_type="dataset_based"
+        ).project_id
+    wrong = {
+        0: "ids begin at 1",
+        -7: "ids begin at 1",
+        4711: "no such project",
+        migrated: "already migrated",
+        based: "dataset-based, never was a legacy project",
+    }
+    chosen = [f"--project-id={number}" for number in (*three_projects, *wrong)]
+
+    done = run_producer("enqueue", *chosen, "--exclude", "4712", "--exclude", str(three_projects[0]))
+
+    assert done.returncode == 2
+    message = lines(done)[0]
+    for number, reason in wrong.items():
+        assert f" {number} ({reason})" in message
+    assert "4712 (to be excluded, but no such project)" in message
+    assert f"{three_projects[0]} (both chosen and excluded)" in message
+    assert f" {three_projects[1]} (" not in message
+    assert runs(site.engine) == []
+
+
+def test_excluded_projects_and_those_beyond_the_limit_are_left_out_with_the_reason(
+    site: Site, run_producer: Producer, three_projects: list[int]
+):
+    first, second, third = three_projects
+
+    done = run_producer("enqueue", "--exclude", str(first), "--limit", "1", "--json")
+
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    (planned,) = document["plan"]
+    assert (planned["project_id"], planned["sessions"], planned["files"]) == (second, 1, 1)
+    assert {one["project_id"]: one["reason"] for one in document["left_out"]} == {
+        first: "excluded",
+        third: "beyond --limit",
+    }
+    assert f"left out: {first} one: excluded" in done.stderr
+    assert runs(site.engine) == [("running", 1)]
+
+
+def test_the_plan_names_every_project_with_its_whole_path_and_a_missing_worker_is_told(
+    site: Site, run_producer: Producer, three_projects: list[int]
+):
+    """Also where no terminal gives a width: then nothing is cut off."""
+    done = run_producer("enqueue", "--dry-run")
+
+    assert done.returncode == 0
+    with site.engine.connect() as conn:
+        paths = dict(conn.execute(text("select project_id, path from projects")).all())
+    for number in three_projects:
+        (line,) = [line for line in lines(done) if str(paths[number]) in line]
+        assert re.match(rf" *{number} +(one|two|three) +1 +1 +\d", line)
+    assert f"No worker is online. Start one: {WORKER_COMMAND}" in lines(done)
+    (follow,) = [line for line in lines(done) if "Follow them: producer collect" in line]
+    assert follow.startswith("Queued 3 projects.")
+
+
+def test_a_plan_on_a_narrow_terminal_keeps_its_numbers(monkeypatch: pytest.MonkeyPatch, capsys: Any):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "70")
+    job = NewJob(project_id=4711, project_name="n" * 60, path="/legacy/" + "p" * 80, files=1234, size_bytes=5)
+    opened = enqueue_room.Opened(run_id=uuid.uuid4(), verb=Verb.MIGRATE, dry_run=False, jobs=(job,))
+
+    Terminal(as_json=False).table(plan_table(opened))
+
+    words = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().err)
+    for shown in ("4711", "1,234", "5 bytes"):
+        assert shown in words
+    assert words.count("p") == 80 + len("project") - len("roject") + len("path") - len("ath")
+
+
+def test_names_cannot_command_the_terminal(capsys: Any):
+    job = NewJob(project_id=1, project_name="\x1b[2J\x1b]0;owned\x07[red]x\r\nnew line", path="/a\x1b[31m\tb")
+    opened = enqueue_room.Opened(run_id=uuid.uuid4(), verb=Verb.MIGRATE, dry_run=False, jobs=(job,))
+
+    Terminal(as_json=False).table(plan_table(opened))
+
+    words = capsys.readouterr().err
+    assert not set(words) & set("\x1b\x07\r\t")
+    assert "[red]x" in words
+    assert len(words.splitlines()) == 3
+
+
+# Surroundings that are not ready --------------------------------------------------------------------------------
+
+
+def test_an_unreachable_database_is_named_without_its_password(run_producer: Producer, closed_port: int):
+    done = run_producer(
+        "enqueue", DATABASE_URL=f"postgresql://somebody:{PASSWORD}@127.0.0.1:{closed_port}/label"
+    )
+
+    assert done.returncode == 5
+    assert lines(done)[0].startswith(f"Database connection failed: 127.0.0.1:{closed_port}: ")
+    assert "Check DATABASE_URL" in lines(done)[1]
+    assert PASSWORD not in done.stderr
+
+
+def test_a_refused_password_is_a_connection_that_failed(site: Site, run_producer: Producer):
+    url = site.engine.url.set(drivername="postgresql", password=PASSWORD)
+
+    done = run_producer("runs", DATABASE_URL=url.render_as_string(hide_password=False))
+
+    assert done.returncode == 5
+    assert lines(done)[0].startswith(f"Database connection failed: {url.host}:{url.port}: ")
+    assert PASSWORD not in done.stderr
+
+
+def test_an_unreachable_broker_ends_the_call_in_seconds_before_anything_is_queued(
+    site: Site, run_producer: Producer, three_projects: list[int], closed_port: int
+):
+    begin = time.monotonic()
+
+    done = run_producer("enqueue", "--wait", REDIS_URL=f"redis://:{PASSWORD}@127.0.0.1:{closed_port}/0")
+
+    assert time.monotonic() - begin < 15
+    assert done.returncode == 5
+    assert lines(done)[0].startswith(f"Broker connection failed: 127.0.0.1:{closed_port}: ")
+    assert PASSWORD not in done.stderr
+    assert runs(site.engine) == []
+
+
+def test_a_broker_that_never_answers_ends_the_call_in_seconds(site: Site, run_producer: Producer):
+    begin = time.monotonic()
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        done = run_producer("enqueue", REDIS_URL=f"redis://127.0.0.1:{port}/0")
+
+    assert time.monotonic() - begin < 20
+    assert done.returncode == 5
+    assert lines(done)[0].startswith(f"Broker connection failed: 127.0.0.1:{port}: ")
+    assert runs(site.engine) == []
+
+
+def test_a_broker_that_goes_away_while_a_run_is_sent_leaves_a_cancelled_run(
+    site: Site, three_projects: list[int], closed_port: int, monkeypatch: pytest.MonkeyPatch
+):
+    def gone(*_: object) -> None:
+        raise BrokerUnavailableError(f"Broker connection failed: 127.0.0.1:{closed_port}")
+
+    monkeypatch.setattr(broker, "send", gone)
+
+    with pytest.raises(BrokerUnavailableError):
+        enqueue_room.enqueue(site.settings, site.engine, dry_run=False)
+
+    assert runs(site.engine) == [("cancelled", 3)]
+    with site.engine.connect() as conn:
+        states = conn.execute(text("select distinct state, outcome ->> 'status' from migration_jobs")).all()
+    assert [tuple(row) for row in states] == [("cancelled", "cancelled")]
+    assert len(three_projects) == 3
+
+
+def test_missing_tables_are_told_with_the_command_that_makes_them(
+    site: Site, empty_database: Engine, run_producer: Producer
+):
+    with empty_database.begin() as conn:
+        conn.execute(text("create table projects (project_id integer primary key)"))
+        conn.execute(text("create table sessions (session_id integer primary key)"))
+    url = empty_database.url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+    done = run_producer("enqueue", DATABASE_URL=url)
+    steps = run_producer("schema", "status", "--json", DATABASE_URL=url)
+
+    assert done.returncode == 5
+    assert "producer schema apply" in lines(done)[0]
+    assert steps.returncode == 5
+    assert {step["state"] for step in json.loads(steps.stdout)} == {"missing"}
+
+
+def test_applying_the_schema_twice_says_that_there_is_nothing_to_apply(run_producer: Producer):
+    done = run_producer("schema", "apply", "--json")
+
+    assert done.returncode == 0
+    assert json.loads(done.stdout) == {"applied": []}
+    assert "Nothing to apply: all tables are there." in done.stderr
+
+
+def test_bad_settings_are_named_with_what_was_expected_and_never_shown(run_producer: Producer):
+    done = run_producer(
+        "enqueue",
+        DATABASE_URL=f"mysql://u:{PASSWORD}@h/d",
+        DATA_DIR="relative/place",
+        HASH_THREADS="many",
+        BWLIMIT="fast",
+        LEASE_S="0",
+    )
+
+    assert done.returncode == 5
+    for name in ("DATABASE_URL", "DATA_DIR", "HASH_THREADS", "BWLIMIT", "LEASE_S"):
+        assert f"{name} is not usable: expected " in lines(done)[0]
+    assert PASSWORD not in done.stderr
+
+
+def test_without_settings_both_ways_out_are_named(site: Site, run_producer: Producer):
+    nothing = dict.fromkeys(("DATABASE_URL", "REDIS_URL", "DATA_DIR"))
+    env = {name: value for name, value in site.env.items() if name not in nothing}
+
+    done = subprocess.run(
+        [sys.executable, "-m", "producer", "status"],
+        cwd=site.folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+
+    assert done.returncode == 5
+    assert "DATABASE_URL and REDIS_URL are not set" in lines(done)[0]
+    assert "producer up" in lines(done)[0]
+
+
+def test_a_report_directory_that_cannot_be_written_is_found_before_anything_is_queued(
+    site: Site, run_producer: Producer, three_projects: list[int]
+):
+    (site.folder / "a file").touch()
+
+    done = run_producer("enqueue", "--wait", "--report-dir", "a file/reports")
+
+    assert done.returncode == 2
+    assert "a file/reports" in lines(done)[0]
+    assert runs(site.engine) == []
+    assert len(three_projects) == 3
+
+
+# Runs and waiting -----------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_nobody_knows_is_a_usage_error(site: Site, run_producer: Producer):
+    none = run_producer("status")
+    unknown = run_producer("collect", "no-such-run", "--json")
+    with site.engine.begin() as conn:
+        for number in (1, 2):
+            conn.execute(
+                text("insert into migration_runs (run_id, verb, dry_run) values (:id, 'migrate', true)"),
+                {"id": uuid.UUID(int=number)},
+            )
+    several = run_producer("collect", "00000000")
+
+    assert [call.returncode for call in (none, unknown, several)] == [2, 2, 2]
+    assert lines(none)[0] == "There is no run yet"
+    assert lines(unknown)[0] == "No run begins with 'no-such-run'"
+    assert lines(several)[0] == "More than one run begins with '00000000'; give more of the id"
+
+
+def test_a_timeout_ends_the_waiting_with_exit_code_8_and_the_run_goes_on(
+    site: Site, run_producer: Producer, three_projects: list[int]
+):
+    done = run_producer("enqueue", "--wait", "--timeout", "0.2", "--json")
+
+    assert done.returncode == 8
+    document = json.loads(done.stdout)
+    assert document["stopped"] == "the time limit of 0.2 s is over"
+    assert document["report_path"] is None
+    assert len(document["plan"]) == len(three_projects)
+    assert (
+        f"Stopped with work left: the time limit of 0.2 s is over. Go on: producer collect {document['run_id'][:8]}"
+        in done.stderr
+    )
+    assert runs(site.engine) == [("running", 3)]
+    assert not list(site.folder.glob("*report*"))
+
+
+def test_ctrl_c_while_waiting_leaves_the_run_and_says_how_to_follow_it(site: Site, three_projects: list[int]):
+    with subprocess.Popen(
+        [sys.executable, "-m", "producer", "enqueue", "--wait", "--json"],
+        cwd=site.folder,
+        env=site.env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as operator:
+        assert operator.stderr is not None
+        seen = ""
+        # The last line before the waiting begins.
+        while "No worker is online" not in seen:
+            seen += (line := operator.stderr.readline())
+            assert line, seen
+
+        operator.send_signal(signal.SIGINT)
+        words, rest = operator.communicate(timeout=DEADLINE_S)
+
+    assert operator.returncode == 130
+    assert words == ""
+    assert rest.splitlines() == ["Interrupted. What is queued goes on; follow it: producer collect"]
+    assert runs(site.engine) == [("running", len(three_projects))]
+
+
+# What a script reads --------------------------------------------------------------------------------------------
+
+
+def test_json_is_exactly_one_document_on_standard_output_and_people_read_standard_error(
+    site: Site, run_producer: Producer, three_projects: list[int]
+):
+    with site.engine.begin() as conn:
+        make_dataset(conn, site.legacy_root, "ab" * 32)
+    calls = [
+        run_producer("enqueue", "--json"),
+        run_producer("status", "--json"),
+        run_producer("runs", "--json"),
+    ]
+
+    queued, status, listed = (json.loads(call.stdout) for call in calls)
+
+    assert [call.returncode for call in calls] == [0, 0, 0], [call.stderr for call in calls]
+    assert all(call.stderr for call in calls)
+    assert status["projects"] == {"total": 3, "ended": 0, "failed": 0, "running": 0, "waiting": 3}
+    assert [run["run_id"] for run in listed] == [queued["run_id"]] == [status["run_id"]]
+    assert [one["project_id"] for one in queued["plan"]] == sorted(three_projects, reverse=True)
+    for call in calls:
+        assert queued["run_id"] in call.stderr
+
+
+@pytest.mark.parametrize("name", [" ".join(words) for words, _ in commands(app)])
+def test_help_of_every_verb_shows_an_example_and_its_exit_codes(name: str):
+    shown: Result = CliRunner().invoke(app, [*name.split(), "--help"], terminal_width=200)
+
+    assert shown.exit_code == 0
+    assert f"Example: producer {name}" in " ".join(shown.output.split())
+    assert EXIT_CODES in " ".join(shown.output.split())
+
+
+def test_a_misspelt_option_is_a_usage_error(run_producer: Producer):
+    done = run_producer("enqueue", "--dryrun")
+
+    assert done.returncode == 2
+    assert "--dryrun" in " ".join(lines(done))
