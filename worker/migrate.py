@@ -93,7 +93,13 @@ def _store(job: Job, tree: HashedTree) -> Outcome:
         job.heartbeat.enter("store", digest)
         target = _place_for(job, tree)
         stored = store_tree(
-            job.store, tree, target, job.attempt_name, job.tools.threads, job.heartbeat.advance
+            job.store,
+            tree,
+            target,
+            job.attempt_name,
+            job.tools.threads,
+            job.heartbeat.advance,
+            job.tools.pace,
         )
         claim.ping()
         job.heartbeat.enter("convert", digest)

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from worker.blobs.digest import Algorithm, Signature, digest_of
 from worker.blobs.manifest import Directory, Entry, File, Manifest
-from worker.blobs.store import Source, Store, remove_tree
+from worker.blobs.store import Source, Store
 from worker.ingest import Advance, HashedTree, hash_tree
 from worker.scan import Roots, scan
 
@@ -133,8 +133,11 @@ def passable_folder() -> Iterator[Path]:
     try:
         yield folder
     finally:
-        if folder.exists():
-            remove_tree(str(folder)) if os.geteuid() else shutil.rmtree(folder)
+        for above, names, _ in os.walk(folder):
+            for name in names:
+                if not os.path.islink(os.path.join(above, name)):
+                    os.chmod(os.path.join(above, name), 0o700)
+        shutil.rmtree(folder)
 
 
 def as_ordinary_user(call: Callable[[], T]) -> T:
