@@ -3,14 +3,14 @@
 import sys
 
 from rich.console import Console
-from rich.markup import escape
 
-from producer.cli import Exit, app, exit_code
+from producer.cli import app, exit_code
+from producer.terminal import escape
 from worker.errors import MigratorError
 
 
 def main() -> None:
-    """Run a verb. Errors of ours are printed with their remedy; Ctrl-C leaves the run as it is."""
+    """Run a verb; errors of ours are printed with their remedy."""
     people = Console(stderr=True, soft_wrap=True, highlight=False)
     try:
         app()
@@ -18,9 +18,6 @@ def main() -> None:
         people.print(f"[red]{escape(str(error))}[/]")
         people.print(f"[dim]{escape(error.remedy)}[/]")
         sys.exit(exit_code(error))
-    except KeyboardInterrupt:
-        people.print("Interrupted. The run goes on with its workers; follow it: producer collect")
-        sys.exit(Exit.INTERRUPTED)
 
 
 if __name__ == "__main__":

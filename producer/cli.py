@@ -16,13 +16,21 @@ from producer.collect import Collected
 from producer.collect import collect as collect_outcomes
 from producer.enqueue import Opened
 from producer.report import RunFacts
-from producer.terminal import Terminal, left_out_lines, plan_table, report_lines, runs_table, status_lines
+from producer.terminal import (
+    Terminal,
+    escape,
+    left_out_lines,
+    plan_table,
+    report_lines,
+    runs_table,
+    status_lines,
+)
 from worker import log
 from worker import settings as settings_module
 from worker.db import engine as engine_module
 from worker.db import ledger, schema
 from worker.db.ledger import Run
-from worker.errors import SessionsDifferError, StoredBytesMismatchError, UsageError
+from worker.errors import BrokerUnavailableError, SessionsDifferError, StoredBytesMismatchError, UsageError
 from worker.settings import Settings
 
 WORKER_COMMAND = "celery -A worker.app worker --concurrency 2 -E"
@@ -94,9 +102,7 @@ Timeout = Annotated[
         "--timeout", metavar="S", min=0, help="Stop following after S seconds; the run itself goes on."
     ),
 ]
-RunArgument = Annotated[
-    str, typer.Argument(metavar="[RUN]", help="A run id, the beginning of one, or latest.")
-]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run id, the beginning of one, or latest.")]
 
 
 @schema_app.command("apply", epilog=_epilog("producer schema apply"))
@@ -292,7 +298,10 @@ def demo(
 
 @contextmanager
 def _surroundings(*, needs_schema: bool = True) -> Iterator[tuple[Settings, Engine]]:
-    """Settings and an engine, checked; whatever is not ready says so as an error with exit code 5."""
+    """Settings and an engine, checked; whatever is not ready says so as an error with exit code 5.
+
+    Ctrl-C anywhere inside ends the program, never the run.
+    """
     settings = settings_module.load()
     log.configure(log_format=settings.log_format, level=settings.log_level)
     engine = engine_module.connect(settings.sqlalchemy_url, application_name="label-migrator producer")
@@ -300,6 +309,10 @@ def _surroundings(*, needs_schema: bool = True) -> Iterator[tuple[Settings, Engi
         if needs_schema:
             schema.require(engine)
         yield settings, engine
+    except KeyboardInterrupt:
+        # Typer would end with the same code, but without a word about the run.
+        Terminal(as_json=False).say("Interrupted. What is queued goes on; follow it: producer collect")
+        raise typer.Exit(Exit.INTERRUPTED) from None
     finally:
         engine.dispose()
 
@@ -316,8 +329,16 @@ def _show_plan(terminal: Terminal, settings: Settings, opened: Opened, *, nothin
         terminal.say(nothing)
     for line in left_out_lines(opened):
         terminal.say(line)
-    if any(not job.skipped for job in opened.jobs) and not broker.workers_online(settings):
+    if any(not job.skipped for job in opened.jobs) and not _somebody_works(settings):
         terminal.say(f"[yellow]No worker is online.[/] Start one: {WORKER_COMMAND}")
+
+
+def _somebody_works(settings: Settings) -> bool:
+    """Is a worker online? If the broker cannot say so now, there is nothing to warn of: the run is queued already."""
+    try:
+        return bool(broker.workers_online(settings))
+    except BrokerUnavailableError:
+        return True
 
 
 def _finish_enqueue(
@@ -383,7 +404,7 @@ def _collect(
     path = report.write(document, report_dir, run.verb, datetime.now(UTC), html=report_html.render(document))
     for line in report_lines(document):
         terminal.say(line)
-    terminal.say(f"Report: {path}")
+    terminal.say(f"Report: {escape(str(path))}")
     # The whole report is in its file; here is what a script decides by.
     counts = {
         key: value for key, value in document.items() if key not in {"details", "selection", "warnings"}

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
+from rich.markup import escape as escape_markup
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
@@ -19,9 +19,15 @@ from worker.db.ledger import Progress
 from worker.messages import Verb
 
 _LINE_EVERY_S = 10.0
-_LOG_WIDTH = 200
+_WIDTH_OF_FILES = 10_000
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 _ROWS = 40
 """A plan of thousands of projects is a file to read, not a screen; --json has them all."""
+
+
+def escape(text: str) -> str:
+    """Text of others as it may stand in a line for people: it can neither style the line nor command the terminal."""
+    return escape_markup(text.translate(_CONTROLS))
 
 
 class Terminal:
@@ -31,13 +37,14 @@ class Terminal:
         self.as_json = as_json
         self.people = Console(stderr=True, soft_wrap=True, highlight=False)
         if not self.people.is_terminal:
-            # A log has no width; a table cut to 80 columns would lose its words.
-            self.people.width = _LOG_WIDTH
+            # In a file or a pipe nothing has to fit: a path stays on one line, whole.
+            self.people.width = _WIDTH_OF_FILES
 
     def document(self, value: Mapping[str, Any] | Sequence[Any]) -> None:
         """One JSON document on standard output, only when it was asked for."""
         if self.as_json:
-            sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+            # In ASCII, so that no encoding of the terminal can refuse it when the work is done already.
+            sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
     def say(self, text: str) -> None:
         """A line for people; the text may carry rich's markup."""
@@ -63,12 +70,10 @@ def plan_table(opened: Opened) -> Table:
         title=f"Run {opened.run_id}", title_justify="left", box=None, pad_edge=False, header_style="bold"
     )
     for heading in ("project", "sessions", "files", "size"):
-        # Numbers are never cut; names and paths give way on a narrow terminal.
-        table.add_column(
-            heading, justify="right", no_wrap=True, min_width=16 if heading == "size" else len(heading)
-        )
-    table.add_column("name", no_wrap=True, overflow="ellipsis", max_width=36)
-    table.add_column("path", overflow="fold")
+        # Numbers are never cut; names and paths give way on a narrow terminal, by more lines.
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("name", overflow="fold", min_width=12, max_width=36)
+    table.add_column("path", overflow="fold", min_width=20)
     waiting = [job for job in opened.jobs if not job.skipped]
     for job in waiting[:_ROWS]:
         table.add_row(

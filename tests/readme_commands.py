@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from producer.cli import app
 
@@ -30,13 +30,24 @@ def _commands(command: object, words: list[str]) -> Iterator[tuple[list[str], Ty
 
 
 def section() -> str:
-    """The section as it should be, from marker to marker: usage and first sentence of each verb."""
-    lines = [BEGIN, "<!-- written by: python -m tests.readme_commands --write -->"]
-    for words, command in commands(app):
-        context = command.context_class(command, info_name=" ".join(["producer", *words]))
-        usage = command.get_usage(context).removeprefix("Usage: ")
-        lines += ["", f"`{' '.join(usage.split())}`", f": {_first_sentence(command.help or '')}"]
-    return "\n".join([*lines, "", END])
+    """The section as it should be, from marker to marker: how each verb is called, and its first sentence."""
+    rows = [
+        f"| `{_usage(words, command)}` | {_first_sentence(command.help or '')} |"
+        for words, command in commands(app)
+    ]
+    return "\n".join([BEGIN, "| command | does |", "|---|---|", *rows, END])
+
+
+def _usage(words: list[str], command: TyperCommand) -> str:
+    parts = [_part(param) for param in command.params if isinstance(param, TyperOption | TyperArgument)]
+    return " ".join(["producer", *words, *parts])
+
+
+def _part(param: TyperOption | TyperArgument) -> str:
+    if isinstance(param, TyperArgument):
+        return param.metavar or "" if param.required else f"[{param.metavar}]"
+    value = "" if param.is_flag else f" {param.metavar or (param.name or '').upper()}"
+    return f"[{param.opts[0]}{value}]{'…' if param.multiple else ''}"
 
 
 def _first_sentence(text: str) -> str:

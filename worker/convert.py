@@ -2,26 +2,51 @@
 
 import json
 import os
+import random
+import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 from sqlalchemy import Connection, Engine
 
+from worker import log
 from worker.blobs.manifest import Directory, Manifest
 from worker.db import datasets, ledger, projects, sessions
 from worker.db.datasets import Dataset, RawSession
 from worker.db.projects import Project
 from worker.db.sessions import Session
-from worker.errors import DatasetGoneError, NothingToDoError, ProjectChangedError
+from worker.errors import (
+    DatabaseBusyError,
+    DatasetGoneError,
+    NothingToDoError,
+    ProjectChangedError,
+    ProjectError,
+)
 from worker.ingest import LABELS, HashedTree
 from worker.messages import Outcome, Warning_
+from worker.sessions_csv import RECORDING
+
+_log = log.get(__name__)
 
 MIGRATED_FROM = "legacy"
 """The value of `migrated_from` by which Label's own tools recognise a converted project."""
+
+_PATIENCE_S = 30.0
+"""How long a transaction is tried again that gave way to people."""
+
+T = TypeVar("T")
+
+
+class SessionNameRefusedError(ProjectError):
+    """A session reads from a place that its name alone leads to, and which is no directory of the project's own."""
+
+    remedy: ClassVar[str] = (
+        "Give the session the name of its directory, or its directory as parent path; then enqueue the project again."
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +65,7 @@ class Plan:
     """What a conversion does to a project's sessions, and what it leaves alone."""
 
     sessions: tuple[SessionPlan, ...]
+    left_alone: tuple[Session, ...]
     warnings: tuple[Warning_, ...]
 
     @property
@@ -60,10 +86,13 @@ def plan_sessions(project_path: str, rows: Sequence[Session], tree: HashedTree) 
 
     A session without a parent path becomes the records 0 to N of its own directory, because with open offsets Label's
     model scoring would drop the last record and later splits would get no offsets. A split child keeps its offsets. A
-    row that cannot be judged is left alone, with a warning that names it.
+    row that cannot be judged is left alone, with a warning that names it. Raises `SessionNameRefusedError` for one that
+    would become unreadable by that.
     """
     names = frozenset(tree.scan.session_names)
+    directories = _plain_directories(tree)
     plans: list[SessionPlan] = []
+    left_alone: list[Session] = []
     warnings: list[Warning_] = [
         Warning_(session=name, message=f"{LABELS} is not text; the file is kept, the column stays empty")
         for name in sorted(tree.unreadable_labels)
@@ -73,22 +102,35 @@ def plan_sessions(project_path: str, rows: Sequence[Session], tree: HashedTree) 
             Warning_(message=f"{tree.scan.links} symbolic links were stored as what they point to")
         )
     for row in rows:
-        child = bool(row.parent_session_data_path)
-        raw_name = _child_of(row.parent_session_data_path or "", project_path) if child else row.session_name
-        if raw_name is None:
-            warnings.append(
-                _left_alone(
-                    row,
-                    f"its parent path is not directly below the project's: {row.parent_session_data_path}",
-                )
-            )
-        elif raw_name not in names:
-            warnings.append(_left_alone(row, f"its directory is missing: {raw_name}"))
-        else:
-            plan = _plan(row, raw_name, tree.records.get(raw_name), child=child)
+        parent = row.parent_session_data_path
+        raw_name = _own_directory(parent, project_path, directories) if parent else row.session_name
+        if raw_name in names:
+            plan = _plan(row, raw_name, tree.records.get(raw_name), child=bool(parent))
             plans.append(plan)
             warnings.extend(_doubts(plan, tree.records.get(raw_name)))
-    return Plan(sessions=tuple(plans), warnings=tuple(warnings))
+            continue
+        if not parent:
+            _check_name(row, tree)
+        left_alone.append(row)
+        warnings.append(
+            _left_alone(row, f"its parent path is not directly below the project's: {parent}")
+            if raw_name is None
+            else _left_alone(row, f"its directory is missing: {raw_name}")
+        )
+    return Plan(sessions=tuple(plans), left_alone=tuple(left_alone), warnings=tuple(warnings))
+
+
+def when_free(transaction: Callable[[], T]) -> T:
+    """Do a transaction; when it gave way to somebody else's, do it again, a little later."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            return transaction()
+        except DatabaseBusyError as error:
+            if time.monotonic() > deadline:
+                raise
+            _log.info("gave_way", reason=str(error))
+            time.sleep(random.uniform(0.02, 0.2))  # noqa: S311 - so that two who gave way do not meet again
 
 
 def convert(
@@ -102,11 +144,22 @@ def convert(
 ) -> Outcome:
     """Turn the project into one that refers to the dataset, and end its job, in one transaction.
 
-    Locks, in this order: the dataset's row, the project's row, its sessions. `create_at` is the published tree when the caller
-    holds the claim and the dataset's row may have to be made; None means the row must be there (`DatasetGoneError`
-    otherwise). Raises `NothingToDoError` for a project that is gone or converted, `ProjectChangedError` for one with
+    Locks, in this order: the dataset's row, the project's row, its sessions; for the latter two it gives way to people.
+    `create_at` is the published tree when the caller holds the claim and the dataset's row may have to be made; None
+    means the row must be there (`DatasetGoneError` otherwise). Raises `NothingToDoError` for a project that is gone or converted, `ProjectChangedError` for one with
     another path, `LeaseLostError` when the job has another holder. A crash anywhere leaves the project as it was.
     """
+    return when_free(lambda: _convert(engine, lease, tree, outcome, create_at, store_root))
+
+
+def _convert(
+    engine: Engine,
+    lease: ledger.Lease,
+    tree: HashedTree,
+    outcome: Outcome,
+    create_at: Path | None,
+    store_root: Path,
+) -> Outcome:
     with engine.begin() as conn:
         dataset = datasets.lock(conn, tree.manifest.digest)
         created = dataset is None
@@ -114,8 +167,9 @@ def convert(
             if create_at is None:
                 raise DatasetGoneError(f"Dataset {tree.manifest.digest[:12]} is not there any more")
             dataset = _add_dataset(conn, lease, tree, create_at, store_root)
+        projects.give_way(conn)
         project = check_still_legacy(projects.lock(conn, lease.ref.project_id), lease, conn)
-        rows = sessions.of_project(conn, project.project_id)
+        rows = sessions.lock_of_project(conn, project.project_id)
         plan = plan_sessions(project.path or "", rows, tree)
         _write_rows(conn, lease, dataset, tree, plan)
         converted = outcome.with_changes(
@@ -188,7 +242,12 @@ def _write_rows(
         dataset_id=dataset.dataset_id,
         dataset_hash=dataset.dataset_hash,
         written=written,
-        made={"ref_id": ref_id, "split_config_ids": sorted(config_ids.values()), "sessions": changes},
+        made={
+            "ref_id": ref_id,
+            "split_config_ids": sorted(config_ids.values()),
+            "sessions": changes,
+            "left_alone": [{"session_id": row.session_id, "before": row.values()} for row in plan.left_alone],
+        },
         tree_attributes=tree_attributes(tree),
     )
     sessions.write(conn, [{"session_id": change["session_id"], **change["after"]} for change in changes])
@@ -282,12 +341,40 @@ def _left_alone(row: Session, reason: str) -> Warning_:
     )
 
 
-def _child_of(path: str, directory: str) -> str | None:
-    """The one component by which `path` goes below `directory`; None when it is anything else."""
-    parent, name = os.path.split(_normal(path))
-    return name if name and parent == _normal(directory) else None
+def _own_directory(path: str, project_path: str, directories: Collection[str]) -> str | None:
+    """The one component by which an absolute path goes below the project's; None when it is anything else.
+
+    A comparison of texts, without double slashes and dots. `..` undoes the component before it only where that is one of
+    `directories`: behind a link it leads elsewhere, and behind nothing nowhere.
+    """
+    prefix, parts = _components(project_path), _components(path)
+    if not path.startswith("/") or parts[: len(prefix)] != prefix:
+        return None
+    below: list[str] = []
+    for part in parts[len(prefix) :]:
+        if part != "..":
+            below.append(part)
+        elif "/".join(below) in directories:
+            below.pop()
+        else:
+            return None
+    return below[0] if len(below) == 1 else None
 
 
-def _normal(path: str) -> str:
-    """Without double slashes, dots and a slash at the end; links are not looked at."""
-    return "/" + os.path.normpath(path).lstrip("/")
+def _components(path: str) -> list[str]:
+    return [part for part in path.split("/") if part not in {"", "."}]
+
+
+def _plain_directories(tree: HashedTree) -> frozenset[str]:
+    """The directories that are known to be no links: all of them, or none where the tree has any link."""
+    return frozenset() if tree.scan.links else frozenset(entry.path for entry in tree.scan.directories)
+
+
+def _check_name(row: Session, tree: HashedTree) -> None:
+    """A session without a parent path reads from the project's path joined with its name, whatever that is."""
+    name = row.session_name
+    place = os.path.normpath(os.path.join(name, RECORDING))
+    if place in tree.sources or name.startswith("/") or ".." in name.split("/"):
+        raise SessionNameRefusedError(
+            f"Session {row.session_id} would lose its recording: its name {name!r} is not that of a session directory"
+        )

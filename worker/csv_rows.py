@@ -1,5 +1,7 @@
 """Counting the records of a CSV from the bytes that pass by while it is hashed. Parses nothing; says when in doubt."""
 
+import threading
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,6 +15,16 @@ _DIGITS_BEGIN = 0x2D
 _HEAD_BYTES = 1 << 16
 """The longest beginning that is kept; a file whose first two lines are longer is no recording."""
 
+_local = threading.local()
+
+
+def _matches() -> NDArray[np.bool_]:
+    """This thread's own room for comparisons: a counter outlives its file, and there is one for each session."""
+    if not hasattr(_local, "matches"):
+        _local.matches = np.empty(CHUNK_BYTES, dtype=np.bool_)
+    matches: NDArray[np.bool_] = _local.matches
+    return matches
+
 
 class RowCounter:
     """Counts newlines and commas. In a plain CSV they are the only bytes below `-` and each line has as many commas as the
@@ -25,7 +37,6 @@ class RowCounter:
     """
 
     def __init__(self) -> None:
-        self._matches = np.empty(CHUNK_BYTES, dtype=np.bool_)
         self._newlines = 0
         self._commas = 0
         self._head = b""
@@ -38,7 +49,7 @@ class RowCounter:
         if not self._plain or not chunk:
             return
         values: NDArray[np.uint8] = np.frombuffer(chunk, dtype=np.uint8)
-        matches = self._matches[: len(values)]
+        matches = _matches()[: len(values)]
         newlines = int(np.count_nonzero(np.equal(values, _NEWLINE, out=matches)))
         commas = int(np.count_nonzero(np.equal(values, _COMMA, out=matches)))
         below_digits = int(np.count_nonzero(np.less(values, _DIGITS_BEGIN, out=matches)))

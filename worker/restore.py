@@ -5,7 +5,7 @@ import errno
 import json
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from worker.blobs.digest import Signature, new_buffer, new_hasher, printable, read_chunks
 from worker.blobs.manifest import Directory, File, Manifest
@@ -36,14 +36,14 @@ def restore_tree(
 
     Everything is built under a temporary name beside it and published by one rename, which never replaces anything. Links of the
     former tree come back as what they pointed to. Raises `StoredBytesMismatchError` for stored bytes that are not
-    those of their digest, `RollbackRefusedError` when the place cannot be written.
+    those of their digest, `RollbackRefusedError` when the place cannot be written. A crash leaves a hidden directory
+    beside the place; the job's next attempt removes it.
     """
-    target = os.path.normpath(legacy_path)
-    parent = os.path.dirname(target)
-    check_place(legacy_path, os.path.join(os.path.realpath(parent), os.path.basename(target)), roots)
-    building = os.path.join(parent, f".{os.path.basename(target)[:200]}.restoring-{attempt}")
+    target = _target(legacy_path, roots)
+    building = building_place(target, attempt)
     try:
-        os.makedirs(parent, exist_ok=True)
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        _remove_leftovers(building)
         os.mkdir(building, 0o700)
         try:
             _fill(store, manifest, json.loads(zlib.decompress(attributes)), building, advance)
@@ -57,6 +57,45 @@ def restore_tree(
         raise RollbackRefusedError(
             f"Cannot restore {printable(target)}: {where}: {error.strerror}"
         ) from error
+
+
+def rehearse_restore(
+    store: Store, manifest: Manifest, legacy_path: str, roots: Roots, advance: Callable[[int, int], None]
+) -> None:
+    """Raise what `restore_tree` would raise, as far as that can be told without writing: bytes, place, permission."""
+    target = _target(legacy_path, roots)
+    above = os.path.dirname(target)
+    while not os.path.lexists(above):
+        above = os.path.dirname(above)
+    if not os.path.isdir(above) or not os.access(above, os.W_OK | os.X_OK):
+        raise RollbackRefusedError(
+            f"Cannot restore {printable(target)}: {printable(above)} cannot be written"
+        )
+    for file in {file.digest: file for file in manifest.files}.values():
+        for _ in _proved(store, file):
+            pass
+        advance(1, file.size_bytes)
+
+
+def building_place(target: str, attempt: str) -> str:
+    """Where an attempt builds: beside its target, under a name that does not grow with the target's."""
+    return os.path.join(os.path.dirname(target), f".restoring-{attempt}")
+
+
+def _target(legacy_path: str, roots: Roots) -> str:
+    target = os.path.normpath(legacy_path)
+    parent, name = os.path.split(target)
+    check_place(legacy_path, os.path.join(os.path.realpath(parent), name), roots)
+    return target
+
+
+def _remove_leftovers(building: str) -> None:
+    """Remove what earlier attempts of this job left when they died: a sleeping one that wakes up fails, and its lease is gone."""
+    parent, name = os.path.split(building)
+    job = name.rpartition("-")[0] + "-"
+    for other in os.listdir(parent):
+        if other.startswith(job):
+            remove_tree(os.path.join(parent, other))
 
 
 def _fill(
@@ -84,18 +123,24 @@ def _fill(
 
 def _write_file(store: Store, file: File, target: str, mode: int, mtime_ns: int) -> None:
     """Copy one blob, proving it on the way: a copy, never a link, because the application rewrites legacy files."""
+    with open(target, "xb") as copy:
+        for chunk in _proved(store, file):
+            copy.write(chunk)
+    _set_attributes(target, mode, mtime_ns)
+
+
+def _proved(store: Store, file: File) -> Iterator[memoryview]:
+    """A blob's bytes; raises `StoredBytesMismatchError`, at the end at the latest, unless they are those of its digest."""
     blob = store.blob_path(file.digest)
     hasher = new_hasher(store.algorithm)
-    with open(target, "xb") as copy:
-        try:
-            for chunk in read_chunks(blob, Signature.of(os.lstat(blob)), new_buffer()):
-                hasher.update(chunk)
-                copy.write(chunk)
-        except (EntryUnreadableError, SourceChangedError, FileNotFoundError) as error:
-            raise StoredBytesMismatchError(f"Blob {file.digest} cannot be read: {error}") from error
+    try:
+        for chunk in read_chunks(blob, Signature.of(os.lstat(blob)), new_buffer()):
+            hasher.update(chunk)
+            yield chunk
+    except (EntryUnreadableError, SourceChangedError, FileNotFoundError) as error:
+        raise StoredBytesMismatchError(f"Blob {file.digest} cannot be read: {error}") from error
     if hasher.hexdigest() != file.digest:
         raise StoredBytesMismatchError(f"Blob {file.digest} does not have the bytes its digest promises")
-    _set_attributes(target, mode, mtime_ns)
 
 
 def _set_attributes(path: str, mode: int, mtime_ns: int) -> None:
@@ -105,13 +150,23 @@ def _set_attributes(path: str, mode: int, mtime_ns: int) -> None:
 
 def _publish(building: str, target: str) -> bool:
     """Rename without replacing: an ordinary rename would take the place of an empty directory."""
-    if (
-        _libc.renameat2(_AT_FDCWD, os.fsencode(building), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE)
-        != 0
-    ):
-        number = ctypes.get_errno()
-        if number == errno.EEXIST:
+    number = _rename_noreplace(building, target)
+    if number == errno.EINVAL:
+        # Not every file system knows the flag (NFS does not). Without it a directory that comes within this instant is
+        # replaced if it is empty; anything else still stops the rename.
+        if os.path.lexists(target):
             return False
+        os.rename(building, target)
+    elif number == errno.EEXIST:
+        return False
+    elif number:
         raise OSError(number, os.strerror(number), target)
     sync_file_system(os.path.dirname(target))
     return True
+
+
+def _rename_noreplace(source: str, target: str) -> int:
+    """renameat2(2) with RENAME_NOREPLACE; 0, or the number of the error."""
+    names = os.fsencode(source), os.fsencode(target)
+    failed = _libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_NOREPLACE)
+    return ctypes.get_errno() if failed else 0

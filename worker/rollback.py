@@ -13,8 +13,14 @@ from worker.errors import LegacyPathMissingError, NothingToDoError, RollbackRefu
 from worker.ingest import hash_tree
 from worker.job import Job, Tools, run_job
 from worker.messages import JobRef, Outcome, Status
-from worker.restore import restore_tree
-from worker.revert import check_config, check_still_converted, revert
+from worker.restore import rehearse_restore, restore_tree
+from worker.revert import (
+    check_config,
+    check_still_converted,
+    plan_return,
+    revert,
+    without_references_to_nothing,
+)
 from worker.scan import scan
 
 _log = log.get(__name__)
@@ -59,25 +65,50 @@ def _conversion(job: Job) -> Conversion:
 
 
 def _rebuild_if_gone(job: Job, conversion: Conversion, manifest: Manifest) -> str | None:
-    """Rebuild the legacy directory when it is gone and the operator asked for that; what was done, None if it is there."""
+    """Rebuild the legacy directory when it is gone and the operator asked for that; what was done, None if it is there.
+
+    A project may lie inside another one's directory. Were only the inner one rebuilt, the outer one's place would be
+    taken, so what is gone around it is rebuilt first, and usually brings it along.
+    """
     path = conversion.legacy_path
     if os.path.lexists(path):
         return None
     if not job.lease.options.get("options", {}).get("restore_files"):
         raise LegacyPathMissingError(f"Legacy path no longer exists: {printable(path)}")
-    if job.lease.dry_run:
-        return f"would rebuild {len(manifest.files)} files from the store"
     job.heartbeat.enter("restore", conversion.dataset_hash)
-    made = restore_tree(
-        job.store,
-        manifest,
-        conversion.tree_attributes,
-        path,
-        job.attempt_name,
-        job.tools.roots,
-        job.heartbeat.advance,
-    )
-    return f"rebuilt {len(manifest.files)} files from the store" if made else None
+    for outer in _gone_around(job, conversion):
+        if job.lease.dry_run or not os.path.lexists(outer.legacy_path):
+            _rebuild(job, outer, job.store.read_manifest(outer.dataset_hash))
+    if os.path.lexists(path):
+        return None
+    made = _rebuild(job, conversion, manifest)
+    would = "would rebuild" if job.lease.dry_run else "rebuilt"
+    return f"{would} {len(manifest.files)} files from the store" if made else None
+
+
+def _rebuild(job: Job, conversion: Conversion, manifest: Manifest) -> bool:
+    """Rebuild one directory, or rehearse it; False when something came to its place meanwhile."""
+    path, roots, advance = conversion.legacy_path, job.tools.roots, job.heartbeat.advance
+    if job.lease.dry_run:
+        rehearse_restore(job.store, manifest, path, roots, advance)
+        return True
+    attributes = conversion.tree_attributes
+    return restore_tree(job.store, manifest, attributes, path, job.attempt_name, roots, advance)
+
+
+def _gone_around(job: Job, conversion: Conversion) -> list[Conversion]:
+    """Other converted projects whose directory, which is gone, too, contained this one's; the outermost first."""
+    inner = os.path.normpath(conversion.legacy_path)
+    with job.engine.connect() as conn:
+        gone = [
+            other.project_id
+            for other in projects.converted(conn)
+            if other.legacy_path is not None
+            and inner.startswith(os.path.normpath(other.legacy_path).rstrip("/") + "/")
+            and not os.path.lexists(other.legacy_path)
+        ]
+        found = projects.active_conversions(conn, gone)
+    return sorted(found.values(), key=lambda other: len(os.path.normpath(other.legacy_path)))
 
 
 def _compare(job: Job, conversion: Conversion, manifest: Manifest) -> None:
@@ -126,7 +157,10 @@ def _foretell(job: Job, conversion: Conversion, rebuilt: str | None) -> Outcome:
     outcome = job.outcome(Status.WOULD_ROLL_BACK, rebuilt or "its legacy directory is unchanged")
     with job.engine.begin() as conn:
         rows = sessions.of_project(conn, job.project_id)
-        foretold = _of_dataset(outcome, conversion).with_changes(sessions_count=len(rows))
+        plan = without_references_to_nothing(conn, plan_return(conversion, None, rows), rows)
+        foretold = _of_dataset(outcome, conversion).with_changes(
+            sessions_count=len(rows), warnings=plan.warnings
+        )
         ledger.end_job(conn, job.lease, foretold)
     return foretold
 

@@ -199,10 +199,10 @@ class _Walk:
             raise EntryRefusedError(
                 f"Link cannot be followed ({error.strerror}): {printable(path)}"
             ) from error
-        if real in chain:
-            raise EntryRefusedError(f"Link leads to a directory that contains it: {printable(path)}")
         if not any(_is_within(real, root) for root in self.roots.allowed):
             raise EntryRefusedError(f"Link leaves LEGACY_ROOTS: {printable(path)} -> {printable(real)}")
+        if any(step == real or step.startswith(real.rstrip("/") + "/") for step in chain):
+            raise EntryRefusedError(f"Link leads to a directory that contains it: {printable(path)}")
         try:
             _check_apart_from_store(real, self.roots, f"Link {printable(path)}")
         except PathRefusedError as error:

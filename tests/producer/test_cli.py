@@ -1,6 +1,11 @@
-"""The command line as an operator meets it: exit codes, messages and JSON, by real processes on real servers."""
+"""The command line as an operator meets it: exit codes, messages and JSON, on real servers.
+
+`call` runs the program's `main` in this process, because a new one spends a second on imports; where a process makes a
+difference (signals, encodings, an empty environment) there is one.
+"""
 
 import json
+import logging
 import re
 import signal
 import socket
@@ -19,6 +24,7 @@ from typer.testing import CliRunner
 
 from producer import broker
 from producer import enqueue as enqueue_room
+from producer.__main__ import main
 from producer.cli import EXIT_CODES, WORKER_COMMAND, app
 from producer.terminal import Terminal, plan_table
 from tests.conftest import Site
@@ -30,10 +36,40 @@ from worker.messages import Verb
 
 pytestmark = pytest.mark.stack
 
-Producer = Callable[..., subprocess.CompletedProcess[str]]
+Call = Callable[..., subprocess.CompletedProcess[str]]
 
 PASSWORD = "hunter2secret"  # noqa: S105 - what must not be seen again
 DEADLINE_S = 60.0
+
+
+@pytest.fixture
+def call(
+    site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], _logging_as_it_was: None
+) -> Call:
+    """Call `producer` with the site's settings: `call("enqueue", "--wait", LEASE_S="2")`."""
+
+    def call(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
+        with monkeypatch.context() as patch:
+            patch.chdir(site.folder)
+            patch.setattr(sys, "argv", ["producer", *args])
+            for name, value in {**site.env, **env}.items():
+                patch.setenv(name, value)
+            with pytest.raises(SystemExit) as ended:
+                main()
+        out, err = capsys.readouterr()
+        return subprocess.CompletedProcess(args, int(ended.value.code or 0), out, err)
+
+    return call
+
+
+@pytest.fixture
+def _logging_as_it_was() -> Iterator[None]:
+    """Take back that the program sends all logging to its own standard error."""
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    yield
+    root.handlers[:], level = before
+    root.setLevel(level)
 
 
 @pytest.fixture
@@ -74,7 +110,7 @@ def lines(done: subprocess.CompletedProcess[str]) -> list[str]:
 
 
 def test_ids_that_cannot_be_migrated_are_a_usage_error_that_names_each_and_opens_no_run(
-    site: Site, run_producer: Producer, three_projects: list[int]
+    site: Site, call: Call, three_projects: list[int]
 ):
     with site.engine.begin() as conn:
         migrated = make_project(
@@ -92,12 +128,14 @@ def test_ids_that_cannot_be_migrated_are_a_usage_error_that_names_each_and_opens
         0: "ids begin at 1",
         -7: "ids begin at 1",
         4711: "no such project",
+        10**12: "no such project",
+        10**30: "no such project",
         migrated: "already migrated",
         based: "dataset-based, never was a legacy project",
     }
     chosen = [f"--project-id={number}" for number in (*three_projects, *wrong)]
 
-    done = run_producer("enqueue", *chosen, "--exclude", "4712", "--exclude", str(three_projects[0]))
+    done = call("enqueue", *chosen, "--exclude", "4712", "--exclude", str(three_projects[0]))
 
     assert done.returncode == 2
     message = lines(done)[0]
@@ -110,11 +148,11 @@ def test_ids_that_cannot_be_migrated_are_a_usage_error_that_names_each_and_opens
 
 
 def test_excluded_projects_and_those_beyond_the_limit_are_left_out_with_the_reason(
-    site: Site, run_producer: Producer, three_projects: list[int]
+    site: Site, call: Call, three_projects: list[int]
 ):
     first, second, third = three_projects
 
-    done = run_producer("enqueue", "--exclude", str(first), "--limit", "1", "--json")
+    done = call("enqueue", "--exclude", str(first), "--limit", "1", "--json")
 
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
@@ -129,26 +167,26 @@ def test_excluded_projects_and_those_beyond_the_limit_are_left_out_with_the_reas
 
 
 def test_the_plan_names_every_project_with_its_whole_path_and_a_missing_worker_is_told(
-    site: Site, run_producer: Producer, three_projects: list[int]
+    site: Site, call: Call, three_projects: list[int]
 ):
     """Also where no terminal gives a width: then nothing is cut off."""
-    done = run_producer("enqueue", "--dry-run")
+    done = call("enqueue", "--dry-run")
 
     assert done.returncode == 0
     with site.engine.connect() as conn:
         paths = dict(conn.execute(text("select project_id, path from projects")).all())
     for number in three_projects:
         (line,) = [line for line in lines(done) if str(paths[number]) in line]
-        assert re.match(rf" *{number} +(one|two|three) +1 +1 +\d", line)
+        assert re.match(rf" *{number} +1 +1 +\d+ bytes +(one|two|three) +/", line)
     assert f"No worker is online. Start one: {WORKER_COMMAND}" in lines(done)
     (follow,) = [line for line in lines(done) if "Follow them: producer collect" in line]
     assert follow.startswith("Queued 3 projects.")
 
 
-def test_a_plan_on_a_narrow_terminal_keeps_its_numbers(monkeypatch: pytest.MonkeyPatch, capsys: Any):
+def test_a_plan_on_a_narrow_terminal_is_shown_whole(monkeypatch: pytest.MonkeyPatch, capsys: Any):
     monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "70")
-    job = NewJob(project_id=4711, project_name="n" * 60, path="/legacy/" + "p" * 80, files=1234, size_bytes=5)
+    monkeypatch.setenv("COLUMNS", "80")
+    job = NewJob(project_id=4711, project_name="N" * 60, path="/" + "P" * 80, files=1234, size_bytes=5)
     opened = enqueue_room.Opened(run_id=uuid.uuid4(), verb=Verb.MIGRATE, dry_run=False, jobs=(job,))
 
     Terminal(as_json=False).table(plan_table(opened))
@@ -156,11 +194,12 @@ def test_a_plan_on_a_narrow_terminal_keeps_its_numbers(monkeypatch: pytest.Monke
     words = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().err)
     for shown in ("4711", "1,234", "5 bytes"):
         assert shown in words
-    assert words.count("p") == 80 + len("project") - len("roject") + len("path") - len("ath")
+    assert (words.count("N"), words.count("P")) == (60, 80)
+    assert max(map(len, words.splitlines())) <= 80
 
 
 def test_names_cannot_command_the_terminal(capsys: Any):
-    job = NewJob(project_id=1, project_name="\x1b[2J\x1b]0;owned\x07[red]x\r\nnew line", path="/a\x1b[31m\tb")
+    job = NewJob(project_id=1, project_name="\x1b[2J\x07[red]x\r\nb", path="/a\x1b[31m\tb")
     opened = enqueue_room.Opened(run_id=uuid.uuid4(), verb=Verb.MIGRATE, dry_run=False, jobs=(job,))
 
     Terminal(as_json=False).table(plan_table(opened))
@@ -171,11 +210,24 @@ def test_names_cannot_command_the_terminal(capsys: Any):
     assert len(words.splitlines()) == 3
 
 
+def test_words_that_the_terminal_cannot_write_do_not_stop_a_run_that_is_queued(site: Site):
+    with site.engine.begin() as conn:
+        project = make_project(conn, site.legacy_root, "Étude 研究 🚬", directory="study")
+        record_session(conn, project, "s")
+
+    done = site.run_producer("enqueue", "--json", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["plan"][0]["project_id"] == project.project_id
+    assert "tude" in done.stderr
+    assert runs(site.engine) == [("running", 1)]
+
+
 # Surroundings that are not ready --------------------------------------------------------------------------------
 
 
-def test_an_unreachable_database_is_named_without_its_password(run_producer: Producer, closed_port: int):
-    done = run_producer(
+def test_an_unreachable_database_is_named_without_its_password(site: Site, closed_port: int):
+    done = site.run_producer(
         "enqueue", DATABASE_URL=f"postgresql://somebody:{PASSWORD}@127.0.0.1:{closed_port}/label"
     )
 
@@ -185,10 +237,10 @@ def test_an_unreachable_database_is_named_without_its_password(run_producer: Pro
     assert PASSWORD not in done.stderr
 
 
-def test_a_refused_password_is_a_connection_that_failed(site: Site, run_producer: Producer):
+def test_a_refused_password_is_a_connection_that_failed(site: Site, call: Call):
     url = site.engine.url.set(drivername="postgresql", password=PASSWORD)
 
-    done = run_producer("runs", DATABASE_URL=url.render_as_string(hide_password=False))
+    done = call("runs", DATABASE_URL=url.render_as_string(hide_password=False))
 
     assert done.returncode == 5
     assert lines(done)[0].startswith(f"Database connection failed: {url.host}:{url.port}: ")
@@ -196,11 +248,11 @@ def test_a_refused_password_is_a_connection_that_failed(site: Site, run_producer
 
 
 def test_an_unreachable_broker_ends_the_call_in_seconds_before_anything_is_queued(
-    site: Site, run_producer: Producer, three_projects: list[int], closed_port: int
+    site: Site, call: Call, closed_port: int
 ):
     begin = time.monotonic()
 
-    done = run_producer("enqueue", "--wait", REDIS_URL=f"redis://:{PASSWORD}@127.0.0.1:{closed_port}/0")
+    done = call("enqueue", "--wait", REDIS_URL=f"redis://:{PASSWORD}@127.0.0.1:{closed_port}/0")
 
     assert time.monotonic() - begin < 15
     assert done.returncode == 5
@@ -209,12 +261,12 @@ def test_an_unreachable_broker_ends_the_call_in_seconds_before_anything_is_queue
     assert runs(site.engine) == []
 
 
-def test_a_broker_that_never_answers_ends_the_call_in_seconds(site: Site, run_producer: Producer):
+def test_a_broker_that_never_answers_ends_the_call_in_seconds(site: Site, call: Call):
     begin = time.monotonic()
 
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
-        done = run_producer("enqueue", REDIS_URL=f"redis://127.0.0.1:{port}/0")
+        done = call("enqueue", REDIS_URL=f"redis://127.0.0.1:{port}/0")
 
     assert time.monotonic() - begin < 20
     assert done.returncode == 5
@@ -223,7 +275,11 @@ def test_a_broker_that_never_answers_ends_the_call_in_seconds(site: Site, run_pr
 
 
 def test_a_broker_that_goes_away_while_a_run_is_sent_leaves_a_cancelled_run(
-    site: Site, three_projects: list[int], closed_port: int, monkeypatch: pytest.MonkeyPatch
+    site: Site,
+    call: Call,
+    three_projects: list[int],
+    closed_port: int,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     def gone(*_: object) -> None:
         raise BrokerUnavailableError(f"Broker connection failed: 127.0.0.1:{closed_port}")
@@ -234,22 +290,21 @@ def test_a_broker_that_goes_away_while_a_run_is_sent_leaves_a_cancelled_run(
         enqueue_room.enqueue(site.settings, site.engine, dry_run=False)
 
     assert runs(site.engine) == [("cancelled", 3)]
-    with site.engine.connect() as conn:
-        states = conn.execute(text("select distinct state, outcome ->> 'status' from migration_jobs")).all()
-    assert [tuple(row) for row in states] == [("cancelled", "cancelled")]
-    assert len(three_projects) == 3
+    done = call("collect", "--json")
+    assert done.returncode == 8, done.stderr
+    report = json.loads(done.stdout)["report"]
+    assert (report["state"], report["projects_migrated"]) == ("cancelled", 0)
+    assert report["projects_cancelled"] == len(three_projects)
 
 
-def test_missing_tables_are_told_with_the_command_that_makes_them(
-    site: Site, empty_database: Engine, run_producer: Producer
-):
+def test_missing_tables_are_told_with_the_command_that_makes_them(empty_database: Engine, call: Call):
     with empty_database.begin() as conn:
         conn.execute(text("create table projects (project_id integer primary key)"))
         conn.execute(text("create table sessions (session_id integer primary key)"))
     url = empty_database.url.set(drivername="postgresql").render_as_string(hide_password=False)
 
-    done = run_producer("enqueue", DATABASE_URL=url)
-    steps = run_producer("schema", "status", "--json", DATABASE_URL=url)
+    done = call("enqueue", DATABASE_URL=url)
+    steps = call("schema", "status", "--json", DATABASE_URL=url)
 
     assert done.returncode == 5
     assert "producer schema apply" in lines(done)[0]
@@ -257,16 +312,16 @@ def test_missing_tables_are_told_with_the_command_that_makes_them(
     assert {step["state"] for step in json.loads(steps.stdout)} == {"missing"}
 
 
-def test_applying_the_schema_twice_says_that_there_is_nothing_to_apply(run_producer: Producer):
-    done = run_producer("schema", "apply", "--json")
+def test_applying_the_schema_twice_says_that_there_is_nothing_to_apply(call: Call):
+    done = call("schema", "apply", "--json")
 
     assert done.returncode == 0
     assert json.loads(done.stdout) == {"applied": []}
     assert "Nothing to apply: all tables are there." in done.stderr
 
 
-def test_bad_settings_are_named_with_what_was_expected_and_never_shown(run_producer: Producer):
-    done = run_producer(
+def test_bad_settings_are_named_with_what_was_expected_and_never_shown(call: Call):
+    done = call(
         "enqueue",
         DATABASE_URL=f"mysql://u:{PASSWORD}@h/d",
         DATA_DIR="relative/place",
@@ -281,9 +336,9 @@ def test_bad_settings_are_named_with_what_was_expected_and_never_shown(run_produ
     assert PASSWORD not in done.stderr
 
 
-def test_without_settings_both_ways_out_are_named(site: Site, run_producer: Producer):
-    nothing = dict.fromkeys(("DATABASE_URL", "REDIS_URL", "DATA_DIR"))
-    env = {name: value for name, value in site.env.items() if name not in nothing}
+def test_without_settings_both_ways_out_are_named(site: Site):
+    unset = {"DATABASE_URL", "REDIS_URL", "DATA_DIR"}
+    env = {name: value for name, value in site.env.items() if name not in unset}
 
     done = subprocess.run(
         [sys.executable, "-m", "producer", "status"],
@@ -301,11 +356,11 @@ def test_without_settings_both_ways_out_are_named(site: Site, run_producer: Prod
 
 
 def test_a_report_directory_that_cannot_be_written_is_found_before_anything_is_queued(
-    site: Site, run_producer: Producer, three_projects: list[int]
+    site: Site, call: Call, three_projects: list[int]
 ):
     (site.folder / "a file").touch()
 
-    done = run_producer("enqueue", "--wait", "--report-dir", "a file/reports")
+    done = call("enqueue", "--wait", "--report-dir", "a file/reports")
 
     assert done.returncode == 2
     assert "a file/reports" in lines(done)[0]
@@ -316,27 +371,27 @@ def test_a_report_directory_that_cannot_be_written_is_found_before_anything_is_q
 # Runs and waiting -----------------------------------------------------------------------------------------------
 
 
-def test_a_run_that_nobody_knows_is_a_usage_error(site: Site, run_producer: Producer):
-    none = run_producer("status")
-    unknown = run_producer("collect", "no-such-run", "--json")
+def test_a_run_that_nobody_knows_is_a_usage_error(site: Site, call: Call):
+    none = call("status")
+    unknown = call("collect", "no-such-run", "--json")
     with site.engine.begin() as conn:
         for number in (1, 2):
             conn.execute(
                 text("insert into migration_runs (run_id, verb, dry_run) values (:id, 'migrate', true)"),
                 {"id": uuid.UUID(int=number)},
             )
-    several = run_producer("collect", "00000000")
+    several = call("collect", "00000000")
 
-    assert [call.returncode for call in (none, unknown, several)] == [2, 2, 2]
+    assert [done.returncode for done in (none, unknown, several)] == [2, 2, 2]
     assert lines(none)[0] == "There is no run yet"
     assert lines(unknown)[0] == "No run begins with 'no-such-run'"
     assert lines(several)[0] == "More than one run begins with '00000000'; give more of the id"
 
 
 def test_a_timeout_ends_the_waiting_with_exit_code_8_and_the_run_goes_on(
-    site: Site, run_producer: Producer, three_projects: list[int]
+    site: Site, call: Call, three_projects: list[int]
 ):
-    done = run_producer("enqueue", "--wait", "--timeout", "0.2", "--json")
+    done = call("enqueue", "--wait", "--timeout", "0.2", "--json")
 
     assert done.returncode == 8
     document = json.loads(done.stdout)
@@ -380,25 +435,23 @@ def test_ctrl_c_while_waiting_leaves_the_run_and_says_how_to_follow_it(site: Sit
 
 
 def test_json_is_exactly_one_document_on_standard_output_and_people_read_standard_error(
-    site: Site, run_producer: Producer, three_projects: list[int]
+    site: Site, call: Call, three_projects: list[int]
 ):
     with site.engine.begin() as conn:
         make_dataset(conn, site.legacy_root, "ab" * 32)
     calls = [
-        run_producer("enqueue", "--json"),
-        run_producer("status", "--json"),
-        run_producer("runs", "--json"),
+        call("enqueue", "--json"),
+        call("status", "--json"),
+        call("runs", "--json"),
     ]
 
-    queued, status, listed = (json.loads(call.stdout) for call in calls)
+    queued, status, listed = (json.loads(done.stdout) for done in calls)
 
-    assert [call.returncode for call in calls] == [0, 0, 0], [call.stderr for call in calls]
-    assert all(call.stderr for call in calls)
+    assert [done.returncode for done in calls] == [0, 0, 0], [done.stderr for done in calls]
     assert status["projects"] == {"total": 3, "ended": 0, "failed": 0, "running": 0, "waiting": 3}
     assert [run["run_id"] for run in listed] == [queued["run_id"]] == [status["run_id"]]
     assert [one["project_id"] for one in queued["plan"]] == sorted(three_projects, reverse=True)
-    for call in calls:
-        assert queued["run_id"] in call.stderr
+    assert all(queued["run_id"] in done.stderr for done in calls)
 
 
 @pytest.mark.parametrize("name", [" ".join(words) for words, _ in commands(app)])
@@ -410,8 +463,8 @@ def test_help_of_every_verb_shows_an_example_and_its_exit_codes(name: str):
     assert EXIT_CODES in " ".join(shown.output.split())
 
 
-def test_a_misspelt_option_is_a_usage_error(run_producer: Producer):
-    done = run_producer("enqueue", "--dryrun")
+def test_a_misspelt_option_is_a_usage_error(call: Call):
+    done = call("enqueue", "--dryrun")
 
     assert done.returncode == 2
     assert "--dryrun" in " ".join(lines(done))

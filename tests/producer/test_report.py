@@ -345,6 +345,14 @@ def test_whatever_has_the_name_already_stays_as_it_is(tmp_path, document, suffix
     assert not (tmp_path / "nowhere").exists()
 
 
+def test_a_report_never_stands_beside_the_html_of_another(tmp_path, document):
+    (tmp_path / "migration_report_20260307_135958.html").write_text("another run's")
+
+    path = report.write(document, tmp_path, Verb.MIGRATE, AT)
+
+    assert path.name == "migration_report_20260307_135959.json"
+
+
 def _write_at_once(directory: Path, *, writers: int) -> dict[int, Path]:
     """Let writers start together; each writes a report of its own and an HTML file that names it."""
     barrier = threading.Barrier(writers)

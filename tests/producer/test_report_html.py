@@ -196,6 +196,15 @@ def test_options_and_projects_left_out_are_told():
     assert "excluded by --exclude" in main
 
 
+def test_a_skipped_project_is_told_once_even_if_the_selection_names_it_too():
+    left_out = [{"project_id": 6, "project_name": "Project 6", "reason": "the project has no path"}]
+
+    _, page = _page([skipped(6)], selection={"left_out": left_out})
+
+    assert "Left out when the run was opened" not in page.texts["caption"]
+    assert "Skipped: the project has no path" in page.texts["main"][0]
+
+
 @pytest.mark.parametrize(
     "selection", [{"left_out": "none"}, {"options": 3}, {"left_out": [1]}, {"options": ["x"]}]
 )

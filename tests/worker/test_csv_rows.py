@@ -1,6 +1,7 @@
 """Records counted from passing bytes are the records that pandas reads, or none are claimed."""
 
 import io
+import tracemalloc
 import warnings
 from collections.abc import Sequence
 from itertools import pairwise
@@ -171,3 +172,17 @@ def test_a_file_that_never_ends_its_first_line_is_not_kept_in_memory():
 
     assert counter.records is None
     assert len(counter._head) <= CHUNK_BYTES
+
+
+def test_a_counter_that_has_done_its_work_takes_next_to_no_memory():
+    chunk = memoryview(PLAIN * (CHUNK_BYTES // len(PLAIN)))
+    tracemalloc.start()
+    try:
+        counters = [RowCounter() for _ in range(20)]
+        for counter in counters:
+            counter.feed(chunk)
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert kept < 2 * CHUNK_BYTES

@@ -100,11 +100,13 @@ def roots_of(folder: Path) -> Roots:
     return Roots(allowed=(folder,), store=(folder / "raw_datasets", folder / "dataset_store"))
 
 
-def hashed(project: Path, store: Store, advance: Advance = lambda _files, _bytes: None) -> HashedTree:
+def hashed(
+    project: Path, store: Store, advance: Advance = lambda _files, _bytes: None, *, threads: int = 2
+) -> HashedTree:
     """Scan and hash a project that lies beside the store."""
     roots = roots_of(store.root.parent)
-    with ThreadPoolExecutor(2) as threads:
-        return hash_tree(scan(str(project), roots), roots, store, threads, advance)
+    with ThreadPoolExecutor(threads) as pool:
+        return hash_tree(scan(str(project), roots), roots, store, pool, advance)
 
 
 def temporary_files(store: Store) -> list[str]:
@@ -133,6 +135,7 @@ def passable_folder() -> Iterator[Path]:
     try:
         yield folder
     finally:
+        folder.chmod(0o700)
         for above, names, _ in os.walk(folder):
             for name in names:
                 if not os.path.islink(os.path.join(above, name)):

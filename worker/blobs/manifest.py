@@ -83,10 +83,13 @@ class Manifest:
     @staticmethod
     def parse(content: bytes) -> "Manifest":
         """Read `content` back; raises `ValueError` for anything that is not a manifest of this format."""
-        document = json.loads(content)
-        if not isinstance(document, dict) or document.get("format") != _FORMAT:
-            raise ValueError("not a manifest of a format that this version reads")
-        return Manifest(document["digest"], tuple(_entry(row) for row in document["entries"]))
+        match json.loads(content):
+            case {"format": format_, "digest": "blake3" | "sha256" as algorithm, "entries": list(rows)} if (
+                format_ == _FORMAT
+            ):
+                return Manifest(algorithm, tuple(_entry(row) for row in rows))
+            case _:
+                raise ValueError("not a manifest of a format that this version reads")
 
 
 def _row(entry: Entry) -> list[Any]:
@@ -95,9 +98,14 @@ def _row(entry: Entry) -> list[Any]:
 
 def _entry(row: list[Any]) -> Entry:
     match row:
-        case ["d", str(path)]:
+        case ["d", str(path)] if _is_inside(path):
             return Directory(path)
-        case ["f", str(path), int(size), str(digest)]:
+        case ["f", str(path), int(size), str(digest)] if _is_inside(path):
             return File(path, size, digest)
         case _:
             raise ValueError(f"not an entry of a manifest: {row!r}")
+
+
+def _is_inside(path: str) -> bool:
+    """Does the path stay inside the tree? Manifests may come from elsewhere, and trees are written by them."""
+    return not any(name in {"", ".", ".."} for name in path.split("/"))

@@ -16,7 +16,7 @@ import shutil
 import stat
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -30,6 +30,9 @@ FORMAT = 1
 """Raised when the layout below changes in a way that older versions would misread."""
 
 _FICLONE = 0x40049409
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}
+"""What file systems without hard links answer."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 Placement = Literal["hard", "reflink", "copy"]
@@ -124,14 +127,19 @@ class Store:
         final = self.blob_path(digest)
         with writing(final):
             os.makedirs(os.path.dirname(final), exist_ok=True)
-            try:
-                os.link(staged, final)
-            except FileExistsError:
-                if self.has_blob(digest, size_bytes):
-                    return False
-                self.quarantine(final, f"blob {digest} does not have the {size_bytes} bytes of its content")
-                os.link(staged, final)
-            return True
+            while True:
+                try:
+                    _name(staged, final)
+                except FileExistsError:
+                    if self.has_blob(digest, size_bytes):
+                        return False
+                else:
+                    return True
+                # Another worker may be as far as this one and move the bad blob away first.
+                with suppress(FileNotFoundError):
+                    self.quarantine(
+                        final, f"blob {digest} does not have the {size_bytes} bytes of its content"
+                    )
 
     # Trees ----------------------------------------------------------------------------------------------------------
 
@@ -158,7 +166,7 @@ class Store:
     def differences(self, manifest: Manifest, tree: str) -> Iterator[str]:
         """What keeps the tree from being the manifest's, by presence, kind and size; nothing when all is well."""
         for directory in manifest.directories:
-            if not os.path.isdir(f"{tree}/{directory.path}"):
+            if not _is_directory(f"{tree}/{directory.path}"):
                 yield f"directory is missing: {printable(directory.path)}"
         for file in manifest.files:
             try:
@@ -177,14 +185,16 @@ class Store:
     def publish(self, manifest: Manifest, built: str, tree: Path, staging: str) -> None:
         """Make manifest and tree visible under their names, durably. A damaged tree of that name goes to quarantine.
 
-        The caller holds the dataset's claim: nobody else publishes this name.
+        The caller holds the dataset's claim: nobody else publishes this name. Should it have lost the claim without
+        knowing yet, another one has published the tree: a whole one stays where it is.
         """
         with writing(tree):
             self._write_manifest(manifest, staging)
-            if os.path.lexists(tree):
-                self.quarantine(os.fspath(tree), "tree is incomplete; a new one takes its place")
-            os.rename(built, tree)
-            os.chmod(tree, 0o555)
+            if not self.holds(manifest, os.fspath(tree)):
+                if os.path.lexists(tree):
+                    self.quarantine(os.fspath(tree), "tree is incomplete; a new one takes its place")
+                os.rename(built, tree)
+                os.chmod(tree, 0o555)
         self.sync()
 
     def read_manifest(self, dataset_digest: str) -> Manifest:
@@ -212,16 +222,24 @@ class Store:
         try:
             yield path
         finally:
-            remove_tree(path)
+            # What cannot be removed now is left to gc: an error here would hide the one that brought us here.
+            with suppress(OSError):
+                remove_tree(path)
 
     def quarantine(self, path: str, reason: str) -> None:
         """Move a bad thing out of the way and say beside it why it is there."""
         target = f"{self.root}/quarantine/{os.path.basename(path)}-{uuid.uuid4().hex[:8]}"
         os.makedirs(os.path.dirname(target), exist_ok=True)
-        if stat.S_ISDIR(os.lstat(path).st_mode):
+        if _is_directory(path):
             os.chmod(path, 0o755)
-        os.rename(path, target)
-        Path(f"{target}.reason.txt").write_text(f"{printable(path)}\n{reason}\n", encoding="utf-8")
+        # The reason comes first: a crash in between must not leave a thing that nobody can explain.
+        words = Path(f"{target}.reason.txt")
+        words.write_text(f"{printable(path)}\n{reason}\n", encoding="utf-8")
+        try:
+            os.rename(path, target)
+        except OSError:
+            words.unlink()
+            raise
 
     def sync(self) -> None:
         """Wait until everything written to the store's file system is on the disk: one call for any number of files."""
@@ -239,8 +257,12 @@ class Store:
 
 
 def safe_name(name: str) -> str:
-    """A directory name made from any text: only [A-Za-z0-9._-], 80 characters at most, never starting with a dot."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", name)[:80].lstrip(".") or "dataset"
+    """A directory name made from any text: only [A-Za-z0-9._-], 80 characters at most, never starting with a dot.
+
+    Nor with `raw_datasets`: Label takes `raw_datasets/raw_datasets` in a path for a mistake (label contract, 6.1).
+    """
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "_", name).lstrip(".")
+    return (f"_{safe}" if safe.startswith("raw_datasets") else safe)[:80] or "dataset"
 
 
 @contextmanager
@@ -272,13 +294,16 @@ def _describe_once(root: Path, algorithm: Algorithm) -> None:
         return
     description = {"format": FORMAT, "id": str(uuid.uuid4()), "digest": algorithm}
     draft = root / f"staging/store-{uuid.uuid4().hex}.json"
-    draft.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     try:
-        os.link(draft, root / "store.json")
-    except FileExistsError:
-        return
+        with draft.open("x", encoding="utf-8") as file:
+            file.write(json.dumps(description, indent=2) + "\n")
+            file.flush()
+            # A name without its bytes after a power failure would make the whole store unreadable.
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            _name(os.fspath(draft), f"{root}/store.json")
     finally:
-        draft.unlink()
+        draft.unlink(missing_ok=True)
 
 
 def _description(root: Path) -> tuple[Algorithm, str] | None:
@@ -290,12 +315,42 @@ def _description(root: Path) -> tuple[Algorithm, str] | None:
         return None
     except ValueError as error:
         raise StoreUnusableError(f"{path} cannot be read: {error}") from error
-    if document.get("format") != FORMAT:
-        raise StoreUnusableError(
-            f"{path} says format {document.get('format')!r}; this version reads format {FORMAT} only"
-        )
-    algorithm: Algorithm = "sha256" if document["digest"] == "sha256" else "blake3"
-    return algorithm, document["id"]
+    match document:
+        case {"format": format_, "id": str(store_id), "digest": "blake3" | "sha256" as algorithm} if (
+            format_ == FORMAT
+        ):
+            return algorithm, store_id
+        case {"format": format_} if format_ != FORMAT:
+            raise StoreUnusableError(
+                f"{path} says format {format_!r}; this version reads format {FORMAT} only"
+            )
+        case _:
+            raise StoreUnusableError(
+                f"{path} is not a description of a store with digests of blake3 or sha256"
+            )
+
+
+def _is_directory(path: str) -> bool:
+    """Is it a directory itself, and not a link to one?"""
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _name(staged: str, final: str) -> None:
+    """Give a staged file its final name; raises `FileExistsError` when something has it.
+
+    Where the file system refuses links, by a rename: of two at once the later one then replaces an equal file.
+    """
+    try:
+        os.link(staged, final)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if os.path.lexists(final):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), final) from error
+        os.rename(staged, final)
 
 
 def _place(blob: str, target: str) -> Placement:
@@ -303,7 +358,7 @@ def _place(blob: str, target: str) -> Placement:
     try:
         os.link(blob, target)
     except OSError as error:
-        if error.errno not in {errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP}:
+        if error.errno not in _NO_LINKS | {errno.EMLINK}:
             raise
     else:
         return "hard"
@@ -324,10 +379,21 @@ def _write_all(descriptor: int, chunk: memoryview) -> None:
 
 
 def remove_tree(path: str) -> None:
-    """Remove what this attempt made; its finished directories are read-only and are opened first."""
-    for directory, _, _ in os.walk(path):
+    """Remove what this attempt made; its finished directories are read-only and are opened first.
+
+    Without recursion: `os.walk` and `shutil.rmtree` exhaust Python's stack on a deep tree.
+    """
+    directories = [path]
+    for directory in directories:  # grows while it is read
         os.chmod(directory, 0o700)
-    shutil.rmtree(path)
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    directories.append(entry.path)
+                else:
+                    os.unlink(entry.path)
+    for directory in reversed(directories):
+        os.rmdir(directory)
 
 
 def distinct(sources: Iterable[Source]) -> dict[str, Source]:

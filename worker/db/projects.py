@@ -81,6 +81,15 @@ def lock(conn: Connection, project_id: int) -> Project | None:
     return _project(row) if row is not None else None
 
 
+def give_way(conn: Connection) -> None:
+    """From here on the transaction waits for no lock longer than a moment: it fails with `DatabaseBusyError` instead.
+
+    People lock a session before its project, as a split does, and we the other way round. PostgreSQL would end one of
+    the two after a second (`deadlock_timeout`), and it might be theirs.
+    """
+    conn.execute(text("set local lock_timeout = '400ms'"))
+
+
 def save_before_image(
     conn: Connection,
     project_id: int,

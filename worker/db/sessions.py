@@ -18,6 +18,12 @@ COLUMNS = (
 """The columns that say where a session's rows are: all that a conversion may change."""
 
 
+_OF_PROJECT = """
+    select session_id, session_name, parent_session_data_path, raw_session_name, dataset_id, data_start_offset,
+           data_end_offset, split_config_id
+    from sessions where project_id = :id order by session_id"""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
     """A session's name and where its rows are."""
@@ -37,15 +43,15 @@ class Session:
 
 
 def of_project(conn: Connection, project_id: int) -> list[Session]:
-    """The project's sessions in the order of their ids. The caller has locked the project's row, so none can come."""
-    rows = conn.execute(
-        text("""
-            select session_id, session_name, parent_session_data_path, raw_session_name, dataset_id, data_start_offset,
-                   data_end_offset, split_config_id
-            from sessions where project_id = :id order by session_id for update"""),
-        {"id": project_id},
-    )
+    """The project's sessions in the order of their ids. Locks nothing and waits for nobody."""
+    rows = conn.execute(text(_OF_PROJECT), {"id": project_id})
     return [Session(**row._mapping) for row in rows]  # noqa: SLF001 - the public name of a row as a mapping
+
+
+def lock_of_project(conn: Connection, project_id: int) -> list[Session]:
+    """The same, locked until the transaction ends. The caller has locked the project's row, so none can come."""
+    rows = conn.execute(text(f"{_OF_PROJECT} for update"), {"id": project_id})
+    return [Session(**row._mapping) for row in rows]  # noqa: SLF001 - as above
 
 
 def time_ranges(conn: Connection, project_id: int) -> dict[int, tuple[int, int]]:
@@ -72,6 +78,28 @@ def write(conn: Connection, changes: Sequence[Mapping[str, Any]]) -> None:
             where s.session_id = c.session_id"""),
         {"changes": json.dumps(list(changes))},
     )
+
+
+def references_to_nothing(
+    conn: Connection, changes: Sequence[Mapping[str, Any]]
+) -> list[tuple[int, str, int]]:
+    """What `write` could not write because of the foreign keys: session, column, and the id that is not there."""
+    rows = conn.execute(
+        text("""
+            with c as (
+                select * from jsonb_to_recordset(cast(:changes as jsonb)) as c(
+                    session_id integer, dataset_id integer, split_config_id integer))
+            select c.session_id, 'dataset_id', c.dataset_id from c
+            where c.dataset_id is not null
+              and not exists (select from raw_datasets d where d.dataset_id = c.dataset_id)
+            union all
+            select c.session_id, 'split_config_id', c.split_config_id from c
+            where c.split_config_id is not null
+              and not exists (select from project_split_configs p where p.config_id = c.split_config_id)
+            order by 1, 2"""),
+        {"changes": json.dumps(list(changes))},
+    )
+    return [(row[0], row[1], row[2]) for row in rows]
 
 
 def add_split_configs(

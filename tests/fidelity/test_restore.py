@@ -1,0 +1,404 @@
+"""Rebuilding a legacy directory from the store: the same to the byte, mode and time, and never over anything."""
+
+import errno
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, text
+
+from tests.conftest import Site
+from tests.estate import (
+    Entry,
+    differences,
+    dump,
+    make_project,
+    make_session,
+    readings,
+    record_session,
+    snapshot_tree,
+)
+from tests.estate.compare import LABEL_TABLES
+from tests.fidelity.model import Row
+from tests.fidelity.runs import WORK, another_worker, open_run, run, run_one
+from worker import restore
+from worker.job import Tools
+from worker.messages import Outcome, Status, Verb
+
+pytestmark = pytest.mark.stack
+
+TABLES = (*LABEL_TABLES, "project_dataset_refs", "project_split_configs", "project_conversions")
+
+
+def make(site: Site, name: str = "study", *, directory: str | None = None, seed: int = 0) -> Path:
+    """A project with everything that a directory can hold, and its directory."""
+    with site.engine.begin() as conn:
+        project = make_project(conn, site.legacy_root, name, directory=directory)
+        record_session(conn, project, "s", rows=40, seed=seed)
+    assert project.directory is not None
+    session = project.directory / "s"
+    (session / "empty").mkdir()
+    (session / "empty file").touch()
+    (session / "program").write_text("#!/bin/sh\n")
+    (session / "program").chmod(0o755)
+    (session / "sealed").mkdir()
+    (session / "sealed" / "inside").write_text("inside")
+    (session / ("n" * 255)).write_text("a name of 255 bytes")
+    deep = os.fsencode(session) + b"/deep/caf\xe9/\xff\xfe"
+    os.makedirs(deep)
+    Path(os.fsdecode(deep + b"/not \xc3\x28 utf-8")).write_text("content")
+    (project.directory / "at the top").write_text("not in a session")
+    stamp = 1_600_000_000_123_456_789
+    for number, (folder, _, names) in enumerate(os.walk(os.fsencode(project.directory), topdown=False)):
+        for name in names:
+            os.utime(os.path.join(folder, name), ns=(stamp, stamp + number))
+        os.utime(folder, ns=(stamp, stamp + 1_000 + number))
+    os.chmod(session / "sealed" / "inside", 0o400)
+    os.chmod(session / "sealed", 0o555)
+    os.chmod(project.directory, 0o750)
+    return project.directory
+
+
+def look(engine: Engine) -> dict[str, list[Row]]:
+    with engine.connect() as conn:
+        return dump(conn, TABLES)
+
+
+def remove(directory: Path) -> None:
+    """As somebody who cleans up."""
+    for folder, _, _ in os.walk(directory):
+        os.chmod(folder, 0o700)
+    shutil.rmtree(directory)
+
+
+def in_store(site: Site) -> dict[bytes, Entry]:
+    """Trees, blobs and manifests; links and times of what staging came and went in do not count."""
+    return snapshot_tree(site.data_dir / "raw_datasets") | {
+        b"store/" + name: entry
+        for name, entry in snapshot_tree(site.data_dir / "dataset_store").items()
+        if not name.startswith(b"staging")
+    }
+
+
+def only(outcomes: dict[int, Outcome]) -> Outcome:
+    (outcome,) = outcomes.values()
+    return outcome
+
+
+def test_the_directory_comes_back_with_bytes_modes_and_times(site: Site, tools: Tools):
+    """Also where names are no UTF-8, and for the directories themselves."""
+    directory = make(site)
+    rows, files = look(site.engine), snapshot_tree(directory)
+    with site.engine.connect() as conn:
+        read_before = readings(conn, site.data_dir)
+    run(tools, Verb.MIGRATE)
+    stored = in_store(site)
+    remove(directory)
+
+    outcome = only(run(tools, Verb.ROLLBACK, restore_files=True))
+
+    assert (outcome.status, outcome.error) == (Status.ROLLED_BACK, None)
+    assert outcome.reason == f"rebuilt {len([e for e in files.values() if e.kind == 'file'])} files from the store"
+    assert snapshot_tree(directory) == files
+    assert os.listdir(site.legacy_root) == [directory.name]
+    after = look(site.engine)
+    assert {table: after[table] for table in LABEL_TABLES} == {table: rows[table] for table in LABEL_TABLES}
+    assert in_store(site) == stored
+    with site.engine.connect() as conn:
+        assert differences(read_before, readings(conn, site.data_dir)) == []
+
+
+def test_without_the_option_a_missing_directory_is_a_failure_that_names_the_way_out(site: Site, tools: Tools):
+    directory = make(site)
+    run(tools, Verb.MIGRATE)
+    remove(directory)
+    before = look(site.engine), snapshot_tree(site.legacy_root)
+
+    outcome = only(run(tools, Verb.ROLLBACK))
+
+    assert (outcome.status, outcome.error_class) == (Status.FAILED, "LegacyPathMissingError")
+    assert outcome.error == f"Legacy path no longer exists: {directory}"
+    assert "--restore-files" in str(outcome.remedy)
+    assert (look(site.engine), snapshot_tree(site.legacy_root)) == before
+
+
+def test_restored_files_are_copies_that_the_application_may_rewrite(site: Site, tools: Tools):
+    directory = make(site)
+    run(tools, Verb.MIGRATE)
+    stored = in_store(site)
+    remove(directory)
+    run(tools, Verb.ROLLBACK, restore_files=True)
+
+    (directory / "s" / "accelerometer_data.csv").write_text("rewritten in place")
+
+    assert in_store(site) == stored
+
+
+IN_THE_WAY: dict[str, Callable[[Path], object]] = {
+    "a file": lambda path: path.write_text("mine"),
+    "an empty directory": lambda path: path.mkdir(),
+    "a directory with something in it": lambda path: (path / "mine").mkdir(parents=True),
+    "a dangling link": lambda path: path.symlink_to("nowhere"),
+    "a link to an empty directory": lambda path: (
+        (path.parent / "elsewhere").mkdir(),
+        path.symlink_to("elsewhere"),
+    ),
+    "a pipe": os.mkfifo,
+}
+
+
+@pytest.mark.parametrize("thing", IN_THE_WAY)
+def test_nothing_that_exists_is_ever_replaced(site: Site, tools: Tools, thing: str):
+    directory = make(site)
+    run(tools, Verb.MIGRATE)
+    remove(directory)
+    IN_THE_WAY[thing](directory)
+    before = look(site.engine), snapshot_tree(site.legacy_root)
+
+    outcome = only(run(tools, Verb.ROLLBACK, restore_files=True))
+
+    assert (outcome.status, outcome.error_class) == (Status.FAILED, "RollbackRefusedError")
+    assert (look(site.engine), snapshot_tree(site.legacy_root)) == before
+
+
+@pytest.mark.parametrize("thing", ["an empty directory", "a file", "a dangling link"])
+def test_what_comes_to_the_place_while_it_is_rebuilt_is_not_replaced_either(
+    site: Site, tools: Tools, thing: str, monkeypatch: pytest.MonkeyPatch
+):
+    directory = make(site)
+    run(tools, Verb.MIGRATE)
+    remove(directory)
+    publish = restore._publish
+
+    def somebody_is_faster(building: str, target: str) -> bool:
+        IN_THE_WAY[thing](directory)
+        return publish(building, target)
+
+    monkeypatch.setattr(restore, "_publish", somebody_is_faster)
+    before = look(site.engine)
+
+    outcome = only(run(tools, Verb.ROLLBACK, restore_files=True))
+
+    assert (outcome.status, outcome.error_class) == (Status.FAILED, "RollbackRefusedError")
+    assert os.listdir(site.legacy_root) == [directory.name]
+    assert look(site.engine) == before
+
+
+def _other_bytes(blob: Path) -> None:
+    blob.chmod(0o600)
+    blob.write_bytes(bytes(byte ^ 1 for byte in blob.read_bytes()))
+
+
+def _shorter(blob: Path) -> None:
+    blob.chmod(0o600)
+    os.truncate(blob, blob.stat().st_size - 1)
+
+
+SPOILED: dict[str, Callable[[Path], None]] = {
+    "other bytes": _other_bytes,
+    "one byte less": _shorter,
+    "gone": Path.unlink,
+}
+
+
+@pytest.mark.parametrize("how", SPOILED)
+def test_bytes_that_are_not_those_of_their_digest_are_never_put_into_a_legacy_directory(
+    site: Site, tools: Tools, how: str
+):
+    """I11; and the rehearsal foretells it (I10)."""
+    directory = make(site)
+    run(tools, Verb.MIGRATE)
+    remove(directory)
+    blobs = [path for path in (site.data_dir / "dataset_store" / "blobs").rglob("*") if path.is_file()]
+    SPOILED[how](max(blobs, key=lambda path: path.stat().st_size))
+    before = look(site.engine), snapshot_tree(site.legacy_root)
+
+    rehearsed = only(run(tools, Verb.ROLLBACK, dry_run=True, restore_files=True))
+    outcome = only(run(tools, Verb.ROLLBACK, restore_files=True))
+
+    assert (outcome.status, outcome.error_class) == (Status.FAILED, "StoredBytesMismatchError")
+    after = look(site.engine), snapshot_tree(site.legacy_root)
+    assert after[0] == before[0]
+    assert after[1].keys() == before[1].keys()
+    assert (rehearsed.status, rehearsed.error_class) == (outcome.status, outcome.error_class)
+
+
+def test_a_manifest_with_other_bytes_stops_the_rollback(site: Site, tools: Tools):
+    directory = make(site)
+    run(tools, Verb.MIGRATE)
+    (manifest,) = (site.data_dir / "dataset_store" / "manifests").iterdir()
+    manifest.chmod(0o600)
+    manifest.write_bytes(manifest.read_bytes().replace(b"program", b"PROGRAM"))
+    before = look(site.engine), snapshot_tree(directory)
+
+    outcome = only(run(tools, Verb.ROLLBACK, restore_files=True))
+
+    assert (outcome.status, outcome.error_class) == (Status.FAILED, "StoredBytesMismatchError")
+    assert (look(site.engine), snapshot_tree(directory)) == before
+
+
+def test_two_projects_on_one_path_are_rolled_back_at_once(site: Site, tools: Tools):
+    """Whoever comes second finds the directory there, compares it, and uses it."""
+    directory = make(site, "one")
+    with site.engine.begin() as conn:
+        for name in ("two", "three"):
+            other = make_project(conn, site.legacy_root, name, path=f"{directory}/")
+            make_session(conn, other.project_id, "s")
+    rows, files = look(site.engine), snapshot_tree(directory)
+    for _ in range(3):
+        run(tools, Verb.MIGRATE)
+        remove(directory)
+        refs = open_run(site.engine, Verb.ROLLBACK, restore_files=True)
+        together = threading.Barrier(len(refs))
+
+        def job(number: int) -> Outcome | None:
+            with another_worker(site, f"worker {number}") as own:
+                together.wait()
+                return WORK[Verb.ROLLBACK](own, refs[number], f"worker {number}")
+
+        with ThreadPoolExecutor(len(refs)) as threads:
+            outcomes = list(threads.map(job, range(len(refs))))
+
+        assert [(one.status, one.error) for one in outcomes if one] == [(Status.ROLLED_BACK, None)] * len(refs)
+        assert sum("rebuilt" in one.reason for one in outcomes if one) >= 1
+        after = look(site.engine)
+        assert {t: after[t] for t in LABEL_TABLES} == {t: rows[t] for t in LABEL_TABLES}
+        assert snapshot_tree(directory) == files
+        assert os.listdir(site.legacy_root) == [directory.name]
+
+
+def test_a_rehearsal_says_that_it_would_rebuild_and_writes_nothing(site: Site, tools: Tools):
+    directory = make(site)
+    run(tools, Verb.MIGRATE)
+    remove(directory)
+    before = look(site.engine), snapshot_tree(site.folder)
+
+    rehearsed = only(run(tools, Verb.ROLLBACK, dry_run=True, restore_files=True))
+
+    assert rehearsed.status is Status.WOULD_ROLL_BACK
+    assert "would rebuild" in rehearsed.reason
+    assert (look(site.engine), snapshot_tree(site.folder)) == before
+
+
+@pytest.mark.parametrize("name", ["Ü" * 127, "研究" * 42, "n" * 255], ids=["two bytes", "three bytes", "one byte"])
+def test_a_directory_with_a_name_as_long_as_names_may_be_comes_back(site: Site, tools: Tools, name: str):
+    directory = make(site, directory=name)
+    files = snapshot_tree(directory)
+    run(tools, Verb.MIGRATE)
+    remove(directory)
+
+    outcome = only(run(tools, Verb.ROLLBACK, restore_files=True))
+
+    assert (outcome.status, outcome.error) == (Status.ROLLED_BACK, None)
+    assert snapshot_tree(directory) == files
+
+
+@pytest.mark.parametrize("first", ["inner", "outer", "both in one run"])
+def test_a_project_inside_another_ones_directory_does_not_take_its_place(
+    site: Site, tools: Tools, first: str
+):
+    """Were the inner one rebuilt alone, the outer one's place would be taken, and that could never be rebuilt."""
+    outer = make(site, "outer", directory="outer")
+    with site.engine.begin() as conn:
+        project = make_project(conn, outer, "inner", directory="folder/inner")
+        record_session(conn, project, "s", seed=7)
+    rows, files = look(site.engine), snapshot_tree(outer)
+    run(tools, Verb.MIGRATE)
+    remove(outer)
+    numbers = {"inner": [2, 1], "outer": [1, 2]}.get(first)
+
+    if numbers is None:
+        rehearsed = run(tools, Verb.ROLLBACK, dry_run=True, restore_files=True)
+        assert {one.status for one in rehearsed.values()} == {Status.WOULD_ROLL_BACK}
+        outcomes = run(tools, Verb.ROLLBACK, restore_files=True)
+    else:
+        outcomes = {n: run_one(tools, Verb.ROLLBACK, n, restore_files=True) for n in numbers}
+
+    assert [(one.status, one.error) for one in outcomes.values()] == [(Status.ROLLED_BACK, None)] * 2
+    after = look(site.engine)
+    assert {table: after[table] for table in LABEL_TABLES} == {table: rows[table] for table in LABEL_TABLES}
+    assert snapshot_tree(outer) == files
+    assert os.listdir(site.legacy_root) == ["outer"]
+
+
+def test_where_the_file_system_cannot_rename_without_replacing_the_directory_comes_back_all_the_same(
+    site: Site, tools: Tools, monkeypatch: pytest.MonkeyPatch
+):
+    """NFS, for one, refuses the flag."""
+    directory = make(site)
+    files = snapshot_tree(directory)
+    run(tools, Verb.MIGRATE)
+    remove(directory)
+    _refuse_the_flag(monkeypatch)
+
+    assert only(run(tools, Verb.ROLLBACK, restore_files=True)).status is Status.ROLLED_BACK
+
+    assert snapshot_tree(directory) == files
+
+
+def test_nor_does_it_then_replace_what_came_to_its_place(
+    site: Site, tools: Tools, monkeypatch: pytest.MonkeyPatch
+):
+    directory = make(site)
+    run(tools, Verb.MIGRATE)
+    remove(directory)
+    _refuse_the_flag(monkeypatch)
+    publish = restore._publish
+
+    def somebody_is_faster(building: str, target: str) -> bool:
+        directory.mkdir()
+        return publish(building, target)
+
+    monkeypatch.setattr(restore, "_publish", somebody_is_faster)
+
+    assert only(run(tools, Verb.ROLLBACK, restore_files=True)).status is Status.FAILED
+
+    assert os.listdir(directory) == []
+    assert os.listdir(site.legacy_root) == [directory.name]
+
+
+class _WithoutTheFlag:
+    def renameat2(self, *_: object) -> int:
+        import ctypes
+
+        ctypes.set_errno(errno.EINVAL)
+        return -1
+
+
+def _refuse_the_flag(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(restore, "_libc", _WithoutTheFlag())
+
+
+def test_a_place_that_cannot_be_written_is_refused_and_nothing_is_left_beside_it(site: Site, tools: Tools):
+    """A root could write anywhere; a file where a directory must be stops even that one."""
+    directory = make(site, directory="folder/study")
+    run(tools, Verb.MIGRATE)
+    remove(directory.parent)
+    directory.parent.write_text("a file")
+    before = look(site.engine), snapshot_tree(site.legacy_root)
+
+    outcome = only(run(tools, Verb.ROLLBACK, restore_files=True))
+
+    assert (outcome.status, outcome.error_class) == (Status.FAILED, "RollbackRefusedError")
+    assert (look(site.engine), snapshot_tree(site.legacy_root)) == before
+
+
+def test_what_a_killed_attempt_left_beside_the_place_is_removed_by_the_next(site: Site, tools: Tools):
+    directory = make(site)
+    run(tools, Verb.MIGRATE)
+    remove(directory)
+    (ref,) = open_run(site.engine, Verb.ROLLBACK, restore_files=True)
+    with site.engine.begin() as conn:
+        conn.execute(text("update migration_jobs set attempt = 1 where run_id = :id"), {"id": ref.run_id})
+    leftover = restore.building_place(str(directory), f"{ref.task_id}-1")
+    shutil.copytree(site.data_dir / "raw_datasets", leftover)
+
+    outcome = WORK[Verb.ROLLBACK](tools, ref, "worker")
+
+    assert outcome is not None
+    assert outcome.status is Status.ROLLED_BACK
+    assert os.listdir(site.legacy_root) == [directory.name]

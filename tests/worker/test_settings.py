@@ -1,0 +1,406 @@
+"""Every setting: its default, what it may be, and a message that names variable and expectation but never the value."""
+
+import fcntl
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from tests.worker.trees import as_ordinary_user, passable_folder
+from worker import settings as settings_module
+from worker.errors import PermanentError, SettingsError
+from worker.settings import STACK_FILE, STACK_LOCK, Settings, load
+
+PASSWORD = "s3cret-p@ss"  # noqa: S105 - made up; must never be seen again
+DATABASE_URL = "postgresql://label:s3cret-p%40ss@db.lab:5433/label"
+REDIS_URL = f"redis://:{PASSWORD}@redis.lab:6380/2"
+NEEDED = {"DATABASE_URL": DATABASE_URL, "REDIS_URL": REDIS_URL, "DATA_DIR": "/srv/label"}
+
+
+@pytest.fixture(autouse=True)
+def _nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Be in an empty directory, with nothing set."""
+    monkeypatch.chdir(tmp_path)
+    for name in list(os.environ):
+        if name.lower() in Settings.model_fields:
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def _needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set what has no default."""
+    for name, value in NEEDED.items():
+        monkeypatch.setenv(name, value)
+
+
+def dotenv(**values: str) -> None:
+    Path(".env").write_text("".join(f"{name}={value}\n" for name, value in values.items()))
+
+
+@pytest.fixture
+def _running_stack() -> Iterator[None]:
+    """Leave behind what `producer up` does, and hold its lock."""
+    STACK_FILE.parent.mkdir()
+    STACK_FILE.write_text(
+        "DATABASE_URL='postgresql://stack@localhost:1/label'\n"
+        "REDIS_URL='redis://localhost:2/0'\n"
+        "DATA_DIR='/stack/data ${HOME}'\n"
+    )
+    with STACK_LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+# Values ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("_needed")
+def test_what_is_not_set_has_a_default():
+    settings = load()
+
+    assert settings.legacy_roots == (Path("/srv/label"),)
+    assert settings.store_digest == "blake3"
+    assert settings.hash_threads == min(8, len(os.sched_getaffinity(0)))
+    assert settings.bwlimit is None
+    assert settings.lease_s == 60.0
+    assert settings.log_format == "console"
+    assert settings.log_level == "info"
+
+
+@pytest.mark.usefixtures("_needed")
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("DATA_DIR", "/other/", Path("/other")),
+        ("LEGACY_ROOTS", "/a", (Path("/a"),)),
+        ("LEGACY_ROOTS", "/a:/b c/", (Path("/a"), Path("/b c"))),
+        ("LEGACY_ROOTS", ":/a::/b:", (Path("/a"), Path("/b"))),
+        ("LEGACY_ROOTS", "", (Path("/srv/label"),)),
+        ("STORE_DIGEST", "sha256", "sha256"),
+        ("STORE_DIGEST", "BLAKE3", "blake3"),
+        ("HASH_THREADS", "1", 1),
+        ("HASH_THREADS", "64", 64),
+        ("BWLIMIT", "", None),
+        ("BWLIMIT", "1", 1),
+        ("BWLIMIT", "500M", 500 * 1024**2),
+        ("BWLIMIT", "2k", 2048),
+        ("BWLIMIT", "1.5 G", 3 * 1024**3 // 2),
+        ("LEASE_S", "1", 1.0),
+        ("LEASE_S", "0.25e2", 25.0),
+        ("LEASE_S", "3600", 3600.0),
+        ("LOG_FORMAT", "JSON", "json"),
+        ("LOG_LEVEL", "Debug", "debug"),
+        ("LOG_LEVEL", "warning", "warning"),
+        ("LOG_LEVEL", "error", "error"),
+    ],
+)
+def test_a_good_value_is_taken(monkeypatch: pytest.MonkeyPatch, name: str, text: str, value: Any):
+    monkeypatch.setenv(name, text)
+
+    assert getattr(load(), name.lower()) == value
+
+
+EXPECTED = {
+    "DATABASE_URL": "postgresql://USER:PASSWORD@HOST:PORT/DATABASE",
+    "REDIS_URL": "redis://:PASSWORD@HOST:PORT/0 or rediss://…",
+    "DATA_DIR": "an absolute path of a directory",
+    "LEGACY_ROOTS": "absolute paths of directories, separated by colons",
+    "STORE_DIGEST": "blake3 or sha256",
+    "HASH_THREADS": "a whole number from 1 to 64",
+    "BWLIMIT": "bytes a second, such as 500M (suffixes K, M and G, of 1024)",
+    "LEASE_S": "seconds, from 1 to 3600",
+    "LOG_FORMAT": "console or json",
+    "LOG_LEVEL": "debug, info, warning or error",
+}
+
+
+def test_every_setting_has_words_for_what_is_expected():
+    assert EXPECTED.keys() == {name.upper() for name in Settings.model_fields}
+
+
+@pytest.mark.usefixtures("_needed")
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("DATABASE_URL", ""),
+        ("DATABASE_URL", PASSWORD),
+        ("DATABASE_URL", f"mysql://label:{PASSWORD}@db/label"),
+        ("DATABASE_URL", f"postgres://label:{PASSWORD}@db/label"),
+        ("DATABASE_URL", f"postgresql+psycopg://label:{PASSWORD}@db/label"),
+        ("DATABASE_URL", f"postgresql+asyncpg://label:{PASSWORD}@db/label"),
+        ("DATABASE_URL", f"postgresql://label:{PASSWORD}@db:port/label"),
+        ("REDIS_URL", ""),
+        ("REDIS_URL", PASSWORD),
+        ("REDIS_URL", f"amqp://:{PASSWORD}@redis:1/0"),
+        ("REDIS_URL", f"http://:{PASSWORD}@redis:1/0"),
+        pytest.param(
+            "REDIS_URL",
+            f"redis://:{PASSWORD}@redis:port/0",
+            marks=pytest.mark.xfail(strict=True, reason="only the beginning of REDIS_URL is looked at"),
+        ),
+        ("DATA_DIR", ""),
+        ("DATA_DIR", f"relative/{PASSWORD}"),
+        ("DATA_DIR", f"~/{PASSWORD}"),
+        ("LEGACY_ROOTS", f"relative/{PASSWORD}"),
+        ("LEGACY_ROOTS", f"/a:relative/{PASSWORD}"),
+        ("STORE_DIGEST", ""),
+        ("STORE_DIGEST", f"md5{PASSWORD}"),
+        ("HASH_THREADS", ""),
+        ("HASH_THREADS", "0"),
+        ("HASH_THREADS", "65"),
+        ("HASH_THREADS", "-1"),
+        ("HASH_THREADS", "1.5"),
+        ("HASH_THREADS", PASSWORD),
+        ("BWLIMIT", "0"),
+        ("BWLIMIT", "0.1"),
+        ("BWLIMIT", "-5M"),
+        ("BWLIMIT", "500MB"),
+        ("BWLIMIT", "M"),
+        ("BWLIMIT", PASSWORD),
+        ("LEASE_S", ""),
+        ("LEASE_S", "0"),
+        ("LEASE_S", "0.9"),
+        ("LEASE_S", "3601"),
+        ("LEASE_S", "nan"),
+        ("LEASE_S", "inf"),
+        ("LEASE_S", PASSWORD),
+        ("LOG_FORMAT", ""),
+        ("LOG_FORMAT", PASSWORD),
+        ("LOG_LEVEL", ""),
+        ("LOG_LEVEL", "critical"),
+        ("LOG_LEVEL", PASSWORD),
+    ],
+)
+def test_a_bad_value_is_refused_with_the_name_and_the_expectation_and_never_the_value(
+    monkeypatch: pytest.MonkeyPatch, name: str, text: str
+):
+    monkeypatch.setenv(name, text)
+
+    with pytest.raises(SettingsError) as raised:
+        load()
+
+    assert str(raised.value) == f"{name} is not usable: expected {EXPECTED[name]}"
+    assert raised.value.__cause__ is None
+    assert raised.value.__suppress_context__
+
+
+@pytest.mark.usefixtures("_needed")
+def test_every_bad_variable_is_named_at_once(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LEASE_S", "0")
+    monkeypatch.setenv("LOG_LEVEL", "loud")
+    monkeypatch.delenv("DATA_DIR")
+
+    with pytest.raises(SettingsError) as raised:
+        load()
+
+    assert str(raised.value) == (
+        "DATA_DIR is not set: expected an absolute path of a directory; "
+        "LEASE_S is not usable: expected seconds, from 1 to 3600; "
+        "LOG_LEVEL is not usable: expected debug, info, warning or error"
+    )
+
+
+@pytest.mark.usefixtures("_needed")
+@pytest.mark.parametrize("name", NEEDED)
+def test_a_missing_one_is_named(monkeypatch: pytest.MonkeyPatch, name: str):
+    monkeypatch.delenv(name)
+
+    with pytest.raises(SettingsError, match=f"^{name} is not set: expected {re.escape(EXPECTED[name])}$"):
+        load()
+
+
+def test_with_nothing_set_both_ways_out_are_named():
+    with pytest.raises(
+        SettingsError, match=r"set both \(environment or \.env\), or start .*: producer up"
+    ) as raised:
+        load()
+
+    assert "DATABASE_URL and REDIS_URL are not set" in str(raised.value)
+    assert isinstance(raised.value, PermanentError)
+    assert ".env" in raised.value.remedy
+
+
+@pytest.mark.usefixtures("_needed")
+def test_names_count_in_any_case_and_foreign_variables_do_not(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("lease_s", "7")
+    monkeypatch.setenv("LEASE", "bad")
+    monkeypatch.setenv("POSTGRES_PASSWORD", "bad")
+
+    assert load().lease_s == 7
+
+
+# Addresses and secrets ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("_needed")
+@pytest.mark.parametrize("spelling", ["postgresql", "postgresql+psycopg2"])
+def test_both_spellings_of_the_database_mean_psycopg2(monkeypatch: pytest.MonkeyPatch, spelling: str):
+    monkeypatch.setenv("DATABASE_URL", DATABASE_URL.replace("postgresql", spelling))
+
+    url = load().sqlalchemy_url
+
+    assert url.drivername == "postgresql+psycopg2"
+    assert (url.username, url.password, url.host, url.port, url.database) == (
+        "label",
+        PASSWORD,
+        "db.lab",
+        5433,
+        "label",
+    )
+
+
+@pytest.mark.usefixtures("_needed")
+def test_secrets_do_not_show_when_the_settings_are_shown():
+    settings = load()
+    _ = settings.sqlalchemy_url
+
+    for shown in (repr(settings), str(settings), repr(settings.sqlalchemy_url), str(settings.model_dump())):
+        assert PASSWORD not in shown
+        assert "s3cret" not in shown
+    assert settings.redis_url.get_secret_value() == REDIS_URL
+
+
+@pytest.mark.usefixtures("_needed")
+def test_settings_are_frozen():
+    settings = load()
+
+    with pytest.raises(ValidationError):
+        settings.lease_s = 5.0  # type: ignore[misc]
+
+
+@pytest.mark.usefixtures("_needed")
+def test_the_directories_of_trees_and_store_are_beside_each_other():
+    settings = load()
+
+    assert settings.datasets_dir == Path("/srv/label/raw_datasets")
+    assert settings.store_dir == Path("/srv/label/dataset_store")
+
+
+# Sources --------------------------------------------------------------------------------------------------------
+
+
+def test_a_dotenv_file_in_the_working_directory_is_read():
+    dotenv(**NEEDED, LEASE_S="9", LEGACY_ROOTS="/a:/b", FOREIGN="ignored")
+
+    settings = load()
+
+    assert settings.database_url.get_secret_value() == DATABASE_URL
+    assert settings.lease_s == 9
+    assert settings.legacy_roots == (Path("/a"), Path("/b"))
+
+
+def test_a_bad_value_in_the_dotenv_file_is_told_like_any_other():
+    dotenv(**NEEDED, BWLIMIT=PASSWORD)
+
+    with pytest.raises(
+        SettingsError, match=f"^BWLIMIT is not usable: expected {re.escape(EXPECTED['BWLIMIT'])}$"
+    ):
+        load()
+
+
+def test_the_environment_is_stronger_than_the_dotenv_file(monkeypatch: pytest.MonkeyPatch):
+    dotenv(**NEEDED, LEASE_S="9", LOG_LEVEL="error")
+    monkeypatch.setenv("LEASE_S", "8")
+
+    settings = load()
+
+    assert settings.lease_s == 8
+    assert settings.log_level == "error"
+
+
+@pytest.mark.xfail(
+    strict=True, raises=UnicodeDecodeError, reason="a .env that is not UTF-8 ends in a trace, not in exit 5"
+)
+def test_a_dotenv_file_that_is_not_text_is_a_settings_error():
+    Path(".env").write_bytes(b"DATA_DIR=/caf\xe9\n")
+
+    with pytest.raises(SettingsError, match=r"\.env"):
+        load()
+
+
+@pytest.mark.xfail(
+    strict=True, raises=PermissionError, reason="a .env that may not be read ends in a trace, not in exit 5"
+)
+def test_a_dotenv_file_that_may_not_be_read_is_a_settings_error(monkeypatch: pytest.MonkeyPatch):
+    with passable_folder() as folder:
+        monkeypatch.chdir(folder)
+        dotenv(**NEEDED)
+        Path(".env").chmod(0o000)
+
+        with pytest.raises(SettingsError, match=r"\.env"):
+            as_ordinary_user(load)
+
+
+@pytest.mark.usefixtures("_running_stack")
+def test_the_running_local_stack_is_used_when_no_address_is_set(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LEASE_S", "8")
+
+    settings = load()
+
+    assert settings.database_url.get_secret_value() == "postgresql://stack@localhost:1/label"
+    assert settings.redis_url.get_secret_value() == "redis://localhost:2/0"
+    assert settings.data_dir == Path("/stack/data ${HOME}")
+    assert settings.lease_s == 8
+
+
+@pytest.mark.usefixtures("_running_stack")
+@pytest.mark.parametrize("by_dotenv", [True, False])
+def test_another_data_dir_may_be_used_with_the_running_stack(monkeypatch: pytest.MonkeyPatch, by_dotenv: Any):
+    if by_dotenv:
+        dotenv(DATA_DIR="/mine")
+    else:
+        monkeypatch.setenv("DATA_DIR", "/mine")
+
+    settings = load()
+
+    assert settings.data_dir == Path("/mine")
+    assert settings.redis_url.get_secret_value() == "redis://localhost:2/0"
+
+
+@pytest.mark.usefixtures("_running_stack")
+@pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_URL"])
+@pytest.mark.parametrize("by_dotenv", [True, False])
+def test_addresses_are_never_mixed_with_those_of_the_stack(
+    monkeypatch: pytest.MonkeyPatch, name: str, by_dotenv: Any
+):
+    if by_dotenv:
+        dotenv(**{name: NEEDED[name]})
+    else:
+        monkeypatch.setenv(name, NEEDED[name])
+
+    with pytest.raises(SettingsError) as raised:
+        load()
+
+    (other,) = {"DATABASE_URL", "REDIS_URL"} - {name}
+    assert f"{other} is not set" in str(raised.value)
+    assert "DATA_DIR is not set" in str(raised.value)
+
+
+def test_the_addresses_of_a_stack_that_died_are_not_used():
+    STACK_FILE.parent.mkdir()
+    STACK_FILE.write_text(f"DATABASE_URL={DATABASE_URL}\nREDIS_URL={REDIS_URL}\nDATA_DIR=/srv\n")
+    STACK_LOCK.touch()
+
+    with pytest.raises(SettingsError, match="no local stack is running here"):
+        load()
+
+
+def test_looking_for_a_stack_leaves_its_lock_free():
+    STACK_FILE.parent.mkdir()
+    STACK_LOCK.touch()
+    with pytest.raises(SettingsError):
+        load()
+
+    with STACK_LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_reading_settings_makes_nothing():
+    with pytest.raises(SettingsError):
+        settings_module.load()
+
+    assert os.listdir() == []
