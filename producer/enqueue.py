@@ -194,12 +194,14 @@ def _choose(
 ) -> tuple[list[Project], list[LeftOut]]:
     left_out: list[LeftOut] = []
     chosen: list[Project] = []
+    with_path = 0
     for project in legacy:
         if only and project.project_id not in only:
             continue
-        reason = _reason_to_leave_out(project, exclude, full=limit is not None and len(chosen) >= limit)
+        reason = _reason_to_leave_out(project, exclude, full=limit is not None and with_path >= limit)
         if reason is None:
             chosen.append(project)
+            with_path += bool(project.path)
         else:
             left_out.append(
                 LeftOut(project_id=project.project_id, project_name=project.project_name, reason=reason)

@@ -16,6 +16,9 @@ VERIFY_TASK = "worker.tasks.verify_project"
 QUEUE = "label_migration"
 
 _WEEK_S = 7 * 86_400
+_PATIENCE_S = 30
+_HURRY_S = 8
+"""A worker waits for Redis rather than losing its connection; in front of the producer a person waits."""
 
 
 def create_app(settings: Settings, *, with_results: bool = True) -> Celery:
@@ -27,7 +30,7 @@ def create_app(settings: Settings, *, with_results: bool = True) -> Celery:
     app.conf.update(
         broker_url=url,
         result_backend=url if with_results else None,
-        broker_transport_options=_transport(),
+        broker_transport_options=_transport(_PATIENCE_S if with_results else _HURRY_S),
         **_MESSAGES,
         **_DELIVERY,
         **_CONNECTIONS,
@@ -36,13 +39,13 @@ def create_app(settings: Settings, *, with_results: bool = True) -> Celery:
     return app
 
 
-def _transport() -> dict[str, Any]:
+def _transport(socket_timeout_s: int) -> dict[str, Any]:
     return {
         # Longer than any job: a message that Redis gives out again while its job still runs would only be dropped by the
         # ledger. Recovery is the ledger's, not Redis's.
         "visibility_timeout": _WEEK_S,
         # A Redis that does not answer is an error within seconds, never a hang.
-        "socket_timeout": 30,
+        "socket_timeout": socket_timeout_s,
         "socket_connect_timeout": 5,
         "socket_keepalive": True,
         "health_check_interval": 25,

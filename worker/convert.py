@@ -2,25 +2,22 @@
 
 import json
 import os
-import random
-import time
 import zlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 from sqlalchemy import Connection, Engine
 
-from worker import log
 from worker.blobs.manifest import Directory, Manifest
 from worker.db import datasets, ledger, projects, sessions
 from worker.db.datasets import Dataset, RawSession
+from worker.db.engine import when_free
 from worker.db.projects import Project
 from worker.db.sessions import Session
 from worker.errors import (
-    DatabaseBusyError,
     DatasetGoneError,
     NothingToDoError,
     ProjectChangedError,
@@ -30,15 +27,8 @@ from worker.ingest import LABELS, HashedTree
 from worker.messages import Outcome, Warning_
 from worker.sessions_csv import RECORDING
 
-_log = log.get(__name__)
-
 MIGRATED_FROM = "legacy"
 """The value of `migrated_from` by which Label's own tools recognise a converted project."""
-
-_PATIENCE_S = 30.0
-"""How long a transaction is tried again that gave way to people."""
-
-T = TypeVar("T")
 
 
 class SessionNameRefusedError(ProjectError):
@@ -118,19 +108,6 @@ def plan_sessions(project_path: str, rows: Sequence[Session], tree: HashedTree) 
             else _left_alone(row, f"its directory is missing: {raw_name}")
         )
     return Plan(sessions=tuple(plans), left_alone=tuple(left_alone), warnings=tuple(warnings))
-
-
-def when_free(transaction: Callable[[], T]) -> T:
-    """Do a transaction; when it gave way to somebody else's, do it again, a little later."""
-    deadline = time.monotonic() + _PATIENCE_S
-    while True:
-        try:
-            return transaction()
-        except DatabaseBusyError as error:
-            if time.monotonic() > deadline:
-                raise
-            _log.info("gave_way", reason=str(error))
-            time.sleep(random.uniform(0.02, 0.2))  # noqa: S311 - so that two who gave way do not meet again
 
 
 def convert(

@@ -5,6 +5,7 @@ from types import TracebackType
 from typing import Self
 
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from worker import log
 from worker.db import ledger
@@ -28,6 +29,8 @@ class Heartbeat:
         self._lease_s = lease_s
         self._stopped = threading.Event()
         self._lock = threading.Lock()
+        self._renewing = threading.Lock()
+        self._pinging = threading.Lock()
         self._lost: LeaseLostError | ClaimLostError | None = None
         self._claim: Claim | None = None
         self._phase = "scan"
@@ -70,9 +73,11 @@ class Heartbeat:
 
     def keep_alive(self, claim: Claim | None) -> None:
         """Ping this claim, too, from now on; None: no more, and that the last one was lost matters no longer."""
-        self._claim = claim
-        if isinstance(self._lost, ClaimLostError):
-            self._lost = None
+        # Whoever gives a claim back must not find a ping on its connection, which the pool gives to others.
+        with self._pinging:
+            self._claim = claim
+            if isinstance(self._lost, ClaimLostError):
+                self._lost = None
 
     def _run(self) -> None:
         while not self._stopped.wait(self._lease_s / 3):
@@ -81,7 +86,8 @@ class Heartbeat:
 
     def _renew(self) -> None:
         try:
-            with self._engine.begin() as conn:
+            # One at a time: the thread must not write an older phase over the one that the work has just entered.
+            with self._renewing, self._engine.begin() as conn:
                 ours = ledger.renew_lease(
                     conn,
                     self._lease,
@@ -91,17 +97,18 @@ class Heartbeat:
                     files_done=self._files_done,
                     bytes_done=self._bytes_done,
                 )
-        except TransientError as error:
+        except (TransientError, SQLAlchemyError) as error:
+            # Whatever the database has: without this thread the job would go on and lose its lease for certain.
             _log.warning("lease_not_renewed", reason=str(error))
             return
         if not ours:
             self._lost = LeaseLostError(f"project {self._lease.ref.project_id}: another worker has the job")
 
     def _ping(self) -> None:
-        claim = self._claim
-        if claim is None:
-            return
-        try:
-            claim.ping()
-        except ClaimLostError as error:
-            self._lost = error
+        with self._pinging:
+            if self._claim is None:
+                return
+            try:
+                self._claim.ping()
+            except ClaimLostError as error:
+                self._lost = self._lost or error

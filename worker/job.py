@@ -96,6 +96,9 @@ def run_job(tools: Tools, ref: JobRef, worker: str, work: Callable[[Job], Outcom
         lease = ledger.take_lease(conn, ref, worker, tools.settings.lease_s)
     if lease is None:
         _log.info("duplicate_delivery", run=str(ref.run_id), project=ref.project_id)
+        # The holder may have died between the last outcome and the end of the run.
+        with tools.engine.begin() as conn:
+            ledger.finish_run_if_ended(conn, ref.run_id)
         return None
     with log.bound(run=str(ref.run_id), project=ref.project_id, attempt=lease.attempt):
         outcome = _attempt(tools, lease, worker, work)

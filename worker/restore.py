@@ -124,8 +124,7 @@ def _fill(
 def _write_file(store: Store, file: File, target: str, mode: int, mtime_ns: int) -> None:
     """Copy one blob, proving it on the way: a copy, never a link, because the application rewrites legacy files."""
     with open(target, "xb") as copy:
-        for chunk in _proved(store, file):
-            copy.write(chunk)
+        copy.writelines(_proved(store, file))
     _set_attributes(target, mode, mtime_ns)
 
 

@@ -6,13 +6,12 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine
 
-from worker.convert import when_free
 from worker.db import datasets, ledger, projects, sessions
+from worker.db.engine import when_free
 from worker.db.projects import Conversion, Project
 from worker.db.sessions import COLUMNS, Session
 from worker.errors import NothingToDoError, ProjectChangedError, RollbackRefusedError
 from worker.messages import Outcome, Warning_
-
 
 _PLACE = ("parent_session_data_path", "data_start_offset", "data_end_offset")
 """Which rows of which file: these columns mean something only together."""
@@ -70,9 +69,9 @@ def revert(engine: Engine, lease: ledger.Lease, conversion: Conversion, outcome:
     """Take the project's conversion back and end the job, in one transaction.
 
     Locks, in the same order as the conversion and giving way like it: the dataset's row, the project's row, its
-    sessions. The dataset and its files stay: others may refer to them. Raises `NothingToDoError` when the project is gone or back already,
-    `ProjectChangedError` or `RollbackRefusedError` when an edit since would be lost. A crash anywhere leaves the project
-    migrated.
+    sessions. The dataset and its files stay: others may refer to them. Raises `NothingToDoError` when the project is gone
+    or back already, `ProjectChangedError` or `RollbackRefusedError` when an edit since would be lost. A crash anywhere
+    leaves the project migrated.
     """
     return when_free(lambda: _revert(engine, lease, conversion, outcome))
 

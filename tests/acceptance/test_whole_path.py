@@ -4,40 +4,19 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import blake3
 import jsonschema
-import pandas as pd
 import pytest
-import redis
-from sqlalchemy import text
 
 from producer import report
+from tests.acceptance.story import Call, Story, call, content, is_blob, stored_tree, tell
 from tests.conftest import Site
-from tests.estate import (
-    Entry,
-    Estate,
-    Reading,
-    differences,
-    dump,
-    every_form,
-    make_project,
-    readings,
-    record_session,
-    snapshot_tree,
-)
-from worker.sessions_csv import Reader
+from tests.estate import differences, make_project, record_session
 
 pytestmark = pytest.mark.stack
-
-LEDGER = {"migration_runs", "migration_jobs", "dry_run_blobs"}
-"""The tables that a dry run may write."""
 
 POINTERS = (
     "parent_session_data_path",
@@ -63,200 +42,11 @@ BY_CHANCE = {"bytes_stored", "bytes_reused", "files"}
 """Of several projects that share content, chance decides in a real run which of them is the first to store it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """One call of `producer`: its exit code, its words, its JSON document, and the report it wrote."""
-
-    exit_code: int
-    words: str
-    document: dict[str, Any]
-    report: dict[str, Any]
-    report_path: Path
-
-    @property
-    def details(self) -> dict[int, dict[str, Any]]:
-        """What the report says of each project."""
-        return {detail["project_id"]: detail for detail in self.report["details"]}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Moment:
-    """Everything that a run might change, at one time. `tables` are all but the ledger's."""
-
-    tables: dict[str, list[dict[str, Any]]]
-    data_dir: dict[bytes, Entry]
-    legacy: dict[bytes, Entry]
-    readings: dict[tuple[int, Reader], Reading]
-
-    def by(self, table: str, key: str) -> dict[Any, dict[str, Any]]:
-        """The rows of a table by one of its columns."""
-        return {row[key]: row for row in self.tables[table]}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Story:
-    """One estate's way through dry run and real run, kept in memory so that later tests may empty the site."""
-
-    estate: Estate
-    before: Moment
-    rehearsed: Moment
-    after: Moment
-    dry: Call
-    real: Call
-    collected: list[Call]
-    without_legacy: dict[tuple[int, Reader], Reading]
-    contents: dict[int, tuple[dict[bytes, bytes | None], dict[bytes, bytes | None]]]
-    inodes: dict[str, set[int]]
-    wrong_blobs: list[str]
-    records: dict[int, int | None]
-
-    @property
-    def migrated(self) -> dict[int, dict[str, Any]]:
-        """The details of the projects that were migrated."""
-        return {
-            number: detail for number, detail in self.real.details.items() if detail["status"] == "migrated"
-        }
-
-
 @pytest.fixture(scope="module")
 def story(_module_site: Site) -> Story:
-    """Build an estate of every form, rehearse its migration, migrate it, and look at everything after each step."""
-    site = _module_site
-    site.empty()
-    with site.engine.begin() as conn:
-        estate = every_form(
-            conn, site.legacy_root, data_dir=site.data_dir, outside=site.folder / "outside the roots"
-        )
-    before = _look(site)
-    dry = _call(site, "enqueue", "--dry-run", "--wait")
-    rehearsed = _look(site, with_readings=False)
-    real = _call(site, "enqueue", "--wait")
-    after = _look(site)
-    collected = [_call(site, "collect", real.report["run_id"][:8])]
-    with redis.Redis.from_url(site.redis_url) as client:
-        client.flushdb()
-    collected.append(_call(site, "collect"))
-    datasets = {number: detail["dataset_path"] for number, detail in real.details.items()}
-    return Story(
-        estate=estate,
-        before=before,
-        rehearsed=rehearsed,
-        after=after,
-        dry=dry,
-        real=real,
-        collected=collected,
-        without_legacy=_readings_without_legacy(site),
-        contents={
-            number: (_content(detail["original_path"]), _content(str(datasets[number])))
-            for number, detail in real.details.items()
-            if detail["status"] == "migrated"
-        },
-        inodes={
-            name: _inodes(folder)
-            for name, folder in {
-                "legacy": site.legacy_root,
-                "trees": site.data_dir / "raw_datasets",
-                "blobs": site.data_dir / "dataset_store" / "blobs",
-            }.items()
-        },
-        records=_records_of_whole_sessions(before),
-        wrong_blobs=[path.name for path in _blobs(site.data_dir) if _blake3(path) != path.name],
-    )
-
-
-def _call(site: Site, *args: str) -> Call:
-    done = site.run_producer(*args, "--json", "--report-dir", "reports")
-    return _as_call(site, done)
-
-
-def _as_call(site: Site, done: subprocess.CompletedProcess[str]) -> Call:
-    assert done.stdout, done.stderr
-    document = json.loads(done.stdout)
-    path = site.folder / document["report_path"]
-    return Call(
-        exit_code=done.returncode,
-        words=done.stderr,
-        document=document,
-        report=json.loads(path.read_bytes()),
-        report_path=path,
-    )
-
-
-def _look(site: Site, *, with_readings: bool = True) -> Moment:
-    with site.engine.begin() as conn:
-        names = conn.scalars(text("select tablename from pg_tables where schemaname = 'public' order by 1"))
-        tables = dump(conn, [name for name in names if name not in LEDGER])
-        found = readings(conn, site.data_dir) if with_readings else {}
-    return Moment(
-        tables=tables,
-        data_dir=snapshot_tree(site.data_dir),
-        legacy=snapshot_tree(site.legacy_root),
-        readings=found,
-    )
-
-
-def _readings_without_legacy(site: Site) -> dict[tuple[int, Reader], Reading]:
-    """What is read when the legacy directories are not there any more."""
-    aside = site.legacy_root.rename(site.folder / "legacy, put aside")
-    try:
-        with site.engine.connect() as conn:
-            return readings(conn, site.data_dir)
-    finally:
-        aside.rename(site.legacy_root)
-
-
-def _records_of_whole_sessions(moment: Moment) -> dict[int, int | None]:
-    """How many records pandas reads from the file of each session that is not a piece of another; None for none."""
-    paths = {number: row["path"] for number, row in moment.by("projects", "project_id").items()}
-    return {
-        row["session_id"]: _records(
-            Path(paths[row["project_id"]], row["session_name"], "accelerometer_data.csv")
-        )
-        for row in moment.tables["sessions"]
-        if not row["parent_session_data_path"] and paths[row["project_id"]]
-    }
-
-
-def _records(path: Path) -> int | None:
-    try:
-        return len(pd.read_csv(path)) or None
-    except (ValueError, OSError):
-        return None
-
-
-def _content(root: str) -> dict[bytes, bytes | None]:
-    """The SHA-256 of each file and None for each directory, by relative path; links count as what they point to."""
-    found: dict[bytes, bytes | None] = {}
-    top = os.fsencode(os.path.realpath(root))
-    for folder, directories, files in os.walk(top, followlinks=True):
-        for name in directories:
-            found[os.path.relpath(os.path.join(folder, name), top)] = None
-        for name in files:
-            path = os.path.join(folder, name)
-            with open(path, "rb") as file:
-                found[os.path.relpath(path, top)] = hashlib.file_digest(file, "sha256").digest()
-    return found
-
-
-def _inodes(root: Path) -> set[int]:
-    return {path.lstat().st_ino for path in _files(root)}
-
-
-def _files(root: Path) -> Iterator[Path]:
-    for folder, _, names in os.walk(root):
-        yield from (Path(folder, name) for name in names)
-
-
-def _blobs(data_dir: Path) -> list[Path]:
-    return list(_files(data_dir / "dataset_store" / "blobs"))
-
-
-def _blake3(path: Path) -> str:
-    return blake3.blake3(path.read_bytes()).hexdigest()
-
-
-def _sum(details: Mapping[int, Mapping[str, Any]], key: str) -> int:
-    return sum(detail[key] for detail in details.values())
+    """Tell it once; all tests look at the same one."""
+    _module_site.empty()
+    return tell(_module_site)
 
 
 # The dry run ----------------------------------------------------------------------------------------------------
@@ -313,10 +103,10 @@ def test_the_dry_run_changes_no_row_outside_the_ledger_and_makes_no_file(story: 
 def test_every_report_obeys_its_schema_and_adds_up(story: Story):
     schema = report.schema_document()
 
-    for call in (story.dry, story.real, *story.collected):
-        jsonschema.validate(call.report, schema, format_checker=jsonschema.FormatChecker())
-        report.check_totals(call.report)
-        assert call.report_path.with_suffix(".html").exists()
+    for one in (story.dry, story.real, *story.collected):
+        jsonschema.validate(one.report, schema, format_checker=jsonschema.FormatChecker())
+        report.check_totals(one.report)
+        assert one.report_path.with_suffix(".html").exists()
 
 
 def test_every_legacy_project_is_in_the_report_with_its_outcome(story: Story):
@@ -360,11 +150,11 @@ def test_failures_are_told_with_the_remedy_and_give_exit_code_3(story: Story):
 
 
 def test_totals_of_the_report_are_those_of_the_disk(story: Story):
-    sizes = [entry.size_bytes for name, entry in story.after.data_dir.items() if _is_blob(name, entry)]
+    sizes = [entry.size_bytes for name, entry in story.after.data_dir.items() if is_blob(name, entry)]
     read = sum(
         entry.size_bytes
         for number in story.migrated
-        for entry in _tree(story.after.data_dir, story.real.details[number]["dataset_path"]).values()
+        for entry in stored_tree(story.after.data_dir, story.real.details[number]["dataset_path"]).values()
         if entry.kind == "file"
     )
 
@@ -386,10 +176,10 @@ def test_totals_of_the_report_are_those_of_the_disk(story: Story):
 def test_collecting_again_writes_an_equal_report_under_another_name(story: Story):
     calls = [story.real, *story.collected]
 
-    assert len({call.report_path.read_bytes() for call in calls}) == 1
-    assert len({call.report_path.with_suffix(".html").read_bytes() for call in calls}) == 1
-    assert len({call.report_path for call in calls}) == 3
-    assert [call.exit_code for call in calls] == [3, 3, 3]
+    assert len({one.report_path.read_bytes() for one in calls}) == 1
+    assert len({one.report_path.with_suffix(".html").read_bytes() for one in calls}) == 1
+    assert len({one.report_path for one in calls}) == 3
+    assert [one.exit_code for one in calls] == [3, 3, 3]
 
 
 def test_collecting_after_the_broker_was_emptied_takes_everything_from_the_ledger(story: Story):
@@ -410,12 +200,12 @@ def test_every_stored_tree_equals_its_legacy_directory_byte_for_byte(story: Stor
         assert (number, stored) == (number, legacy)
 
 
-def test_stored_trees_and_blobs_are_read_only_and_named_by_their_content(story: Story):
+def test_stored_trees_and_blobs_are_read_only_and_named_by_theircontent(story: Story):
     for detail in story.migrated.values():
-        for name, entry in _tree(story.after.data_dir, detail["dataset_path"]).items():
+        for name, entry in stored_tree(story.after.data_dir, detail["dataset_path"]).items():
             wanted = {"directory": 0o555, "file": 0o444}
             assert (name, entry.mode) == (name, wanted.get(entry.kind))
-    assert {entry.mode for name, entry in story.after.data_dir.items() if _is_blob(name, entry)} == {0o444}
+    assert {entry.mode for name, entry in story.after.data_dir.items() if is_blob(name, entry)} == {0o444}
     assert story.wrong_blobs == []
 
 
@@ -490,7 +280,7 @@ def test_datasets_and_their_sessions_have_rows(story: Story):
     assert len(set(base_names)) == len(base_names)
     for detail in story.migrated.values():
         dataset = datasets[detail["dataset_id"]]
-        tree = _tree(story.after.data_dir, dataset["file_path"])
+        tree = stored_tree(story.after.data_dir, dataset["file_path"])
         sessions = {
             os.fsdecode(name)
             for name, entry in tree.items()
@@ -632,13 +422,13 @@ def test_a_dry_run_foretells_what_is_reused_of_a_store_that_holds_a_part_of_it(s
     site = shared_site
     # Where Label itself puts projects.
     _make(site, site.data_dir, stored=(1, 2), lost=(7,))
-    first = _call(site, "enqueue", "--wait").details
+    first = call(site, "enqueue", "--wait").details
     by_name = {detail["project_name"]: detail for detail in first.values()}
     shutil.rmtree(by_name["lost"]["dataset_path"])
     more = _make(site, site.legacy_root, equal=(1, 2), part=(2, 3), part_again=(2, 3), new=(4,), found=(7,))
 
-    dry = _call(site, "enqueue", "--dry-run", "--wait")
-    real = _call(site, "enqueue", "--wait")
+    dry = call(site, "enqueue", "--dry-run", "--wait")
+    real = call(site, "enqueue", "--wait")
 
     assert_foretold(dry, real)
     assert real.exit_code == 0
@@ -651,10 +441,10 @@ def test_a_dry_run_foretells_what_is_reused_of_a_store_that_holds_a_part_of_it(s
     }
     assert real.report["files"] == {"total": 8, "stored": 2, "reused": 6, "left": 0}
     for name, like in (("equal", "stored"), ("found", "lost")):
-        for call in (dry, real):
+        for one in (dry, real):
             for key in ("dataset_id", "dataset_hash", "dataset_path"):
-                assert call.details[more[name]][key] == by_name[like][key]
-    assert _content(by_name["lost"]["dataset_path"]) == _content(by_name["lost"]["original_path"])
+                assert one.details[more[name]][key] == by_name[like][key]
+    assert content(by_name["lost"]["dataset_path"]) == content(by_name["lost"]["original_path"])
 
 
 def _make(site: Site, place: Path, **days: tuple[int, ...]) -> dict[str, int]:
@@ -672,28 +462,17 @@ def _make(site: Site, place: Path, **days: tuple[int, ...]) -> dict[str, int]:
 
 def test_a_second_run_finds_nothing_to_do_and_says_so(shared_site: Site):
     _make(shared_site, shared_site.legacy_root, one=(1,), two=(2,))
-    first = _call(shared_site, "enqueue", "--wait")
+    first = call(shared_site, "enqueue", "--wait")
 
-    second = _call(shared_site, "enqueue", "--wait")
-    rehearsal = _call(shared_site, "enqueue", "--wait", "--dry-run")
+    second = call(shared_site, "enqueue", "--wait")
+    rehearsal = call(shared_site, "enqueue", "--wait", "--dry-run")
 
     assert (first.exit_code, first.report["projects_migrated"]) == (0, 2)
-    for call in (second, rehearsal):
-        assert call.exit_code == 0
-        assert "Nothing to do" in call.words
-        assert (call.document["plan"], call.report["details"]) == ([], [])
-        counted = {key: value for key, value in call.report.items() if isinstance(value, int)}
+    for one in (second, rehearsal):
+        assert one.exit_code == 0
+        assert "Nothing to do" in one.words
+        assert (one.document["plan"], one.report["details"]) == ([], [])
+        counted = {key: value for key, value in one.report.items() if isinstance(value, int)}
         assert {key for key, value in counted.items() if value} <= {"schema", "dry_run"}
-        assert set(call.report["bytes"].values()) | set(call.report["files"].values()) == {0}
-        jsonschema.validate(call.report, report.schema_document())
-
-
-def _tree(data_dir: Mapping[bytes, Entry], path: str) -> dict[bytes, Entry]:
-    """The entries of one stored tree by their names in it; `.` is the tree itself."""
-    top = b"raw_datasets/" + os.fsencode(os.path.basename(path))
-    inside = {name.removeprefix(top + b"/"): e for name, e in data_dir.items() if name.startswith(top + b"/")}
-    return {b".": data_dir[top], **inside}
-
-
-def _is_blob(name: bytes, entry: Entry) -> bool:
-    return name.startswith(b"dataset_store/blobs/") and entry.kind == "file"
+        assert set(one.report["bytes"].values()) | set(one.report["files"].values()) == {0}
+        jsonschema.validate(one.report, report.schema_document())

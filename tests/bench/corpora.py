@@ -95,7 +95,7 @@ class Corpus:
                 directory = self.root / project.name / session
                 directory.mkdir(parents=True)
                 for file in files:
-                    _write(directory / file.name, file)
+                    write(directory / file.name, file)
         mark.touch()
 
     def register(self, conn: Connection, batch: str) -> None:
@@ -235,7 +235,8 @@ def _small_session(session: int, number: int, smallest: int, biggest: int) -> It
 # Content ----------------------------------------------------------------------------------------------------------
 
 
-def _write(path: Path, file: File) -> None:
+def write(path: Path, file: File) -> None:
+    """Write one file of a corpus."""
     with path.open("wb") as target:
         if file.name == LABELS:
             target.write(_labels(file))

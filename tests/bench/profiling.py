@@ -15,11 +15,12 @@ from producer.enqueue import enqueue
 from tests.bench.corpora import Corpus
 from tests.bench.measure import Settle
 from tests.bench.system import System
-from worker import tasks
+from worker import log, tasks
 from worker.messages import JobRef
 from worker.migrate import migrate
 
 _LINES = 25
+_STEPS = 20
 
 
 class ProfiledThreads(ThreadPoolExecutor):
@@ -47,6 +48,7 @@ def profile(system: System, corpus: Corpus, data_dir: Path, settle: Settle) -> N
 
     The profiler makes every call slower, small files above all: read the shares, not the seconds.
     """
+    log.configure(log_format="console", level="warning")
     with system.prepared(corpus, data_dir) as (settings, engine):
         # The run's messages go to a broker that no worker listens to.
         opened = enqueue(settings, engine, dry_run=False)
@@ -73,4 +75,7 @@ def _print(*profiles: cProfile.Profile) -> None:
     stats = pstats.Stats(profiles[0])
     for other in profiles[1:]:
         stats.add(other)
+    print("Functions of our own, by the time until they return:")
+    stats.sort_stats("cumtime").print_stats(r"/(worker|producer)/", _STEPS)
+    print("All functions, by the time spent in themselves:")
     stats.strip_dirs().sort_stats("tottime").print_stats(_LINES)

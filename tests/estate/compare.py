@@ -108,11 +108,14 @@ def _session_rows(conn: Connection, condition: str, values: Mapping[str, Any]) -
     return [SessionRow(**row) for row in rows.mappings()]
 
 
-def readings(conn: Connection, data_dir: Path) -> dict[tuple[int, Reader], Reading]:
-    """What each reader of Label gets for each session that there is."""
+def readings(
+    conn: Connection, data_dir: Path, *, project_id: int | None = None
+) -> dict[tuple[int, Reader], Reading]:
+    """What each reader of Label gets for each session that there is, or that one project has."""
+    condition = "" if project_id is None else "where s.project_id = :project_id"
     return {
         (row.session_id, reader): _reading(row, reader, data_dir)
-        for row in _session_rows(conn, "", {})
+        for row in _session_rows(conn, condition, {"project_id": project_id})
         for reader in Reader
     }
 

@@ -44,8 +44,8 @@ class Claim:
 
         The driver's connection takes one statement at a time and may be shared by threads (psycopg2, level 2).
         """
-        raw = self._conn.connection.driver_connection
         try:
+            raw = self._conn.connection.driver_connection
             with raw.cursor() as cursor:  # type: ignore[union-attr]
                 cursor.execute("select 1")
         except Exception as error:
@@ -71,9 +71,13 @@ def claim(engine: Engine, dataset_hash: str, *, idle_timeout_s: float) -> Iterat
             text("select set_config('idle_in_transaction_session_timeout', :timeout, true)"),
             {"timeout": f"{int(idle_timeout_s * 1000)}ms"},
         )
-        conn.execute(
+        locked = conn.execute(
             text("select from dataset_claims where dataset_hash = :hash for update"), {"hash": dataset_hash}
         )
+        if locked.rowcount != 1:
+            raise ClaimLostError(
+                f"The claim on dataset {dataset_hash[:12]} was removed while it was waited for"
+            )
         held = Claim(conn, dataset_hash)
         yield held
         try:
@@ -115,12 +119,16 @@ def add(
     metadata: Mapping[str, Any],
     sessions: Sequence[RawSession],
 ) -> Dataset:
-    """Write a dataset and its sessions: two statements, however many there are. The caller holds the claim."""
+    """Write a dataset and its sessions: two statements, however many there are. The caller holds the claim.
+
+    Raises `ClaimLostError` when the dataset is there already: somebody else stored it, so the claim was not ours any more.
+    """
     dataset_id = conn.execute(
         text("""
             insert into raw_datasets (dataset_name, dataset_hash, file_path, file_size_bytes, session_count, description,
                                       metadata)
             values (:name, :hash, :file_path, :size_bytes, :session_count, :description, cast(:metadata as jsonb))
+            on conflict (dataset_hash) do nothing
             returning dataset_id"""),
         {
             "name": name,
@@ -131,7 +139,9 @@ def add(
             "description": description,
             "metadata": json.dumps(metadata),
         },
-    ).scalar_one()
+    ).scalar_one_or_none()
+    if dataset_id is None:
+        raise ClaimLostError(f"Dataset {dataset_hash[:12]} was stored by somebody else meanwhile")
     rows = [
         {"name": s.session_name, "path": s.session_path, "labels": s.labels, "file_count": s.file_count}
         for s in sessions

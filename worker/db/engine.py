@@ -1,10 +1,23 @@
 """The door to PostgreSQL: one engine a process, and connection errors in our own words. Knows no table."""
 
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.exc import InterfaceError, OperationalError
 
+from worker import log
 from worker.errors import DatabaseBusyError, DatabaseUnavailableError
+
+T = TypeVar("T")
+
+_log = log.get(__name__)
+
+_PATIENCE_S = 30.0
+"""How long a transaction is tried again that gave way to somebody else's."""
 
 _CONNECT_TIMEOUT_S = 5
 _BUSY = {
@@ -37,6 +50,19 @@ def connect(url: URL, *, application_name: str) -> Engine:
     )
     event.listen(engine, "handle_error", _in_our_words)
     return engine
+
+
+def when_free(transaction: Callable[[], T]) -> T:
+    """Do a transaction; when it gave way to somebody else's (`DatabaseBusyError`), do it again, a little later."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            return transaction()
+        except DatabaseBusyError as error:
+            if time.monotonic() > deadline:
+                raise
+            _log.info("gave_way", reason=str(error))
+            time.sleep(random.uniform(0.02, 0.2))  # noqa: S311 - so that two who gave way do not meet again
 
 
 def _in_our_words(context: ExceptionContext) -> None:

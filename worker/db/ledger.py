@@ -146,12 +146,13 @@ def cancel_run(conn: Connection, run_id: uuid.UUID, reason: str) -> None:
 
 def finish_run_if_ended(conn: Connection, run_id: uuid.UUID) -> None:
     """Close the run when its last job has an outcome. Call it after that outcome is committed, in a new transaction:
-    of two jobs that end at once, the later one then sees both.
+    of two jobs that end at once, the later one then sees both. A run whose producer died before it could say that all
+    jobs are sent is closed as well.
     """
     conn.execute(
         text("""
             update migration_runs r set state = 'finished', finished_at = clock_timestamp()
-            where r.run_id = :run_id and r.state in ('running', 'paused')
+            where r.run_id = :run_id and r.state in ('planned', 'running', 'paused')
               and not exists (select from migration_jobs j
                               where j.run_id = r.run_id and j.state in ('queued', 'running'))"""),
         {"run_id": run_id},
@@ -313,9 +314,9 @@ def end_job(conn: Connection, lease: Lease, outcome: Outcome) -> None:
         _held(lease)
         | {
             "state": outcome.status.job_state,
-            "outcome": json.dumps(outcome.to_json()),
+            "outcome": json.dumps(_storable(outcome.to_json())),
             "error_class": outcome.error_class,
-            "error": outcome.error,
+            "error": _storable(outcome.error),
             "dataset_hash": outcome.dataset_hash,
             "files": outcome.files.total,
             "bytes": outcome.bytes.read,
@@ -365,6 +366,21 @@ def new_content_by_project(conn: Connection, run_id: uuid.UUID) -> dict[int, tup
         {"run_id": run_id},
     )
     return {row.project_id: (row.files, row.bytes) for row in rows}
+
+
+def _storable(value: Any) -> Any:
+    """The same JSON value in texts that PostgreSQL can hold: a name of any bytes in a message must not cost a job its
+    outcome.
+    """
+    match value:
+        case str():
+            return value.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")
+        case dict():
+            return {key: _storable(one) for key, one in value.items()}
+        case list():
+            return [_storable(one) for one in value]
+        case _:
+            return value
 
 
 def _held(lease: Lease) -> dict[str, Any]:

@@ -1,0 +1,127 @@
+"""Runs, jobs and engines as tests of the ledger need them."""
+
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeVar
+
+from sqlalchemy import Engine, text
+
+from worker.db import ledger
+from worker.db.engine import connect
+from worker.db.ledger import Lease, NewJob
+from worker.messages import JobRef, Outcome, Status, Verb
+
+T = TypeVar("T")
+
+LEASE_S = 60.0
+
+
+def make_run(
+    engine: Engine,
+    projects: Sequence[int] = (1,),
+    *,
+    run_id: uuid.UUID | None = None,
+    sent: bool = True,
+    dry_run: bool = False,
+    **columns: Any,
+) -> uuid.UUID:
+    """Open a run with a job for each project; `columns` are those of the jobs."""
+    run_id = run_id or uuid.uuid4()
+    jobs = [
+        NewJob(
+            **{"project_id": number, "project_name": f"study {number}", "path": f"/studies/{number}"}
+            | columns
+        )
+        for number in projects
+    ]
+    with engine.begin() as conn:
+        ledger.open_run(conn, run_id, Verb.MIGRATE, dry_run=dry_run, selection={"options": {"limit": 5}})
+        ledger.add_jobs(conn, run_id, jobs)
+        if sent:
+            ledger.mark_sent(conn, run_id)
+    return run_id
+
+
+def take(engine: Engine, run_id: uuid.UUID, project_id: int = 1, worker: str = "w") -> Lease | None:
+    """Try to take a job's lease, as a delivery of its message does."""
+    with engine.begin() as conn:
+        return ledger.take_lease(conn, JobRef(run_id=run_id, project_id=project_id), worker, LEASE_S)
+
+
+def must_take(engine: Engine, run_id: uuid.UUID, project_id: int = 1, worker: str = "w") -> Lease:
+    lease = take(engine, run_id, project_id, worker)
+    assert lease is not None
+    return lease
+
+
+def expire(engine: Engine, run_id: uuid.UUID) -> None:
+    """Let the time of every lease of a run be over."""
+    with engine.begin() as conn:
+        conn.execute(
+            text(
+                "update migration_jobs set lease_until = clock_timestamp() - interval '1 second'"
+                " where run_id = :id and state = 'running'"
+            ),
+            {"id": run_id},
+        )
+
+
+def outcome(project_id: int = 1, status: Status = Status.MIGRATED, **changes: Any) -> Outcome:
+    return Outcome(
+        **{
+            "project_id": project_id,
+            "project_name": f"study {project_id}",
+            "status": status,
+            "reason": "because",
+        }
+        | changes
+    )
+
+
+def end(engine: Engine, lease: Lease, ended: Outcome | None = None) -> None:
+    with engine.begin() as conn:
+        ledger.end_job(conn, lease, ended or outcome(lease.ref.project_id))
+
+
+def set_run_state(engine: Engine, run_id: uuid.UUID, state: str) -> None:
+    with engine.begin() as conn:
+        conn.execute(
+            text("update migration_runs set state = :state where run_id = :id"),
+            {"id": run_id, "state": state},
+        )
+
+
+def job_of(engine: Engine, run_id: uuid.UUID, project_id: int = 1) -> dict[str, Any]:
+    """A job's whole row."""
+    with engine.connect() as conn:
+        row = conn.execute(
+            text("select * from migration_jobs where run_id = :id and project_id = :project"),
+            {"id": run_id, "project": project_id},
+        ).one()
+    return dict(row._mapping)
+
+
+@contextmanager
+def processes(database: Engine, count: int) -> Iterator[list[Engine]]:
+    """As many engines as workers would have, each with connections of its own."""
+    with ExitStack() as all_of_them:
+        engines = [connect(database.url, application_name=f"tests {number}") for number in range(count)]
+        for engine in engines:
+            all_of_them.callback(engine.dispose)
+        yield engines
+
+
+def at_once(engines: Sequence[Engine], call: Callable[[Engine], T]) -> list[T]:
+    """Call once with each engine, all at the same moment; results or the first error."""
+    together = threading.Barrier(len(engines))
+
+    def one(engine: Engine) -> T:
+        with engine.connect():  # a connection is open before the race begins
+            together.wait(30)
+        return call(engine)
+
+    with ThreadPoolExecutor(len(engines)) as threads:
+        return list(threads.map(one, engines))
