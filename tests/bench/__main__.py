@@ -231,6 +231,10 @@ def _publish(
             f"Every time ends when the result is durable (peers: with sync). A sync after the migrator's runs took at most "
             f"{max(after):.2f} s. Cores: processor seconds of the workers, or of the peer, for each second."
         )
+    if options.size < 1:
+        console.print(
+            "The bounds are those of size 1; below it, what each run and each project costs at least weighs more."
+        )
     now = datetime.now(UTC)
     document = {
         "at": now.isoformat(timespec="seconds"),

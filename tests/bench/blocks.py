@@ -1,7 +1,7 @@
 """`python -m tests.bench.blocks`: ways to read, hash and write, side by side, as tables in Markdown for DESIGN.md.
 
 Sources are in the page cache; new data counts as written when it is durable. What each row does is its function below. Every
-row runs once a round, after a moment of rest, into fresh files; a round's files are removed at its end.
+row runs once a round, in an order of the round's own, after a moment of rest, into fresh files.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import hashlib
 import mmap
 import os
 import queue
+import random
 import shutil
 import sys
 import threading
@@ -45,12 +46,15 @@ Step = Callable[[str, str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """One row: `step` on every file, so many files at a time. `synced`: a sync of everything ends it."""
+    """One row: `step` on every file, so many files at a time. `synced`: a sync of everything ends it. `unlinks`: it
+    removes names, which makes new inodes dear for minutes on a file system without a journal; such rows run last.
+    """
 
     name: str
     step: Step
     threads: int = 1
     synced: bool = False
+    unlinks: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,7 +259,8 @@ def small_nameless(source: str, target: str) -> None:
     writing = os.open(os.path.dirname(target), os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o444)
     try:
         os.write(writing, content)
-        os.link(f"/proc/self/fd/{writing}", target, follow_symlinks=True)
+        # Only with a directory's descriptor does Python call linkat(2), which can follow the link.
+        os.link(str(writing), target, src_dir_fd=_own_descriptors(), follow_symlinks=True)
     finally:
         os.close(writing)
 
@@ -264,6 +269,11 @@ def small_with_tree(source: str, target: str) -> None:
     """Write under the final name, and link that into a tree."""
     small_straight(source, target)
     os.link(target, f"{target}.in-tree")
+
+
+@cache
+def _own_descriptors() -> int:
+    return os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def _make(target: str, content: bytes, *, flush: bool = False) -> None:
@@ -369,13 +379,19 @@ _SMALL_WAYS: tuple[tuple[str, Callable[[str, str], object], bool], ...] = (
     ("+ write under the final name", small_straight, True),
     ("+ write beside, rename", small_renamed, True),
     ("+ write in staging, link, unlink", small_linked, True),
-    ("+ the same after hashing first", small_read_twice, True),
+    ("+ hash first, read again, staging, link, unlink", small_read_twice, True),
     ("+ O_TMPFILE, link", small_nameless, True),
     ("+ write under the final name, link into a tree", small_with_tree, True),
     ("+ write under the final name, fsync each", partial(small_straight, flush=True), False),
 )
 SMALL = tuple(
-    Block(name=f"{name}{', 2 at a time' if threads == 2 else ''}", step=step, threads=threads, synced=synced)  # type: ignore[arg-type]
+    Block(
+        name=f"{name}{', 2 at a time' if threads == 2 else ''}",
+        step=step,  # type: ignore[arg-type]
+        threads=threads,
+        synced=synced,
+        unlinks="unlink" in name,
+    )
     for threads in (1, 2)
     for name, step, synced in _SMALL_WAYS
 )
@@ -393,14 +409,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"{facts['cores']} cores of {facts['cpu']}, Linux {facts['kernel']}, {facts['file_system']}, "
             f"Python {facts['python']}, load {facts['load_at_start']} at the start; median of {options.runs}"
         )
+        table = partial(_table, folder=folder, runs=options.runs)
         if "hash" in options.only:
-            _table("Read and hash", HASHING, _big(folder, options.size), folder, options, per="GB")
+            table("Read and hash", HASHING, _big(folder, options.size), per="GB", settle_s=0.1)
         if "copy" in options.only:
             title = "New content, until durable"
-            _table(title, COPYING, _big(folder, options.size), folder, options, per="GB")
+            table(title, COPYING, _big(folder, options.size), per="GB", settle_s=options.settle)
         if "small" in options.only:
             title = f"New files of {_SMALL_BYTES // 1000} KB, until durable"
-            _table(title, SMALL, _small(folder, options.files), folder, options, per="file")
+            table(title, SMALL, _small(folder, options.files), per="file", settle_s=min(1, options.settle))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return 0
@@ -412,7 +429,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--files", type=int, default=4000, help="how many small files; default 4000")
     parser.add_argument("--runs", type=int, default=3, help="rounds; default 3")
     parser.add_argument(
-        "--settle", type=float, default=1.0, help="seconds of rest before each timing; default 1"
+        "--settle", type=float, default=3.0, help="seconds of rest before each copy; default 3"
     )
     parser.add_argument("--only", type=lambda text: text.split(","), default=["hash", "copy", "small"])
     parser.add_argument("--folder", type=Path, default=Path("bench-results/blocks"))
@@ -446,41 +463,52 @@ def _table(
     title: str,
     blocks: Sequence[Block],
     sources: list[str],
-    folder: Path,
-    options: argparse.Namespace,
     *,
+    folder: Path,
+    runs: int,
+    settle_s: float,
     per: str,
 ) -> None:
     """Run the blocks in turn, round by round, and print the medians."""
     taken: dict[str, list[Taken]] = {block.name: [] for block in blocks}
     refused: dict[str, str] = {}
-    for number in range(options.runs):
-        place = folder / f"round-{number}"
-        for index, block in enumerate(blocks):
-            target = place / f"{index:02}"
-            target.mkdir(parents=True)
-            os.sync()
-            time.sleep(options.settle)
-            try:
-                taken[block.name].append(_run(block, sources, target))
-            except OSError as error:
-                if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL}:
-                    raise
-                refused[block.name] = error.strerror or "refused"
-        shutil.rmtree(place)
+    for block, target in _in_order(blocks, folder, runs):
+        target.mkdir(parents=True)
+        os.sync()
+        time.sleep(settle_s)
+        try:
+            taken[block.name].append(_run(block, sources, target))
+        except OSError as error:
+            if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL}:
+                raise
+            refused[block.name] = error.strerror or "refused"
     size = sum(os.stat(source).st_size for source in sources)
     units = size / 1e9 if per == "GB" else len(sources) / 1e6
     print(f"\n{title}\n")
     print("| how | s/GB | GB/s | cpu s/GB |" if per == "GB" else "| how | µs/file | files/s | cpu µs/file |")
     print("|---|--:|--:|--:|")
-    for name, runs in taken.items():
-        if not runs:
+    for name, each in taken.items():
+        if not each:
             print(f"| {name} | {refused[name]} | | |")
             continue
-        wall, cpu = (median(run.wall_s for run in runs) / units, median(run.cpu_s for run in runs) / units)
+        wall, cpu = (median(run.wall_s for run in each) / units, median(run.cpu_s for run in each) / units)
         rate = f"{1 / wall:.2f}" if per == "GB" else f"{1e6 / wall:.0f}"
         digits = 3 if per == "GB" else 1
         print(f"| {name} | {wall:.{digits}f} | {rate} | {cpu:.{digits}f} |")
+
+
+def _in_order(blocks: Sequence[Block], folder: Path, runs: int) -> Iterator[tuple[Block, Path]]:
+    """Every block once a round, and where to: the state that a row leaves memory and disk in may help or harm the next one,
+    so that is not always the same one.
+    """
+    for unlinks in (False, True):
+        group = [block for block in blocks if block.unlinks == unlinks]
+        for number in range(runs):
+            place = folder / f"round-{number}"
+            for block in random.Random(number).sample(group, len(group)):
+                yield block, place / block.name
+            if blocks is COPYING:  # a few files of many bytes; small ones stay to the end
+                shutil.rmtree(place, ignore_errors=True)
 
 
 def _run(block: Block, sources: Sequence[str], target: Path) -> Taken:

@@ -43,8 +43,8 @@ def dump(conn: Connection, tables: Sequence[str] = LABEL_TABLES) -> dict[str, li
 def _dump_table(conn: Connection, table: str) -> list[dict[str, Any]]:
     columns = conn.execute(
         text(
-            "select column_name, data_type from information_schema.columns"
-            " where table_schema = 'public' and table_name = :table order by ordinal_position"
+            "select attname as column_name, format_type(atttypid, null) from pg_attribute"
+            " where attrelid = cast(:table as regclass) and attnum > 0 and not attisdropped order by attnum"
         ),
         {"table": table},
     ).all()

@@ -4,6 +4,7 @@
 for each order, so that imports are paid once; engines and threads are made in the child alone.
 """
 
+import gc
 import json
 import os
 import signal
@@ -82,6 +83,8 @@ def nursery(site: Site) -> Iterator[Nursery]:
 
 
 def _serve() -> None:
+    # What the children do not touch they need not copy.
+    gc.freeze()
     for line in sys.stdin:
         readable, writable = os.pipe()
         child = os.fork()

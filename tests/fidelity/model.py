@@ -121,8 +121,7 @@ def parsed(text: str | None) -> Any:
 
 def by_key(rows: Iterable[Row], key: str) -> dict[Any, Row]:
     """Rows by one of their columns, which no two have in common."""
-    found = {row[key]: row for row in rows}
-    return found
+    return {row[key]: row for row in rows}
 
 
 def grouped(rows: Iterable[Row], key: str) -> dict[Any, list[Row]]:

@@ -1,7 +1,8 @@
 """Runs that are opened and done in this process: the ledger's rows as the producer writes them, jobs as a worker does them."""
 
+import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -22,6 +23,9 @@ WORK: dict[Verb, Callable[[Tools, JobRef, str], Outcome | None]] = {
     Verb.ROLLBACK: rollback,
     Verb.VERIFY: verify_sessions,
 }
+
+DEADLINE_S = 60.0
+"""A worker that does not come to the meeting is a failure, not a wait."""
 
 
 @contextmanager
@@ -88,9 +92,25 @@ def run(
     return do(tools, verb, open_run(tools.engine, verb, only=only, dry_run=dry_run, **options))
 
 
-def run_one(tools: Tools, verb: Verb, project_id: int, *, dry_run: bool = False, **options: object) -> Outcome:
+def run_one(
+    tools: Tools, verb: Verb, project_id: int, *, dry_run: bool = False, **options: object
+) -> Outcome:
     """Open a run over one project and do its job."""
     return run(tools, verb, only=[project_id], dry_run=dry_run, **options)[project_id]
+
+
+def at_once(site: Site, jobs: Sequence[tuple[Verb, JobRef]]) -> list[Outcome | None]:
+    """Do every job by a worker of its own, with connections of its own, all beginning at the same moment."""
+    together = threading.Barrier(len(jobs))
+
+    def work(number: int) -> Outcome | None:
+        verb, ref = jobs[number]
+        with another_worker(site, f"worker {number}") as tools:
+            together.wait(DEADLINE_S)
+            return WORK[verb](tools, ref, f"worker {number}")
+
+    with ThreadPoolExecutor(len(jobs)) as threads:
+        return list(threads.map(work, range(len(jobs))))
 
 
 def let_lease_run_out(engine: Engine, ref: JobRef) -> None:

@@ -2,36 +2,26 @@
 
 import json
 import os
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
-from sqlalchemy import Engine, text
 
-from tests.conftest import TEMPLATE, Site, _database, _empty_redis, _site
+from tests.conftest import Site
 from tests.estate import (
     Entry,
     Estate,
-    Form,
     Reading,
     differences,
     dump,
     every_form,
-    make_project,
-    make_session,
     readings,
-    record_session,
-    session_row,
     snapshot_tree,
-    split_session,
-    write_recording,
 )
 from tests.estate.compare import LABEL_TABLES
-from tests.fidelity.model import POINTERS, Migrated, Row, Tree, by_key, grouped, merged, migrated, parsed
-from tests.fidelity.runs import run, run_one, tools_of
+from tests.fidelity.model import POINTERS, Migrated, Row, Tree, by_key, grouped, migrated, parsed
+from tests.fidelity.runs import run, tools_of
 from worker.job import Tools
 from worker.messages import Outcome, Status, Verb
 from worker.sessions_csv import Reader
@@ -113,14 +103,10 @@ class Story:
 
 
 @pytest.fixture(scope="module")
-def story(stack: Any, _template: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+def story(_site_of_module: Site) -> Iterator[Story]:
     """Migrate an estate, look with and without its legacy directories, roll it back, migrate it again."""
-    with (
-        _database(stack, template=TEMPLATE) as engine,
-        _site(engine, _empty_redis(stack), tmp_path_factory.mktemp("conversion")) as site,
-        tools_of(site) as tools,
-    ):
-        yield _tell(site, tools)
+    with tools_of(_site_of_module) as tools:
+        yield _tell(_site_of_module, tools)
 
 
 def _tell(site: Site, tools: Tools) -> Story:
@@ -177,7 +163,9 @@ def _readings_without_legacy(site: Site) -> dict[tuple[int, Reader], Reading]:
 
 
 def _inodes(root: Path) -> set[int]:
-    return {os.lstat(os.path.join(folder, name)).st_ino for folder, _, names in os.walk(root) for name in names}
+    return {
+        os.lstat(os.path.join(folder, name)).st_ino for folder, _, names in os.walk(root) for name in names
+    }
 
 
 # Items 1 to 9 of the contract -----------------------------------------------------------------------------------
@@ -197,14 +185,16 @@ def test_item_1_the_project_refers_to_its_dataset_and_has_no_path(story: Story):
     assert len(runs) == 1
     for number, outcome in story.moved.items():
         found = story.migrated.projects[number]
-        assert found | {"analysis_config": parsed(found["analysis_config"])} == story.expected(
-            number, story.migrated
-        ).project
+        assert (
+            found | {"analysis_config": parsed(found["analysis_config"])}
+            == story.expected(number, story.migrated).project
+        )
         assert [row["dataset_id"] for row in refs[number]] == [outcome.dataset_id]
 
 
 @pytest.mark.parametrize(
-    "key", ["recorded", "config_object", "config_json_null", "config_list", "config_string", "config_our_keys"]
+    "key",
+    ["recorded", "config_object", "config_json_null", "config_list", "config_string", "config_our_keys"],
 )
 def test_item_1_analysis_config_keeps_the_keys_it_had(story: Story, key: str):
     number = story.estate.projects[key]
@@ -258,9 +248,7 @@ def test_items_4_and_5_every_session_is_pointed_at_the_store(story: Story):
     for number in story.moved:
         expected = story.expected(number, story.migrated)
         assert (number, sessions.get(number, [])) == (number, expected.sessions)
-        hidden += sum(
-            row["status"] == "Split" and row["dataset_id"] is not None for row in expected.sessions
-        )
+        hidden += sum(row["status"] == "Split" and row["dataset_id"] is not None for row in expected.sessions)
     assert hidden > 10
 
 
@@ -282,9 +270,21 @@ def test_item_6_what_cannot_be_judged_is_left_alone_and_named(story: Story):
     [
         ("missing_session", "2025-07-08_08_30_00", "its directory is missing: 2025-07-08_08_30_00"),
         ("missing_session", "2025-07-09_08_30_00.1", "its directory is missing: 2025-07-09_08_30_00"),
-        ("foreign_parent", "outside", "its parent path is not directly below the project's: {outside}/elsewhere"),
-        ("foreign_parent", "relative", "its parent path is not directly below the project's: 2025-07-01_08_30_00"),
-        ("offsets_beyond", "2025-07-01_08_30_00.1", "its offsets end at 500, past the 20 records of its recording"),
+        (
+            "foreign_parent",
+            "outside",
+            "its parent path is not directly below the project's: {outside}/elsewhere",
+        ),
+        (
+            "foreign_parent",
+            "relative",
+            "its parent path is not directly below the project's: 2025-07-01_08_30_00",
+        ),
+        (
+            "offsets_beyond",
+            "2025-07-01_08_30_00.1",
+            "its offsets end at 500, past the 20 records of its recording",
+        ),
         ("rough_recordings", "no recording", "its recording has no records or cannot be read"),
         ("rough_recordings", "garbage", "its recording has no records or cannot be read"),
         ("labels", "no_text", "labels.json is not text"),
@@ -392,7 +392,9 @@ def test_the_before_image_holds_the_old_value_of_every_column_that_changed(story
 
 def test_every_session_reads_as_before_with_and_without_legacy_directories(story: Story):
     """I6; what was unreadable stays so, what led elsewhere still does."""
-    elsewhere = {number for number, row in story.before.sessions.items() if row["project_id"] not in story.moved}
+    elsewhere = {
+        number for number, row in story.before.sessions.items() if row["project_id"] not in story.moved
+    }
     own = {
         key: reading
         for key, reading in story.before.readings.items()
@@ -424,8 +426,12 @@ def test_migrating_again_stores_nothing_new_and_makes_equal_rows(story: Story):
     again = {n: one for n, one in story.again_outcomes.items() if one.status is Status.MIGRATED}
 
     assert again.keys() == story.moved.keys()
-    assert {(one.dataset_created, one.bytes.stored, one.files.stored) for one in again.values()} == {(False, 0, 0)}
-    assert {n: one.warnings for n, one in again.items()} == {n: one.warnings for n, one in story.moved.items()}
+    assert {(one.dataset_created, one.bytes.stored, one.files.stored) for one in again.values()} == {
+        (False, 0, 0)
+    }
+    assert {n: one.warnings for n, one in again.items()} == {
+        n: one.warnings for n, one in story.moved.items()
+    }
     sessions = grouped(story.again.tables["sessions"], "project_id")
     for number in again:
         expected = story.expected(number, story.again)

@@ -1,7 +1,7 @@
 """`kill -9` at every statement of a migration and of a rollback: the project is one thing or the other, and the next run ends it."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -13,119 +13,43 @@ from tests.conftest import Site
 from tests.estate import (
     Project,
     differences,
-    dump,
     make_project,
     readings,
     record_session,
     snapshot_tree,
     split_session,
 )
-from tests.estate.compare import LABEL_TABLES
 from tests.fidelity.dying import Nursery, nursery
-from tests.fidelity.model import POINTERS, Row, Tree, by_key, grouped, migrated, parsed
+from tests.fidelity.model import POINTERS, by_key
 from tests.fidelity.runs import WORK, let_lease_run_out, open_run, run_one
+from tests.fidelity.states import Rows, check_legacy, check_migrated, look
 from worker.db import ledger
 from worker.job import Tools
 from worker.messages import JobRef, JobState, Outcome, RunState, Status, Verb
 
 pytestmark = pytest.mark.stack
 
-TABLES = (
-    *LABEL_TABLES,
-    "raw_datasets",
-    "raw_dataset_sessions",
-    "project_dataset_refs",
-    "project_split_configs",
-    "project_conversions",
-)
 
-
-@pytest.fixture
-def dying(site: Site) -> Iterator[Nursery]:
+@pytest.fixture(scope="module")
+def dying(_site_of_module: Site) -> Iterator[Nursery]:
     """Bring up workers that die when told to."""
-    with nursery(site) as started:
+    with nursery(_site_of_module) as started:
         yield started
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rows:
-    """Everything in the database that is about one project, or about datasets."""
-
-    label: dict[str, list[Row]]
-    refs: list[Row]
-    configs: list[Row]
-    active: int
-    datasets: dict[int, Row]
 
 
 def make(site: Site, number: int) -> Project:
     """A project whose content no other has: one whole session, one that is cut, one without a directory."""
     with site.engine.begin() as conn:
         project = make_project(
-            conn, site.legacy_root, f"study {number}", analysis_config={"number": number, "dataset_id": "mine"}
+            conn,
+            site.legacy_root,
+            f"study {number}",
+            analysis_config={"number": number, "dataset_id": "mine"},
         )
         record_session(conn, project, "whole", rows=12, seed=2 * number)
         cut = record_session(conn, project, "cut", rows=15, seed=2 * number + 1)
         split_session(conn, cut.session_id, [7], site.data_dir)
     return project
-
-
-def look(site: Site, project: Project) -> Rows:
-    with site.engine.connect() as conn:
-        tables = dump(conn, TABLES)
-    own = grouped(tables["sessions"], "project_id")[project.project_id]
-    ids = {row["session_id"] for row in own}
-    return Rows(
-        label={
-            "projects": [row for row in tables["projects"] if row["project_id"] == project.project_id],
-            "sessions": own,
-            "session_lineage": [row for row in tables["session_lineage"] if row["child_session_id"] in ids],
-        },
-        refs=grouped(tables["project_dataset_refs"], "project_id").get(project.project_id, []),
-        configs=grouped(tables["project_split_configs"], "project_id").get(project.project_id, []),
-        active=sum(
-            row["project_id"] == project.project_id and row["rolled_back_at"] is None
-            for row in tables["project_conversions"]
-        ),
-        datasets=by_key(tables["raw_datasets"], "dataset_id"),
-    )
-
-
-def is_legacy(rows: Rows, legacy: Rows) -> bool:
-    """As before; a dataset that was stored may stay."""
-    return rows.label == legacy.label
-
-
-def check_legacy(rows: Rows, legacy: Rows) -> None:
-    assert rows.label == legacy.label
-    assert (rows.refs, rows.configs, rows.active) == ([], [], 0)
-
-
-def check_migrated(rows: Rows, legacy: Rows, project: Project) -> None:
-    """As the contract says."""
-    config = parsed(rows.label["projects"][0]["analysis_config"])
-    dataset = rows.datasets[config["dataset_id"]]
-    expected = migrated(
-        legacy.label["projects"][0],
-        legacy.label["sessions"],
-        Tree.of(str(project.path)),
-        dataset,
-        written={
-            "migrated_from": "legacy",
-            "migration_date": config["migration_date"],
-            "original_path": project.path,
-            "dataset_id": dataset["dataset_id"],
-            "run_id": config["run_id"],
-        },
-        config_ids={row["raw_session_name"]: row["config_id"] for row in rows.configs},
-    )
-    found = rows.label["projects"][0]
-    assert found | {"analysis_config": config} == expected.project
-    assert rows.label["sessions"] == expected.sessions
-    assert rows.label["session_lineage"] == legacy.label["session_lineage"]
-    assert [row["dataset_id"] for row in rows.refs] == [dataset["dataset_id"]]
-    assert [row["raw_session_name"] for row in rows.configs] == ["cut"]
-    assert rows.active == 1
 
 
 def deliver_again(tools: Tools, verb: Verb, ref: JobRef) -> Outcome:
@@ -146,7 +70,7 @@ def test_a_migration_may_die_anywhere(site: Site, tools: Tools, dying: Nursery):
     read_before: dict[Any, Any] = {}
     for point in count(1):
         project = make(site, point)
-        legacy = look(site, project)
+        legacy = look(site.engine, project.project_id)
         files = snapshot_tree(Path(str(project.path)))
         with site.engine.connect() as conn:
             read_before |= readings(conn, site.data_dir, project_id=project.project_id)
@@ -154,20 +78,20 @@ def test_a_migration_may_die_anywhere(site: Site, tools: Tools, dying: Nursery):
 
         end = dying.do(Verb.MIGRATE, ref, die_at=point)
 
-        between = look(site, project)
+        between = look(site.engine, project.project_id)
         if end.statement is None:
-            check_migrated(between, legacy, project)
+            check_migrated(between, legacy)
             break
-        if is_legacy(between, legacy):
+        if between.is_legacy:
             check_legacy(between, legacy)
             died_in["legacy"].append(end.statement)
         else:
-            check_migrated(between, legacy, project)
+            check_migrated(between, legacy)
             died_in["migrated"].append(end.statement)
         outcome = deliver_again(tools, Verb.MIGRATE, ref)
         assert (outcome.status, outcome.error) == (Status.MIGRATED, None)
-        after = look(site, project)
-        check_migrated(after, legacy, project)
+        after = look(site.engine, project.project_id)
+        check_migrated(after, legacy)
         assert len(after.datasets) == point
         assert snapshot_tree(Path(str(project.path))) == files
 
@@ -192,22 +116,22 @@ def test_a_migration_onto_a_dataset_that_is_there_may_die_anywhere(site: Site, t
         with site.engine.begin() as conn:
             project = make_project(conn, site.legacy_root, f"study {point}")
             record_session(conn, project, "whole", rows=12)
-        legacy = look(site, project)
+        legacy = look(site.engine, project.project_id)
         (ref,) = open_run(site.engine, Verb.MIGRATE, only=[project.project_id])
 
         end = dying.do(Verb.MIGRATE, ref, die_at=point)
 
-        between = look(site, project)
+        between = look(site.engine, project.project_id)
         if end.statement is None:
             break
-        died_in["legacy" if is_legacy(between, legacy) else "migrated"] += 1
-        if is_legacy(between, legacy):
+        died_in["legacy" if between.is_legacy else "migrated"] += 1
+        if between.is_legacy:
             check_legacy(between, legacy)
             (again,) = open_run(site.engine, Verb.MIGRATE, only=[project.project_id])
             outcome = WORK[Verb.MIGRATE](tools, again, "another run")
             assert outcome is not None
             assert (outcome.status, outcome.dataset_id) == (Status.MIGRATED, first.dataset_id)
-        after = look(site, project)
+        after = look(site.engine, project.project_id)
         assert [row["dataset_id"] for row in after.label["sessions"]] == [first.dataset_id]
         assert (len(after.refs), after.active, len(after.datasets)) == (1, 1, 1)
 
@@ -221,22 +145,22 @@ def test_a_rollback_may_die_anywhere(site: Site, tools: Tools, dying: Nursery):
     died_in: dict[str, list[str]] = {"migrated": [], "legacy": []}
     for point in count(1):
         project = make(site, point)
-        untouched = look(site, project)
+        untouched = look(site.engine, project.project_id)
         run_one(tools, Verb.MIGRATE, project.project_id)
         with site.engine.begin() as conn:
-            whole = by_key(untouched.label["sessions"], "session_name")["whole"]["session_id"]
+            whole = untouched.session("whole")["session_id"]
             split_session(conn, whole, [5], site.data_dir)
-        before = look(site, project)
+        before = look(site.engine, project.project_id)
         legacy = _as_if_it_had_been_legacy_all_the_time(before, untouched, project)
         (ref,) = open_run(site.engine, Verb.ROLLBACK, only=[project.project_id])
 
         end = dying.do(Verb.ROLLBACK, ref, die_at=point)
 
-        between = look(site, project)
+        between = look(site.engine, project.project_id)
         if end.statement is None:
             check_legacy(between, legacy)
             break
-        if is_legacy(between, legacy):
+        if between.is_legacy:
             check_legacy(between, legacy)
             died_in["legacy"].append(end.statement)
         else:
@@ -244,7 +168,7 @@ def test_a_rollback_may_die_anywhere(site: Site, tools: Tools, dying: Nursery):
             died_in["migrated"].append(end.statement)
         outcome = deliver_again(tools, Verb.ROLLBACK, ref)
         assert (outcome.status, outcome.error) == (Status.ROLLED_BACK, None)
-        check_legacy(look(site, project), legacy)
+        check_legacy(look(site.engine, project.project_id), legacy)
 
     assert len(died_in["migrated"]) > 15, died_in
     assert died_in["legacy"], died_in

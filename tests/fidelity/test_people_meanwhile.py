@@ -15,23 +15,20 @@ from tests.estate import (
     Project,
     differences,
     dump,
-    make_dataset,
     make_lineage,
     make_project,
     make_session,
     readings,
     record_session,
-    session_row,
     split_session,
     write_recording,
 )
-from tests.estate.compare import LABEL_TABLES
 from tests.fidelity.model import Row, by_key
 from tests.fidelity.runs import another_worker, do, open_run, run, run_one
 from worker.db.engine import connect
 from worker.job import Tools
 from worker.messages import Outcome, Status, Verb
-from worker.sessions_csv import Reader, read
+from worker.sessions_csv import Reader
 
 pytestmark = pytest.mark.stack
 
@@ -338,13 +335,16 @@ def test_a_rehearsal_and_a_verification_wait_for_nobody(site: Site, tools: Tools
         run(tools, Verb.MIGRATE)
     refs = open_run(site.engine, verb, dry_run=verb is not Verb.VERIFY)
 
-    with another_worker(site, "migrator") as own, ThreadPoolExecutor(1) as threads:
-        with _as_a_person(site) as conn:
-            conn.execute(text("update sessions set status = 'Visualized'"))
-            conn.execute(text("update projects set labelings = '[]'"))
-            running: Future[dict[int, Outcome]] = threads.submit(do, own, verb, refs)
+    with (
+        another_worker(site, "migrator") as own,
+        ThreadPoolExecutor(1) as threads,
+        _as_a_person(site) as conn,
+    ):
+        conn.execute(text("update sessions set status = 'Visualized'"))
+        conn.execute(text("update projects set labelings = '[]'"))
+        running: Future[dict[int, Outcome]] = threads.submit(do, own, verb, refs)
 
-            outcome = running.result(timeout=10)[1]
+        outcome = running.result(timeout=10)[1]
 
     assert outcome.status in {Status.WOULD_MIGRATE, Status.WOULD_ROLL_BACK, Status.VERIFIED}
 

@@ -3,9 +3,7 @@
 import errno
 import os
 import shutil
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -24,7 +22,7 @@ from tests.estate import (
 )
 from tests.estate.compare import LABEL_TABLES
 from tests.fidelity.model import Row
-from tests.fidelity.runs import WORK, another_worker, open_run, run, run_one
+from tests.fidelity.runs import WORK, at_once, open_run, run, run_one
 from worker import restore
 from worker.job import Tools
 from worker.messages import Outcome, Status, Verb
@@ -54,8 +52,8 @@ def make(site: Site, name: str = "study", *, directory: str | None = None, seed:
     (project.directory / "at the top").write_text("not in a session")
     stamp = 1_600_000_000_123_456_789
     for number, (folder, _, names) in enumerate(os.walk(os.fsencode(project.directory), topdown=False)):
-        for name in names:
-            os.utime(os.path.join(folder, name), ns=(stamp, stamp + number))
+        for file in names:
+            os.utime(os.path.join(folder, file), ns=(stamp, stamp + number))
         os.utime(folder, ns=(stamp, stamp + 1_000 + number))
     os.chmod(session / "sealed" / "inside", 0o400)
     os.chmod(session / "sealed", 0o555)
@@ -102,7 +100,10 @@ def test_the_directory_comes_back_with_bytes_modes_and_times(site: Site, tools: 
     outcome = only(run(tools, Verb.ROLLBACK, restore_files=True))
 
     assert (outcome.status, outcome.error) == (Status.ROLLED_BACK, None)
-    assert outcome.reason == f"rebuilt {len([e for e in files.values() if e.kind == 'file'])} files from the store"
+    assert (
+        outcome.reason
+        == f"rebuilt {len([e for e in files.values() if e.kind == 'file'])} files from the store"
+    )
     assert snapshot_tree(directory) == files
     assert os.listdir(site.legacy_root) == [directory.name]
     after = look(site.engine)
@@ -253,17 +254,12 @@ def test_two_projects_on_one_path_are_rolled_back_at_once(site: Site, tools: Too
         run(tools, Verb.MIGRATE)
         remove(directory)
         refs = open_run(site.engine, Verb.ROLLBACK, restore_files=True)
-        together = threading.Barrier(len(refs))
 
-        def job(number: int) -> Outcome | None:
-            with another_worker(site, f"worker {number}") as own:
-                together.wait()
-                return WORK[Verb.ROLLBACK](own, refs[number], f"worker {number}")
+        outcomes = at_once(site, [(Verb.ROLLBACK, ref) for ref in refs])
 
-        with ThreadPoolExecutor(len(refs)) as threads:
-            outcomes = list(threads.map(job, range(len(refs))))
-
-        assert [(one.status, one.error) for one in outcomes if one] == [(Status.ROLLED_BACK, None)] * len(refs)
+        assert [(one.status, one.error) for one in outcomes if one] == [(Status.ROLLED_BACK, None)] * len(
+            refs
+        )
         assert sum("rebuilt" in one.reason for one in outcomes if one) >= 1
         after = look(site.engine)
         assert {t: after[t] for t in LABEL_TABLES} == {t: rows[t] for t in LABEL_TABLES}
@@ -284,7 +280,9 @@ def test_a_rehearsal_says_that_it_would_rebuild_and_writes_nothing(site: Site, t
     assert (look(site.engine), snapshot_tree(site.folder)) == before
 
 
-@pytest.mark.parametrize("name", ["Ü" * 127, "研究" * 42, "n" * 255], ids=["two bytes", "three bytes", "one byte"])
+@pytest.mark.parametrize(
+    "name", ["Ü" * 127, "研究" * 42, "n" * 255], ids=["two bytes", "three bytes", "one byte"]
+)
 def test_a_directory_with_a_name_as_long_as_names_may_be_comes_back(site: Site, tools: Tools, name: str):
     directory = make(site, directory=name)
     files = snapshot_tree(directory)

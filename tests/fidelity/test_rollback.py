@@ -2,9 +2,7 @@
 
 import os
 import shutil
-import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,6 @@ from tests.estate import (
     make_session,
     readings,
     record_session,
-    session_row,
     snapshot_tree,
     split_on_upload,
     split_session,
@@ -35,12 +32,12 @@ from tests.estate import (
     write_recording,
 )
 from tests.estate.compare import LABEL_TABLES
-from tests.fidelity.model import Row, by_key
-from tests.fidelity.runs import WORK, another_worker, do, open_run, run, run_one
+from tests.fidelity.model import Row
+from tests.fidelity.runs import do, open_run, run, run_one
 from worker.db import ledger
 from worker.errors import UsageError
 from worker.job import Tools
-from worker.messages import Outcome, Status, Verb
+from worker.messages import Status, Verb
 
 pytestmark = pytest.mark.stack
 
@@ -124,7 +121,9 @@ def edit(function: Edit) -> Edit:
 
 @edit
 def draws_bouts(conn: Connection, _: Site, project: Project) -> None:
-    bouts = RawJson('[{"start": 5.50, "end": 9, "label": "eating", "confidence": null}, [1, 2, "smoking", 0.5]]')
+    bouts = RawJson(
+        '[{"start": 5.50, "end": 9, "label": "eating", "confidence": null}, [1, 2, "smoking", 0.5]]'
+    )
     for name in ("whole", "cut.2", "gone"):
         sql(
             conn,
@@ -419,7 +418,12 @@ CONFIGS: dict[str, Any] = {
     "string": "as it was",
     "number": RawJson("12345678901234567890.10"),
     "true": True,
-    "our keys": {"migrated_from": "another server", "dataset_id": 7, "run_id": None, "migration_date": [1.50]},
+    "our keys": {
+        "migrated_from": "another server",
+        "dataset_id": 7,
+        "run_id": None,
+        "migration_date": [1.50],
+    },
 }
 NO_OBJECTS = ("JSON null", "list", "string", "number", "true")
 
@@ -574,9 +578,7 @@ def test_only_projects_that_this_program_converted_are_rolled_back(site: Site, t
         assert (table, after[table]) == (table, before[table])
 
 
-def test_an_id_that_cannot_be_rolled_back_is_refused_with_the_reason_and_no_run_is_opened(
-    site: Site, tools: Tools
-):
+def test_an_id_that_cannot_be_rolled_back_is_refused_with_the_reason_and_no_run_is_opened(site: Site):
     with site.engine.begin() as conn:
         made, reference = _by_others(conn, site)
     legacy = make(site)

@@ -125,6 +125,18 @@ def test_records_are_those_that_pandas_reads_and_none_where_it_reads_none(
     assert hashed(project, open_store(tmp_path)).records == {"session": records}
 
 
+@pytest.mark.xfail(
+    strict=True, reason="pandas decompresses by the name of the link's target, which Label never sees"
+)
+@pytest.mark.parametrize("name", ["recording.csv.gz", "recording.csv.zip", "recording.csv.xz"])
+def test_a_linked_recording_is_counted_whatever_its_target_is_called(tmp_path: Path, name: str):
+    write_tree(tmp_path / "shared", {name.encode(): CARRIAGE_RETURNS})
+    project = write_tree(tmp_path / "study", {b"session": None})
+    (project / "session" / RECORDING).symlink_to(tmp_path / "shared" / name)
+
+    assert hashed(project, open_store(tmp_path)).records == {"session": 2}
+
+
 def test_records_are_counted_for_the_recording_of_a_session_only(tmp_path: Path):
     recording = b"t,x\n1,2\n"
     project = write_tree(

@@ -72,7 +72,7 @@ class Store:
                     root / "staging",
                     root / "quarantine",
                 ):
-                    directory.mkdir(parents=True, exist_ok=True)
+                    _make_directory(directory)
                 _describe_once(root, algorithm)
             description = _description(root)
             if root.exists() and trees.exists() and root.stat().st_dev != trees.stat().st_dev:
@@ -91,10 +91,12 @@ class Store:
 
     def has_blob(self, digest: str, size_bytes: int) -> bool:
         """Is there a blob of this digest with the size it must have?"""
-        try:
-            status = os.lstat(self.blob_path(digest))
-        except FileNotFoundError:
-            return False
+        path = self.blob_path(digest)
+        with writing(path):
+            try:
+                status = os.lstat(path)
+            except FileNotFoundError:
+                return False
         return stat.S_ISREG(status.st_mode) and status.st_size == size_bytes
 
     def stage_file(self, source: Source, staging: str, buffer: memoryview, pace: Pace = unlimited) -> str:
@@ -288,6 +290,17 @@ def sync_file_system(path: str) -> None:
         os.close(descriptor)
 
 
+def _make_directory(path: Path) -> None:
+    """Make a directory that the application can enter, whatever the worker's umask is."""
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError:
+        if not path.is_dir():
+            raise
+    else:
+        path.chmod(0o755)
+
+
 def _describe_once(root: Path, algorithm: Algorithm) -> None:
     """Write store.json if nobody has; of several workers that start at once, one wins."""
     if (root / "store.json").exists():
@@ -334,7 +347,7 @@ def _is_directory(path: str) -> bool:
     """Is it a directory itself, and not a link to one?"""
     try:
         return stat.S_ISDIR(os.lstat(path).st_mode)
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:
         return False
 
 

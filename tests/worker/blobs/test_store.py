@@ -661,6 +661,39 @@ def test_a_store_that_may_not_be_made_is_named():
             as_ordinary_user(lambda: open_store(folder))
 
 
+def test_blobs_that_may_not_be_looked_at_are_named():
+    with passable_folder() as folder:
+        store = open_store(folder)
+        put_blob(store, RECORDING)
+        write_tree(folder / "study")
+        (store.root / "staging").chmod(0o777)
+        (store.root / "blobs").chmod(0o000)
+
+        with pytest.raises(StoreUnusableError, match=f"{store.root}/blobs/.*: Permission denied"):
+            as_ordinary_user(lambda: store_project(store, folder / "study"))
+
+
+def test_the_application_can_enter_the_trees_whatever_the_workers_umask_is():
+    with passable_folder() as folder:
+        write_tree(folder / "study")
+
+        def with_a_narrow_umask() -> set[int]:
+            os.umask(0o077)
+            _, tree, _ = store_project(open_store(folder), folder / "study")
+            return {mode(path) for path in [*tree.parents[:1], tree, *tree.rglob("*")]}
+
+        folder.chmod(0o777)
+        assert as_ordinary_user(with_a_narrow_umask) == {0o755, 0o555, 0o444}
+
+
+@pytest.mark.parametrize("name", ["raw_datasets", "dataset_store/blobs"])
+def test_a_file_in_the_place_of_a_directory_is_named(tmp_path: Path, name: str):
+    write_tree(tmp_path, {name.encode(): b""})
+
+    with pytest.raises(StoreUnusableError, match=f"{tmp_path}/{name}: File exists"):
+        open_store(tmp_path)
+
+
 def test_a_store_that_may_not_be_entered_is_named():
     with passable_folder() as folder:
         store = open_store(folder)

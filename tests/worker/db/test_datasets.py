@@ -4,12 +4,11 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, Engine, text
-from sqlalchemy.exc import OperationalError
 
 from tests.sql import rows
 from tests.worker.db.rows import at_once, processes
@@ -123,13 +122,12 @@ def test_a_claim_is_free_again_after_an_error_which_is_passed_on(database: Engin
 
 
 def test_who_waits_gets_the_claim_when_its_holder_is_done(database: Engine):
-    with processes(database, 2) as (one, other):
+    with processes(database, 2) as (one, other), ExitStack() as waiting:
         with claim(one):
-            waiting = another_waits(database, other)
-            got = waiting.__enter__()
+            got = waiting.enter_context(another_waits(database, other))
             assert not got.is_set()
+
         eventually(got.is_set, "the other has the claim")
-        waiting.__exit__(None, None, None)
 
 
 def test_when_the_holders_connection_dies_the_next_gets_the_claim_and_the_holder_learns_of_it(
@@ -163,10 +161,10 @@ def test_a_holder_who_does_not_move_is_thrown_out_and_the_next_gets_the_claim(da
 def test_a_holder_who_pings_keeps_the_claim_beyond_the_time_limit(database: Engine):
     with (
         processes(database, 2) as (one, other),
-        claim(one, idle_timeout_s=0.4) as held,
+        claim(one, idle_timeout_s=1) as held,
         another_waits(database, other) as got,
     ):
-        end = time.monotonic() + 1.2
+        end = time.monotonic() + 1.6
         while time.monotonic() < end:
             held.ping()
             assert not got.wait(0.05)
@@ -210,18 +208,17 @@ def test_who_waits_on_a_connection_that_dies_is_told_that_the_database_is_away(d
 
 
 def test_a_claim_whose_row_was_removed_meanwhile_is_no_claim(database: Engine):
+    with claim(database):
+        pass
+
     with processes(database, 2) as (one, other), ThreadPoolExecutor(1) as thread:
-        with one.begin() as conn:
-            conn.execute(text("insert into dataset_claims (dataset_hash) values (:hash)"), {"hash": HASH})
-        with one.begin() as conn:
-            conn.execute(text("delete from dataset_claims"))
+        with one.begin() as removing:
+            removing.execute(text("select from dataset_claims for update"))
             waiting = thread.submit(lambda: claim(other).__enter__())
             eventually(lambda: waiting_for_a_lock(database) == 1, "the other waits")
-            conn.execute(text("insert into dataset_claims (dataset_hash) values (:hash)"), {"hash": OTHER})
+            removing.execute(text("delete from dataset_claims"))
 
-        # He inserts it anew, or finds it gone and says so; he never goes on without a lock.
-        error = waiting.exception(30)
-        assert error is None or isinstance(error, ClaimLostError)
+        assert isinstance(waiting.exception(30), ClaimLostError)
 
 
 # Rows -----------------------------------------------------------------------------------------------------------
@@ -279,15 +276,15 @@ def test_a_dataset_that_somebody_else_wrote_meanwhile_is_not_written_twice(datab
 
 
 def test_a_locked_dataset_cannot_be_deleted_meanwhile(database: Engine):
-    with processes(database, 1) as (other,), database.begin() as conn:
+    with database.begin() as conn:
         new_dataset(conn)
-        conn.commit()
-        with conn.begin():
-            datasets.lock(conn, HASH)
 
-            with other.connect() as deleting, pytest.raises((DatabaseBusyError, OperationalError)):
-                deleting.execute(text("set local lock_timeout = '50ms'"))
-                deleting.execute(text("delete from raw_datasets"))
+    with processes(database, 1) as (other,), database.begin() as locking, other.connect() as deleting:
+        datasets.lock(locking, HASH)
+
+        deleting.execute(text("select set_config('lock_timeout', '50ms', true)"))
+        with pytest.raises(DatabaseBusyError):
+            deleting.execute(text("delete from raw_datasets"))
 
 
 def test_a_reference_is_made_once_and_only_that_one_is_dropped(database: Engine):

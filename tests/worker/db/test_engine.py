@@ -10,7 +10,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from tests.worker.db.rows import processes
-from worker.db.engine import connect
+from worker.db.engine import connect, when_free
 from worker.errors import DatabaseBusyError, DatabaseUnavailableError, MigratorError, TransientError
 
 pytestmark = pytest.mark.stack
@@ -85,7 +85,7 @@ def test_a_connection_that_the_server_ended_is_told_and_the_next_call_gets_a_new
             pid = conn.scalar(text("select pg_backend_pid()"))
             ask(database, f"select pg_terminate_backend({pid}, 10000)")
 
-            with pytest.raises(DatabaseUnavailableError, match="^Database connection failed: "):
+            with pytest.raises(DatabaseUnavailableError, match=r"^Database connection failed: "):
                 conn.execute(text("select 1"))
 
         assert ask(engine) == 1
@@ -147,9 +147,10 @@ def test_a_lock_that_came_too_late_is_something_that_passes(database: Engine):
     with processes(database, 1) as (other,), database.begin() as holding:
         holding.execute(text("update numbers set number = 3 where number = 1"))
 
-        with other.connect() as conn, pytest.raises(DatabaseBusyError, match="lock timeout"):
+        with other.connect() as conn:
             conn.execute(text("select set_config('lock_timeout', '50ms', true)"))
-            conn.execute(text("update numbers set number = 4 where number = 1"))
+            with pytest.raises(DatabaseBusyError, match="lock timeout"):
+                conn.execute(text("update numbers set number = 4 where number = 1"))
 
 
 @pytest.mark.usefixtures("_numbers")
@@ -162,6 +163,31 @@ def test_transactions_that_cannot_be_put_in_an_order_are_something_that_passes(d
 
         with pytest.raises(DatabaseBusyError, match="could not serialize access"):
             conn.execute(text("update numbers set number = 4 where number = 1"))
+
+
+def test_a_transaction_that_gave_way_is_done_again():
+    given_way: list[int] = []
+
+    def transaction() -> str:
+        if len(given_way) < 2:
+            given_way.append(1)
+            raise DatabaseBusyError("deadlock detected")
+        return "done"
+
+    assert when_free(transaction) == "done"
+
+
+def test_a_transaction_that_failed_otherwise_is_not_done_again():
+    tries: list[int] = []
+
+    def transaction() -> None:
+        tries.append(1)
+        raise DatabaseUnavailableError("Database connection failed")
+
+    with pytest.raises(DatabaseUnavailableError):
+        when_free(transaction)
+
+    assert tries == [1]
 
 
 # Ours -----------------------------------------------------------------------------------------------------------
