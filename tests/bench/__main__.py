@@ -66,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not options.keep:
             for made in ("runs", "corpora", "state", "logs"):
                 _remove(folder / made)
+            with suppress(OSError):
+                folder.rmdir()
     if bench.contests:
         _publish(console, bench.contests, facts, options)
     for line in failed:
@@ -185,8 +187,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--size",
         type=float,
-        default=float(os.environ.get("SIZE") or 0.25),
-        help="1.0 has the sizes of the issue (large 3.4 GB, one-big 3 GB); default: $SIZE or 0.25",
+        default=float(os.environ.get("SIZE") or 0.2),
+        help="1.0 has the sizes of the issue (large 3.4 GB, one-big 3 GB); default: $SIZE or 0.2",
     )
     parser.add_argument(
         "--only",
