@@ -130,6 +130,14 @@ comment on column project_conversions.before is 'Old and new values: project, se
 comment on column project_conversions.tree_attributes is 'Modes and times of the legacy tree in the manifest''s order (zlib, JSON), for rebuilding it';
 create unique index if not exists project_conversions_active on project_conversions (project_id) where rolled_back_at is null;
 
+create table if not exists recording_counts (
+    digest     text   primary key,
+    size_bytes bigint not null,
+    records    bigint                                  -- null: pandas cannot read it, or it has none
+);
+comment on table recording_counts is 'How many records a recording has, by its content: counted once, however many projects hold it';
+create index if not exists recording_counts_size on recording_counts (size_bytes);
+
 create table if not exists dataset_claims (
     dataset_hash text primary key,
     claimed_at   timestamptz not null default clock_timestamp()

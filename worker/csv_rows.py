@@ -45,9 +45,13 @@ class RowCounter:
         self._plain = True
 
     def feed(self, chunk: memoryview) -> None:
-        """Take the next part of the file, at most `CHUNK_BYTES` long."""
-        if not self._plain or not chunk:
-            return
+        """Take the next part of the file."""
+        for start in range(0, len(chunk), CHUNK_BYTES):
+            if self._plain:
+                self._feed(chunk[start : start + CHUNK_BYTES])
+
+    def _feed(self, chunk: memoryview) -> None:
+        """Take a part that stays in the second-level cache from one look at it to the next."""
         values: NDArray[np.uint8] = np.frombuffer(chunk, dtype=np.uint8)
         matches = _matches()[: len(values)]
         newlines = int(np.count_nonzero(np.equal(values, _NEWLINE, out=matches)))

@@ -1,6 +1,8 @@
 """The thread beside a job: renews its lease, keeps its claim alive, records its progress. Knows no step of the work."""
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -9,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from worker import log
 from worker.db import ledger
-from worker.db.datasets import Claim
+from worker.db.claims import Claim
 from worker.errors import ClaimLostError, LeaseLostError, TransientError
 
 _log = log.get(__name__)
@@ -32,7 +34,7 @@ class Heartbeat:
         self._renewing = threading.Lock()
         self._pinging = threading.Lock()
         self._lost: LeaseLostError | ClaimLostError | None = None
-        self._claim: Claim | None = None
+        self._claims: list[Claim] = []
         self._phase = "scan"
         self._dataset_hash: str | None = None
         self._files_done = 0
@@ -71,13 +73,19 @@ class Heartbeat:
         with self._lock:
             self._files_done = self._bytes_done = 0
 
-    def keep_alive(self, claim: Claim | None) -> None:
-        """Ping this claim, too, from now on; None: no more, and that the last one was lost matters no longer."""
-        # Whoever gives a claim back must not find a ping on its connection, which the pool gives to others.
+    @contextmanager
+    def keeping_alive(self, claim: Claim) -> Iterator[None]:
+        """Ping this claim, too, inside the block; after it, that the claim was lost matters no longer."""
         with self._pinging:
-            self._claim = claim
-            if isinstance(self._lost, ClaimLostError):
-                self._lost = None
+            self._claims.append(claim)
+        try:
+            yield
+        finally:
+            # Whoever gives a claim back must not find a ping on its connection, which the pool gives to others.
+            with self._pinging:
+                self._claims.remove(claim)
+                if isinstance(self._lost, ClaimLostError):
+                    self._lost = None
 
     def _run(self) -> None:
         while not self._stopped.wait(self._lease_s / 3):
@@ -106,9 +114,8 @@ class Heartbeat:
 
     def _ping(self) -> None:
         with self._pinging:
-            if self._claim is None:
-                return
-            try:
-                self._claim.ping()
-            except ClaimLostError as error:
-                self._lost = self._lost or error
+            for claim in self._claims:
+                try:
+                    claim.ping()
+                except ClaimLostError as error:
+                    self._lost = self._lost or error

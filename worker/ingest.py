@@ -3,14 +3,23 @@
 import codecs
 import os
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from worker.blobs.digest import hash_file, new_buffer, printable
+from worker.blobs.digest import (
+    BIG_BYTES,
+    BIG_CHUNK_BYTES,
+    CHUNK_BYTES,
+    hash_file,
+    head_of,
+    new_buffer,
+    printable,
+    read_chunks,
+)
 from worker.blobs.manifest import Directory, Entry, File, Manifest
 from worker.blobs.store import Source, Store, distinct
 from worker.csv_rows import RowCounter
@@ -31,7 +40,9 @@ Advance = Callable[[int, int], None]
 class HashedTree:
     """A legacy tree whose every byte was read once: its manifest, where each file's bytes are, and the records of each
     session's recording (None where the recording has none or cannot be parsed). `unreadable_labels` are the sessions
-    whose labels.json is not text that a row can hold.
+    whose labels.json is not text that a row can hold. `uncounted` are the sessions whose recording was not counted, because
+    one of its size is known: `count_rest` completes `records`. `admitted` are the digests of new content that this job
+    stored already, while it was hashing; `keys` name its big files to other jobs.
     """
 
     scan: Scan
@@ -39,11 +50,23 @@ class HashedTree:
     sources: dict[str, Source]
     records: dict[str, int | None]
     unreadable_labels: frozenset[str]
+    uncounted: frozenset[str] = frozenset()
+    admitted: frozenset[str] = frozenset()
+    keys: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def distinct(self) -> dict[str, Source]:
         """One source for each different content."""
         return distinct(self.sources.values())
+
+    @property
+    def counts(self) -> dict[str, tuple[int, int | None]]:
+        """Size and records of each recording, by content."""
+        sources = {session: self.sources[f"{session}/{RECORDING}"] for session in self.records}
+        return {
+            source.digest: (source.signature.size_bytes, self.records[session])
+            for session, source in sources.items()
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,12 +84,23 @@ R = TypeVar("R")
 _local = threading.local()
 
 
-def _buffer() -> memoryview:
-    """This thread's own buffer, made once."""
-    if not hasattr(_local, "buffer"):
-        _local.buffer = new_buffer()
-    buffer: memoryview = _local.buffer
+def _buffer(size_bytes: int) -> memoryview:
+    """This thread's own buffer for files of this size, made once."""
+    name, length = ("big", BIG_CHUNK_BYTES) if size_bytes >= BIG_BYTES else ("small", CHUNK_BYTES)
+    if not hasattr(_local, name):
+        setattr(_local, name, new_buffer(length))
+    buffer: memoryview = getattr(_local, name)
     return buffer
+
+
+def heads(scanned: Scan, store: Store, threads: ThreadPoolExecutor) -> dict[str, str]:
+    """The digest of the beginning of each big file, by path: what tells, with its size, whether it was met before."""
+    big = [file for file in scanned.files if file.signature.size_bytes >= BIG_BYTES]
+
+    def one(file: ScannedFile) -> tuple[str, str]:
+        return file.path, head_of(file.source, file.signature, store.algorithm, _buffer(0))
+
+    return dict(_each(threads, one, big))
 
 
 def hash_tree(
@@ -76,36 +110,84 @@ def hash_tree(
     threads: ThreadPoolExecutor,
     advance: Advance,
     pace: Pace = unlimited,
+    counted_sizes: Container[int] = (),
+    arrivals: Mapping[str, str] | None = None,
 ) -> HashedTree:
     """Hash every file of a scan, several at a time, biggest first; then list the directory again.
+
+    The same pass counts the records of recordings, but not of those whose size is one of `counted_sizes`: they are most
+    likely known, and counting costs more than hashing. Files in `arrivals`, which nobody has met before, are copied to the
+    path that it says while they are hashed, because they will have to be stored.
 
     Raises `SourceChangedError` naming the first file that changed, vanished or came, `EntryUnreadableError` for one
     that cannot be read.
     """
 
     def one(file: ScannedFile) -> tuple[ScannedFile, str, RowCounter | TextCheck | None]:
-        observer = _observer(file.path)
+        observer = _observer(file, counted_sizes)
         observe = observer.feed if observer is not None else None
-        digest = hash_file(file.source, file.signature, store.algorithm, _buffer(), observe, pace)
+        buffer = _buffer(file.signature.size_bytes)
+        staged = (arrivals or {}).get(file.path)
+        digest = (
+            hash_file(file.source, file.signature, store.algorithm, buffer, observe, pace)
+            if staged is None
+            else store.take_in(file.source, file.signature, staged, buffer, pace, observe)
+        )
         advance(1, file.signature.size_bytes)
         return file, digest, observer
 
     sources: dict[str, Source] = {}
     records: dict[str, int | None] = {}
     unreadable_labels: set[str] = set()
+    uncounted: set[str] = set()
     for file, digest, observer in _each(threads, one, _biggest_first(scanned.files)):
         sources[file.path] = Source(path=file.source, signature=file.signature, digest=digest)
         session = os.path.dirname(file.path)
         if isinstance(observer, RowCounter):
-            records[session] = _records(observer, file)
+            records[session] = _records(observer, file.source)
+        elif is_recording(file.path):
+            uncounted.add(session)
         elif isinstance(observer, TextCheck) and not observer.is_text:
             unreadable_labels.add(session)
     _check_same_entries(scanned, scan(scanned.root, roots, needs_sessions=False))
     entries: list[Entry] = [Directory(entry.path) for entry in scanned.directories]
     entries += [File(path, source.signature.size_bytes, source.digest) for path, source in sources.items()]
     return HashedTree(
-        scanned, Manifest.of(store.algorithm, entries), sources, records, frozenset(unreadable_labels)
+        scanned,
+        Manifest.of(store.algorithm, entries),
+        sources,
+        records,
+        frozenset(unreadable_labels),
+        frozenset(uncounted),
     )
+
+
+def count_rest(tree: HashedTree, known: Mapping[str, int | None]) -> HashedTree:
+    """Complete `records` from what is known by digest; a recording of a known size but new content is counted now."""
+    records = dict(tree.records)
+    for session in tree.uncounted:
+        source = tree.sources[f"{session}/{RECORDING}"]
+        records[session] = known[source.digest] if source.digest in known else _count(source)
+    return replace(tree, records=records, uncounted=frozenset())
+
+
+def _count(source: Source) -> int | None:
+    counter = RowCounter()
+    for chunk in read_chunks(source.path, source.signature, _buffer(source.signature.size_bytes)):
+        counter.feed(chunk)
+    return _records(counter, source.path)
+
+
+def admit_arrivals(store: Store, tree: HashedTree, arrivals: Mapping[str, str]) -> HashedTree:
+    """Make the copies durable that were made while hashing, and name them."""
+    store.sync()
+    sources = {path: tree.sources[path] for path in arrivals}
+    admitted = {
+        source.digest
+        for path, source in sources.items()
+        if store.admit(arrivals[path], source.digest, source.signature.size_bytes)
+    }
+    return replace(tree, admitted=frozenset(admitted))
 
 
 def missing_from(store: Store, tree: HashedTree) -> set[str]:
@@ -147,12 +229,13 @@ def store_tree(
 
 def count_files(tree: HashedTree, new: Collection[str]) -> FileCounts:
     """Every file once: the first of each new content as stored, all others as reused."""
-    return FileCounts(stored=len(new), reused=len(tree.sources) - len(new))
+    stored = len(tree.admitted.union(new))
+    return FileCounts(stored=stored, reused=len(tree.sources) - stored)
 
 
 def count_bytes(tree: HashedTree, new: Collection[str]) -> ByteCounts:
     """The same for bytes."""
-    stored = sum(tree.distinct[digest].signature.size_bytes for digest in new)
+    stored = sum(tree.distinct[digest].signature.size_bytes for digest in tree.admitted.union(new))
     return ByteCounts(stored=stored, reused=tree.scan.size_bytes - stored)
 
 
@@ -168,7 +251,7 @@ def _store_blobs(
     sources = [tree.distinct[digest] for digest in missing_from(store, tree)]
 
     def one(source: Source) -> tuple[Source, str]:
-        staged = store.stage_file(source, staging, _buffer(), pace)
+        staged = store.stage_file(source, staging, _buffer(source.signature.size_bytes), pace)
         advance(0, 0)
         return source, staged
 
@@ -224,21 +307,24 @@ class TextCheck:
             return False
 
 
-def _observer(path: str) -> RowCounter | TextCheck | None:
+def is_recording(path: str) -> bool:
+    """Is this the file of a session whose records Label counts?"""
+    return path.count("/") == 1 and path.endswith(f"/{RECORDING}")
+
+
+def _observer(file: ScannedFile, counted_sizes: Container[int]) -> RowCounter | TextCheck | None:
     """Who watches this file while it is hashed: only the two files of a session that rows are made from."""
-    match path.split("/"):
-        case [_, name] if name == RECORDING:
-            return RowCounter()
-        case [_, name] if name == LABELS:
-            return TextCheck()
-        case _:
-            return None
+    if is_recording(file.path):
+        return RowCounter() if file.signature.size_bytes not in counted_sizes else None
+    if file.path.count("/") == 1 and file.path.endswith(f"/{LABELS}"):
+        return TextCheck()
+    return None
 
 
-def _records(counter: RowCounter, file: ScannedFile) -> int | None:
+def _records(counter: RowCounter, path: str) -> int | None:
     """Label's number of records: from the bytes that passed by where they are plain, else from pandas, which Label uses."""
     counted = counter.records
-    return (counted or None) if counted is not None else count_records(Path(file.source))
+    return (counted or None) if counted is not None else count_records(Path(path))
 
 
 def _check_same_entries(before: Scan, after: Scan) -> None:

@@ -1,19 +1,33 @@
 """The story of one project's migration: scan, hash, manifest, claim, store, convert. Knows no Celery."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from worker import log
 from worker.convert import check_still_legacy, convert, plan_sessions
-from worker.db import datasets, ledger, projects, sessions
+from worker.db import claims, datasets, ledger, projects, recordings, sessions
+from worker.db.claims import Claim
 from worker.db.datasets import Dataset
 from worker.errors import ClaimLostError, DatasetGoneError, SourceChangedError, StoreUnusableError
-from worker.ingest import HashedTree, Stored, count_bytes, count_files, hash_tree, missing_from, store_tree
+from worker.ingest import (
+    HashedTree,
+    Stored,
+    admit_arrivals,
+    count_bytes,
+    count_files,
+    count_rest,
+    hash_tree,
+    heads,
+    is_recording,
+    missing_from,
+    store_tree,
+)
 from worker.job import Job, Tools, run_job
 from worker.messages import JobRef, Outcome, Status
-from worker.scan import scan
+from worker.scan import Scan, scan
 
 _log = log.get(__name__)
 
@@ -30,14 +44,16 @@ def migrate(tools: Tools, ref: JobRef, worker: str) -> Outcome | None:
 
 
 def _work(job: Job) -> Outcome:
-    """The whole way of one project; a second time from the start if somebody wrote to its directory meanwhile."""
+    """The whole way of one project; a second time from the start if somebody wrote to its directory meanwhile, or the
+    database took a claim away.
+    """
     with job.engine.connect() as conn:
         found = projects.by_ids(conn, [job.project_id])
         check_still_legacy(found.get(job.project_id), job.lease, conn)
     try:
         return _from_directory_to_rows(job)
-    except SourceChangedError as error:
-        _log.warning("source_changed", reason=str(error))
+    except (SourceChangedError, ClaimLostError) as error:
+        _log.warning("starting_over", reason=str(error))
         job.heartbeat.restart()
         return _from_directory_to_rows(job)
 
@@ -56,12 +72,73 @@ def _from_directory_to_rows(job: Job) -> Outcome:
 
 
 def _hash(job: Job) -> HashedTree:
+    """Read every byte once: new big files are stored in the same pass, known recordings are not counted again."""
     scanned = scan(job.lease.path or "", job.tools.roots)
     job.heartbeat.files_seen = len(scanned.files)
     job.heartbeat.enter("hash")
+    keys = _file_keys(job, scanned)
+    with job.engine.begin() as conn:
+        sizes = recordings.known_sizes(
+            conn, (file.signature.size_bytes for file in scanned.files if is_recording(file.path))
+        )
+        never_met = claims.first_seen(conn, list(keys.values())) if keys and not job.lease.dry_run else ()
+    arriving = {key: path for path, key in keys.items() if key in never_met}
+    tree = _take_in(job, scanned, arriving, sizes) if arriving else _only_hash(job, scanned, sizes, {})
+    return _with_counts(job, replace(tree, keys=keys))
+
+
+def _file_keys(job: Job, scanned: Scan) -> dict[str, str]:
+    """For each big file what tells, before it is read to its end, whether it was met before."""
+    sizes = {file.path: file.signature.size_bytes for file in scanned.files}
+    return {
+        path: claims.file_key(sizes[path], head)
+        for path, head in heads(scanned, job.store, job.tools.threads).items()
+    }
+
+
+def _take_in(job: Job, scanned: Scan, arriving: Mapping[str, str], sizes: Container[int]) -> HashedTree:
+    """Hash the tree and store, in the same pass, the files that nobody has met before.
+
+    Their keys are held until they have their names: a job that meets an equal file meanwhile waits with its own copy.
+    No other claim is waited for while they are held, so nobody can wait in a circle.
+    """
+    with (
+        claims.hold(
+            job.engine, list(arriving), what="new files", idle_timeout_s=job.tools.settings.lease_s
+        ) as claim,
+        job.heartbeat.keeping_alive(claim),
+        job.store.staging(f"{job.attempt_name}-arrivals") as staging,
+    ):
+        arrivals = {path: f"{staging}/{number}" for number, path in enumerate(arriving.values())}
+        tree = _only_hash(job, scanned, sizes, arrivals)
+        return admit_arrivals(job.store, tree, arrivals)
+
+
+def _only_hash(job: Job, scanned: Scan, sizes: Container[int], arrivals: Mapping[str, str]) -> HashedTree:
     return hash_tree(
-        scanned, job.tools.roots, job.store, job.tools.threads, job.heartbeat.advance, job.tools.pace
+        scanned,
+        job.tools.roots,
+        job.store,
+        job.tools.threads,
+        job.heartbeat.advance,
+        job.tools.pace,
+        counted_sizes=sizes,
+        arrivals=arrivals,
     )
+
+
+def _with_counts(job: Job, tree: HashedTree) -> HashedTree:
+    """The tree with the records of every recording; what had to be counted is remembered for the next project."""
+    known: dict[str, int | None] = {}
+    if tree.uncounted:
+        with job.engine.connect() as conn:
+            known = recordings.counts(conn, tree.distinct)
+    complete = count_rest(tree, known)
+    new = {digest: count for digest, count in complete.counts.items() if digest not in known}
+    if new:
+        with job.engine.begin() as conn:
+            recordings.remember(conn, new)
+    return complete
 
 
 def _reuse(job: Job, tree: HashedTree) -> Outcome | None:
@@ -92,15 +169,16 @@ def _store(job: Job, tree: HashedTree) -> Outcome:
             return reused
         job.heartbeat.enter("store", digest)
         target = _place_for(job, tree)
-        stored = store_tree(
-            job.store,
-            tree,
-            target,
-            job.attempt_name,
-            job.tools.threads,
-            job.heartbeat.advance,
-            job.tools.pace,
-        )
+        with _big_files_claimed(job, tree):
+            stored = store_tree(
+                job.store,
+                tree,
+                target,
+                job.attempt_name,
+                job.tools.threads,
+                job.heartbeat.advance,
+                job.tools.pace,
+            )
         claim.ping()
         job.heartbeat.enter("convert", digest)
         outcome = job.outcome(Status.MIGRATED, "stored: its content was new")
@@ -115,19 +193,35 @@ def _store(job: Job, tree: HashedTree) -> Outcome:
 
 
 @contextmanager
-def _claimed(job: Job, digest: str) -> Iterator[datasets.Claim]:
+def _claimed(job: Job, digest: str) -> Iterator[Claim]:
     """The claim on a dataset, kept alive by the heartbeat for as long as it is held."""
     job.heartbeat.enter("claim", digest)
     with job.engine.connect() as conn:
         holder = ledger.holder_of_dataset(conn, digest, job.lease.ref)
     if holder is not None:
         job.heartbeat.enter(f"wait for {holder}", digest)
-    with datasets.claim(job.engine, digest, idle_timeout_s=job.tools.settings.lease_s) as claim:
-        job.heartbeat.keep_alive(claim)
-        try:
-            yield claim
-        finally:
-            job.heartbeat.keep_alive(None)
+    with (
+        claims.hold(
+            job.engine, [digest], what=f"dataset {digest[:12]}", idle_timeout_s=job.tools.settings.lease_s
+        ) as claim,
+        job.heartbeat.keeping_alive(claim),
+    ):
+        yield claim
+
+
+@contextmanager
+def _big_files_claimed(job: Job, tree: HashedTree) -> Iterator[None]:
+    """The claims on the big files that are still missing: another job may be storing one of them right now."""
+    missing = missing_from(job.store, tree)
+    keys = [key for path, key in tree.keys.items() if tree.sources[path].digest in missing]
+    if not keys:
+        yield
+        return
+    with (
+        claims.hold(job.engine, keys, what="big files", idle_timeout_s=job.tools.settings.lease_s) as claim,
+        job.heartbeat.keeping_alive(claim),
+    ):
+        yield
 
 
 def _known(job: Job, tree: HashedTree) -> Dataset | None:

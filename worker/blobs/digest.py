@@ -5,9 +5,11 @@ import hashlib
 import mmap
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal, Protocol
 
 import blake3
@@ -20,7 +22,20 @@ Algorithm = Literal["blake3", "sha256"]
 CHUNK_BYTES = 256 * 1024
 """Small enough to stay in the second-level cache between reading, hashing and writing."""
 
+BIG_BYTES = 8 << 20
+"""From this size on a file is worth more than one thread, and worth asking whether it was met before."""
+
+BIG_CHUNK_BYTES = 1 << 20
+"""The chunk of big files: handing a chunk to other threads costs as much as hashing a small one."""
+
+HEAD_BYTES = 64 * 1024
+"""How much of a big file is read to tell whether it was met before."""
+
 _VANISHED = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE}
+
+
+Sink = Callable[[memoryview], object]
+"""Something that is shown every chunk of a file, in order."""
 
 
 class Hasher(Protocol):
@@ -45,9 +60,9 @@ def digest_of(algorithm: Algorithm, content: bytes) -> str:
     return hasher.hexdigest()
 
 
-def new_buffer() -> memoryview:
+def new_buffer(size_bytes: int = CHUNK_BYTES) -> memoryview:
     """A page-aligned buffer: reads into odd addresses cost three times as much."""
-    return memoryview(mmap.mmap(-1, CHUNK_BYTES))
+    return memoryview(mmap.mmap(-1, size_bytes))
 
 
 def printable(path: str) -> str:
@@ -79,7 +94,7 @@ class Signature:
 
 def read_chunks(
     path: str, expected: Signature, buffer: memoryview, pace: Pace = unlimited
-) -> Iterator[memoryview]:
+) -> Generator[memoryview, None, None]:
     """The file's content in chunks that are views of `buffer`, each valid until the next.
 
     The last path component is never followed when it is a link, and a pipe that took the file's place cannot block.
@@ -119,10 +134,44 @@ def hash_file(
 ) -> str:
     """The digest of a file in one pass; `observe` is shown every chunk on the way. Errors as `read_chunks`."""
     hasher = new_hasher(algorithm)
+    sinks: list[Sink] = [hasher.update] if observe is None else [hasher.update, observe]
+    show = abreast if expected.size_bytes >= BIG_BYTES else one_by_one
     for chunk in read_chunks(path, expected, buffer, pace):
-        hasher.update(chunk)
-        if observe is not None:
-            observe(chunk)
+        show(chunk, sinks)
+    return hasher.hexdigest()
+
+
+def one_by_one(chunk: memoryview, sinks: Sequence[Sink]) -> None:
+    """Show a chunk to each sink in turn: for files that are over before a thread has begun."""
+    for sink in sinks:
+        sink(chunk)
+
+
+def abreast(chunk: memoryview, sinks: Sequence[Sink]) -> None:
+    """Show a chunk to all sinks at once: the last in this thread, the others beside it; returns when all are done.
+
+    A single big file then uses more than one core: hashing, counting and writing leave the interpreter's lock.
+    """
+    beside = [_side_threads(os.getpid()).submit(sink, chunk) for sink in sinks[:-1]]
+    try:
+        sinks[-1](chunk)
+    finally:
+        for future in beside:
+            future.result()
+
+
+@cache
+def _side_threads(_pid: int) -> ThreadPoolExecutor:
+    """Threads of this process for `abreast`; a fork inherits none, so each process makes its own."""
+    return ThreadPoolExecutor(2, thread_name_prefix="abreast")
+
+
+def head_of(path: str, expected: Signature, algorithm: Algorithm, buffer: memoryview) -> str:
+    """The digest of a file's first chunk: with its size a cheap hint at whether its content was met before."""
+    chunks = read_chunks(path, expected, buffer[:HEAD_BYTES])
+    hasher = new_hasher(algorithm)
+    hasher.update(next(chunks, buffer[:0]))
+    chunks.close()
     return hasher.hexdigest()
 
 

@@ -21,7 +21,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from worker.blobs.digest import Algorithm, Signature, new_hasher, printable, read_chunks
+from worker.blobs.digest import (
+    BIG_BYTES,
+    BIG_CHUNK_BYTES,
+    Algorithm,
+    Signature,
+    Sink,
+    abreast,
+    new_hasher,
+    one_by_one,
+    printable,
+    read_chunks,
+)
 from worker.blobs.manifest import Manifest
 from worker.errors import SourceChangedError, StoredBytesMismatchError, StoreFullError, StoreUnusableError
 from worker.throttle import Pace, unlimited
@@ -33,6 +44,9 @@ _FICLONE = 0x40049409
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}
 """What file systems without hard links answer."""
 
+_SYNC_FILE_RANGE_WRITE = 2
+_RWF_DONTCACHE = 0x80
+_WRITE_BACK_BYTES = 8 << 20
 _libc = ctypes.CDLL(None, use_errno=True)
 
 Placement = Literal["hard", "reflink", "copy"]
@@ -105,21 +119,34 @@ class Store:
         Raises `SourceChangedError` when the bytes are not those that were hashed before.
         """
         staged = f"{staging}/{source.digest}"
+        if self.take_in(source.path, source.signature, staged, buffer, pace) != source.digest:
+            raise SourceChangedError(f"File changed while it was read: {printable(source.path)}")
+        return staged
+
+    def take_in(
+        self,
+        path: str,
+        signature: Signature,
+        staged: str,
+        buffer: memoryview,
+        pace: Pace = unlimited,
+        observe: Sink | None = None,
+    ) -> str:
+        """Copy a file to `staged` in the pass that hashes it; its digest. The copy is not durable yet."""
         hasher = new_hasher(self.algorithm)
         with writing(staged):
             descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
         try:
-            for chunk in read_chunks(source.path, source.signature, buffer, pace):
-                hasher.update(chunk)
-                with writing(staged):
-                    _write_all(descriptor, chunk)
+            write = _Writer(descriptor, staged, signature.size_bytes)
+            show = abreast if signature.size_bytes >= BIG_BYTES else one_by_one
+            sinks: list[Sink] = [hasher.update, write] if observe is None else [hasher.update, observe, write]
+            for chunk in read_chunks(path, signature, buffer, pace):
+                show(chunk, sinks)
             with writing(staged):
                 os.fchmod(descriptor, 0o444)
         finally:
             os.close(descriptor)
-        if hasher.hexdigest() != source.digest:
-            raise SourceChangedError(f"File changed while it was read: {printable(source.path)}")
-        return staged
+        return hasher.hexdigest()
 
     def admit(self, staged: str, digest: str, size_bytes: int) -> bool:
         """Give durable staged bytes their name among the blobs; False when another worker was first.
@@ -386,9 +413,55 @@ def _place(blob: str, target: str) -> Placement:
     return placement
 
 
-def _write_all(descriptor: int, chunk: memoryview) -> None:
-    while chunk:
-        chunk = chunk[os.write(descriptor, chunk) :]
+class _Writer:
+    """Writes a new file from its beginning to its end, so that little is left to flush when it is synced.
+
+    Where the kernel can (RWF_DONTCACHE, Linux 6.14), written pages go to disk at once and are dropped: nobody reads a
+    blob soon, and filling memory that was never used costs more than writing. Elsewhere the disk is told to begin on
+    each window while the next is written (sync_file_range(2)); that is only a hint, durability is `Store.sync`'s.
+    """
+
+    def __init__(self, descriptor: int, path: str, size_bytes: int) -> None:
+        self._descriptor = descriptor
+        self._path = path
+        self._offset = 0
+        self._flags = _RWF_DONTCACHE if size_bytes >= BIG_BYTES else 0
+        if size_bytes >= BIG_BYTES:
+            with writing(path):
+                _reserve(descriptor, size_bytes)
+
+    def __call__(self, chunk: memoryview) -> None:
+        with writing(self._path):
+            while chunk:
+                written = self._write(chunk)
+                self._offset += written
+                chunk = chunk[written:]
+        if not self._flags and self._offset % _WRITE_BACK_BYTES < BIG_CHUNK_BYTES:
+            start = max(0, self._offset - 2 * _WRITE_BACK_BYTES)
+            _libc.sync_file_range(
+                self._descriptor,
+                ctypes.c_int64(start),
+                ctypes.c_int64(self._offset - start),
+                _SYNC_FILE_RANGE_WRITE,
+            )
+
+    def _write(self, chunk: memoryview) -> int:
+        try:
+            return os.pwritev(self._descriptor, [chunk], self._offset, self._flags)
+        except OSError as error:
+            if not self._flags or error.errno not in {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}:
+                raise
+            self._flags = 0
+            return self._write(chunk)
+
+
+def _reserve(descriptor: int, size_bytes: int) -> None:
+    """Ask for all blocks at once: fewer extents, and a full disk is noticed before hours of copying."""
+    try:
+        os.posix_fallocate(descriptor, 0, size_bytes)
+    except OSError as error:
+        if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}:
+            raise
 
 
 def remove_tree(path: str) -> None:

@@ -1,15 +1,13 @@
-"""Rows of raw datasets, their sessions and references, and the claims on them. Opens no transaction but a claim's own."""
+"""Rows of raw datasets, their sessions and references. Opens no transaction."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Connection, text
 
-from worker.errors import ClaimLostError, DatabaseUnavailableError
+from worker.errors import ClaimLostError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,61 +28,6 @@ class RawSession:
     session_path: str
     labels: str | None
     file_count: int
-
-
-class Claim:
-    """The row lock that makes its holder the one who stores a dataset. It lives in a connection of its own."""
-
-    def __init__(self, conn: Connection, dataset_hash: str) -> None:
-        self._conn = conn
-        self._hash = dataset_hash
-
-    def ping(self) -> None:
-        """Tell the server that the holder is alive, from any thread; raises `ClaimLostError` when the claim is gone.
-
-        The driver's connection takes one statement at a time and may be shared by threads (psycopg2, level 2).
-        """
-        try:
-            raw = self._conn.connection.driver_connection
-            with raw.cursor() as cursor:  # type: ignore[union-attr]
-                cursor.execute("select 1")
-        except Exception as error:
-            raise ClaimLostError(
-                f"The claim on dataset {self._hash[:12]} was lost while it was stored"
-            ) from error
-
-
-@contextmanager
-def claim(engine: Engine, dataset_hash: str, *, idle_timeout_s: float) -> Iterator[Claim]:
-    """Wait until this dataset is mine to store; while others hold it, until they are done or dead.
-
-    Two transactions: the first only makes the row exist for everybody, the second holds its lock. A holder that stops
-    without closing its connection is thrown out by the server after `idle_timeout_s` without a ping.
-    """
-    with engine.begin() as conn:
-        conn.execute(
-            text("insert into dataset_claims (dataset_hash) values (:hash) on conflict do nothing"),
-            {"hash": dataset_hash},
-        )
-    with engine.connect() as conn:
-        conn.execute(
-            text("select set_config('idle_in_transaction_session_timeout', :timeout, true)"),
-            {"timeout": f"{int(idle_timeout_s * 1000)}ms"},
-        )
-        locked = conn.execute(
-            text("select from dataset_claims where dataset_hash = :hash for update"), {"hash": dataset_hash}
-        )
-        if locked.rowcount != 1:
-            raise ClaimLostError(
-                f"The claim on dataset {dataset_hash[:12]} was removed while it was waited for"
-            )
-        held = Claim(conn, dataset_hash)
-        yield held
-        try:
-            conn.rollback()
-        except (DBAPIError, DatabaseUnavailableError):
-            # The work under the claim is committed by now; that the lock went earlier changes nothing.
-            conn.invalidate()
 
 
 def find(conn: Connection, dataset_hash: str) -> Dataset | None:

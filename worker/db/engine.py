@@ -30,12 +30,12 @@ _BUSY = {
 def connect(url: URL, *, application_name: str) -> Engine:
     """An engine that opens connections when they are first needed, never at import or before a fork.
 
-    Three connections are the most one job uses at once: its claim, its conversion and its lease.
+    Four connections are the most one job uses at once: two claims, its lease, and a transaction of its own.
     Raises `DatabaseUnavailableError` from any later call that cannot reach the server.
     """
     engine = create_engine(
         url,
-        pool_size=3,
+        pool_size=4,
         max_overflow=2,
         pool_pre_ping=True,
         connect_args={

@@ -1,0 +1,77 @@
+"""Claims: row locks that make one worker the one who stores a content. Each lives in a connection of its own."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError
+
+from worker.errors import ClaimLostError, DatabaseUnavailableError
+
+
+class Claim:
+    """The right to store what the claimed keys name, for as long as the connection lives."""
+
+    def __init__(self, conn: Connection, what: str) -> None:
+        self._conn = conn
+        self._what = what
+
+    def ping(self) -> None:
+        """Tell the server that the holder is alive, from any thread; raises `ClaimLostError` when the claim is gone.
+
+        The driver's connection takes one statement at a time and may be shared by threads (psycopg2, level 2).
+        """
+        try:
+            raw = self._conn.connection.driver_connection
+            with raw.cursor() as cursor:  # type: ignore[union-attr]
+                cursor.execute("select 1")
+        except Exception as error:
+            raise ClaimLostError(f"The claim on {self._what} was lost while it was stored") from error
+
+
+def file_key(size_bytes: int, head: str) -> str:
+    """The key of a file that nobody has read to its end: equal files have equal keys, and others hardly ever."""
+    return f"file:{size_bytes}:{head}"
+
+
+def first_seen(conn: Connection, keys: Sequence[str]) -> frozenset[str]:
+    """Register keys; those that nobody registered before. Only one caller ever gets a key back."""
+    rows = conn.execute(
+        text("""
+            insert into dataset_claims (dataset_hash)
+            select key from unnest(cast(:keys as text[])) as key order by key
+            on conflict do nothing returning dataset_hash"""),
+        {"keys": sorted(set(keys))},
+    )
+    return frozenset(row.dataset_hash for row in rows)
+
+
+@contextmanager
+def hold(engine: Engine, keys: Sequence[str], *, what: str, idle_timeout_s: float) -> Iterator[Claim]:
+    """Wait until all these keys are mine; while others hold any, until they are done or dead.
+
+    Two transactions: the first only makes the rows exist for everybody, the second locks them in the order of their
+    keys, so that two holders cannot wait for each other. A holder that stops without closing its connection is thrown
+    out by the server after `idle_timeout_s` without a ping.
+    """
+    with engine.begin() as conn:
+        first_seen(conn, keys)
+    with engine.connect() as conn:
+        conn.execute(
+            text("select set_config('idle_in_transaction_session_timeout', :timeout, true)"),
+            {"timeout": f"{int(idle_timeout_s * 1000)}ms"},
+        )
+        locked = conn.execute(
+            text("""
+                select from dataset_claims where dataset_hash = any(:keys)
+                order by dataset_hash for update"""),
+            {"keys": sorted(set(keys))},
+        )
+        if locked.rowcount != len(set(keys)):
+            raise ClaimLostError(f"The claim on {what} was removed while it was waited for")
+        yield Claim(conn, what)
+        try:
+            conn.rollback()
+        except (DBAPIError, DatabaseUnavailableError):
+            # The work under the claim is committed by now; that the lock went earlier changes nothing.
+            conn.invalidate()
