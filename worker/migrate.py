@@ -181,7 +181,13 @@ def _store(job: Job, tree: HashedTree) -> Outcome:
             )
         claim.ping()
         job.heartbeat.enter("convert", digest)
-        outcome = job.outcome(Status.MIGRATED, "stored: its content was new")
+        known = _known(job, tree)
+        outcome = job.outcome(
+            Status.MIGRATED,
+            "stored: its content was new"
+            if known is None
+            else f"restored dataset {known.dataset_id}, whose stored tree was incomplete, and reused it",
+        )
         return convert(
             job.engine,
             job.lease,
@@ -255,9 +261,12 @@ def _foretell(job: Job, tree: HashedTree) -> Outcome:
     whole = known is not None and job.store.holds(tree.manifest, known.file_path)
     new = set() if whole else missing_from(job.store, tree)
     target = Path(known.file_path) if known is not None else _place_for(job, tree)
-    reason = (
-        "would reuse a dataset that is stored already" if known is not None else "would store its content"
-    )
+    if known is None:
+        reason = "would store its content"
+    elif whole:
+        reason = "would reuse a dataset that is stored already"
+    else:
+        reason = f"would restore dataset {known.dataset_id}, whose stored tree is incomplete, and reuse it"
     with job.engine.begin() as conn:
         rows = sessions.of_project(conn, job.project_id)
         plan = plan_sessions(job.lease.path or "", rows, tree)

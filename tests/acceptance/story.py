@@ -17,7 +17,12 @@ from tests.conftest import Site
 from tests.estate import Entry, Estate, Reading, dump, every_form, readings, snapshot_tree
 from worker.sessions_csv import Reader
 
-LEDGER = {"migration_runs", "migration_jobs", "dry_run_blobs"}
+LEDGER = {
+    "migration_runs",
+    "migration_jobs",
+    "migration_dry_run_blobs",
+    "migration_recording_counts",
+}
 """The tables that a dry run may write."""
 
 

@@ -140,7 +140,7 @@ sessions (raw_session_name)
 sessions (split_config_id)
 """
 
-OURS = "^(migration_.*|dry_run_blobs|project_conversions|dataset_claims|schema_steps)$"
+OURS = "^(migration_.*|project_conversions|dataset_claims|schema_steps)$"
 LABELS = f"relnamespace = 'public'::regnamespace and relkind = 'r' and relname !~ '{OURS}'"
 
 

@@ -352,11 +352,11 @@ def note_new_content(conn: Connection, ref: JobRef, sizes: Mapping[str, int]) ->
     rows = [{"digest": digest, "size_bytes": size} for digest, size in sorted(sizes.items())]
     conn.execute(
         text("""
-            insert into dry_run_blobs (run_id, digest, size_bytes, project_id)
+            insert into migration_dry_run_blobs (run_id, digest, size_bytes, project_id)
             select :run_id, b.digest, b.size_bytes, :project_id
             from jsonb_to_recordset(cast(:rows as jsonb)) as b(digest text, size_bytes bigint)
-            on conflict on constraint dry_run_blobs_pkey
-            do update set project_id = least(dry_run_blobs.project_id, excluded.project_id)"""),
+            on conflict on constraint migration_dry_run_blobs_pkey
+            do update set project_id = least(migration_dry_run_blobs.project_id, excluded.project_id)"""),
         {"run_id": ref.run_id, "project_id": ref.project_id, "rows": json.dumps(rows)},
     )
 
@@ -366,7 +366,7 @@ def new_content_by_project(conn: Connection, run_id: uuid.UUID) -> dict[int, tup
     rows = conn.execute(
         text("""
             select project_id, count(*) as files, sum(size_bytes)::bigint as bytes
-            from dry_run_blobs where run_id = :run_id group by project_id"""),
+            from migration_dry_run_blobs where run_id = :run_id group by project_id"""),
         {"run_id": run_id},
     )
     return {row.project_id: (row.files, row.bytes) for row in rows}

@@ -532,7 +532,7 @@ def test_what_a_run_noted_goes_with_the_run(database: Engine):
 
         conn.execute(text("delete from migration_runs where run_id = :id"), {"id": run_id})
 
-        assert conn.scalar(text("select count(*) from dry_run_blobs")) == 0
+        assert conn.scalar(text("select count(*) from migration_dry_run_blobs")) == 0
         assert conn.scalar(text("select count(*) from migration_jobs")) == 0
 
 
