@@ -14,9 +14,11 @@ from worker.blobs.digest import (
     BIG_BYTES,
     BIG_CHUNK_BYTES,
     CHUNK_BYTES,
+    Signature,
     hash_file,
     head_of,
     new_buffer,
+    opened,
     printable,
     read_chunks,
 )
@@ -144,7 +146,7 @@ def hash_tree(
         sources[file.path] = Source(path=file.source, signature=file.signature, digest=digest)
         session = os.path.dirname(file.path)
         if isinstance(observer, RowCounter):
-            records[session] = _records(observer, file.source)
+            records[session] = _records(observer, file.source, file.signature)
         elif is_recording(file.path):
             uncounted.add(session)
         elif isinstance(observer, TextCheck) and not observer.is_text:
@@ -175,7 +177,7 @@ def _count(source: Source) -> int | None:
     counter = RowCounter()
     for chunk in read_chunks(source.path, source.signature, _buffer(source.signature.size_bytes)):
         counter.feed(chunk)
-    return _records(counter, source.path)
+    return _records(counter, source.path, source.signature)
 
 
 def admit_arrivals(store: Store, tree: HashedTree, arrivals: Mapping[str, str]) -> HashedTree:
@@ -214,7 +216,8 @@ def store_tree(
     is not complete is replaced.
     """
     if store.holds(tree.manifest, os.fspath(target)):
-        # An earlier attempt published the tree and ended before its rows were committed.
+        # An earlier attempt published the tree and ended before its rows were committed, perhaps before its sync.
+        store.sync()
         return Stored(files=count_files(tree, ()), bytes=count_bytes(tree, ()), links=LinkCounts())
     with store.staging(attempt) as staging:
         new = _store_blobs(store, tree, staging, threads, advance, pace)
@@ -321,10 +324,13 @@ def _observer(file: ScannedFile, counted_sizes: Container[int]) -> RowCounter | 
     return None
 
 
-def _records(counter: RowCounter, path: str) -> int | None:
+def _records(counter: RowCounter, path: str, signature: Signature) -> int | None:
     """Label's number of records: from the bytes that passed by where they are plain, else from pandas, which Label uses."""
-    counted = counter.records
-    return (counted or None) if counted is not None else count_records(Path(path))
+    if counter.records is not None:
+        return counter.records or None
+    # Pandas opens by name; by this one it gets the file that was checked, whatever lies at the path by now.
+    with opened(path, signature) as descriptor:
+        return count_records(Path(f"/proc/self/fd/{descriptor}"))
 
 
 def _check_same_entries(before: Scan, after: Scan) -> None:

@@ -371,9 +371,6 @@ def test_a_change_between_hashing_and_copying_is_noticed_and_nothing_is_publishe
     assert temporary_files(store) == []
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a recording that a parser must count is opened again by its name only"
-)
 def test_a_recording_that_vanishes_before_a_parser_counts_it_is_a_change(tmp_path: Path):
     project = write_tree(tmp_path / "study", {b"session/accelerometer_data.csv": CARRIAGE_RETURNS})
     path = project / "session" / RECORDING
@@ -382,9 +379,6 @@ def test_a_recording_that_vanishes_before_a_parser_counts_it_is_a_change(tmp_pat
         hashed(project, open_store(tmp_path), after_files(1, path.unlink))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a recording that a parser must count is opened again by its name only"
-)
 @pytest.mark.timeout(1, method="signal")
 def test_a_pipe_in_the_place_of_a_recording_that_a_parser_must_count_does_not_block(tmp_path: Path):
     project = write_tree(tmp_path / "study", {b"session/accelerometer_data.csv": CARRIAGE_RETURNS})
@@ -486,9 +480,6 @@ def test_an_attempt_that_died_after_publishing_is_finished_by_the_next(tmp_path:
     assert condemned(store) == {}
 
 
-@pytest.mark.xfail(
-    strict=True, reason="I1: a tree published by an attempt that died before its sync is not synced"
-)
 def test_a_tree_found_published_is_made_durable_before_rows_refer_to_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

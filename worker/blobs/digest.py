@@ -101,10 +101,7 @@ def read_chunks(
     Raises `SourceChangedError` when the file is not the one described by `expected`, before, during or after reading,
     and `EntryUnreadableError` when it cannot be read; both name the file.
     """
-    with reading(path):
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        _check_unchanged(descriptor, expected, path)
+    with opened(path, expected) as descriptor:
         remaining = expected.size_bytes
         while True:
             with reading(path):
@@ -119,6 +116,16 @@ def read_chunks(
             yield buffer[:count]
         if remaining:
             raise SourceChangedError(f"File changed while it was read: {printable(path)}")
+
+
+@contextmanager
+def opened(path: str, expected: Signature) -> Iterator[int]:
+    """A descriptor of the file described by `expected`; checked again at the end. Errors as `read_chunks`."""
+    with reading(path):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        _check_unchanged(descriptor, expected, path)
+        yield descriptor
         _check_unchanged(descriptor, expected, path)
     finally:
         os.close(descriptor)

@@ -720,7 +720,7 @@ def test_a_full_disk_is_said_to_be_full_and_nothing_is_left_behind(
     project = write_tree(tmp_path / "study")
 
     with monkeypatch.context() as disk:
-        refuse(disk, "write", number)
+        refuse(disk, "pwritev", number)
         with pytest.raises(StoreFullError, match="No space left in the store"):
             store_project(store, project)
 
@@ -736,7 +736,7 @@ def test_a_broken_disk_is_named_with_what_it_said(
     project = write_tree(tmp_path / "study")
 
     with monkeypatch.context() as disk:
-        refuse(disk, "write", number)
+        refuse(disk, "pwritev", number)
         with pytest.raises(StoreUnusableError, match=f"{store.root}/staging/.*: {os.strerror(number)}"):
             store_project(store, project)
 
