@@ -138,6 +138,14 @@ create table if not exists migration_recording_counts (
 comment on table migration_recording_counts is 'How many records a recording has, by its content: counted once, however many projects hold it';
 create index if not exists migration_recording_counts_size on migration_recording_counts (size_bytes);
 
+create table if not exists migration_blob_checks (
+    digest     text        primary key,
+    inode      bigint      not null,
+    mtime_ns   bigint      not null,
+    checked_at timestamptz not null default clock_timestamp()
+);
+comment on table migration_blob_checks is 'When the bytes of a blob were last seen to have its digest, and what stat said of the file then';
+
 create table if not exists dataset_claims (
     dataset_hash text primary key,
     claimed_at   timestamptz not null default clock_timestamp()

@@ -14,6 +14,7 @@ from worker.blobs.digest import (
     BIG_BYTES,
     BIG_CHUNK_BYTES,
     CHUNK_BYTES,
+    Algorithm,
     Signature,
     hash_file,
     head_of,
@@ -220,7 +221,8 @@ def store_tree(
         store.sync()
         return Stored(files=count_files(tree, ()), bytes=count_bytes(tree, ()), links=LinkCounts())
     with store.staging(attempt) as staging:
-        new = _store_blobs(store, tree, staging, threads, advance, pace)
+        wanted = missing_from(store, tree)
+        new = _store_blobs(store, tree, wanted, staging, threads, advance, pace)
         placed = store.build_tree(tree.manifest, f"{staging}/tree")
         store.publish(tree.manifest, f"{staging}/tree", target, staging)
     return Stored(
@@ -242,16 +244,36 @@ def count_bytes(tree: HashedTree, new: Collection[str]) -> ByteCounts:
     return ByteCounts(stored=stored, reused=tree.scan.size_bytes - stored)
 
 
+def has_digest(path: str, signature: Signature, digest: str, algorithm: Algorithm) -> bool:
+    """Read a stored file to its end: are its bytes those of the digest?"""
+    return hash_file(path, signature, algorithm, _buffer(signature.size_bytes)) == digest
+
+
+def store_blobs(
+    store: Store,
+    tree: HashedTree,
+    wanted: Collection[str],
+    attempt: str,
+    threads: ThreadPoolExecutor,
+    advance: Advance,
+    pace: Pace,
+) -> set[str]:
+    """Store these contents of a tree as blobs, durably; the digests that were new."""
+    with store.staging(attempt) as staging:
+        return _store_blobs(store, tree, wanted, staging, threads, advance, pace)
+
+
 def _store_blobs(
     store: Store,
     tree: HashedTree,
+    wanted: Collection[str],
     staging: str,
     threads: ThreadPoolExecutor,
     advance: Advance,
     pace: Pace,
 ) -> set[str]:
-    """Copy the missing contents, make them durable in one batch, then name them; the digests that were new."""
-    sources = [tree.distinct[digest] for digest in missing_from(store, tree)]
+    """Copy the wanted contents, make them durable in one batch, then name them; the digests that were new."""
+    sources = [tree.distinct[digest] for digest in wanted]
 
     def one(source: Source) -> tuple[Source, str]:
         staged = store.stage_file(source, staging, _buffer(source.signature.size_bytes), pace)

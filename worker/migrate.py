@@ -28,6 +28,7 @@ from worker.ingest import (
 from worker.job import Job, Tools, run_job
 from worker.messages import JobRef, Outcome, Status
 from worker.scan import Scan, scan
+from worker.trust import doubtful, mend, record
 
 _log = log.get(__name__)
 
@@ -142,9 +143,9 @@ def _with_counts(job: Job, tree: HashedTree) -> HashedTree:
 
 
 def _reuse(job: Job, tree: HashedTree) -> Outcome | None:
-    """Refer to a dataset that is there already, if it is, and whole; None otherwise."""
+    """Refer to a dataset that is there already, if it is, whole, and checked lately; None otherwise."""
     known = _known(job, tree)
-    if known is None or not job.store.holds(tree.manifest, known.file_path):
+    if known is None or not job.store.holds(tree.manifest, known.file_path) or doubtful(job, tree):
         return None
     job.heartbeat.enter("convert", tree.manifest.digest)
     outcome = job.outcome(
@@ -164,12 +165,16 @@ def _store(job: Job, tree: HashedTree) -> Outcome:
     """Store the dataset as the only one who does, then convert; whoever waited finds it stored and reuses it."""
     digest = tree.manifest.digest
     with _claimed(job, digest) as claim:
+        job.heartbeat.enter("check", digest)
+        mended = mend(job, tree, doubtful(job, tree))
+        tree = replace(tree, admitted=tree.admitted | mended)
         reused = _reuse(job, tree)
         if reused is not None:
             return reused
         job.heartbeat.enter("store", digest)
         target = _place_for(job, tree)
         with _big_files_claimed(job, tree):
+            missing = missing_from(job.store, tree)
             stored = store_tree(
                 job.store,
                 tree,
@@ -179,6 +184,7 @@ def _store(job: Job, tree: HashedTree) -> Outcome:
                 job.heartbeat.advance,
                 job.tools.pace,
             )
+        record(job, missing | tree.admitted)
         claim.ping()
         job.heartbeat.enter("convert", digest)
         known = _known(job, tree)

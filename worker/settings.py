@@ -30,6 +30,7 @@ _EXPECTED = {
     "store_digest": "blake3 or sha256",
     "hash_threads": "a whole number from 1 to 64",
     "bwlimit": "bytes a second, such as 500M (suffixes K, M and G, of 1024)",
+    "verify_after_days": "days, 0 or more",
     "lease_s": "seconds, from 1 to 3600",
     "log_format": "console or json",
     "log_level": "debug, info, warning or error",
@@ -60,6 +61,7 @@ class Settings(BaseSettings):
     store_digest: Literal["blake3", "sha256"] = "blake3"
     hash_threads: int = Field(default_factory=lambda: min(8, len(os.sched_getaffinity(0))), ge=1, le=64)
     bwlimit: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_parse_bytes_per_second)] = None
+    verify_after_days: Annotated[float, Field(ge=0)] = 30.0
     lease_s: float = Field(default=60.0, ge=1, le=3600)
     log_format: Literal["console", "json"] = "console"
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -192,6 +192,19 @@ class Store:
                 os.chmod(f"{target}/{directory.path}", 0o555)
         return placed
 
+    def replace_in_tree(self, digest: str, path: str) -> None:
+        """Let a tree's file be the blob as it is now; readers see the old file or the new one, whole."""
+        directory = os.path.dirname(path)
+        draft = f"{directory}/.mending-{uuid.uuid4().hex[:8]}"
+        with writing(path):
+            mode = stat.S_IMODE(os.stat(directory).st_mode)
+            os.chmod(directory, 0o755)
+            try:
+                _place(self.blob_path(digest), draft)
+                os.rename(draft, path)
+            finally:
+                os.chmod(directory, mode)
+
     def differences(self, manifest: Manifest, tree: str) -> Iterator[str]:
         """What keeps the tree from being the manifest's, by presence, kind and size; nothing when all is well."""
         for directory in manifest.directories:

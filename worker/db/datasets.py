@@ -99,6 +99,14 @@ def add(
     return Dataset(dataset_id=dataset_id, dataset_name=name, dataset_hash=dataset_hash, file_path=file_path)
 
 
+def all_of(conn: Connection) -> list[Dataset]:
+    """Every dataset."""
+    rows = conn.execute(
+        text("select dataset_id, dataset_name, dataset_hash, file_path from raw_datasets order by dataset_id")
+    )
+    return [Dataset(**row._mapping) for row in rows]  # noqa: SLF001 - as above
+
+
 def get(conn: Connection, dataset_id: int) -> Dataset | None:
     """The dataset with this id, if it is there."""
     row = conn.execute(

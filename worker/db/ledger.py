@@ -52,6 +52,7 @@ class Lease:
     dry_run: bool
     options: Mapping[str, Any]
     started_at: datetime
+    run_created_at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,7 +257,8 @@ def take_lease(conn: Connection, ref: JobRef, worker: str, lease_s: float) -> Le
             where j.run_id = :run_id and j.project_id = :project_id and r.run_id = j.run_id
               and r.state in ('planned', 'running')
               and (j.state = 'queued' or j.state = 'running' and j.lease_until < clock_timestamp())
-            returning j.attempt, j.project_name, j.path, j.started_at, r.verb, r.dry_run, r.selection"""),
+            returning j.attempt, j.project_name, j.path, j.started_at, r.verb, r.dry_run, r.selection,
+                      r.created_at as run_created_at"""),
         {"run_id": ref.run_id, "project_id": ref.project_id, "worker": worker, "lease_s": lease_s},
     ).one_or_none()
     if row is None:
@@ -270,6 +272,7 @@ def take_lease(conn: Connection, ref: JobRef, worker: str, lease_s: float) -> Le
         dry_run=row.dry_run,
         options=row.selection,
         started_at=row.started_at,
+        run_created_at=row.run_created_at,
     )
 
 
