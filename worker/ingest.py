@@ -3,7 +3,7 @@
 import codecs
 import os
 import threading
-from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -280,7 +280,7 @@ def _store_blobs(
         advance(0, 0)
         return source, staged
 
-    copied = list(_each(threads, one, sorted(sources, key=lambda source: -source.signature.size_bytes)))
+    copied = _each(threads, one, sorted(sources, key=lambda source: -source.signature.size_bytes))
     if copied:
         # A crash after a blob has its name must not leave that name without its bytes.
         store.sync()
@@ -291,12 +291,11 @@ def _store_blobs(
     }
 
 
-def _each(threads: ThreadPoolExecutor, call: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """Results of `call` in order; the first error cancels what has not begun and waits for what has."""
+def _each(threads: ThreadPoolExecutor, call: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """Results of `call` in the order of items; the first error cancels what has not begun and waits for what has."""
     futures = [threads.submit(call, item) for item in items]
     try:
-        for future in futures:
-            yield future.result()
+        return [future.result() for future in futures]
     finally:
         for future in futures:
             future.cancel()

@@ -3,9 +3,11 @@
 import fcntl
 import os
 import re
+import sys
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
@@ -61,7 +63,7 @@ class Settings(BaseSettings):
     store_digest: Literal["blake3", "sha256"] = "blake3"
     hash_threads: int = Field(default_factory=lambda: min(8, len(os.sched_getaffinity(0))), ge=1, le=64)
     bwlimit: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_parse_bytes_per_second)] = None
-    verify_after_days: Annotated[float, Field(ge=0)] = 30.0
+    verify_after_days: float = Field(default=30.0, ge=0, allow_inf_nan=False)
     lease_s: float = Field(default=60.0, ge=1, le=3600)
     log_format: Literal["console", "json"] = "console"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -93,8 +95,10 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _is_redis(cls, value: SecretStr) -> SecretStr:
-        if not value.get_secret_value().startswith(("redis://", "rediss://")):
-            raise ValueError
+        address = urlsplit(value.get_secret_value())
+        # Reading the port raises ValueError for one that is no number.
+        if address.scheme not in {"redis", "rediss"} or not address.hostname or address.port == 0:
+            raise ValueError(address.scheme)
         return value
 
     @field_validator("log_level", "log_format", "store_digest", mode="before")
@@ -127,10 +131,18 @@ class Settings(BaseSettings):
 
 def load() -> Settings:
     """Read the settings, or raise `SettingsError` naming each bad variable and what it should be (never its value)."""
+    if sys.getfilesystemencoding().lower() != "utf-8":
+        raise SettingsError(
+            f"File names are read as {sys.getfilesystemencoding()}: expected UTF-8 (set PYTHONUTF8=1)"
+        )
     try:
         return Settings(**_local_stack())
     except ValidationError as error:
         raise SettingsError(_explain(error)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f".env cannot be read ({type(error).__name__}): expected a text file in UTF-8"
+        ) from None
 
 
 def _local_stack() -> dict[str, Any]:

@@ -9,8 +9,8 @@ from sqlalchemy import Engine, create_engine, text
 
 from tests.worker.db.rows import end, expire, job_of, make_run, must_take, processes, take
 from tests.worker.trees import eventually
-from worker.db import datasets
-from worker.db.datasets import Claim
+from worker.db import claims
+from worker.db.claims import Claim
 from worker.errors import ClaimLostError, LeaseLostError
 from worker.heartbeat import Heartbeat
 
@@ -202,19 +202,37 @@ def test_an_error_of_any_other_kind_does_not_end_the_thread(database: Engine):
 # The claim ------------------------------------------------------------------------------------------------------
 
 
+def claimed(engine: Engine, *, idle_timeout_s: float) -> Any:
+    return claims.hold(engine, [HASH], what="a dataset", idle_timeout_s=idle_timeout_s)
+
+
 def test_a_claim_is_kept_beyond_its_time_limit(database: Engine):
     lease = must_take(database, make_run(database))
     with (
         Heartbeat(database, lease, QUICK_S) as heartbeat,
-        datasets.claim(database, HASH, idle_timeout_s=1) as claim,
+        claimed(database, idle_timeout_s=1) as claim,
+        heartbeat.keeping_alive(claim),
     ):
-        heartbeat.keep_alive(claim)
-
         for _ in range(15):
             eventually(ticks(database, lease.ref.run_id), "the lease is renewed")
 
         claim.ping()
-        heartbeat.keep_alive(None)
+
+
+def test_several_claims_are_kept_at_once(database: Engine):
+    lease = must_take(database, make_run(database))
+    with (
+        Heartbeat(database, lease, QUICK_S) as heartbeat,
+        claimed(database, idle_timeout_s=1) as one,
+        claims.hold(database, ["file:1:ab", "file:2:cd"], what="big files", idle_timeout_s=1) as other,
+        heartbeat.keeping_alive(one),
+        heartbeat.keeping_alive(other),
+    ):
+        for _ in range(15):
+            eventually(ticks(database, lease.ref.run_id), "the lease is renewed")
+
+        one.ping()
+        other.ping()
 
 
 def test_the_work_learns_at_its_next_file_that_the_claim_is_lost_and_may_begin_again(database: Engine):
@@ -223,19 +241,15 @@ def test_the_work_learns_at_its_next_file_that_the_claim_is_lost_and_may_begin_a
     with Heartbeat(database, lease, QUICK_S) as heartbeat, processes(database, 1) as (engine,):
         with engine.connect() as conn:
             pid = conn.scalar(text("select pg_backend_pid()"))
-        with datasets.claim(engine, HASH, idle_timeout_s=60) as claim:
-            heartbeat.keep_alive(claim)
+        with claimed(engine, idle_timeout_s=60) as claim, heartbeat.keeping_alive(claim):
             with database.begin() as conn:
                 conn.execute(text("select pg_terminate_backend(:pid, 10000)"), {"pid": pid})
 
             eventually(lambda: lost_claim(heartbeat), "the work is told")
-            heartbeat.keep_alive(None)
 
         heartbeat.advance(0, 0)
-        with datasets.claim(engine, HASH, idle_timeout_s=60) as claim:
-            heartbeat.keep_alive(claim)
+        with claimed(engine, idle_timeout_s=60) as claim, heartbeat.keeping_alive(claim):
             heartbeat.enter("store", HASH)
-            heartbeat.keep_alive(None)
 
 
 def test_giving_a_claim_back_does_not_give_back_a_lost_lease(database: Engine):
@@ -246,7 +260,8 @@ def test_giving_a_claim_back_does_not_give_back_a_lost_lease(database: Engine):
         with pytest.raises(LeaseLostError):
             heartbeat.enter("store")
 
-        heartbeat.keep_alive(None)
+        with claimed(database, idle_timeout_s=60) as claim, heartbeat.keeping_alive(claim):
+            pass
 
         with pytest.raises(LeaseLostError):
             heartbeat.advance(0, 0)
@@ -256,7 +271,7 @@ class SlowClaim(Claim):
     """A claim whose ping is under way until somebody lets it go on."""
 
     def __init__(self, claim: Claim) -> None:
-        super().__init__(claim._conn, claim._hash)
+        super().__init__(claim._conn, claim._what)
         self.under_way, self.go_on = threading.Event(), threading.Event()
 
     def ping(self) -> None:
@@ -270,13 +285,14 @@ def test_a_claim_is_not_given_back_while_it_is_pinged(database: Engine):
 
     with (
         Heartbeat(database, lease, 0.03) as heartbeat,
-        datasets.claim(database, HASH, idle_timeout_s=60) as claim,
+        claimed(database, idle_timeout_s=60) as claim,
     ):
         slow = SlowClaim(claim)
-        heartbeat.keep_alive(slow)
+        keeping = heartbeat.keeping_alive(slow)
+        keeping.__enter__()
         assert slow.under_way.wait(30)
 
-        giving_back = threading.Thread(target=heartbeat.keep_alive, args=(None,))
+        giving_back = threading.Thread(target=keeping.__exit__, args=(None, None, None))
         giving_back.start()
         giving_back.join(0.05)
         assert giving_back.is_alive()
@@ -291,10 +307,8 @@ def test_claims_may_be_given_back_at_any_moment(database: Engine):
 
     with Heartbeat(database, lease, 0.006) as heartbeat, processes(database, 1) as (engine,):
         for _ in range(60):
-            with datasets.claim(engine, HASH, idle_timeout_s=60) as claim:
-                heartbeat.keep_alive(claim)
+            with claimed(engine, idle_timeout_s=60) as claim, heartbeat.keeping_alive(claim):
                 claim.ping()
-                heartbeat.keep_alive(None)
             heartbeat.advance(1, 1)
             with engine.connect() as conn:
                 assert conn.connection.driver_connection.info.transaction_status == 0  # type: ignore[union-attr]

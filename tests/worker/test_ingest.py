@@ -125,9 +125,6 @@ def test_records_are_those_that_pandas_reads_and_none_where_it_reads_none(
     assert hashed(project, open_store(tmp_path)).records == {"session": records}
 
 
-@pytest.mark.xfail(
-    strict=True, reason="pandas decompresses by the name of the link's target, which Label never sees"
-)
 @pytest.mark.parametrize("name", ["recording.csv.gz", "recording.csv.zip", "recording.csv.xz"])
 def test_a_linked_recording_is_counted_whatever_its_target_is_called(tmp_path: Path, name: str):
     write_tree(tmp_path / "shared", {name.encode(): CARRIAGE_RETURNS})

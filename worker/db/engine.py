@@ -45,6 +45,8 @@ def connect(url: URL, *, application_name: str) -> Engine:
             "keepalives_idle": 30,
             "keepalives_interval": 10,
             "keepalives_count": 3,
+            # And one that vanishes while an answer is waited for must not hold it for the retransmissions' quarter hour.
+            "tcp_user_timeout": 30_000,
             "options": "-c timezone=UTC",
         },
     )

@@ -460,21 +460,6 @@ def test_something_else_than_a_file_under_a_blobs_name_is_condemned_and_replaced
     assert list(condemned(store)) == [blob.name]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="I11: blobs and trees are judged by presence, kind and size before reuse, not by digest",
-)
-def test_a_blob_with_other_bytes_of_the_right_size_is_never_linked_into_a_tree(tmp_path: Path):
-    store = open_store(tmp_path)
-    blob = put_blob(store, RECORDING)
-    blob.chmod(0o644)
-    blob.write_bytes(RECORDING.replace(b"0.5", b"0.6"))
-
-    _, tree, _ = store_project(store, write_tree(tmp_path / "study"))
-
-    assert read_tree(tree) == read_tree(tmp_path / "study")
-
-
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, text
 from tests.sql import rows
 from tests.worker.db.rows import at_once, processes
 from tests.worker.trees import eventually
-from worker.db import datasets
+from worker.db import claims, datasets
 from worker.db.datasets import Dataset, RawSession
 from worker.errors import ClaimLostError, DatabaseBusyError, DatabaseUnavailableError
 
@@ -24,7 +24,7 @@ LONG_S = 60.0
 
 
 def claim(engine: Engine, digest: str = HASH, idle_timeout_s: float = LONG_S) -> Any:
-    return datasets.claim(engine, digest, idle_timeout_s=idle_timeout_s)
+    return claims.hold(engine, [digest], what=f"dataset {digest[:12]}", idle_timeout_s=idle_timeout_s)
 
 
 def kill(database: Engine, engine: Engine) -> None:
