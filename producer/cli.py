@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from sqlalchemy import Engine
 
-from producer import broker, converted, report, report_html, status
+from producer import broker, control, converted, report, report_html, status
 from producer import enqueue as enqueue_room
 from producer.collect import Collected
 from producer.collect import collect as collect_outcomes
@@ -31,6 +31,7 @@ from worker.db import engine as engine_module
 from worker.db import ledger, schema
 from worker.db.ledger import Run
 from worker.errors import BrokerUnavailableError, SessionsDifferError, StoredBytesMismatchError, UsageError
+from worker.messages import RunState
 from worker.settings import Settings
 
 WORKER_COMMAND = "celery -A worker.app worker --concurrency 2 -E"
@@ -241,6 +242,17 @@ def collect(
     raise typer.Exit(code)
 
 
+@app.command(epilog=_epilog("producer resume latest"))
+def resume(run: RunArgument = "latest", *, as_json: AsJson = False) -> None:
+    """Let a paused run go on, and send again what waits."""
+    terminal = Terminal(as_json=as_json)
+    with _surroundings() as (settings, engine):
+        found = _find(engine, run)
+        sent = control.resume(settings, engine, found)
+    terminal.say(f"Sent {sent} waiting jobs. Follow them: producer collect {str(found.run_id)[:8]}")
+    terminal.document({"run_id": str(found.run_id), "sent": sent})
+
+
 @app.command("status", epilog=_epilog("producer status latest"))
 def status_command(run: RunArgument = "latest", *, as_json: AsJson = False) -> None:
     """Show how far a run is, who holds what, and what failed."""
@@ -396,10 +408,11 @@ def _collect(
         collected = collect_outcomes(settings, engine, run, timeout_s=timeout, on_progress=on_progress)
     short = str(run.run_id)[:8]
     if collected.stopped is not None:
-        terminal.say(
-            f"[yellow]Stopped with work left:[/] {collected.stopped}. Go on: producer collect {short}"
-        )
-        return Exit.WORK_LEFT, {"run_id": str(run.run_id), "stopped": collected.stopped, "report_path": None}
+        paused = collected.run.state is RunState.PAUSED
+        stopped = f"the run is paused: {collected.run.paused_because}" if paused else collected.stopped
+        go_on = f"producer {'resume' if paused else 'collect'} {short}"
+        terminal.say(f"[yellow]Stopped with work left:[/] {escape(stopped)}. Go on: {go_on}")
+        return Exit.WORK_LEFT, {"run_id": str(run.run_id), "stopped": stopped, "report_path": None}
     document = report.build(_facts(collected), collected.outcomes)
     path = report.write(document, report_dir, run.verb, datetime.now(UTC), html=report_html.render(document))
     for line in report_lines(document):
@@ -427,7 +440,7 @@ def _facts(collected: Collected) -> RunFacts:
 
 
 def _verdict(document: dict[str, Any], collected: Collected) -> Exit:
-    if collected.run.state == "cancelled":
+    if collected.run.state is RunState.CANCELLED:
         return Exit.WORK_LEFT
     if any(error["error_class"] in _MISMATCHES for error in document["errors"]):
         return Exit.BYTES_MISMATCH

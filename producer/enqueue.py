@@ -114,13 +114,8 @@ def open_run(
     with engine.begin() as conn:
         ledger.open_run(conn, run_id, verb, dry_run=dry_run, selection=selection)
         ledger.add_jobs(conn, run_id, jobs)
-    messages = [
-        Message(ref=JobRef(run_id=run_id, project_id=job.project_id), label=_label(job))
-        for job in jobs
-        if not job.skipped
-    ]
     try:
-        broker.send(settings, TASKS[verb], messages)
+        send_jobs(settings, verb, run_id, jobs)
     except BrokerUnavailableError as error:
         with engine.begin() as conn:
             ledger.cancel_run(conn, run_id, f"the broker went away while the run was sent: {error}")
@@ -129,6 +124,16 @@ def open_run(
         ledger.mark_sent(conn, run_id)
         ledger.finish_run_if_ended(conn, run_id)
     return Opened(run_id=run_id, verb=verb, dry_run=dry_run, jobs=tuple(jobs), left_out=tuple(left_out))
+
+
+def send_jobs(settings: Settings, verb: Verb, run_id: uuid.UUID, jobs: Sequence[NewJob]) -> None:
+    """One message for each job that waits. Raises `BrokerUnavailableError`; a part may have been sent then."""
+    messages = [
+        Message(ref=JobRef(run_id=run_id, project_id=job.project_id), label=_label(job))
+        for job in jobs
+        if not job.skipped
+    ]
+    broker.send(settings, TASKS[verb], messages)
 
 
 def survey(path: str) -> Survey | None:

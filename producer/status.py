@@ -65,6 +65,7 @@ def summary(run: Run) -> dict[str, Any]:
         "verb": run.verb.value,
         "dry_run": run.dry_run,
         "state": run.state.value,
+        "paused_because": run.paused_because,
         "created_at": run.created_at.isoformat(),
         "finished_at": run.finished_at.isoformat() if run.finished_at else None,
     }

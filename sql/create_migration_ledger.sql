@@ -14,6 +14,7 @@ comment on table migration_state_arrows is 'The two state machines of the ledger
 insert into migration_state_arrows (machine, from_state, to_state, meaning) values
     ('run', '',          'planned',   'the run and its jobs are written; nothing has been sent yet'),
     ('run', 'planned',   'running',   'every waiting job has been sent to the broker'),
+    ('run', 'planned',   'paused',    'held while it was still being sent'),
     ('run', 'planned',   'cancelled', 'given up before it was sent'),
     ('run', 'planned',   'finished',  'no job was waiting: nothing to do'),
     ('run', 'running',   'paused',    'the operator holds the run; jobs hand themselves back'),
@@ -46,6 +47,8 @@ create table if not exists migration_runs (
 );
 comment on table  migration_runs is 'One row for each call of a verb over some projects. Holds no totals: they are computed from the jobs';
 comment on column migration_runs.selection is 'The options the run was opened with, and what they left out and why';
+alter table migration_runs add column if not exists paused_because text;
+comment on column migration_runs.paused_because is 'Why a paused run stands still';
 create index if not exists migration_runs_created_at on migration_runs (created_at desc);
 
 create table if not exists migration_jobs (

@@ -170,10 +170,22 @@ class StoredBytesMismatchError(PermanentError):
     remedy = "Run producer verify; the file is in quarantine and a good copy repairs it."
 
 
-class StoreFullError(TransientError):
+class StoreStoppedError(TransientError):
+    """The store takes nothing now, from nobody: the run is paused, and no project fails for it."""
+
+    remedy = "Look at the store's file system; when it takes files again: producer resume"
+
+
+class StoreFullError(StoreStoppedError):
     """The store's file system has no room left."""
 
-    remedy = "Make room on the store's file system; then enqueue the failed projects again."
+    remedy = "Make room on the store's file system; then: producer resume"
+
+
+class StoreBrokenError(StoreStoppedError):
+    """The store's disk does not do what it is told: input/output errors, or mounted read-only."""
+
+    remedy = "Repair or remount the store's file system; then: producer resume"
 
 
 class DatasetGoneError(TransientError):

@@ -16,6 +16,7 @@ from worker.errors import (
     MigratorError,
     NothingToDoError,
     OutOfMemoryError,
+    StoreStoppedError,
     UnexpectedError,
 )
 from worker.heartbeat import Heartbeat
@@ -125,6 +126,9 @@ def _attempt(
         return None
     except NothingToDoError as error:
         return _record(tools, lease, _outcome(lease, worker, Status.SKIPPED, str(error)))
+    except StoreStoppedError as error:
+        _hold_the_run(tools, lease, error)
+        return None
     except MigratorError as error:
         failure = error
     except MemoryError:
@@ -134,6 +138,17 @@ def _attempt(
         _log.exception("unexpected_error")
         failure = UnexpectedError(f"{type(error).__name__}: {error}")
     return _record(tools, lease, _failed(lease, worker, failure, heartbeat.files_seen))
+
+
+def _hold_the_run(tools: Tools, lease: ledger.Lease, error: StoreStoppedError) -> None:
+    """A full or broken store would fail one project after the other: the run waits instead, and this job with it."""
+    _log.error("run_paused", reason=str(error))
+    try:
+        with tools.engine.begin() as conn:
+            ledger.pause_run(conn, lease.ref.run_id, str(error))
+            ledger.hand_back(conn, lease)
+    except LeaseLostError as lost:
+        _log.warning("lease_lost", reason=str(lost))
 
 
 def _failed(lease: ledger.Lease, worker: str, error: MigratorError, files_seen: int) -> Outcome:

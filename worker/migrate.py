@@ -84,6 +84,9 @@ def _hash(job: Job) -> HashedTree:
         )
         never_met = claims.first_seen(conn, list(keys.values())) if keys and not job.lease.dry_run else ()
     arriving = {key: path for path, key in keys.items() if key in never_met}
+    if arriving:
+        coming = set(arriving.values())
+        job.store.check_room(sum(file.signature.size_bytes for file in scanned.files if file.path in coming))
     tree = _take_in(job, scanned, arriving, sizes) if arriving else _only_hash(job, scanned, sizes, {})
     return _with_counts(job, replace(tree, keys=keys))
 
@@ -175,6 +178,7 @@ def _store(job: Job, tree: HashedTree) -> Outcome:
         target = _place_for(job, tree)
         with _big_files_claimed(job, tree):
             missing = missing_from(job.store, tree)
+            job.store.check_room(sum(tree.distinct[digest].signature.size_bytes for digest in missing))
             stored = store_tree(
                 job.store,
                 tree,

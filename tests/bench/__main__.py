@@ -68,8 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 _remove(folder / made)
             with suppress(OSError):
                 folder.rmdir()
-    if bench.contests:
-        _publish(console, bench.contests, facts, options)
+    run = [contest for contest in bench.contests if contest.runs[OURS]]
+    if run:
+        _publish(console, run, facts, options)
     for line in failed:
         console.print(f"[red]{line}[/]")
     return 1 if failed else 0

@@ -36,9 +36,9 @@ Settle = Callable[[], None]
 """To be called between the preparation of a run and its timing: warms the page cache, flushes, lets the machine rest."""
 
 
-def timed(start: Callable[[], Sequence[subprocess.Popen[bytes]]]) -> Measured:
-    """Start processes, wait for them, then for the disk."""
-    cpu = _children_cpu_s()
+def timed(start: Callable[[], Sequence[subprocess.Popen[bytes]]], *, spent_s: float = 0) -> Measured:
+    """Start processes, wait for them, then for the disk. `spent_s` is processor time that they had before."""
+    cpu = _children_cpu_s() + spent_s
     begin = time.perf_counter()
     for process in start():
         if process.wait() != 0:

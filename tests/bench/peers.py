@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.bench.corpora import Corpus
-from tests.bench.measure import Measured, Settle, bytes_below, timed
+from tests.bench.measure import Measured, Settle, bytes_below, cpu_s, timed
 
 Measure = Callable[[Corpus, Path, Settle], Measured]
 """Run a contender once over a corpus; what it makes goes into the given folder, which is there and empty."""
@@ -50,7 +50,7 @@ def _cp(corpus: Corpus, out: Path, settle: Settle) -> Measured:
 def _naive(corpus: Corpus, out: Path, settle: Settle) -> Measured:
     script = _ready(["tests.bench.naive", str(corpus.root), f"{out}/store"])
     settle()
-    measured = timed(lambda: [_go(script)])
+    measured = timed(lambda: [_go(script)], spent_s=cpu_s([script.pid]))
     return replace(measured, stored_bytes=bytes_below(out))
 
 
@@ -101,7 +101,9 @@ def _blake3(corpus: Corpus, _out: Path, settle: Settle) -> Measured:
         _ready(["tests.bench.hash_only"], first_line="\0".join(names)) for names in _halves(corpus.sizes)
     ]
     settle()
-    return timed(lambda: [_go(script) for script in scripts])
+    return timed(
+        lambda: [_go(script) for script in scripts], spent_s=cpu_s([script.pid for script in scripts])
+    )
 
 
 def _halves(sizes: Mapping[str, int]) -> list[list[str]]:

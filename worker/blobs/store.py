@@ -34,7 +34,13 @@ from worker.blobs.digest import (
     read_chunks,
 )
 from worker.blobs.manifest import Manifest
-from worker.errors import SourceChangedError, StoredBytesMismatchError, StoreFullError, StoreUnusableError
+from worker.errors import (
+    SourceChangedError,
+    StoreBrokenError,
+    StoredBytesMismatchError,
+    StoreFullError,
+    StoreUnusableError,
+)
 from worker.throttle import Pace, unlimited
 
 FORMAT = 1
@@ -47,6 +53,9 @@ _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}
 _SYNC_FILE_RANGE_WRITE = 2
 _RWF_DONTCACHE = 0x80
 _WRITE_BACK_BYTES = 8 << 20
+_RESERVE_BYTES = 1 << 30
+"""What stays free on the store's file system, or a fiftieth of it if that is less."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 Placement = Literal["hard", "reflink", "copy"]
@@ -169,6 +178,18 @@ class Store:
                     self.quarantine(
                         final, f"blob {digest} does not have the {size_bytes} bytes of its content"
                     )
+
+    def check_room(self, size_bytes: int) -> None:
+        """Raise `StoreFullError` unless so many bytes fit and a reserve stays for everybody else on the file system."""
+        with writing(self.root):
+            status = os.statvfs(self.root)
+        free = status.f_bavail * status.f_frsize
+        reserve = min(_RESERVE_BYTES, status.f_blocks * status.f_frsize // 50)
+        if size_bytes > free - reserve:
+            raise StoreFullError(
+                f"No space left in the store: {self.root}: {size_bytes} bytes are to be stored, {free} are free, "
+                f"{reserve} stay in reserve"
+            )
 
     # Trees ----------------------------------------------------------------------------------------------------------
 
@@ -316,6 +337,8 @@ def writing(path: str | Path) -> Iterator[None]:
         where = printable(os.fspath(error.filename or path))
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise StoreFullError(f"No space left in the store: {where}") from error
+        if error.errno in {errno.EIO, errno.EROFS}:
+            raise StoreBrokenError(f"Cannot write to the store: {where}: {error.strerror}") from error
         raise StoreUnusableError(f"Cannot write to the store: {where}: {error.strerror}") from error
 
 

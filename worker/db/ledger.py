@@ -25,6 +25,7 @@ class Run:
     selection: Mapping[str, Any]
     created_at: datetime
     finished_at: datetime | None
+    paused_because: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +144,49 @@ def cancel_run(conn: Connection, run_id: uuid.UUID, reason: str) -> None:
             where run_id = :run_id and state in ('planned', 'running', 'paused')"""),
         {"run_id": run_id},
     )
+
+
+def pause_run(conn: Connection, run_id: uuid.UUID, reason: str) -> None:
+    """Hold a run, and say why; one that is held already keeps its first reason."""
+    conn.execute(
+        text("""
+            update migration_runs set state = 'paused', paused_because = :reason
+            where run_id = :run_id and state in ('planned', 'running')"""),
+        {"run_id": run_id, "reason": reason},
+    )
+
+
+def resume_run(conn: Connection, run_id: uuid.UUID) -> list[NewJob]:
+    """Let a held run go on; its waiting jobs, whose messages may have come to nothing meanwhile."""
+    conn.execute(
+        text("""
+            update migration_runs set state = 'running', paused_because = null
+            where run_id = :run_id and state = 'paused'"""),
+        {"run_id": run_id},
+    )
+    rows = conn.execute(
+        text("""
+            select project_id, project_name, path, sessions_total as sessions, files_total as files,
+                   bytes_total as size_bytes
+            from migration_jobs where run_id = :run_id and state = 'queued'
+            order by bytes_total desc nulls last, project_id"""),
+        {"run_id": run_id},
+    )
+    return [NewJob(**row._mapping) for row in rows]  # noqa: SLF001 - the public name of a row as a mapping
+
+
+def hand_back(conn: Connection, lease: Lease) -> None:
+    """Give a job up so that it waits again. Raises `LeaseLostError` when the job is not ours any more."""
+    result = conn.execute(
+        text("""
+            update migration_jobs set state = 'queued', lease_until = null, phase = null
+            where run_id = :run_id and project_id = :project_id and attempt = :attempt and state = 'running'"""),
+        _held(lease),
+    )
+    if result.rowcount != 1:
+        raise LeaseLostError(
+            f"project {lease.ref.project_id}: attempt {lease.attempt} is not the holder any more"
+        )
 
 
 def finish_run_if_ended(conn: Connection, run_id: uuid.UUID) -> None:
@@ -403,4 +447,5 @@ def _run(row: Row[Any]) -> Run:
         selection=row.selection,
         created_at=row.created_at,
         finished_at=row.finished_at,
+        paused_because=row.paused_because,
     )
