@@ -1,6 +1,7 @@
 """The thread beside a job: renews its lease, keeps its claim alive, records its progress. Knows no step of the work."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -16,6 +17,9 @@ from worker.errors import ClaimLostError, LeaseLostError, TransientError
 
 _log = log.get(__name__)
 
+_SECOND_S = 1.0
+"""How old the ledger's picture of a job may be, for people."""
+
 
 class Heartbeat:
     """Renews a lease every third of its length until the `with` block ends.
@@ -30,6 +34,8 @@ class Heartbeat:
         self._lease = lease
         self._lease_s = lease_s
         self._stopped = threading.Event()
+        self._has_news = threading.Event()
+        self._renewed_at = time.monotonic()
         self._lock = threading.Lock()
         self._renewing = threading.Lock()
         self._pinging = threading.Lock()
@@ -61,11 +67,17 @@ class Heartbeat:
         if self._lost is not None:
             raise self._lost
 
-    def enter(self, phase: str, dataset_hash: str | None = None) -> None:
-        """Say what comes next, at once: others who wait read it. Raises as `advance`."""
+    def enter(self, phase: str, dataset_hash: str | None = None, *, at_once: bool = False) -> None:
+        """Say what comes next: `at_once` where others read it, otherwise within a second. Raises as `advance`.
+
+        Most jobs are over before anybody could read their phases; writing each would cost more than the work.
+        """
         self._phase = phase
         self._dataset_hash = dataset_hash or self._dataset_hash
-        self._renew()
+        if at_once or time.monotonic() - self._renewed_at > _SECOND_S:
+            self._renew()
+        else:
+            self._has_news.set()
         self.advance(0, 0)
 
     def restart(self) -> None:
@@ -88,11 +100,16 @@ class Heartbeat:
                     self._lost = None
 
     def _run(self) -> None:
-        while not self._stopped.wait(self._lease_s / 3):
-            self._renew()
-            self._ping()
+        """Renew every third of the lease's length, and a second after news, until the job ends."""
+        while not self._stopped.wait(min(_SECOND_S, self._lease_s / 3)):
+            age_s = time.monotonic() - self._renewed_at
+            if age_s >= self._lease_s / 3 or (self._has_news.is_set() and age_s >= _SECOND_S):
+                self._renew()
+                self._ping()
 
     def _renew(self) -> None:
+        self._has_news.clear()
+        self._renewed_at = time.monotonic()
         try:
             # One at a time: the thread must not write an older phase over the one that the work has just entered.
             with self._renewing, self._engine.begin() as conn:

@@ -45,7 +45,8 @@ class HashedTree:
     session's recording (None where the recording has none or cannot be parsed). `unreadable_labels` are the sessions
     whose labels.json is not text that a row can hold. `uncounted` are the sessions whose recording was not counted, because
     one of its size is known: `count_rest` completes `records`. `admitted` are the digests of new content that this job
-    stored already, while it was hashing; `keys` name its big files to other jobs.
+    stored already, while it was hashing; `keys` name its big files to other jobs; `known_counts` are
+    digests of recordings that were counted for another project.
     """
 
     scan: Scan
@@ -56,6 +57,7 @@ class HashedTree:
     uncounted: frozenset[str] = frozenset()
     admitted: frozenset[str] = frozenset()
     keys: Mapping[str, str] = field(default_factory=dict)
+    known_counts: frozenset[str] = frozenset()
 
     @cached_property
     def distinct(self) -> dict[str, Source]:
@@ -63,12 +65,13 @@ class HashedTree:
         return distinct(self.sources.values())
 
     @property
-    def counts(self) -> dict[str, tuple[int, int | None]]:
-        """Size and records of each recording, by content."""
+    def counted(self) -> dict[str, tuple[int, int | None]]:
+        """Size and records, by content, of each recording that had to be counted."""
         sources = {session: self.sources[f"{session}/{RECORDING}"] for session in self.records}
         return {
             source.digest: (source.signature.size_bytes, self.records[session])
             for session, source in sources.items()
+            if source.digest not in self.known_counts
         }
 
 
@@ -171,7 +174,7 @@ def count_rest(tree: HashedTree, known: Mapping[str, int | None]) -> HashedTree:
     for session in tree.uncounted:
         source = tree.sources[f"{session}/{RECORDING}"]
         records[session] = known[source.digest] if source.digest in known else _count(source)
-    return replace(tree, records=records, uncounted=frozenset())
+    return replace(tree, records=records, uncounted=frozenset(), known_counts=frozenset(known))
 
 
 def _count(source: Source) -> int | None:

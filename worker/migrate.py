@@ -1,12 +1,13 @@
 """The story of one project's migration: scan, hash, manifest, claim, store, convert. Knows no Celery."""
 
 import os
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Collection, Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from worker import log
+from worker.blobs.digest import BIG_BYTES
 from worker.convert import check_still_legacy, convert, plan_sessions
 from worker.db import claims, datasets, ledger, projects, recordings, sessions
 from worker.db.claims import Claim
@@ -65,7 +66,7 @@ def _from_directory_to_rows(job: Job) -> Outcome:
         return _foretell(job, tree)
     for _ in range(_TRIES):
         try:
-            return _reuse(job, tree) or _store(job, tree)
+            return _reuse(job, tree, _known(job, tree)) or _store(job, tree)
         except (DatasetGoneError, ClaimLostError) as error:
             _log.warning("starting_over", reason=str(error))
             last = error
@@ -132,22 +133,23 @@ def _only_hash(job: Job, scanned: Scan, sizes: Container[int], arrivals: Mapping
 
 
 def _with_counts(job: Job, tree: HashedTree) -> HashedTree:
-    """The tree with the records of every recording; what had to be counted is remembered for the next project."""
+    """The tree with the records of every recording, known from other projects or counted just now."""
     known: dict[str, int | None] = {}
     if tree.uncounted:
         with job.engine.connect() as conn:
             known = recordings.counts(conn, tree.distinct)
-    complete = count_rest(tree, known)
-    new = {digest: count for digest, count in complete.counts.items() if digest not in known}
-    if new:
-        with job.engine.begin() as conn:
-            recordings.remember(conn, new)
-    return complete
+    return count_rest(tree, known)
 
 
-def _reuse(job: Job, tree: HashedTree) -> Outcome | None:
+def _remember(job: Job, tree: HashedTree, proved: Collection[str]) -> None:
+    """Keep what the next project need not find out again: counted records, and blobs that are right for certain."""
+    with job.engine.begin() as conn:
+        recordings.remember(conn, tree.counted)
+        record(conn, job.store, proved)
+
+
+def _reuse(job: Job, tree: HashedTree, known: Dataset | None) -> Outcome | None:
     """Refer to a dataset that is there already, if it is, whole, and checked lately; None otherwise."""
-    known = _known(job, tree)
     if known is None or not job.store.holds(tree.manifest, known.file_path) or doubtful(job, tree):
         return None
     job.heartbeat.enter("convert", tree.manifest.digest)
@@ -168,17 +170,17 @@ def _store(job: Job, tree: HashedTree) -> Outcome:
     """Store the dataset as the only one who does, then convert; whoever waited finds it stored and reuses it."""
     digest = tree.manifest.digest
     with _claimed(job, digest) as claim:
-        job.heartbeat.enter("check", digest)
+        known = _known(job, tree)
         mended = mend(job, tree, doubtful(job, tree))
         tree = replace(tree, admitted=tree.admitted | mended)
-        reused = _reuse(job, tree)
+        reused = _reuse(job, tree, known)
         if reused is not None:
             return reused
-        job.heartbeat.enter("store", digest)
-        target = _place_for(job, tree)
-        with _big_files_claimed(job, tree):
-            missing = missing_from(job.store, tree)
-            job.store.check_room(sum(tree.distinct[digest].signature.size_bytes for digest in missing))
+        missing = missing_from(job.store, tree)
+        job.heartbeat.enter("store", digest, at_once=tree.scan.size_bytes >= BIG_BYTES)
+        job.store.check_room(sum(tree.distinct[digest].signature.size_bytes for digest in missing))
+        target = Path(known.file_path) if known is not None else _free_place(job, tree)
+        with _big_files_claimed(job, tree, missing):
             stored = store_tree(
                 job.store,
                 tree,
@@ -188,10 +190,9 @@ def _store(job: Job, tree: HashedTree) -> Outcome:
                 job.heartbeat.advance,
                 job.tools.pace,
             )
-        record(job, missing | tree.admitted)
+        _remember(job, tree, missing | tree.admitted)
         claim.ping()
         job.heartbeat.enter("convert", digest)
-        known = _known(job, tree)
         outcome = job.outcome(
             Status.MIGRATED,
             "stored: its content was new"
@@ -211,14 +212,20 @@ def _store(job: Job, tree: HashedTree) -> Outcome:
 @contextmanager
 def _claimed(job: Job, digest: str) -> Iterator[Claim]:
     """The claim on a dataset, kept alive by the heartbeat for as long as it is held."""
+
+    def say_for_whom() -> None:
+        with job.engine.connect() as conn:
+            holder = ledger.holder_of_dataset(conn, digest, job.lease.ref)
+        job.heartbeat.enter(f"wait for {holder or 'another job'}", digest, at_once=True)
+
     job.heartbeat.enter("claim", digest)
-    with job.engine.connect() as conn:
-        holder = ledger.holder_of_dataset(conn, digest, job.lease.ref)
-    if holder is not None:
-        job.heartbeat.enter(f"wait for {holder}", digest)
     with (
         claims.hold(
-            job.engine, [digest], what=f"dataset {digest[:12]}", idle_timeout_s=job.tools.settings.lease_s
+            job.engine,
+            [digest],
+            what=f"dataset {digest[:12]}",
+            idle_timeout_s=job.tools.settings.lease_s,
+            on_wait=say_for_whom,
         ) as claim,
         job.heartbeat.keeping_alive(claim),
     ):
@@ -226,9 +233,8 @@ def _claimed(job: Job, digest: str) -> Iterator[Claim]:
 
 
 @contextmanager
-def _big_files_claimed(job: Job, tree: HashedTree) -> Iterator[None]:
+def _big_files_claimed(job: Job, tree: HashedTree, missing: Collection[str]) -> Iterator[None]:
     """The claims on the big files that are still missing: another job may be storing one of them right now."""
-    missing = missing_from(job.store, tree)
     keys = [key for path, key in tree.keys.items() if tree.sources[path].digest in missing]
     if not keys:
         yield
@@ -243,18 +249,18 @@ def _big_files_claimed(job: Job, tree: HashedTree) -> Iterator[None]:
 def _known(job: Job, tree: HashedTree) -> Dataset | None:
     with job.engine.connect() as conn:
         known = datasets.find(conn, tree.manifest.digest)
-    if known is not None and Path(known.file_path).parent != job.store.trees:
+    # By what the paths lead to: DATA_DIR may be spelled otherwise than when the dataset was stored.
+    if known is not None and os.path.realpath(os.path.dirname(known.file_path)) != os.path.realpath(
+        job.store.trees
+    ):
         raise StoreUnusableError(
             f"Dataset {known.dataset_id} is registered at {known.file_path}, which is not directly in {job.store.trees}"
         )
     return known
 
 
-def _place_for(job: Job, tree: HashedTree) -> Path:
-    """Where the tree goes: where its row says if it has one, else a name that no other dataset's tree has."""
-    known = _known(job, tree)
-    if known is not None:
-        return Path(known.file_path)
+def _free_place(job: Job, tree: HashedTree) -> Path:
+    """Where a new dataset's tree goes: a name that no other dataset's tree has."""
     name = job.lease.project_name or "dataset"
     short = job.store.tree_path(name, tree.manifest.digest)
     if not os.path.lexists(short) or job.store.holds(tree.manifest, os.fspath(short)):
@@ -270,13 +276,14 @@ def _foretell(job: Job, tree: HashedTree) -> Outcome:
     known = _known(job, tree)
     whole = known is not None and job.store.holds(tree.manifest, known.file_path)
     new = set() if whole else missing_from(job.store, tree)
-    target = Path(known.file_path) if known is not None else _place_for(job, tree)
+    target = Path(known.file_path) if known is not None else _free_place(job, tree)
     if known is None:
         reason = "would store its content"
     elif whole:
         reason = "would reuse a dataset that is stored already"
     else:
         reason = f"would restore dataset {known.dataset_id}, whose stored tree is incomplete, and reuse it"
+    _remember(job, tree, ())
     with job.engine.begin() as conn:
         rows = sessions.of_project(conn, job.project_id)
         plan = plan_sessions(job.lease.path or "", rows, tree)

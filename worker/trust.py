@@ -4,9 +4,12 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from sqlalchemy import Connection
+
 from worker import log
 from worker.blobs.digest import Signature
 from worker.blobs.manifest import Manifest
+from worker.blobs.store import Store
 from worker.db import checks, datasets
 from worker.errors import EntryUnreadableError, SourceChangedError, StoredBytesMismatchError
 from worker.ingest import HashedTree, has_digest, store_blobs
@@ -17,7 +20,9 @@ _log = log.get(__name__)
 
 def doubtful(job: Job, tree: HashedTree) -> set[str]:
     """The digests of stored blobs of this tree that were not checked lately, or whose file changed since."""
-    stored = {digest: status for digest in tree.distinct if (status := _stat(job, digest)) is not None}
+    stored = {digest: status for digest in tree.distinct if (status := _stat(job.store, digest)) is not None}
+    if not stored:
+        return set()
     with job.engine.connect() as conn:
         known = checks.fresh(
             conn,
@@ -56,20 +61,20 @@ def mend(job: Job, tree: HashedTree, doubts: Iterable[str]) -> set[str]:
         )
         _replace_in_trees(job, bad)
         job.store.sync()
-    record(job, asked)
+    if asked:
+        with job.engine.begin() as conn:
+            record(conn, job.store, asked)
     return bad
 
 
-def record(job: Job, digests: Iterable[str]) -> None:
+def record(conn: Connection, store: Store, digests: Iterable[str]) -> None:
     """Remember that these blobs have just been seen to be right: read again, or written and compared."""
     seen = {
         digest: (status.st_ino, status.st_mtime_ns)
         for digest in digests
-        if (status := _stat(job, digest)) is not None
+        if (status := _stat(store, digest)) is not None
     }
-    if seen:
-        with job.engine.begin() as conn:
-            checks.record(conn, seen)
+    checks.record(conn, seen)
 
 
 def _is_right(job: Job, digest: str) -> bool:
@@ -104,8 +109,8 @@ def _manifest(job: Job, dataset_hash: str) -> Manifest | None:
         return None
 
 
-def _stat(job: Job, digest: str) -> os.stat_result | None:
+def _stat(store: Store, digest: str) -> os.stat_result | None:
     try:
-        return os.lstat(job.store.blob_path(digest))
+        return os.lstat(store.blob_path(digest))
     except FileNotFoundError:
         return None

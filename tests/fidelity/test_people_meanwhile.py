@@ -25,6 +25,8 @@ from tests.estate import (
 )
 from tests.fidelity.model import Row, by_key
 from tests.fidelity.runs import another_worker, do, open_run, run, run_one
+from worker import migrate as migrate_story
+from worker.db import projects
 from worker.db.engine import connect
 from worker.job import Tools
 from worker.messages import Outcome, Status, Verb
@@ -260,6 +262,90 @@ def test_a_session_whose_name_is_no_directorys_name_but_reads_fails_its_project(
     assert repr(name) in str(outcome.error)
     assert (rehearsed.status, rehearsed.error) == (outcome.status, outcome.error)
     assert look(site.engine) == before
+
+
+# Between the opening of a run and its end -----------------------------------------------------------------------
+
+TURNS = {
+    "deleted": (
+        "delete from session_lineage; delete from sessions; delete from projects",
+        Status.SKIPPED,
+        "project 1: deleted since the run was opened",
+    ),
+    "led elsewhere": (
+        "update projects set path = '/elsewhere'",
+        Status.FAILED,
+        "project 1: path changed since the run was opened, to '/elsewhere'",
+    ),
+    "without a path": (
+        "update projects set path = null",
+        Status.FAILED,
+        "project 1: path changed since the run was opened, to None",
+    ),
+    "migrated by another tool": (
+        "update projects set legacy_path = path, path = null, project_type = 'dataset_based'",
+        Status.SKIPPED,
+        "project 1: already dataset-based",
+    ),
+}
+
+
+@pytest.mark.parametrize("when", ["before its job", "while its files are read", "while it waits for the row"])
+@pytest.mark.parametrize("turn", TURNS)
+def test_a_project_that_turned_after_the_run_was_opened_is_not_migrated_over(
+    site: Site, tools: Tools, turn: str, when: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Reference defect 30: nothing is overwritten, and nobody is told that it was migrated."""
+    make(site)
+    statement, status, reason = TURNS[turn]
+    refs = open_run(site.engine, Verb.MIGRATE)
+    hash_tree: Callable[..., Any] = migrate_story.hash_tree
+    lock: Callable[..., Any] = projects.lock
+
+    def once(function: Callable[..., Any]) -> Callable[..., Any]:
+        def with_a_turn_before(*args: Any, **options: Any) -> Any:
+            monkeypatch.undo()
+            sql(site.engine, statement)
+            return function(*args, **options)
+
+        return with_a_turn_before
+
+    if when == "before its job":
+        sql(site.engine, statement)
+    elif when == "while its files are read":
+        monkeypatch.setattr(migrate_story, "hash_tree", once(hash_tree))
+    else:
+        monkeypatch.setattr(projects, "lock", once(lock))
+    outcome = do(tools, Verb.MIGRATE, refs)[1]
+
+    assert (outcome.status, outcome.reason) == (status, reason)
+    with site.engine.begin() as conn:
+        left = dump(conn, ["project_dataset_refs", "project_split_configs", "project_conversions"])
+        assert not any(left.values())
+        assert (
+            conn.execute(text("select count(*) from sessions where dataset_id is not null")).scalar_one() == 0
+        )
+        rows = dump(conn)["projects"]
+    assert [row["path"] for row in rows] in ([], ["/elsewhere"], [None])
+
+
+def test_a_migrated_project_that_label_deletes_can_still_be_told_of(site: Site, tools: Tools):
+    """Reference defect 25: whose the orphaned directory was, and which dataset it is in, stays on record."""
+    project = make(site)
+    outcome = run(tools, Verb.MIGRATE)[1]
+
+    sql(site.engine, "delete from session_lineage; delete from sessions; delete from projects")
+
+    with site.engine.connect() as conn:
+        kept = conn.execute(
+            text(
+                "select project_id, legacy_path, dataset_id from project_conversions where rolled_back_at is null"
+            )
+        ).one()
+        refs = dump(conn, ["project_dataset_refs"])["project_dataset_refs"]
+    assert tuple(kept) == (project.project_id, project.path, outcome.dataset_id)
+    assert refs == []
+    assert Path(str(project.path)).is_dir()
 
 
 # While it runs --------------------------------------------------------------------------------------------------

@@ -75,8 +75,8 @@ def test_what_the_work_enters_is_recorded_at_once_and_the_dataset_stays_known(da
 
     with Heartbeat(database, must_take(database, run_id), SLOW_S) as heartbeat:
         heartbeat.advance(3, 500)
-        heartbeat.enter("claim", HASH)
-        heartbeat.enter("store")
+        heartbeat.enter("claim", HASH, at_once=True)
+        heartbeat.enter("store", at_once=True)
 
         job = job_of(database, run_id)
 
@@ -91,7 +91,7 @@ def test_work_that_begins_again_is_counted_again(database: Engine):
         heartbeat.advance(3, 500)
         heartbeat.restart()
         heartbeat.advance(1, 10)
-        heartbeat.enter("hash")
+        heartbeat.enter("hash", at_once=True)
 
     job = job_of(database, run_id)
     assert (job["files_done"], job["bytes_done"]) == (1, 10)
@@ -124,7 +124,7 @@ def test_the_work_learns_when_it_enters_a_step_that_another_worker_has_the_job(d
         must_take(database, run_id, worker="the other")
 
         with pytest.raises(LeaseLostError):
-            heartbeat.enter("store")
+            heartbeat.enter("store", at_once=True)
 
     assert job_of(database, run_id)["worker"] == "the other"
     assert job_of(database, run_id)["phase"] == "scan"
@@ -172,7 +172,7 @@ def test_a_database_that_is_away_for_a_while_is_waited_for(database: Engine):
         try:
             ended = "select pg_terminate_backend(pid, 10000) from pg_stat_activity where datname = :name"
             administer.execute(text(ended), {"name": name})
-            heartbeat.enter("hash")
+            heartbeat.enter("hash", at_once=True)
             heartbeat.advance(1, 100)
         finally:
             administer.execute(text(f"alter database {name} allow_connections true"))
@@ -193,10 +193,19 @@ def test_an_error_of_any_other_kind_does_not_end_the_thread(database: Engine):
         ):
             with database.begin() as conn:
                 conn.execute(text(statement))
-            heartbeat.enter("hash")
+            heartbeat.enter("hash", at_once=True)
 
         eventually(ticks(database, run_id), "the lease is renewed again")
         assert threads() == ["lease-1"]
+
+
+def test_what_nobody_waits_for_is_recorded_a_moment_later(database: Engine):
+    run_id = make_run(database)
+
+    with Heartbeat(database, must_take(database, run_id), SLOW_S) as heartbeat:
+        heartbeat.enter("hash", HASH)
+
+        eventually(lambda: job_of(database, run_id)["phase"] == "hash", "the phase is in the ledger")
 
 
 # The claim ------------------------------------------------------------------------------------------------------
@@ -249,7 +258,7 @@ def test_the_work_learns_at_its_next_file_that_the_claim_is_lost_and_may_begin_a
 
         heartbeat.advance(0, 0)
         with claimed(engine, idle_timeout_s=60) as claim, heartbeat.keeping_alive(claim):
-            heartbeat.enter("store", HASH)
+            heartbeat.enter("store", HASH, at_once=True)
 
 
 def test_giving_a_claim_back_does_not_give_back_a_lost_lease(database: Engine):
@@ -258,7 +267,7 @@ def test_giving_a_claim_back_does_not_give_back_a_lost_lease(database: Engine):
         expire(database, run_id)
         must_take(database, run_id)
         with pytest.raises(LeaseLostError):
-            heartbeat.enter("store")
+            heartbeat.enter("store", at_once=True)
 
         with claimed(database, idle_timeout_s=60) as claim, heartbeat.keeping_alive(claim):
             pass

@@ -1,6 +1,6 @@
 """Claims: row locks that make one worker the one who stores a content. Each lives in a connection of its own."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from sqlalchemy import Connection, Engine, text
@@ -47,31 +47,46 @@ def first_seen(conn: Connection, keys: Sequence[str]) -> frozenset[str]:
 
 
 @contextmanager
-def hold(engine: Engine, keys: Sequence[str], *, what: str, idle_timeout_s: float) -> Iterator[Claim]:
+def hold(
+    engine: Engine,
+    keys: Sequence[str],
+    *,
+    what: str,
+    idle_timeout_s: float,
+    on_wait: Callable[[], None] = lambda: None,
+) -> Iterator[Claim]:
     """Wait until all these keys are mine; while others hold any, until they are done or dead.
 
     Two transactions: the first only makes the rows exist for everybody, the second locks them in the order of their
     keys, so that two holders cannot wait for each other. A holder that stops without closing its connection is thrown
-    out by the server after `idle_timeout_s` without a ping.
+    out by the server after `idle_timeout_s` without a ping. `on_wait` is called before waiting, if somebody else has a key.
     """
-    with engine.begin() as conn:
-        first_seen(conn, keys)
+    wanted = sorted(set(keys))
     with engine.connect() as conn:
-        conn.execute(
-            text("select set_config('idle_in_transaction_session_timeout', :timeout, true)"),
-            {"timeout": f"{int(idle_timeout_s * 1000)}ms"},
-        )
-        locked = conn.execute(
-            text("""
-                select from dataset_claims where dataset_hash = any(:keys)
-                order by dataset_hash for update"""),
-            {"keys": sorted(set(keys))},
-        )
-        if locked.rowcount != len(set(keys)):
-            raise ClaimLostError(f"The claim on {what} was removed while it was waited for")
+        first_seen(conn, wanted)
+        conn.commit()
+        if not _lock(conn, wanted, "for update skip locked", idle_timeout_s):
+            # Some may be mine now; to wait with them in hand for others could be waiting in a circle.
+            conn.rollback()
+            on_wait()
+            if not _lock(conn, wanted, "for update", idle_timeout_s):
+                raise ClaimLostError(f"The claim on {what} was removed while it was waited for")
         yield Claim(conn, what)
         try:
             conn.rollback()
         except (DBAPIError, DatabaseUnavailableError):
             # The work under the claim is committed by now; that the lock went earlier changes nothing.
             conn.invalidate()
+
+
+def _lock(conn: Connection, keys: Sequence[str], how: str, idle_timeout_s: float) -> bool:
+    """Lock the rows of these keys in their order; did I get them all?"""
+    conn.execute(
+        text("select set_config('idle_in_transaction_session_timeout', :timeout, true)"),
+        {"timeout": f"{int(idle_timeout_s * 1000)}ms"},
+    )
+    locked = conn.execute(
+        text(f"select from dataset_claims where dataset_hash = any(:keys) order by dataset_hash {how}"),
+        {"keys": keys},
+    )
+    return locked.rowcount == len(keys)

@@ -3,11 +3,15 @@
 import random
 import time
 from collections.abc import Callable
+from contextlib import closing
 from typing import TypeVar
 
+import psycopg2
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, ExceptionContext
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DisconnectionError, InterfaceError, OperationalError
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from worker import log
 from worker.errors import DatabaseBusyError, DatabaseUnavailableError
@@ -20,6 +24,9 @@ _PATIENCE_S = 30.0
 """How long a transaction is tried again that gave way to somebody else's."""
 
 _CONNECT_TIMEOUT_S = 5
+_PING_AFTER_S = 0.05
+"""Shorter than any restart of a server; longer than a job keeps its connections in the pool."""
+_RETURNED_AT = "returned_at"
 _BUSY = {
     "40001",  # serialization_failure
     "40P01",  # deadlock_detected
@@ -37,7 +44,6 @@ def connect(url: URL, *, application_name: str) -> Engine:
         url,
         pool_size=4,
         max_overflow=2,
-        pool_pre_ping=True,
         connect_args={
             "connect_timeout": _CONNECT_TIMEOUT_S,
             "application_name": application_name,
@@ -51,7 +57,33 @@ def connect(url: URL, *, application_name: str) -> Engine:
         },
     )
     event.listen(engine, "handle_error", _in_our_words)
+    event.listen(engine, "checkin", _note_time)
+    event.listen(engine, "checkout", _ping_if_idle)
     return engine
+
+
+def _note_time(_connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
+    record.info[_RETURNED_AT] = time.monotonic()
+
+
+def _ping_if_idle(
+    connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: PoolProxiedConnection
+) -> None:
+    """Notice that the server closed a connection before work is put on it.
+
+    A job borrows a connection a dozen times a second; only one that lay in the pool for a while is worth a round trip.
+    """
+    returned_at = record.info.get(_RETURNED_AT)
+    if returned_at is None or time.monotonic() - returned_at < _PING_AFTER_S:
+        return
+    try:
+        connection.autocommit = True
+        with closing(connection.cursor()) as cursor:
+            cursor.execute("select 1")
+        connection.autocommit = False
+    except psycopg2.Error as error:
+        # The pool opens a new connection in its place.
+        raise DisconnectionError from error
 
 
 def when_free(transaction: Callable[[], T]) -> T:
