@@ -17,6 +17,7 @@ from jsonschema import Draft202012Validator
 
 from producer import report
 from tests.producer.reports import BEGIN, any_outcomes, failed, migrated, run_facts, skipped
+from tests.worker.trees import as_ordinary_user, passable_folder
 from worker.errors import MigratorError, UsageError
 from worker.messages import ByteCounts, FileCounts, Outcome, RunState, Status, Verb, Warning_
 
@@ -434,12 +435,12 @@ def test_unwritable_directory_is_named_with_a_remedy_before_and_after_the_work(t
             assert "--report-dir" in caught.value.remedy
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="permission bits do not stop root")
-def test_directory_without_write_permission_is_refused(tmp_path):
-    tmp_path.chmod(0o555)
+def test_directory_without_write_permission_is_refused():
+    with passable_folder() as folder:
+        folder.chmod(0o555)
 
-    with pytest.raises(report.ReportDirectoryError, match="Permission denied"):
-        report.check_directory(tmp_path)
+        with pytest.raises(report.ReportDirectoryError, match="Permission denied"):
+            as_ordinary_user(lambda: report.check_directory(folder))
 
 
 def test_full_disk_leaves_nothing_behind(tmp_path, document, monkeypatch):
