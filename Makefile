@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help venv demo test check bench format lock clean
+.PHONY: help venv demo test chaos check bench format lock clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,7 +27,10 @@ demo: $(READY) ## Run the whole story on made-up projects and a local stack; the
 	$(BIN)/producer demo --folder demo
 
 test: $(READY) ## Run every test against a real PostgreSQL, a real Valkey and real workers
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+
+chaos: $(READY) ## Run the long versions of the fault and race tests
+	$(BIN)/python -m pytest -m long --timeout 3600 $(ARGS)
 
 check: $(READY) ## Format and lint check, strict types, import contracts, README against --help
 	$(BIN)/ruff format --check .

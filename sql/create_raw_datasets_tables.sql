@@ -181,6 +181,16 @@ end $$;
 comment on function label_set_updated_at() is 'What "on update current_timestamp" does in MySQL';
 
 -- An update that names updated_at itself keeps its value, as in MySQL.
+-- One directory is one dataset. Label's "scan and register" compares content by a digest of its own, so it would register
+-- every stored tree once more; whoever then deleted that twin, which nothing refers to, would delete the files of both.
+-- By digest, because a path may be longer than an index entry.
+do $$
+begin
+    create unique index if not exists raw_datasets_file_path_key on raw_datasets (md5(file_path));
+exception when unique_violation then
+    raise warning 'raw_datasets: several datasets have one file_path; nothing keeps more of them from coming until these are settled';
+end $$;
+
 create or replace trigger raw_datasets_updated_at before update on raw_datasets
     for each row when (new.updated_at is not distinct from old.updated_at)
     execute function label_set_updated_at();

@@ -450,9 +450,6 @@ def test_every_defect_has_a_guard_that_exists(defect: Defect):
 # Those that no other test guards --------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(
-    reason="raw_datasets.file_path is not unique yet", strict=True, raises=pytest.fail.Exception
-)
 def test_14_one_directory_is_not_registered_as_two_datasets(site: Site):
     """Label's scan hashes in its own way, knows no digest of ours, and would register every tree of ours once more; whoever
     then deletes the twin, which nothing refers to, deletes the files of the other.

@@ -221,12 +221,15 @@ def store_tree(
     """
     if store.holds(tree.manifest, os.fspath(target)):
         # An earlier attempt published the tree and ended before its rows were committed, perhaps before its sync.
-        store.sync()
+        store.seal(target)
         return Stored(files=count_files(tree, ()), bytes=count_bytes(tree, ()), links=LinkCounts())
     with store.staging(attempt) as staging:
-        wanted = missing_from(store, tree)
-        new = _store_blobs(store, tree, wanted, staging, threads, advance, pace)
+        copies = copy_durably(store, tree, missing_from(store, tree), staging, threads, advance, pace)
+        new = {digest for digest, copy in copies.items() if store.admit(copy, digest, _size(tree, digest))}
         placed = store.build_tree(tree.manifest, f"{staging}/tree")
+        if placed["copy"]:
+            # A tree that is found published is believed by its sizes: copies in it must have their bytes before that.
+            store.sync()
         store.publish(tree.manifest, f"{staging}/tree", target, staging)
     return Stored(
         files=count_files(tree, new),
@@ -243,7 +246,7 @@ def count_files(tree: HashedTree, new: Collection[str]) -> FileCounts:
 
 def count_bytes(tree: HashedTree, new: Collection[str]) -> ByteCounts:
     """The same for bytes."""
-    stored = sum(tree.distinct[digest].signature.size_bytes for digest in tree.admitted.union(new))
+    stored = sum(_size(tree, digest) for digest in tree.admitted.union(new))
     return ByteCounts(stored=stored, reused=tree.scan.size_bytes - stored)
 
 
@@ -252,21 +255,7 @@ def has_digest(path: str, signature: Signature, digest: str, algorithm: Algorith
     return hash_file(path, signature, algorithm, _buffer(signature.size_bytes)) == digest
 
 
-def store_blobs(
-    store: Store,
-    tree: HashedTree,
-    wanted: Collection[str],
-    attempt: str,
-    threads: ThreadPoolExecutor,
-    advance: Advance,
-    pace: Pace,
-) -> set[str]:
-    """Store these contents of a tree as blobs, durably; the digests that were new."""
-    with store.staging(attempt) as staging:
-        return _store_blobs(store, tree, wanted, staging, threads, advance, pace)
-
-
-def _store_blobs(
+def copy_durably(
     store: Store,
     tree: HashedTree,
     wanted: Collection[str],
@@ -274,24 +263,24 @@ def _store_blobs(
     threads: ThreadPoolExecutor,
     advance: Advance,
     pace: Pace,
-) -> set[str]:
-    """Copy the wanted contents, make them durable in one batch, then name them; the digests that were new."""
+) -> dict[str, str]:
+    """Copy the wanted contents of a tree into staging, durably, in one batch; the paths of the copies by digest."""
     sources = [tree.distinct[digest] for digest in wanted]
 
-    def one(source: Source) -> tuple[Source, str]:
+    def one(source: Source) -> tuple[str, str]:
         staged = store.stage_file(source, staging, _buffer(source.signature.size_bytes), pace)
         advance(0, 0)
-        return source, staged
+        return source.digest, staged
 
-    copied = _each(threads, one, sorted(sources, key=lambda source: -source.signature.size_bytes))
-    if copied:
+    copies = dict(_each(threads, one, sorted(sources, key=lambda source: -source.signature.size_bytes)))
+    if copies:
         # A crash after a blob has its name must not leave that name without its bytes.
         store.sync()
-    return {
-        source.digest
-        for source, staged in copied
-        if store.admit(staged, source.digest, source.signature.size_bytes)
-    }
+    return copies
+
+
+def _size(tree: HashedTree, digest: str) -> int:
+    return tree.distinct[digest].signature.size_bytes
 
 
 def _each(threads: ThreadPoolExecutor, call: Callable[[T], R], items: Iterable[T]) -> list[R]:

@@ -33,7 +33,7 @@ def plan_return(conversion: Conversion, dataset_path: str | None, rows: Sequence
     led to the same directory of the legacy tree, with its offsets, because the files there are the same.
     """
     recorded = {change["session_id"]: change for change in conversion.before["sessions"]}
-    left_alone = {one["session_id"]: one["before"] for one in conversion.before["left_alone"]}
+    left_alone = {one["session_id"]: one["before"] for one in conversion.before.get("left_alone", ())}
     trees = _trees(conversion, dataset_path)
     changes: list[dict[str, Any]] = []
     for row in rows:

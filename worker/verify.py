@@ -30,7 +30,8 @@ def verify_sessions(tools: Tools, ref: JobRef, worker: str) -> Outcome | None:
 
 
 def _work(job: Job) -> Outcome:
-    with job.engine.connect() as conn:
+    # All rows of one moment: the project may be rolled back between two statements, and half of each would look like loss.
+    with job.engine.connect().execution_options(isolation_level="REPEATABLE READ") as conn:
         conversion = projects.active_conversions(conn, [job.project_id]).get(job.project_id)
         if conversion is None:
             raise NothingToDoError(f"project {job.project_id}: not migrated, or rolled back since")

@@ -1,4 +1,4 @@
-"""A worker that dies at the N-th point of its talk with PostgreSQL, and the process that brings up one after the other.
+"""A worker that dies at a chosen point of its talk with PostgreSQL, and the process that brings up one after the other.
 
 `python -m tests.fidelity.dying` takes one order a line on standard input and answers each with one line. It forks a child
 for each order, so that imports are paid once; engines and threads are made in the child alone.
@@ -10,12 +10,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import IO
 
@@ -32,9 +33,31 @@ from worker.messages import JobRef, Verb
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class End:
-    """How a child ended. `statement` is the one before which it died; None: it lived to the end."""
+    """How a worker ended: did it die, and which points had it come to? The last one is that of its death."""
 
-    statement: str | None
+    died: bool
+    points: tuple[str, ...]
+
+
+class Points:
+    """Every point that any life came to, for the next one to die at. The first life may go on to its end (None).
+
+    What a worker asks depends on what others left behind, so that no life shows all points there are.
+    """
+
+    def __init__(self) -> None:
+        self._tried: set[str | None] = set()
+        self._known: dict[str | None, None] = {None: None}
+
+    def __iter__(self) -> Iterator[str | None]:
+        while (point := next((one for one in self._known if one not in self._tried), self)) is not self:
+            assert point is None or isinstance(point, str)
+            self._tried.add(point)
+            yield point
+
+    def learn(self, end: End) -> None:
+        """Remember where a life came to."""
+        self._known |= dict.fromkeys(end.points)
 
 
 class Nursery:
@@ -44,8 +67,8 @@ class Nursery:
         self._orders = orders
         self._answers = answers
 
-    def do(self, verb: Verb, ref: JobRef, *, die_at: int | None) -> End:
-        """Let a new worker do a job, and kill itself at point `die_at` (from 1), if it comes to it."""
+    def do(self, verb: Verb, ref: JobRef, *, die_at: str | None) -> End:
+        """Let a new worker do a job, and kill itself at a point, if it comes to it."""
         order = {
             "verb": verb.value,
             "run_id": str(ref.run_id),
@@ -56,7 +79,7 @@ class Nursery:
         self._orders.flush()
         answer = json.loads(self._answers.readline())
         assert answer["code"] in {0, -signal.SIGKILL}, answer
-        return End(statement=answer["statement"] if answer["code"] else None)
+        return End(died=answer["code"] != 0, points=tuple(answer["points"]))
 
 
 @contextmanager
@@ -92,10 +115,10 @@ def _serve() -> None:
             os.close(readable)
             os._exit(_work(json.loads(line), writable))
         os.close(writable)
-        with os.fdopen(readable) as last_words:
-            statement = last_words.read()
+        with os.fdopen(readable) as words:
+            points = words.read().splitlines()
         _, status = os.waitpid(child, 0)
-        answer = {"code": os.waitstatus_to_exitcode(status), "statement": statement}
+        answer = {"code": os.waitstatus_to_exitcode(status), "points": points}
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 
@@ -105,8 +128,7 @@ def _work(order: dict[str, object], writable: int) -> int:
     settings = settings_module.load()
     log.configure(log_format="console", level="error")
     engine = connect(settings.sqlalchemy_url, application_name="dying worker")
-    if isinstance(order["die_at"], int):
-        _die_at(engine, order["die_at"], writable)
+    _die_at(engine, order["die_at"], writable)
     ref = JobRef(run_id=uuid.UUID(str(order["run_id"])), project_id=int(str(order["project_id"])))
     with ThreadPoolExecutor(2) as threads:
         tools = Tools(settings=settings, engine=engine, threads=threads)
@@ -114,13 +136,21 @@ def _work(order: dict[str, object], writable: int) -> int:
     return 0
 
 
-def _die_at(engine: Engine, point: int, writable: int) -> None:
-    """Before each statement, each commit and each rollback the counter goes on."""
-    points = count(1)
+def _die_at(engine: Engine, point: object, writable: int) -> None:
+    """Tell of each statement, commit and rollback of the work before it happens, and die at one of them.
+
+    The heartbeat beside the work comes when it likes, and does not count.
+    """
+    times: Counter[str] = Counter()
 
     def pass_by(what: str) -> None:
-        if next(points) == point:
-            os.write(writable, " ".join(what.split())[:120].encode())
+        if threading.current_thread() is not threading.main_thread():
+            return
+        words = " ".join(what.split())[:100]
+        times[words] += 1
+        here = f"{words} ({times[words]})"
+        os.write(writable, f"{here}\n".encode())
+        if here == point:
             os.kill(os.getpid(), signal.SIGKILL)
 
     event.listen(engine, "before_cursor_execute", lambda *args: pass_by(args[2]))

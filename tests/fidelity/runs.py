@@ -58,17 +58,18 @@ def open_run(
     run_id = uuid.uuid4()
     with engine.begin() as conn:
         if verb is Verb.MIGRATE:
-            paths = {one.project_id: one.path for one in projects.legacy_projects(conn) if one.path}
-            names = {one.project_id: one.project_name for one in projects.legacy_projects(conn)}
+            found = {one.project_id: (one.project_name, one.path) for one in projects.legacy_projects(conn)}
         else:
-            paths = {one.project_id: one.legacy_path for one in projects.converted(conn)}
-            names = {one.project_id: one.project_name for one in projects.converted(conn)}
-        chosen = sorted(paths if only is None else only)
+            found = {one.project_id: (one.project_name, one.legacy_path) for one in projects.converted(conn)}
+        chosen = sorted([number for number, (_, path) in found.items() if path] if only is None else only)
         ledger.open_run(conn, run_id, verb, dry_run=dry_run, selection={"options": options})
         ledger.add_jobs(
             conn,
             run_id,
-            [NewJob(project_id=number, project_name=names[number], path=paths[number]) for number in chosen],
+            [
+                NewJob(project_id=number, project_name=found[number][0], path=found[number][1])
+                for number in chosen
+            ],
         )
         ledger.mark_sent(conn, run_id)
     return [JobRef(run_id=run_id, project_id=number) for number in chosen]

@@ -421,7 +421,7 @@ def test_any_history_of_people_and_migrator(site: Site, tools: Tools):
     run_state_machine_as_test(
         lambda: History(site, tools),
         settings=settings(
-            max_examples=EXPLORE or 15,
+            max_examples=EXPLORE or 20,
             stateful_step_count=10,
             deadline=None,
             derandomize=not EXPLORE,

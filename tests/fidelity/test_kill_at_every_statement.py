@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,10 @@ from tests.estate import (
     snapshot_tree,
     split_session,
 )
-from tests.fidelity.dying import Nursery, nursery
+from tests.fidelity.dying import Nursery, Points, nursery
 from tests.fidelity.model import POINTERS, by_key
 from tests.fidelity.runs import WORK, let_lease_run_out, open_run, run_one
-from tests.fidelity.states import Rows, check_legacy, check_migrated, look
+from tests.fidelity.states import Rows, check, check_legacy, check_migrated, look
 from worker.db import ledger
 from worker.job import Tools
 from worker.messages import JobRef, JobState, Outcome, RunState, Status, Verb
@@ -66,10 +65,11 @@ def deliver_again(tools: Tools, verb: Verb, ref: JobRef) -> Outcome:
 @pytest.mark.timeout(120)
 def test_a_migration_may_die_anywhere(site: Site, tools: Tools, dying: Nursery):
     """Every point of the way that stores the dataset anew."""
-    died_in: dict[str, list[str]] = {"legacy": [], "migrated": []}
+    died_in: dict[bool, list[str]] = {True: [], False: []}
     read_before: dict[Any, Any] = {}
-    for point in count(1):
-        project = make(site, point)
+    points = Points()
+    for number, point in enumerate(points, start=1):
+        project = make(site, number)
         legacy = look(site.engine, project.project_id)
         files = snapshot_tree(Path(str(project.path)))
         with site.engine.connect() as conn:
@@ -78,27 +78,29 @@ def test_a_migration_may_die_anywhere(site: Site, tools: Tools, dying: Nursery):
 
         end = dying.do(Verb.MIGRATE, ref, die_at=point)
 
+        points.learn(end)
         between = look(site.engine, project.project_id)
-        if end.statement is None:
-            check_migrated(between, legacy)
-            break
-        if between.is_legacy:
-            check_legacy(between, legacy)
-            died_in["legacy"].append(end.statement)
-        else:
-            check_migrated(between, legacy)
-            died_in["migrated"].append(end.statement)
+        check(between, legacy)
+        assert end.died or not between.is_legacy
+        died_in[between.is_legacy].append(end.points[-1])
         outcome = deliver_again(tools, Verb.MIGRATE, ref)
         assert (outcome.status, outcome.error) == (Status.MIGRATED, None)
         after = look(site.engine, project.project_id)
         check_migrated(after, legacy)
-        assert len(after.datasets) == point
+        assert len(after.datasets) == number
         assert snapshot_tree(Path(str(project.path))) == files
 
-    assert len(died_in["legacy"]) > 20, died_in
-    assert died_in["migrated"], died_in
-    assert any(statement.startswith("insert into project_conversions") for statement in died_in["legacy"])
-    assert "commit" in died_in["legacy"]
+    for statement in (
+        "insert into raw_datasets",
+        "insert into project_dataset_refs",
+        "insert into project_split_configs",
+        "insert into project_conversions",
+        "update sessions",
+        "update projects",
+        "update migration_jobs set state",
+    ):
+        assert any(one.startswith(statement) for one in died_in[True]), died_in
+    assert any(one.startswith("update migration_runs") for one in died_in[False]), died_in
     with site.engine.connect() as conn:
         assert differences(read_before, readings(conn, site.data_dir)) == []
     _nothing_is_left_over(site)
@@ -111,40 +113,41 @@ def test_a_migration_onto_a_dataset_that_is_there_may_die_anywhere(site: Site, t
         twin = make_project(conn, site.legacy_root, "twin")
         record_session(conn, twin, "whole", rows=12)
     first = run_one(tools, Verb.MIGRATE, twin.project_id)
-    died_in = {"legacy": 0, "migrated": 0}
-    for point in count(1):
+    died_in: dict[bool, list[str]] = {True: [], False: []}
+    points = Points()
+    for number, point in enumerate(points):
         with site.engine.begin() as conn:
-            project = make_project(conn, site.legacy_root, f"study {point}")
+            project = make_project(conn, site.legacy_root, f"study {number}")
             record_session(conn, project, "whole", rows=12)
         legacy = look(site.engine, project.project_id)
         (ref,) = open_run(site.engine, Verb.MIGRATE, only=[project.project_id])
 
         end = dying.do(Verb.MIGRATE, ref, die_at=point)
 
+        points.learn(end)
         between = look(site.engine, project.project_id)
-        if end.statement is None:
-            break
-        died_in["legacy" if between.is_legacy else "migrated"] += 1
+        check(between, legacy)
+        died_in[between.is_legacy].append(end.points[-1])
         if between.is_legacy:
-            check_legacy(between, legacy)
             (again,) = open_run(site.engine, Verb.MIGRATE, only=[project.project_id])
             outcome = WORK[Verb.MIGRATE](tools, again, "another run")
             assert outcome is not None
             assert (outcome.status, outcome.dataset_id) == (Status.MIGRATED, first.dataset_id)
         after = look(site.engine, project.project_id)
-        assert [row["dataset_id"] for row in after.label["sessions"]] == [first.dataset_id]
-        assert (len(after.refs), after.active, len(after.datasets)) == (1, 1, 1)
+        check_migrated(after, legacy)
+        assert len(after.datasets) == 1
 
-    assert died_in["legacy"] > 10
-    assert died_in["migrated"] >= 1
+    assert any(one.startswith("update projects") for one in died_in[True]), died_in
+    assert died_in[False]
 
 
 @pytest.mark.timeout(120)
 def test_a_rollback_may_die_anywhere(site: Site, tools: Tools, dying: Nursery):
     """With a split that a person made in between, which must come through, too."""
-    died_in: dict[str, list[str]] = {"migrated": [], "legacy": []}
-    for point in count(1):
-        project = make(site, point)
+    died_in: dict[bool, list[str]] = {True: [], False: []}
+    points = Points()
+    for number, point in enumerate(points):
+        project = make(site, number)
         untouched = look(site.engine, project.project_id)
         run_one(tools, Verb.MIGRATE, project.project_id)
         with site.engine.begin() as conn:
@@ -156,22 +159,28 @@ def test_a_rollback_may_die_anywhere(site: Site, tools: Tools, dying: Nursery):
 
         end = dying.do(Verb.ROLLBACK, ref, die_at=point)
 
+        points.learn(end)
         between = look(site.engine, project.project_id)
-        if end.statement is None:
-            check_legacy(between, legacy)
-            break
         if between.is_legacy:
             check_legacy(between, legacy)
-            died_in["legacy"].append(end.statement)
         else:
+            assert end.died
             assert between == before
-            died_in["migrated"].append(end.statement)
+        died_in[between.is_legacy].append(end.points[-1])
         outcome = deliver_again(tools, Verb.ROLLBACK, ref)
         assert (outcome.status, outcome.error) == (Status.ROLLED_BACK, None)
         check_legacy(look(site.engine, project.project_id), legacy)
 
-    assert len(died_in["migrated"]) > 15, died_in
-    assert died_in["legacy"], died_in
+    for statement in (
+        "update sessions",
+        "delete from project_split_configs",
+        "delete from project_dataset_refs",
+        "update projects",
+        "update project_conversions",
+        "update migration_jobs set state",
+    ):
+        assert any(one.startswith(statement) for one in died_in[False]), died_in
+    assert any(one.startswith("update migration_runs") for one in died_in[True]), died_in
 
 
 def _as_if_it_had_been_legacy_all_the_time(now: Rows, then: Rows, project: Project) -> Rows:

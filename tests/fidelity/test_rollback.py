@@ -37,7 +37,7 @@ from tests.fidelity.runs import do, open_run, run, run_one
 from worker.db import ledger
 from worker.errors import UsageError
 from worker.job import Tools
-from worker.messages import Status, Verb
+from worker.messages import Outcome, Status, Verb
 
 pytestmark = pytest.mark.stack
 
@@ -88,6 +88,19 @@ def make(site: Site, name: str = "study", **columns: Any) -> Project:
     """The same, committed."""
     with site.engine.begin() as conn:
         return study(conn, site.legacy_root, name, **columns)
+
+
+def make_small(site: Site, name: str, **columns: Any) -> Project:
+    """A project with one session."""
+    with site.engine.begin() as conn:
+        project = make_project(conn, site.legacy_root, name, **columns)
+        record_session(conn, project, "s", rows=5, seed=len(name))
+    return project
+
+
+def statuses(outcomes: Mapping[int, Outcome]) -> set[Status]:
+    """How jobs ended."""
+    return {outcome.status for outcome in outcomes.values()}
 
 
 def look(engine: Engine, tables: tuple[str, ...] = TABLES) -> dict[str, list[Row]]:
@@ -428,18 +441,18 @@ CONFIGS: dict[str, Any] = {
 NO_OBJECTS = ("JSON null", "list", "string", "number", "true")
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
-def test_any_analysis_config_comes_back_to_the_digit(site: Site, tools: Tools, kind: str):
-    project = make(site, analysis_config=CONFIGS[kind])
+def test_any_analysis_config_comes_back_to_the_digit(site: Site, tools: Tools):
+    for kind, config in CONFIGS.items():
+        make_small(site, kind, analysis_config=config)
     before = look(site.engine, LABEL_TABLES)
 
-    run_one(tools, Verb.MIGRATE, project.project_id)
-    run_one(tools, Verb.ROLLBACK, project.project_id)
+    run(tools, Verb.MIGRATE)
+    outcomes = run(tools, Verb.ROLLBACK)
 
+    assert (len(outcomes), statuses(outcomes)) == (len(CONFIGS), {Status.ROLLED_BACK})
     assert look(site.engine, LABEL_TABLES) == before
 
 
-@pytest.mark.parametrize("kind", NO_OBJECTS)
 @pytest.mark.parametrize(
     ("change", "key"),
     [
@@ -448,51 +461,53 @@ def test_any_analysis_config_comes_back_to_the_digit(site: Site, tools: Tools, k
     ],
     ids=["added", "changed"],
 )
-def test_a_key_that_would_be_lost_refuses_the_rollback(
-    site: Site, tools: Tools, kind: str, change: str, key: str
-):
-    project = make(site, analysis_config=CONFIGS[kind])
-    run_one(tools, Verb.MIGRATE, project.project_id)
+def test_a_key_that_would_be_lost_refuses_the_rollback(site: Site, tools: Tools, change: str, key: str):
+    """Of its own project; all others are rolled back."""
+    refused = {make_small(site, kind, analysis_config=CONFIGS[kind]).project_id for kind in NO_OBJECTS}
+    other = make_small(site, "other", analysis_config=CONFIG).project_id
+    run(tools, Verb.MIGRATE)
     with site.engine.begin() as conn:
         sql(conn, f"update projects set analysis_config = {change}")
     before = look(site.engine)
 
-    rehearsed = run_one(tools, Verb.ROLLBACK, project.project_id, dry_run=True)
-    outcome = run_one(tools, Verb.ROLLBACK, project.project_id)
+    rehearsed = run(tools, Verb.ROLLBACK, dry_run=True)
+    outcomes = run(tools, Verb.ROLLBACK, only=refused)
 
-    assert (outcome.status, outcome.error_class) == (Status.FAILED, "RollbackRefusedError")
-    assert outcome.differences == (f"analysis_config.{key}",)
-    assert (rehearsed.status, rehearsed.error) == (outcome.status, outcome.error)
     assert look(site.engine) == before
+    for number in refused:
+        outcome = outcomes[number]
+        assert (outcome.status, outcome.error_class) == (Status.FAILED, "RollbackRefusedError")
+        assert outcome.differences == (f"analysis_config.{key}",)
+        assert (rehearsed[number].status, rehearsed[number].error) == (outcome.status, outcome.error)
+    all_others = run(tools, Verb.ROLLBACK)
+    assert {number for number, one in all_others.items() if one.status is Status.ROLLED_BACK} == {other}
 
 
-@pytest.mark.parametrize("kind", NO_OBJECTS)
-def test_a_removed_key_of_ours_is_no_edit_that_could_be_lost(site: Site, tools: Tools, kind: str):
-    project = make(site, analysis_config=CONFIGS[kind])
+def test_a_removed_key_of_ours_is_no_edit_that_could_be_lost(site: Site, tools: Tools):
+    for kind in NO_OBJECTS:
+        make_small(site, kind, analysis_config=CONFIGS[kind])
     before = look(site.engine, LABEL_TABLES)
-    run_one(tools, Verb.MIGRATE, project.project_id)
+    run(tools, Verb.MIGRATE)
     with site.engine.begin() as conn:
         sql(conn, "update projects set analysis_config = analysis_config - 'run_id'")
 
-    assert run_one(tools, Verb.ROLLBACK, project.project_id).status is Status.ROLLED_BACK
+    assert statuses(run(tools, Verb.ROLLBACK)) == {Status.ROLLED_BACK}
 
     assert look(site.engine, LABEL_TABLES) == before
 
 
-@pytest.mark.parametrize("kind", ["NULL", "object", "list"])
 @pytest.mark.parametrize("theirs", ["null", "'null'", "'[\"theirs\"]'", "'3.50'"])
-def test_an_analysis_config_that_people_replaced_as_a_whole_is_theirs(
-    site: Site, tools: Tools, kind: str, theirs: str
-):
-    project = make(site, analysis_config=CONFIGS[kind])
-    run_one(tools, Verb.MIGRATE, project.project_id)
+def test_an_analysis_config_that_people_replaced_as_a_whole_is_theirs(site: Site, tools: Tools, theirs: str):
+    for kind, config in CONFIGS.items():
+        make_small(site, kind, analysis_config=config)
+    run(tools, Verb.MIGRATE)
     with site.engine.begin() as conn:
         sql(conn, f"update projects set analysis_config = cast({theirs} as jsonb)")
-    expected = look(site.engine)["projects"][0]["analysis_config"]
+        expected = conn.execute(text(f"select cast(cast({theirs} as jsonb) as text)")).scalar_one()
 
-    assert run_one(tools, Verb.ROLLBACK, project.project_id).status is Status.ROLLED_BACK
+    assert statuses(run(tools, Verb.ROLLBACK)) == {Status.ROLLED_BACK}
 
-    assert look(site.engine)["projects"][0]["analysis_config"] == expected
+    assert [row["analysis_config"] for row in look(site.engine)["projects"]] == [expected] * len(CONFIGS)
 
 
 def test_a_former_value_of_a_key_of_ours_comes_back_unless_a_person_changed_it(site: Site, tools: Tools):
@@ -816,29 +831,27 @@ CHANGES: dict[str, tuple[Callable[[Path], None], str, str, tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("change", CHANGES)
-def test_a_legacy_directory_that_is_not_what_was_migrated_refuses_the_rollback(
-    site: Site, tools: Tools, change: str
-):
-    project = make(site)
-    run_one(tools, Verb.MIGRATE, project.project_id)
-    spoil, error_class, words, differing = CHANGES[change]
-    assert project.directory is not None
-    spoil(project.directory)
+def test_a_legacy_directory_that_is_not_what_was_migrated_refuses_the_rollback(site: Site, tools: Tools):
+    """In every way in which it may be another one; nothing is changed, and the rehearsal says the same."""
+    projects = {change: make(site, change) for change in CHANGES}
+    assert statuses(run(tools, Verb.MIGRATE)) == {Status.MIGRATED}
+    for change, project in projects.items():
+        assert project.directory is not None
+        CHANGES[change][0](project.directory)
     before = look(site.engine), snapshot_tree(site.folder)
 
-    rehearsed = run_one(tools, Verb.ROLLBACK, project.project_id, dry_run=True)
-    outcome = run_one(tools, Verb.ROLLBACK, project.project_id)
+    rehearsed = run(tools, Verb.ROLLBACK, dry_run=True)
+    outcomes = run(tools, Verb.ROLLBACK)
 
-    assert (outcome.status, outcome.error_class) == (Status.FAILED, error_class)
-    assert words.format(path=project.path) in str(outcome.error)
-    assert outcome.differences == differing
-    assert (rehearsed.status, rehearsed.error, rehearsed.differences) == (
-        outcome.status,
-        outcome.error,
-        outcome.differences,
-    )
     assert (look(site.engine), snapshot_tree(site.folder)) == before
+    for change, project in projects.items():
+        _, error_class, words, differing = CHANGES[change]
+        outcome, foretold = outcomes[project.project_id], rehearsed[project.project_id]
+        assert (change, outcome.status, outcome.error_class) == (change, Status.FAILED, error_class)
+        assert words.format(path=project.path) in str(outcome.error)
+        assert (change, outcome.differences) == (change, differing)
+        assert (change, foretold.status, foretold.error) == (change, outcome.status, outcome.error)
+        assert foretold.differences == outcome.differences
 
 
 def test_other_modes_and_times_of_the_legacy_directory_do_not_matter(site: Site, tools: Tools):

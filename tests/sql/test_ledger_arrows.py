@@ -13,7 +13,7 @@ from worker.messages import JobState, RunState
 ARROWS = {
     "run": """
         new -> planned
-        planned -> running cancelled finished
+        planned -> running paused cancelled finished
         running -> paused finished cancelled
         paused -> running finished cancelled
         finished -> running

@@ -17,7 +17,7 @@ import stat
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -78,12 +78,14 @@ class Store:
     trees: Path
     algorithm: Algorithm
     store_id: str | None
+    _folder: "_OpenFolder | None" = field(default=None, compare=False, repr=False)
 
     @staticmethod
     def open(root: Path, trees: Path, algorithm: Algorithm, *, create: bool) -> "Store":
         """The store at `root`. A new one (only with `create`) is made with `algorithm`; an old one keeps its own.
 
-        Without `create` nothing is written, and a store that is not there yet is described as it would be made.
+        Without `create` nothing is written, and a store that is not there yet is described as it would be made. Who writes
+        opens the store first: only bytes that are written after that are certain to be on the disk when `sync` returns.
         Raises `StoreUnusableError` for another format, unreadable directories, or trees on another file system.
         """
         with writing(root):
@@ -102,9 +104,10 @@ class Store:
                 raise StoreUnusableError(
                     f"{root} and {trees} are on different file systems; hard links need one"
                 )
+            folder = _OpenFolder(root) if root.exists() else None
         if description is None:
-            return Store(root, trees, algorithm, None)
-        return Store(root, trees, description[0], description[1])
+            return Store(root, trees, algorithm, None, folder)
+        return Store(root, trees, *description, folder)
 
     # Blobs ----------------------------------------------------------------------------------------------------------
 
@@ -179,6 +182,17 @@ class Store:
                         final, f"blob {digest} does not have the {size_bytes} bytes of its content"
                     )
 
+    def replace_blob(self, digest: str, good: str) -> None:
+        """Let durable bytes take the name of a bad blob, in one moment: others may be linking it. The bad one goes to
+        quarantine; one that is gone already is no hindrance.
+        """
+        final = self.blob_path(digest)
+        with writing(final):
+            os.makedirs(os.path.dirname(final), exist_ok=True)
+            if os.path.lexists(final):
+                self.quarantine(final, "its bytes are not those of its digest", stays=True)
+            os.rename(good, final)
+
     def check_room(self, size_bytes: int) -> None:
         """Raise `StoreFullError` unless so many bytes fit and a reserve stays for everybody else on the file system."""
         with writing(self.root):
@@ -213,18 +227,23 @@ class Store:
                 os.chmod(f"{target}/{directory.path}", 0o555)
         return placed
 
-    def replace_in_tree(self, digest: str, path: str) -> None:
-        """Let a tree's file be the blob as it is now; readers see the old file or the new one, whole."""
+    def replace_in_tree(self, good: str, path: str, staging: str) -> None:
+        """Let a tree's file be these bytes; readers see the old file or the new one, whole.
+
+        A directory that is gone is left to whoever needs its dataset next. Dying here: `path` is the one or the other, its
+        directory may be open for writing until somebody does this again.
+        """
         directory = os.path.dirname(path)
-        draft = f"{directory}/.mending-{uuid.uuid4().hex[:8]}"
+        draft = f"{staging}/{uuid.uuid4().hex}"
         with writing(path):
-            mode = stat.S_IMODE(os.stat(directory).st_mode)
+            if not _is_directory(directory):
+                return
+            _place(good, draft)
             os.chmod(directory, 0o755)
             try:
-                _place(self.blob_path(digest), draft)
                 os.rename(draft, path)
             finally:
-                os.chmod(directory, mode)
+                os.chmod(directory, 0o555)
 
     def differences(self, manifest: Manifest, tree: str) -> Iterator[str]:
         """What keeps the tree from being the manifest's, by presence, kind and size; nothing when all is well."""
@@ -242,8 +261,10 @@ class Store:
 
     def holds(self, manifest: Manifest, tree: str) -> bool:
         """Is the dataset here in full, tree and manifest, so that a project may refer to it without a copy?"""
-        stored = f"{self.root}/manifests/{manifest.digest}.json"
-        return os.path.exists(stored) and next(self.differences(manifest, tree), None) is None
+        return (
+            _has_content(self.manifest_path(manifest.digest), manifest.content)
+            and next(self.differences(manifest, tree), None) is None
+        )
 
     def publish(self, manifest: Manifest, built: str, tree: Path, staging: str) -> None:
         """Make manifest and tree visible under their names, durably. A damaged tree of that name goes to quarantine.
@@ -257,14 +278,22 @@ class Store:
                 if os.path.lexists(tree):
                     self.quarantine(os.fspath(tree), "tree is incomplete; a new one takes its place")
                 os.rename(built, tree)
-                os.chmod(tree, 0o555)
+        self.seal(tree)
+
+    def seal(self, tree: Path) -> None:
+        """Close a published tree for writing and wait until it is on the disk. Whoever published it may have died before."""
+        with writing(tree):
+            os.chmod(tree, 0o555)
         self.sync()
+
+    def manifest_path(self, dataset_digest: str) -> str:
+        """Where the manifest of a dataset is, or would be."""
+        return f"{self.root}/manifests/{dataset_digest}.json"
 
     def read_manifest(self, dataset_digest: str) -> Manifest:
         """The stored manifest; its bytes must have the digest that names it."""
-        path = self.root / "manifests" / f"{dataset_digest}.json"
         try:
-            content = path.read_bytes()
+            content = Path(self.manifest_path(dataset_digest)).read_bytes()
             manifest = Manifest.parse(content)
         except (OSError, ValueError) as error:
             raise StoredBytesMismatchError(f"Manifest {dataset_digest} cannot be read: {error}") from error
@@ -289,8 +318,10 @@ class Store:
             with suppress(OSError):
                 remove_tree(path)
 
-    def quarantine(self, path: str, reason: str) -> None:
-        """Move a bad thing out of the way and say beside it why it is there."""
+    def quarantine(self, path: str, reason: str, *, stays: bool = False) -> None:
+        """Move a bad thing out of the way and say beside it why it is there. What `stays` keeps its old name as well, where
+        that is possible, for somebody who is about to put a good thing in its place.
+        """
         target = f"{self.root}/quarantine/{os.path.basename(path)}-{uuid.uuid4().hex[:8]}"
         os.makedirs(os.path.dirname(target), exist_ok=True)
         if _is_directory(path):
@@ -299,24 +330,28 @@ class Store:
         words = Path(f"{target}.reason.txt")
         words.write_text(f"{printable(path)}\n{reason}\n", encoding="utf-8")
         try:
-            os.rename(path, target)
+            if not (stays and _has_one_more_name(path, target)):
+                os.rename(path, target)
         except OSError:
             words.unlink()
             raise
 
     def sync(self) -> None:
-        """Wait until everything written to the store's file system is on the disk: one call for any number of files."""
+        """Wait until everything written to the store's file system is on the disk: one call for any number of files.
+
+        Raises `StoreBrokenError` when something could not be written since the store was opened, be it ours or not.
+        """
         with writing(self.root):
-            sync_file_system(os.fspath(self.root))
+            sync_file_system(os.fspath(self.root) if self._folder is None else self._folder.descriptor)
 
     def _write_manifest(self, manifest: Manifest, staging: str) -> None:
-        final = f"{self.root}/manifests/{manifest.digest}.json"
         staged = f"{staging}/manifest.json"
         with open(staged, "xb") as file:
             file.write(manifest.content)
+            file.flush()
             os.fchmod(file.fileno(), 0o444)
             os.fsync(file.fileno())
-        os.rename(staged, final)
+        os.rename(staged, self.manifest_path(manifest.digest))
 
 
 def safe_name(name: str) -> str:
@@ -342,15 +377,31 @@ def writing(path: str | Path) -> Iterator[None]:
         raise StoreUnusableError(f"Cannot write to the store: {where}: {error.strerror}") from error
 
 
-def sync_file_system(path: str) -> None:
-    """Wait until everything written to the file system that holds this directory is on the disk (syncfs(2))."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        if _libc.syncfs(descriptor) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), path)
-    finally:
-        os.close(descriptor)
+class _OpenFolder:
+    """A directory that stays open for as long as this lives.
+
+    The kernel tells of bytes that it could not write back once to each descriptor that was open at that time (syncfs(2)).
+    One that is opened later hears nothing if some other worker's sync was told before: it would take lost bytes for durable.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        # Opening may have failed.
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+
+def sync_file_system(directory: str | int) -> None:
+    """Wait until everything written to the file system that holds a directory is on the disk (syncfs(2)).
+
+    By a descriptor that was open before anything was written, an error in writing back is certain to be told.
+    """
+    folder = _OpenFolder(directory) if isinstance(directory, str) else None
+    if _libc.syncfs(directory if folder is None else folder.descriptor) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def _make_directory(path: Path) -> None:
@@ -406,6 +457,20 @@ def _description(root: Path) -> tuple[Algorithm, str] | None:
             )
 
 
+def _has_content(path: str, content: bytes) -> bool:
+    """Does a file hold exactly these bytes? Read in parts: there may be many."""
+    rest = memoryview(content)
+    try:
+        with open(path, "rb", buffering=0) as file:
+            while part := file.read(BIG_CHUNK_BYTES):
+                if rest[: len(part)] != part:
+                    return False
+                rest = rest[len(part) :]
+    except OSError:
+        return False
+    return not rest
+
+
 def _is_directory(path: str) -> bool:
     """Is it a directory itself, and not a link to one?"""
     try:
@@ -427,6 +492,15 @@ def _name(staged: str, final: str) -> None:
         if os.path.lexists(final):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), final) from error
         os.rename(staged, final)
+
+
+def _has_one_more_name(path: str, name: str) -> bool:
+    """Link a file, if that can be done; a directory cannot be linked, nor a file that has all the links it can have."""
+    try:
+        os.link(path, name)
+    except OSError:
+        return False
+    return True
 
 
 def _place(blob: str, target: str) -> Placement:

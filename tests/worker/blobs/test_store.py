@@ -32,7 +32,13 @@ from tests.worker.trees import (
 from worker.blobs.digest import digest_of, new_buffer
 from worker.blobs.manifest import Manifest
 from worker.blobs.store import Store, remove_tree, safe_name
-from worker.errors import SourceChangedError, StoredBytesMismatchError, StoreFullError, StoreUnusableError
+from worker.errors import (
+    SourceChangedError,
+    StoreBrokenError,
+    StoredBytesMismatchError,
+    StoreFullError,
+    StoreUnusableError,
+)
 from worker.ingest import Stored, store_tree
 
 FILES = sum(content is not None for content in STUDY.values())
@@ -722,7 +728,7 @@ def test_a_broken_disk_is_named_with_what_it_said(
 
     with monkeypatch.context() as disk:
         refuse(disk, "pwritev", number)
-        with pytest.raises(StoreUnusableError, match=f"{store.root}/staging/.*: {os.strerror(number)}"):
+        with pytest.raises(StoreBrokenError, match=f"{store.root}/staging/.*: {os.strerror(number)}"):
             store_project(store, project)
 
 
