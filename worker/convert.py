@@ -177,16 +177,17 @@ def check_still_legacy(project: Project | None, lease: ledger.Lease, conn: Conne
 
 
 def tree_attributes(tree: HashedTree) -> bytes:
-    """Modes and times of the legacy tree in the manifest's order, which identity does not include but a restore needs."""
+    """Modes, times and owners of the legacy tree in the manifest's order, which identity does not include but a restore needs."""
     directories = {entry.path: entry for entry in tree.scan.directories}
     files = {file.path: file for file in tree.scan.files}
     entries = [
-        [directories[entry.path].mode, directories[entry.path].mtime_ns]
+        [directories[entry.path].mode, directories[entry.path].mtime_ns, *directories[entry.path].owner]
         if isinstance(entry, Directory)
-        else [files[entry.path].mode, files[entry.path].signature.mtime_ns]
+        else [files[entry.path].mode, files[entry.path].signature.mtime_ns, *files[entry.path].owner]
         for entry in tree.manifest.entries
     ]
-    document = {"root": [tree.scan.root_mode, tree.scan.root_mtime_ns], "entries": entries}
+    root = [tree.scan.root_mode, tree.scan.root_mtime_ns, *tree.scan.root_owner]
+    document = {"root": root, "entries": entries}
     return zlib.compress(json.dumps(document, separators=(",", ":")).encode("ascii"))
 
 

@@ -1,11 +1,12 @@
-"""Rebuilding a legacy directory that is gone, from the store: bytes proved by digest, modes and times as they were."""
+"""Rebuilding a legacy directory that is gone, from the store: bytes proved by digest, modes, times and owners as they were."""
 
 import ctypes
 import errno
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from worker.blobs.digest import Signature, new_buffer, new_hasher, printable, read_chunks
 from worker.blobs.manifest import Directory, File, Manifest
@@ -101,7 +102,7 @@ def _remove_leftovers(building: str) -> None:
 def _fill(
     store: Store,
     manifest: Manifest,
-    attributes: dict[str, list[list[int]]],
+    attributes: dict[str, Any],
     building: str,
     advance: Callable[[int, int], None],
 ) -> None:
@@ -110,22 +111,21 @@ def _fill(
     for entry, _ in kept:
         if isinstance(entry, Directory):
             os.mkdir(f"{building}/{entry.path}", 0o700)
-    for entry, (mode, mtime_ns) in kept:
+    for entry, kept_of_it in kept:
         if isinstance(entry, File):
-            _write_file(store, entry, f"{building}/{entry.path}", mode, mtime_ns)
+            _write_file(store, entry, f"{building}/{entry.path}", kept_of_it)
             advance(1, entry.size_bytes)
-    for entry, (mode, mtime_ns) in reversed(kept):
+    for entry, kept_of_it in reversed(kept):
         if isinstance(entry, Directory):
-            _set_attributes(f"{building}/{entry.path}", mode, mtime_ns)
-    root_mode, root_mtime_ns = attributes["root"]
-    _set_attributes(building, int(root_mode), int(root_mtime_ns))  # type: ignore[call-overload]
+            _set_attributes(f"{building}/{entry.path}", kept_of_it)
+    _set_attributes(building, attributes["root"])
 
 
-def _write_file(store: Store, file: File, target: str, mode: int, mtime_ns: int) -> None:
+def _write_file(store: Store, file: File, target: str, attributes: Sequence[int]) -> None:
     """Copy one blob, proving it on the way: a copy, never a link, because the application rewrites legacy files."""
     with open(target, "xb") as copy:
         copy.writelines(_proved(store, file))
-    _set_attributes(target, mode, mtime_ns)
+    _set_attributes(target, attributes)
 
 
 def _proved(store: Store, file: File) -> Iterator[memoryview]:
@@ -142,7 +142,12 @@ def _proved(store: Store, file: File) -> Iterator[memoryview]:
         raise StoredBytesMismatchError(f"Blob {file.digest} does not have the bytes its digest promises")
 
 
-def _set_attributes(path: str, mode: int, mtime_ns: int) -> None:
+def _set_attributes(path: str, attributes: Sequence[int]) -> None:
+    """Mode and times as they were; user and group, too, where the migrator may give files away (as root)."""
+    mode, mtime_ns, user, group = attributes
+    if os.geteuid() == 0:
+        # Before the mode: a change of owner takes set-id bits away.
+        os.chown(path, user, group)
     os.chmod(path, mode)
     os.utime(path, ns=(mtime_ns, mtime_ns))
 

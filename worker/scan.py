@@ -35,21 +35,23 @@ class Roots:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScannedFile:
-    """A regular file of the tree. `source` is where its bytes are (a link's target), `mode` its permission bits."""
+    """A regular file of the tree. `source` is where its bytes are (a link's target), `mode` its permission bits, `owner` user and group."""
 
     path: str
     source: str
     signature: Signature
     mode: int
+    owner: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScannedDirectory:
-    """A directory of the tree, with permission bits and time of change."""
+    """A directory of the tree, with permission bits, time of change, user and group."""
 
     path: str
     mode: int
     mtime_ns: int
+    owner: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +61,7 @@ class Scan:
     root: str
     root_mode: int
     root_mtime_ns: int
+    root_owner: tuple[int, int]
     directories: tuple[ScannedDirectory, ...]
     files: tuple[ScannedFile, ...]
     links: int
@@ -89,6 +92,7 @@ def scan(project_path: str, roots: Roots, *, needs_sessions: bool = True) -> Sca
         root=project_path,
         root_mode=stat.S_IMODE(status.st_mode),
         root_mtime_ns=status.st_mtime_ns,
+        root_owner=(status.st_uid, status.st_gid),
         directories=tuple(walk.directories),
         files=tuple(walk.files),
         links=walk.links,
@@ -178,7 +182,11 @@ class _Walk:
     def _file(self, source: str, path: str, status: os.stat_result) -> None:
         self.files.append(
             ScannedFile(
-                path=path, source=source, signature=Signature.of(status), mode=stat.S_IMODE(status.st_mode)
+                path=path,
+                source=source,
+                signature=Signature.of(status),
+                mode=stat.S_IMODE(status.st_mode),
+                owner=(status.st_uid, status.st_gid),
             )
         )
 
@@ -186,7 +194,12 @@ class _Walk:
         if "/" not in path:
             _check_row_can_hold(path)
         self.directories.append(
-            ScannedDirectory(path=path, mode=stat.S_IMODE(status.st_mode), mtime_ns=status.st_mtime_ns)
+            ScannedDirectory(
+                path=path,
+                mode=stat.S_IMODE(status.st_mode),
+                mtime_ns=status.st_mtime_ns,
+                owner=(status.st_uid, status.st_gid),
+            )
         )
 
     def _target(self, source: str, path: str, chain: tuple[str, ...]) -> str:

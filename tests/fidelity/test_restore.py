@@ -400,3 +400,22 @@ def test_what_a_killed_attempt_left_beside_the_place_is_removed_by_the_next(site
     assert outcome is not None
     assert outcome.status is Status.ROLLED_BACK
     assert os.listdir(site.legacy_root) == [directory.name]
+
+
+def test_the_directory_belongs_to_whom_it_belonged(site: Site, tools: Tools):
+    """Only root may give files away; to anybody else the directory comes back as the migrator's user's."""
+    directory = make(site)
+    if os.geteuid() == 0:
+        os.chown(directory / "s" / "accelerometer_data.csv", 1234, 2345)
+        os.chown(directory / "s", 3456, 4567)
+        os.chown(directory, 5678, 6789)
+    names = ["s/accelerometer_data.csv", "s", "at the top", "."]
+    owners = {name: ((directory / name).stat().st_uid, (directory / name).stat().st_gid) for name in names}
+    run(tools, Verb.MIGRATE)
+    shutil.rmtree(directory)
+
+    run(tools, Verb.ROLLBACK, restore_files=True)
+
+    assert owners == {
+        name: ((directory / name).stat().st_uid, (directory / name).stat().st_gid) for name in names
+    }
