@@ -24,6 +24,7 @@ from sqlalchemy import URL, Engine, create_engine, make_url, text
 from producer.children import Child
 from producer.local_stack import Addresses, Stack, run_workers
 from producer.local_stack import stack as local_stack
+from worker.db import engine as engine_module
 from worker.db import schema
 from worker.db.engine import connect
 from worker.settings import Settings
@@ -83,6 +84,14 @@ class Site:
 
 
 # The servers ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _connections_are_always_pinged() -> Iterator[None]:
+    """Tests end connections from the server's side and ask again at once, sooner than any restart of a server."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_module, "_PING_AFTER_S", 0.0)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -414,6 +414,8 @@ def test_ctrl_c_while_waiting_leaves_the_run_and_says_how_to_follow_it(site: Sit
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell starts what it puts into the background with the signal ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no threads run here
     ) as operator:
         assert operator.stderr is not None
         seen = ""

@@ -10,7 +10,6 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from tests.worker.db.rows import processes
-from worker.db import engine as engine_module
 from worker.db.engine import connect, when_free
 from worker.errors import DatabaseBusyError, DatabaseUnavailableError, MigratorError, TransientError
 
@@ -92,10 +91,7 @@ def test_a_connection_that_the_server_ended_is_told_and_the_next_call_gets_a_new
         assert ask(engine) == 1
 
 
-def test_a_pooled_connection_that_the_server_ended_is_not_noticed_by_anybody(
-    database: Engine, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(engine_module, "_PING_AFTER_S", 0.0)
+def test_a_pooled_connection_that_the_server_ended_is_not_noticed_by_anybody(database: Engine):
     with processes(database, 1) as (engine,):
         pid = ask(engine, "select pg_backend_pid()")
         ask(database, f"select pg_terminate_backend({pid}, 10000)")
