@@ -3,12 +3,12 @@
 import codecs
 import os
 import threading
-from collections.abc import Callable, Collection, Container, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from worker.blobs.digest import (
     BIG_BYTES,
@@ -86,6 +86,9 @@ class Stored:
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+_MOST_THREADS = 64
+"""More a worker process never has (HASH_THREADS)."""
 
 _local = threading.local()
 
@@ -283,17 +286,37 @@ def _size(tree: HashedTree, digest: str) -> int:
     return tree.distinct[digest].signature.size_bytes
 
 
-def _each(threads: ThreadPoolExecutor, call: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """Results of `call` in the order of items; the first error cancels what has not begun and waits for what has."""
-    futures = [threads.submit(call, item) for item in items]
+def _each(threads: ThreadPoolExecutor, call: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """Results of `call` in the order of items; the first error keeps back what has not begun and waits for what has.
+
+    Each thread takes the next item when it is free: a task an item would cost more than hashing a small file, and memory
+    for all of them at once.
+    """
+    results: list[R | None] = [None] * len(items)
+    numbers = iter(range(len(items)))
+    failed = threading.Event()
+
+    def work() -> None:
+        # To take the next number is one step of the interpreter, which no other thread can come between.
+        for number in numbers:
+            if failed.is_set():
+                return
+            try:
+                results[number] = call(items[number])
+            except BaseException:
+                failed.set()
+                raise
+
+    tasks = [threads.submit(work) for _ in range(min(len(items), _MOST_THREADS))]
     try:
-        return [future.result() for future in futures]
+        wait(tasks)
     finally:
-        for future in futures:
-            future.cancel()
-        for future in futures:
-            if not future.cancelled():
-                future.exception()
+        # Whatever ends the waiting ends the work, too, and nobody is left working when this returns.
+        failed.set()
+        wait(tasks)
+    for task in tasks:
+        task.result()
+    return cast("list[R]", results)
 
 
 def _biggest_first(files: Iterable[ScannedFile]) -> list[ScannedFile]:
@@ -348,14 +371,28 @@ def _records(counter: RowCounter, path: str, signature: Signature) -> int | None
 
 def _check_same_entries(before: Scan, after: Scan) -> None:
     """Files that came, went or were replaced while others were read would make the stored tree one that never was."""
+    if _is_same(before, after):
+        return
     old = {file.path: file.signature for file in before.files} | {
         entry.path: None for entry in before.directories
     }
     new = {file.path: file.signature for file in after.files} | {
         entry.path: None for entry in after.directories
     }
-    if old != new:
-        changed = min(path for path in old.keys() | new.keys() if old.get(path, 0) != new.get(path, 0))
-        raise SourceChangedError(
-            f"Entry changed while the directory was read: {printable(f'{before.root}/{changed}')}"
+    changed = min(path for path in old.keys() | new.keys() if old.get(path, 0) != new.get(path, 0))
+    raise SourceChangedError(
+        f"Entry changed while the directory was read: {printable(f'{before.root}/{changed}')}"
+    )
+
+
+def _is_same(before: Scan, after: Scan) -> bool:
+    """Do both list the same files and directories? Both are in one order; a directory's own times do not matter."""
+    return (
+        len(before.files) == len(after.files)
+        and len(before.directories) == len(after.directories)
+        and all(
+            old.path == new.path and old.signature == new.signature
+            for old, new in zip(before.files, after.files, strict=True)
         )
+        and all(old.path == new.path for old, new in zip(before.directories, after.directories, strict=True))
+    )

@@ -406,7 +406,7 @@ int fchmodat(int folder, const char *path, mode_t mode, int flags)
 }
 int utimensat(int folder, const char *path, const struct timespec times[2], int flags)
 {
-    PASS(int, utimensat, by_name(&p, folder, path ? path : ""), folder, path, times, flags);
+    PASS(int, utimensat, by_name(&p, folder, path), folder, path, times, flags);
 }
 
 /* To the server: written down always, counted only when named ----------------------------------------------------- */

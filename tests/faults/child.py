@@ -1,0 +1,190 @@
+"""Workers that the machine turns against: each is forked for one order, and watched from its first call to its last.
+
+`python -m tests.faults.child`, started with the library of `shim.py`, takes one order a line on standard input and answers
+each with one line. Imports are paid once; engines and threads are made in the forked child alone.
+"""
+
+import ctypes
+import errno
+import gc
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import IO, Any
+
+import sqlalchemy.dialects.postgresql  # noqa: F401 - the engine's first use would import it, in each child again
+from sqlalchemy import event
+
+from tests.conftest import Site
+from tests.faults.shim import Call, Fault, calls, environment, order
+from worker import log
+from worker import settings as settings_module
+from worker.blobs.store import Store
+from worker.db.engine import connect
+from worker.job import Tools
+from worker.messages import JobRef
+from worker.migrate import migrate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class End:
+    """How a child ended, what it answered if it lived, and every call that it made."""
+
+    died: bool
+    answer: dict[str, Any]
+    calls: list[Call]
+
+    @property
+    def counted(self) -> list[Call]:
+        """The calls that a fault may name by their number."""
+        return [call for call in self.calls if call.number]
+
+
+class Children:
+    """The process that forks a child for each order."""
+
+    def __init__(self, site: Site, orders: IO[str], answers: IO[str]) -> None:
+        self._site = site
+        self._orders = orders
+        self._answers = answers
+        self._logs = (site.folder / f"{number}.calls" for number in count())
+
+    def migrate(self, ref: JobRef, fault: Fault | None = None, *, blobs_can_be_linked: bool = True) -> End:
+        """Let a worker do a job; the answer has its `status` and `error`, None when no outcome was its to say."""
+        return self._do(
+            fault,
+            work="migrate",
+            run_id=str(ref.run_id),
+            project_id=ref.project_id,
+            blobs_can_be_linked=blobs_can_be_linked,
+        )
+
+    def open_store(self, folder: Path, fault: Fault | None = None) -> End:
+        """Let somebody open the store below a folder, and make it if need be."""
+        return self._do(fault, work="open_store", folder=str(folder))
+
+    def _do(self, fault: Fault | None, **what: Any) -> End:
+        journal = next(self._logs)
+        below = [self._site.data_dir, self._site.legacy_root]
+        self._orders.write(json.dumps({"environment": order(journal, below, fault), **what}) + "\n")
+        self._orders.flush()
+        answer = json.loads(self._answers.readline())
+        assert answer["code"] in {0, -signal.SIGKILL}, answer
+        found = calls(journal)
+        journal.unlink(missing_ok=True)
+        return End(died=answer["code"] != 0, answer=json.loads(answer["words"] or "{}"), calls=found)
+
+
+@contextmanager
+def children(site: Site, library: Path) -> Iterator[Children]:
+    """Start the process with the site's settings and the library."""
+    root = Path(__file__).parents[2]
+    with (
+        (site.folder / "children.log").open("w") as errors,
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.child"],
+            cwd=site.folder,
+            env=site.env | environment(library) | {"PYTHONPATH": str(root)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        ) as process,
+    ):
+        assert process.stdin is not None
+        assert process.stdout is not None
+        yield Children(site, process.stdin, process.stdout)
+        process.stdin.close()
+        assert process.wait(timeout=30) == 0
+
+
+def _serve() -> None:
+    # What the children do not touch they need not copy.
+    gc.freeze()
+    for line in sys.stdin:
+        readable, writable = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(readable)
+            os._exit(_obey(json.loads(line), writable))
+        os.close(writable)
+        with os.fdopen(readable) as last_words:
+            words = last_words.read()
+        _, status = os.waitpid(child, 0)
+        sys.stdout.write(json.dumps({"code": os.waitstatus_to_exitcode(status), "words": words}) + "\n")
+        sys.stdout.flush()
+
+
+def _obey(asked: dict[str, Any], writable: int) -> int:
+    os.environ.update(asked["environment"])
+    log.configure(log_format="console", level="error")
+    ctypes.CDLL(None).faults_arm()
+    answer = _WORK[asked["work"]](asked)
+    os.write(writable, json.dumps(answer).encode())
+    return 0
+
+
+def _migrate(asked: dict[str, Any]) -> dict[str, Any]:
+    """What a Celery child does for one task."""
+    if not asked["blobs_can_be_linked"]:
+        _refuse_links_of_blobs()
+    settings = settings_module.load()
+    engine = connect(settings.sqlalchemy_url, application_name="a child")
+    statements: list[str] = []
+
+    def take_down(*args: Any) -> None:
+        # The heartbeat beside the work comes when it likes, and does not count.
+        if threading.current_thread() is threading.main_thread():
+            statements.append(args[2])
+
+    event.listen(engine, "before_cursor_execute", take_down)
+    ref = JobRef(run_id=uuid.UUID(asked["run_id"]), project_id=asked["project_id"])
+    with ThreadPoolExecutor(2) as threads:
+        outcome = migrate(Tools(settings=settings, engine=engine, threads=threads), ref, "a child")
+    return {
+        "status": outcome.status.value if outcome is not None else None,
+        "error": outcome.error if outcome is not None else None,
+        "error_class": outcome.error_class if outcome is not None else None,
+        "statements": [" ".join(one.split())[:70] for one in statements],
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+
+
+def _refuse_links_of_blobs() -> None:
+    """As if every blob had all the links that it can have."""
+    link = os.link
+
+    def refuse(source: str, target: str) -> None:
+        if "/blobs/" in source:
+            raise OSError(errno.EMLINK, os.strerror(errno.EMLINK), source)
+        link(source, target)
+
+    os.link = refuse  # type: ignore[assignment]
+
+
+def _open_store(asked: dict[str, Any]) -> dict[str, Any]:
+    folder = Path(asked["folder"])
+    return {
+        "id": Store.open(folder / "dataset_store", folder / "raw_datasets", "blake3", create=True).store_id
+    }
+
+
+_WORK: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "migrate": _migrate,
+    "open_store": _open_store,
+}
+
+
+if __name__ == "__main__":
+    _serve()

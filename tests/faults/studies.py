@@ -1,0 +1,75 @@
+"""Small projects for the machine to work against, and what must be true of the store whatever it did."""
+
+import os
+import stat
+from pathlib import Path
+
+from tests.conftest import Site
+from tests.estate import Project, make_project, record_session, snapshot_tree
+from worker.blobs.digest import BIG_BYTES, digest_of
+from worker.blobs.manifest import Manifest
+
+_LINE = b"1000000000000,0.100000,0.200000,0.300000\n"
+
+
+def study(site: Site, name: str, *seeds: int) -> Project:
+    """A project of two small files a session; equal seeds are equal recordings."""
+    with site.engine.begin() as conn:
+        project = make_project(conn, site.legacy_root, name)
+        for seed in seeds:
+            record_session(conn, project, f"day {seed}", rows=20, seed=seed, gyroscope=True)
+    return project
+
+
+def folder_of(project: Project) -> Path:
+    """Where a project's files are."""
+    assert project.directory is not None
+    return project.directory
+
+
+def make_big(project: Project, seed: int) -> Path:
+    """Let a session's recording be big; equal seeds are equal recordings."""
+    path = folder_of(project) / f"day {seed}" / "accelerometer_data.csv"
+    path.write_bytes(
+        b"ns_since_reboot,x,y,z\n%d,0,0,0\n" % seed + _LINE * (BIG_BYTES // len(_LINE) + 1000 * seed)
+    )
+    return path
+
+
+def damage(path: Path) -> None:
+    """Other bytes of the same length in the same file, as a bad disk or a careless program leaves them."""
+    mode = path.stat().st_mode
+    path.chmod(0o644)
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 1
+    path.write_bytes(content)
+    path.chmod(mode)
+
+
+def check_tree(tree: Path, project: Project) -> None:
+    """The tree is the project's directory byte for byte and name for name, and nobody may write to it."""
+    stored, legacy = snapshot_tree(tree), snapshot_tree(folder_of(project))
+    assert {name: (entry.kind, entry.content) for name, entry in stored.items()} == {
+        name: (entry.kind, entry.content) for name, entry in legacy.items()
+    }
+    assert {(entry.kind, entry.mode) for entry in stored.values()} <= {("directory", 0o555), ("file", 0o444)}
+
+
+def check_store(site: Site) -> None:
+    """Every blob and every manifest has the bytes that its name promises, and a mode that keeps it so."""
+    for blob in (site.settings.store_dir / "blobs").glob("*/*"):
+        assert digest_of("blake3", blob.read_bytes()) == blob.name
+        assert mode(blob) == 0o444
+    for path in (site.settings.store_dir / "manifests").glob("*"):
+        assert f"{Manifest.parse(path.read_bytes()).digest}.json" == path.name
+        assert mode(path) == 0o444
+
+
+def mode(path: Path) -> int:
+    """Permission bits."""
+    return stat.S_IMODE(path.lstat().st_mode)
+
+
+def staged(site: Site) -> list[str]:
+    """What is in staging."""
+    return sorted(os.listdir(site.settings.store_dir / "staging"))

@@ -1,0 +1,310 @@
+"""A store's disk that is full, broken, read-only or forbidden, at any call: the job says so, cleans up, and goes on later.
+
+A store that takes nothing stops everybody, so the run is paused with the reason and the job waits (StoreFullError,
+StoreBrokenError); one that refuses a single thing fails the project (StoreUnusableError). A file that cannot be read fails
+its project. In no case is the project touched, or the legacy directory.
+"""
+
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Site
+from tests.estate import snapshot_tree
+from tests.faults.child import Children, End
+from tests.faults.disks import fill, fill_with_names, overcommitted_disk, small_disk
+from tests.faults.shim import REMOVALS, Act, Call, Fault
+from tests.faults.stories import STORIES, BigFiles, Mending, Story, first_of_each_kind
+from tests.faults.studies import check_store, check_tree, folder_of, staged, study
+from tests.fidelity.runs import WORK, open_run, run_one
+from tests.fidelity.states import look
+from tests.worker.trees import source_of
+from worker.blobs.digest import new_buffer
+from worker.blobs.store import Store
+from worker.db import ledger
+from worker.errors import StoreBrokenError
+from worker.job import Tools
+from worker.messages import JobRef, JobState, Outcome, RunState, Status, Verb
+
+pytestmark = [pytest.mark.stack, pytest.mark.long]
+
+PAUSING = {
+    errno.ENOSPC: "No space left in the store: ",
+    errno.EDQUOT: "No space left in the store: ",
+    errno.EIO: "Cannot write to the store: ",
+    errno.EROFS: "Cannot write to the store: ",
+}
+"""What is said of the whole store, and how."""
+NUMBERS = (*PAUSING, errno.EACCES)
+_HINTS = {"sync_file_range", "ioctl"}
+"""Calls whose refusal changes nothing, or only how a file is made."""
+
+
+def disturb(told: Story, call: Call, number: int) -> None:
+    """Let a call fail, look at what the worker made of it, and let the project be migrated when the disk is well again."""
+    ref, end = told.start(Fault(act=Act.FAIL_ONCE, at=call.number, errno=number))
+    before = snapshot_tree(folder_of(told.project))
+    (failed,) = [one for one in end.counted if one.number == call.number]
+    if end.answer["status"] == Status.MIGRATED:
+        assert is_harmless(failed), failed
+    else:
+        assert told.check_between().is_legacy
+        check_what_is_said(told, ref, end, number)
+        assert staged(told.site) == [] or is_cleaning(end, failed)
+
+    told.check_end(go_on(told.tools, ref))
+
+    assert snapshot_tree(folder_of(told.project)) == before
+
+
+def is_harmless(failed: Call) -> bool:
+    """May the job go on without this call? Hints to the disk, clearing up, and a second name for what is in quarantine."""
+    clears_up = failed.name in REMOVALS | {"chmod"} and "/dataset_store/staging/" in failed.path
+    return failed.name in _HINTS or clears_up or "/quarantine/" in failed.target
+
+
+def is_cleaning(end: End, failed: Call) -> bool:
+    """Was it the removal of what the attempt had made that failed, too?"""
+    return failed.name in REMOVALS and end.counted[-1].number >= failed.number
+
+
+def check_what_is_said(told: Story, ref: JobRef, end: End, number: int) -> None:
+    """The reason names a path of the store and what the system said, where the operator looks for it."""
+    with told.site.engine.connect() as conn:
+        run = ledger.find_run(conn, str(ref.run_id))
+        (job,) = ledger.jobs(conn, ref.run_id)
+    if number in PAUSING:
+        assert end.answer["status"] is None, end.answer
+        assert (run.state, job.state) == (RunState.PAUSED, JobState.QUEUED)
+        said = str(run.paused_because)
+        assert said.startswith(f"{PAUSING[number]}{told.site.data_dir}"), said
+        assert PAUSING[number].startswith("No space") or said.endswith(os.strerror(number)), said
+    else:
+        assert end.answer["status"] == Status.FAILED, end.answer
+        assert end.answer["error_class"] == "StoreUnusableError", end.answer
+        assert str(told.site.data_dir) in end.answer["error"]
+
+
+def go_on(tools: Tools, ref: JobRef) -> Outcome | None:
+    """What `producer resume` does for a paused run, and another run for a failed project."""
+    with tools.engine.begin() as conn:
+        run = ledger.find_run(conn, str(ref.run_id))
+        ended = ledger.outcomes(conn, ref.run_id).get(ref.project_id)
+        if run.state is RunState.PAUSED:
+            ledger.resume_run(conn, ref.run_id)
+    if ended is not None and ended.status is Status.FAILED:
+        return run_one(tools, Verb.MIGRATE, ref.project_id)
+    return ended or WORK[Verb.MIGRATE](tools, ref, "the next worker")
+
+
+# Every call, every error ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("story", STORIES)
+def test_an_error_at_any_call_is_said_and_leaves_nothing_behind(
+    site: Site, tools: Tools, watched: Children, story: Callable[[Site, Tools, Children], Story]
+):
+    """At the first call of each kind, the errors by turns."""
+    told = story(site, tools, watched)
+    calls = {call.number: call for call in told.calls() if told.is_told_here(call)}
+    points = first_of_each_kind(calls.values())
+
+    for turn, point in enumerate(points):
+        disturb(told, calls[point], NUMBERS[turn % len(NUMBERS)])
+
+    assert len(points) >= 8
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("number", NUMBERS, ids=errno.errorcode.get)
+@pytest.mark.parametrize("story", STORIES)
+def test_every_error_at_every_call_is_said_and_leaves_nothing_behind(
+    site: Site, tools: Tools, watched: Children, story: Callable[[Site, Tools, Children], Story], number: int
+):
+    told = story(site, tools, watched)
+
+    for call in told.calls():
+        if call.result != -1:
+            disturb(told, call, number)
+
+
+def test_a_store_that_refuses_everything_from_a_call_on_leaves_the_project_alone(
+    site: Site, tools: Tools, watched: Children
+):
+    """As a disk that was remounted read-only: not even what was begun can be removed. The next attempt needs none of it."""
+    told = Story(site, tools, watched)
+    for number, share in ((errno.EROFS, 0.3), (errno.EIO, 0.5), (errno.ENOSPC, 0.7), (errno.EROFS, 0.9)):
+        at = int(len(told.calls()) * share)
+        ref, end = told.start(Fault(act=Act.FAIL_FROM, at=at, errno=number))
+
+        assert told.check_between().is_legacy
+        check_what_is_said(told, ref, end, number)
+        told.check_end(go_on(tools, ref))
+
+
+# What is read ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("story", [Story, BigFiles])
+def test_a_file_that_the_disk_cannot_deliver_fails_its_project_by_name(
+    site: Site, tools: Tools, watched: Children, story: Callable[[Site, Tools, Children], Story]
+):
+    """At some reads of the first pass and some of the second."""
+    told = story(site, tools, watched)
+    _, quiet = told.start(Fault(act=Act.FAIL_ONCE, at=1_000_000, call="readv"))
+    reads = [call.number for call in quiet.counted]
+    assert len(reads) >= 16
+
+    for at in reads[:: len(reads) // 4]:
+        ref, end = told.start(Fault(act=Act.FAIL_ONCE, at=at, call="readv", errno=errno.EIO))
+
+        (failed,) = [call for call in end.counted if call.number == at]
+        assert failed.path.startswith(str(site.legacy_root))
+        assert (end.answer["status"], end.answer["error_class"]) == (Status.FAILED, "EntryUnreadableError")
+        assert end.answer["error"] == f"Cannot read {failed.path}: {os.strerror(errno.EIO)}"
+        assert told.check_between().is_legacy
+        assert staged(site) == []
+        with site.engine.connect() as conn:
+            assert ledger.find_run(conn, str(ref.run_id)).state is RunState.FINISHED
+        told.check_end(go_on(tools, ref))
+
+
+def test_a_blob_that_the_disk_cannot_deliver_is_mended(site: Site, tools: Tools, watched: Children):
+    """The check before its reuse cannot read it; the incoming copy takes its place."""
+    told = Mending(site, tools, watched)
+    _, quiet = told.start(Fault(act=Act.FAIL_ONCE, at=1_000_000, call="readv"))
+    reads = [call for call in quiet.counted if "/blobs/" in call.path]
+    assert reads
+
+    ref, end = told.start(Fault(act=Act.FAIL_ONCE, at=reads[0].number, call="readv", errno=errno.EIO))
+
+    assert end.answer["status"] == Status.MIGRATED
+    told.check_end(go_on(tools, ref))
+
+
+# A real disk ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(site: Site, tmp_path: Path) -> Iterator[Site]:
+    """Put the store on a disk of 16 MiB and some thousand inodes."""
+    with small_disk(site.data_dir, tmp_path):
+        yield site
+
+
+def random_study(site: Site, name: str, sizes: dict[str, int]) -> Path:
+    """A project with a session of files of these sizes that nobody has; its directory."""
+    folder = folder_of(study(site, name, 1))
+    for file, size in sizes.items():
+        (folder / "day 1" / file).write_bytes(os.urandom(size))
+    return folder
+
+
+def migrate_next(site: Site, tools: Tools) -> tuple[JobRef, Outcome | None]:
+    """Migrate the one project that is legacy."""
+    (ref,) = open_run(site.engine, Verb.MIGRATE)
+    return ref, WORK[Verb.MIGRATE](tools, ref, "a worker")
+
+
+def check_paused(site: Site, ref: JobRef, why: str) -> None:
+    """The run waits, for this reason; nothing is left of the attempt, and the project is what it was."""
+    with site.engine.connect() as conn:
+        run = ledger.find_run(conn, str(ref.run_id))
+    assert run.state is RunState.PAUSED
+    assert why in str(run.paused_because)
+    assert staged(site) == []
+    assert look(site.engine, ref.project_id).is_legacy
+    check_store(site)
+
+
+def check_goes_on(site: Site, tools: Tools, ref: JobRef, folder: Path) -> None:
+    """With room again, the same job ends well."""
+    outcome = go_on(tools, ref)
+    assert outcome is not None
+    assert outcome.status is Status.MIGRATED, outcome
+    stored, legacy = snapshot_tree(Path(str(outcome.dataset_path))), snapshot_tree(folder)
+    assert {name: entry.content for name, entry in stored.items()} == {
+        name: entry.content for name, entry in legacy.items()
+    }
+    assert staged(site) == []
+    check_store(site)
+
+
+def test_what_does_not_fit_is_not_begun(small: Site, tools: Tools):
+    folder = random_study(small, "too big", {str(number): 3 << 20 for number in range(5)})
+
+    ref, outcome = migrate_next(small, tools)
+
+    assert outcome is None
+    check_paused(small, ref, "bytes are to be stored")
+    assert list((small.settings.store_dir / "blobs").iterdir()) == []
+    (folder / "day 1" / "4").unlink()
+    (folder / "day 1" / "3").unlink()
+    check_goes_on(small, tools, ref, folder)
+
+
+@pytest.mark.parametrize(
+    "size", [1 << 20, 9 << 20], ids=["small files", "a file that is stored while hashed"]
+)
+def test_a_disk_that_fills_up_in_the_middle_loses_nothing_and_the_run_goes_on(
+    small: Site, tools: Tools, size: int
+):
+    """Somebody else takes the room while the files are copied."""
+    first = study(small, "first", 1)
+    _, outcome = migrate_next(small, tools)
+    assert outcome is not None
+    folder = random_study(small, "second", {str(number): size for number in range((9 << 20) // size)})
+    reads = iter(range(1_000_000))
+    late = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) * 3 // 2 // (1 << 18)
+
+    def take_the_room(_size_bytes: int) -> None:
+        if next(reads) == (late if size < 9 << 20 else 3):
+            fill(small.data_dir)
+
+    ref, nothing = migrate_next(small, replace(tools, pace=take_the_room))
+
+    assert nothing is None
+    check_paused(small, ref, f"No space left in the store: {small.settings.store_dir}/")
+    check_tree(Path(str(outcome.dataset_path)), first)
+    (small.data_dir / "filler").unlink()
+    check_goes_on(small, tools, ref, folder)
+
+
+def test_a_disk_without_room_for_names_is_as_full_as_any(small: Site, tools: Tools):
+    """No count of bytes foretells this one."""
+    folder = random_study(small, "many", {str(number): 10 for number in range(100)})
+    tools.open_store(create=True)
+    fill_with_names(small.data_dir / "names")
+
+    ref, outcome = migrate_next(small, tools)
+
+    assert outcome is None
+    check_paused(small, ref, f"No space left in the store: {small.settings.store_dir}/")
+    shutil.rmtree(small.data_dir / "names")
+    check_goes_on(small, tools, ref, folder)
+
+
+def test_bytes_that_the_disk_lost_stop_every_worker_that_wrote_meanwhile(tmp_path: Path):
+    """The kernel tells each open descriptor of it once: who opened one after another worker had been told would not hear."""
+    place, folder, source = (tmp_path / name for name in ("disk", "backing", "recording"))
+    place.mkdir()
+    folder.mkdir()
+    source.write_bytes(os.urandom(20 << 20))
+    with overcommitted_disk(place, folder):
+        one, other = (
+            Store.open(place / "dataset_store", place / "raw_datasets", "blake3", create=True)
+            for _ in range(2)
+        )
+        with one.staging("attempt") as staging:
+            one.stage_file(source_of(source), staging, new_buffer(1 << 20))
+
+            with pytest.raises(StoreBrokenError, match="Input/output error"):
+                other.sync()
+            with pytest.raises(StoreBrokenError, match="Input/output error"):
+                one.sync()
