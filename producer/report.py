@@ -1,6 +1,6 @@
 """A run's report: pure from outcomes to one JSON document, then onto disk without ever replacing a file.
 
-Knows no database, no Celery and no HTML. Keys and types are the reference tool's (label-contract, section 7), with more
+Knows no database, no Celery and no HTML. Keys and types are the reference tool's (of Label's own migration scripts), with more
 beside them; the JSON Schema is shipped as `report_schema.json`.
 """
 

@@ -22,7 +22,7 @@ TARGETS: Mapping[tuple[str, str], float] = {
     ("many-files", "cp"): 2.0,
     ("tiny", "no-op"): 4.0,
 }
-"""The most of a peer's time that the migrator may take, by corpus and the first word of the peer's name (issue 4)."""
+"""The most of a peer's time that the migrator may take, by corpus and the first word of the peer's name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
