@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from sqlalchemy import Connection, Engine
 
 from worker.blobs.manifest import Directory, Manifest
-from worker.db import datasets, ledger, projects, sessions
+from worker.db import datasets, leases, projects, sessions
 from worker.db.datasets import Dataset, RawSession
 from worker.db.engine import when_free
 from worker.db.projects import Project
@@ -112,7 +112,7 @@ def plan_sessions(project_path: str, rows: Sequence[Session], tree: HashedTree) 
 
 def convert(
     engine: Engine,
-    lease: ledger.Lease,
+    lease: leases.Lease,
     tree: HashedTree,
     outcome: Outcome,
     *,
@@ -131,7 +131,7 @@ def convert(
 
 def _convert(
     engine: Engine,
-    lease: ledger.Lease,
+    lease: leases.Lease,
     tree: HashedTree,
     outcome: Outcome,
     create_at: Path | None,
@@ -156,11 +156,11 @@ def _convert(
             sessions_count=len(rows),
             warnings=plan.warnings,
         )
-        ledger.end_job(conn, lease, converted)
+        leases.end_job(conn, lease, converted)
     return converted
 
 
-def check_still_legacy(project: Project | None, lease: ledger.Lease, conn: Connection) -> Project:
+def check_still_legacy(project: Project | None, lease: leases.Lease, conn: Connection) -> Project:
     """The project as the job expects it: there, legacy, at the same path."""
     number = lease.ref.project_id
     if project is None:
@@ -192,7 +192,7 @@ def tree_attributes(tree: HashedTree) -> bytes:
 
 
 def _write_rows(
-    conn: Connection, lease: ledger.Lease, dataset: Dataset, tree: HashedTree, plan: Plan
+    conn: Connection, lease: leases.Lease, dataset: Dataset, tree: HashedTree, plan: Plan
 ) -> None:
     """All rows of the project, and the before-image of each. Seven statements, however many sessions there are."""
     project_id = lease.ref.project_id
@@ -233,7 +233,7 @@ def _write_rows(
 
 
 def _add_dataset(
-    conn: Connection, lease: ledger.Lease, tree: HashedTree, path: Path, store_root: Path
+    conn: Connection, lease: leases.Lease, tree: HashedTree, path: Path, store_root: Path
 ) -> Dataset:
     return datasets.add(
         conn,

@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from worker import log
-from worker.db import ledger
+from worker.db import leases
 from worker.db.claims import Claim
 from worker.errors import ClaimLostError, LeaseLostError, TransientError
 
@@ -29,7 +29,7 @@ class Heartbeat:
     fencing number refuses the late outcome.
     """
 
-    def __init__(self, engine: Engine, lease: ledger.Lease, lease_s: float) -> None:
+    def __init__(self, engine: Engine, lease: leases.Lease, lease_s: float) -> None:
         self._engine = engine
         self._lease = lease
         self._lease_s = lease_s
@@ -113,7 +113,7 @@ class Heartbeat:
         try:
             # One at a time: the thread must not write an older phase over the one that the work has just entered.
             with self._renewing, self._engine.begin() as conn:
-                ours = ledger.renew_lease(
+                ours = leases.renew_lease(
                     conn,
                     self._lease,
                     self._lease_s,

@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 
 from worker import log
 from worker.blobs.store import Store
-from worker.db import ledger
+from worker.db import leases, ledger
 from worker.errors import (
     LeaseLostError,
     MigratorError,
@@ -56,7 +56,7 @@ class Job:
     """One attempt: its lease, the heartbeat beside it, and the store it works on."""
 
     tools: Tools
-    lease: ledger.Lease
+    lease: leases.Lease
     heartbeat: Heartbeat
     store: Store
     worker: str
@@ -94,7 +94,7 @@ def run_job(tools: Tools, ref: JobRef, worker: str, work: Callable[[Job], Outcom
     whoever takes the job next begins it again.
     """
     with tools.engine.begin() as conn:
-        lease = ledger.take_lease(conn, ref, worker, tools.settings.lease_s)
+        lease = leases.take_lease(conn, ref, worker, tools.settings.lease_s)
     if lease is None:
         _log.info("duplicate_delivery", run=str(ref.run_id), project=ref.project_id)
         # The holder may have died between the last outcome and the end of the run.
@@ -113,7 +113,7 @@ def run_job(tools: Tools, ref: JobRef, worker: str, work: Callable[[Job], Outcom
 
 
 def _attempt(
-    tools: Tools, lease: ledger.Lease, worker: str, work: Callable[[Job], Outcome]
+    tools: Tools, lease: leases.Lease, worker: str, work: Callable[[Job], Outcome]
 ) -> Outcome | None:
     """Do the work and record how it ended; only a lost lease leaves nothing to record."""
     heartbeat = Heartbeat(tools.engine, lease, tools.settings.lease_s)
@@ -140,18 +140,18 @@ def _attempt(
     return _record(tools, lease, _failed(lease, worker, failure, heartbeat.files_seen))
 
 
-def _hold_the_run(tools: Tools, lease: ledger.Lease, error: StoreStoppedError) -> None:
+def _hold_the_run(tools: Tools, lease: leases.Lease, error: StoreStoppedError) -> None:
     """A full or broken store would fail one project after the other: the run waits instead, and this job with it."""
     _log.error("run_paused", reason=str(error))
     try:
         with tools.engine.begin() as conn:
             ledger.pause_run(conn, lease.ref.run_id, str(error))
-            ledger.hand_back(conn, lease)
+            leases.hand_back(conn, lease)
     except LeaseLostError as lost:
         _log.warning("lease_lost", reason=str(lost))
 
 
-def _failed(lease: ledger.Lease, worker: str, error: MigratorError, files_seen: int) -> Outcome:
+def _failed(lease: leases.Lease, worker: str, error: MigratorError, files_seen: int) -> Outcome:
     return _outcome(lease, worker, Status.FAILED, str(error)).with_changes(
         error_class=error.error_class,
         error=str(error),
@@ -161,17 +161,17 @@ def _failed(lease: ledger.Lease, worker: str, error: MigratorError, files_seen: 
     )
 
 
-def _record(tools: Tools, lease: ledger.Lease, outcome: Outcome) -> Outcome | None:
+def _record(tools: Tools, lease: leases.Lease, outcome: Outcome) -> Outcome | None:
     try:
         with tools.engine.begin() as conn:
-            ledger.end_job(conn, lease, outcome)
+            leases.end_job(conn, lease, outcome)
     except LeaseLostError as error:
         _log.warning("lease_lost", reason=str(error))
         return None
     return outcome
 
 
-def _outcome(lease: ledger.Lease, worker: str, status: Status, reason: str) -> Outcome:
+def _outcome(lease: leases.Lease, worker: str, status: Status, reason: str) -> Outcome:
     """An outcome with what the lease knows; ends now."""
     now = datetime.now(UTC)
     return Outcome(

@@ -9,7 +9,7 @@ from pathlib import Path
 from worker import log
 from worker.blobs.digest import BIG_BYTES
 from worker.convert import check_still_legacy, convert, plan_sessions
-from worker.db import claims, datasets, ledger, projects, recordings, sessions
+from worker.db import claims, datasets, leases, ledger, projects, recordings, sessions
 from worker.db.claims import Claim
 from worker.db.datasets import Dataset
 from worker.errors import ClaimLostError, DatasetGoneError, SourceChangedError, StoreUnusableError
@@ -215,7 +215,7 @@ def _claimed(job: Job, digest: str) -> Iterator[Claim]:
 
     def say_for_whom() -> None:
         with job.engine.connect() as conn:
-            holder = ledger.holder_of_dataset(conn, digest, job.lease.ref)
+            holder = leases.holder_of_dataset(conn, digest, job.lease.ref)
         job.heartbeat.enter(f"wait for {holder or 'another job'}", digest, at_once=True)
 
     job.heartbeat.enter("claim", digest)
@@ -297,7 +297,7 @@ def _foretell(job: Job, tree: HashedTree) -> Outcome:
             sessions_count=len(rows),
             warnings=plan.warnings,
         )
-        ledger.end_job(conn, job.lease, outcome)
+        leases.end_job(conn, job.lease, outcome)
     return outcome
 
 

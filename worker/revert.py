@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine
 
-from worker.db import datasets, ledger, projects, sessions
+from worker.db import datasets, leases, projects, sessions
 from worker.db.engine import when_free
 from worker.db.projects import Conversion, Project
 from worker.db.sessions import COLUMNS, Session
@@ -65,7 +65,7 @@ def without_references_to_nothing(conn: Connection, plan: Return, rows: Sequence
     return Return(changes=tuple(changes.values()), warnings=(*plan.warnings, *warnings))
 
 
-def revert(engine: Engine, lease: ledger.Lease, conversion: Conversion, outcome: Outcome) -> Outcome:
+def revert(engine: Engine, lease: leases.Lease, conversion: Conversion, outcome: Outcome) -> Outcome:
     """Take the project's conversion back and end the job, in one transaction.
 
     Locks, in the same order as the conversion and giving way like it: the dataset's row, the project's row, its
@@ -76,7 +76,7 @@ def revert(engine: Engine, lease: ledger.Lease, conversion: Conversion, outcome:
     return when_free(lambda: _revert(engine, lease, conversion, outcome))
 
 
-def _revert(engine: Engine, lease: ledger.Lease, conversion: Conversion, outcome: Outcome) -> Outcome:
+def _revert(engine: Engine, lease: leases.Lease, conversion: Conversion, outcome: Outcome) -> Outcome:
     with engine.begin() as conn:
         dataset = datasets.lock(conn, conversion.dataset_hash)
         projects.give_way(conn)
@@ -91,7 +91,7 @@ def _revert(engine: Engine, lease: ledger.Lease, conversion: Conversion, outcome
         projects.restore(conn, conversion.conversion_id)
         projects.end_conversion(conn, conversion.conversion_id, lease.ref.run_id)
         reverted = outcome.with_changes(sessions_count=len(rows), warnings=plan.warnings)
-        ledger.end_job(conn, lease, reverted)
+        leases.end_job(conn, lease, reverted)
     return reverted
 
 

@@ -7,7 +7,7 @@ from itertools import islice
 from worker import log
 from worker.blobs.digest import printable
 from worker.blobs.manifest import Entry, File, Manifest
-from worker.db import ledger, projects, sessions
+from worker.db import leases, projects, sessions
 from worker.db.projects import Conversion
 from worker.errors import LegacyPathMissingError, NothingToDoError, RollbackRefusedError
 from worker.ingest import hash_tree
@@ -161,7 +161,7 @@ def _foretell(job: Job, conversion: Conversion, rebuilt: str | None) -> Outcome:
         foretold = _of_dataset(outcome, conversion).with_changes(
             sessions_count=len(rows), warnings=plan.warnings
         )
-        ledger.end_job(conn, job.lease, foretold)
+        leases.end_job(conn, job.lease, foretold)
     return foretold
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from worker.blobs.digest import printable
-from worker.db import datasets, ledger, projects, sessions
+from worker.db import datasets, leases, projects, sessions
 from worker.db.datasets import Dataset
 from worker.db.projects import Conversion
 from worker.db.sessions import Session
@@ -56,7 +56,7 @@ def _work(job: Job) -> Outcome:
         dataset_id=conversion.dataset_id, dataset_hash=conversion.dataset_hash, sessions_count=len(chosen)
     )
     with job.engine.begin() as conn:
-        ledger.end_job(conn, job.lease, verified)
+        leases.end_job(conn, job.lease, verified)
     return verified
 
 

@@ -4,7 +4,9 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from tests.conftest import Site
+from sqlalchemy import text
+
+from tests.conftest import Site, _remove
 from tests.estate import Project
 from tests.faults.child import Children, End
 from tests.faults.shim import Call, Fault
@@ -40,14 +42,14 @@ class Story:
 
     def calls(self) -> list[Call]:
         """The calls of the whole story, undisturbed."""
-        self.site.empty()
+        empty(self.site)
         end = self._watch(self._job(self.begin()), None)
         assert end.answer["status"] == Status.MIGRATED, end.answer
         return end.counted
 
     def start(self, fault: Fault) -> tuple[JobRef, End]:
         """Tell the story from its beginning, disturbed."""
-        self.site.empty()
+        empty(self.site)
         self.project = self.begin()
         self.legacy = look(self.site.engine, self.project.project_id)
         ref = self._job(self.project)
@@ -116,7 +118,21 @@ class Copying(Story):
     blobs_can_be_linked = False
 
     def is_told_here(self, call: Call) -> bool:
-        return "/tree" in call.path or call.name == "syncfs"
+        return any(place in call.path for place in ("/tree", "/raw_datasets/")) or call.name == "syncfs"
+
+
+def empty(site: Site) -> None:
+    """As `Site.empty`, in a fifth of its time: few rows are deleted faster than many tables are truncated."""
+    with site.engine.begin() as conn:
+        tables = conn.scalars(
+            text("select quote_ident(tablename) from pg_tables where schemaname = 'public'")
+        ).all()
+        kept = {"schema_steps", "migration_state_arrows"}
+        conn.execute(text("set local session_replication_role = replica"))
+        conn.execute(text("; ".join(f"delete from {table}" for table in tables if table not in kept)))
+    for folder in (site.data_dir, site.legacy_root):
+        _remove(folder)
+        folder.mkdir()
 
 
 def first_of_each_kind(calls: Iterable[Call]) -> list[int]:

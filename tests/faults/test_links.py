@@ -16,7 +16,7 @@ from tests.fidelity.runs import run_one, tools_of
 from worker.job import Tools
 from worker.messages import Outcome, Status, Verb
 
-pytestmark = [pytest.mark.stack, pytest.mark.long]
+pytestmark = pytest.mark.stack
 
 _MOST = 70_000
 RECORDING = "day 1/accelerometer_data.csv"

@@ -12,7 +12,7 @@ from worker.blobs.store import remove_tree
 from worker.job import Tools
 from worker.messages import Status, Verb
 
-pytestmark = [pytest.mark.stack, pytest.mark.long]
+pytestmark = pytest.mark.stack
 
 RECORDING = "day 1/accelerometer_data.csv"
 

@@ -14,7 +14,7 @@ from worker.db import datasets
 from worker.job import Tools
 from worker.messages import Status, Verb
 
-pytestmark = [pytest.mark.stack, pytest.mark.long]
+pytestmark = pytest.mark.stack
 
 FILES = 200_000
 SESSIONS = 100

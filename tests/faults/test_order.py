@@ -18,7 +18,7 @@ from tests.fidelity.runs import let_lease_run_out, open_run, run_one
 from worker.job import Tools
 from worker.messages import Status, Verb
 
-pytestmark = [pytest.mark.stack, pytest.mark.long]
+pytestmark = pytest.mark.stack
 
 _OPENS = {"open", "open64", "openat", "openat64", "creat", "creat64"}
 _FILLS = {

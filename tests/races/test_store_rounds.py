@@ -161,7 +161,7 @@ def test_sixteen_store_overlapping_contents_at_once_round_after_round(memory: Pa
 
 
 def test_the_same_on_a_disk(tmp_path: Path):
-    play_rounds(tmp_path, 2)
+    play_rounds(tmp_path, 1)
 
 
 @pytest.mark.long
@@ -250,8 +250,6 @@ def play_big_rounds(site: Site, monkeypatch: pytest.MonkeyPatch, rounds: int) ->
         check_stored_once(site, outcomes, written)
 
 
-pytestmark = pytest.mark.long
-
 OPEN = "open: a job that is the first to meet a big file stores it even if another has done so before it got its claim"
 
 
@@ -260,7 +258,7 @@ OPEN = "open: a job that is the first to meet a big file stores it even if anoth
 def test_datasets_that_share_big_files_and_are_stored_at_once_write_these_once(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ):
-    play_big_rounds(site, monkeypatch, 3)
+    play_big_rounds(site, monkeypatch, 2)
 
 
 @pytest.mark.stack

@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Engine, text
 
-from worker.db import ledger
+from worker.db import leases, ledger
 from worker.db.engine import connect
-from worker.db.ledger import Lease, NewJob
+from worker.db.leases import Lease
+from worker.db.ledger import NewJob
 from worker.messages import JobRef, Outcome, Status, Verb
 
 T = TypeVar("T")
@@ -48,7 +49,7 @@ def make_run(
 def take(engine: Engine, run_id: uuid.UUID, project_id: int = 1, worker: str = "w") -> Lease | None:
     """Try to take a job's lease, as a delivery of its message does."""
     with engine.begin() as conn:
-        return ledger.take_lease(conn, JobRef(run_id=run_id, project_id=project_id), worker, LEASE_S)
+        return leases.take_lease(conn, JobRef(run_id=run_id, project_id=project_id), worker, LEASE_S)
 
 
 def must_take(engine: Engine, run_id: uuid.UUID, project_id: int = 1, worker: str = "w") -> Lease:
@@ -83,7 +84,7 @@ def outcome(project_id: int = 1, status: Status = Status.MIGRATED, **changes: An
 
 def end(engine: Engine, lease: Lease, ended: Outcome | None = None) -> None:
     with engine.begin() as conn:
-        ledger.end_job(conn, lease, ended or outcome(lease.ref.project_id))
+        leases.end_job(conn, lease, ended or outcome(lease.ref.project_id))
 
 
 def set_run_state(engine: Engine, run_id: uuid.UUID, state: str) -> None:

@@ -21,8 +21,9 @@ from tests.worker.db.rows import (
     set_run_state,
     take,
 )
-from worker.db import ledger
-from worker.db.ledger import Lease, NewJob
+from worker.db import leases, ledger
+from worker.db.leases import Lease
+from worker.db.ledger import NewJob
 from worker.errors import LeaseLostError, UsageError
 from worker.messages import FileCounts, JobRef, RunState, Status, Verb
 
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.stack
 
 def renew(engine: Engine, lease: Lease, phase: str = "hash", **done: Any) -> bool:
     with engine.begin() as conn:
-        return ledger.renew_lease(
+        return leases.renew_lease(
             conn,
             lease,
             LEASE_S,
@@ -204,7 +205,7 @@ def test_the_outcome_is_written_with_what_it_reports_or_not_at_all(database: Eng
     lease = must_take(database, run_id)
 
     with database.connect() as conn:
-        ledger.end_job(conn, lease, outcome())
+        leases.end_job(conn, lease, outcome())
         conn.rollback()
 
     assert job_of(database, run_id)["state"] == "running"
@@ -473,14 +474,14 @@ def test_the_one_who_stores_a_dataset_is_named_to_those_who_wait(database: Engin
 
     def holder() -> str | None:
         with database.connect() as conn:
-            return ledger.holder_of_dataset(conn, "ab" * 32, asking)
+            return leases.holder_of_dataset(conn, "ab" * 32, asking)
 
     renew(database, lease, "hash", dataset_hash="ab" * 32)
     assert holder() is None
     renew(database, lease, "store", dataset_hash="ab" * 32)
     assert holder() == "project 1 on worker@host"
     with database.connect() as conn:
-        assert ledger.holder_of_dataset(conn, "ab" * 32, lease.ref) is None
+        assert leases.holder_of_dataset(conn, "ab" * 32, lease.ref) is None
     end(database, lease)
     assert holder() is None
 
