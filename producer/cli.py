@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from sqlalchemy import Engine
 
-from producer import broker, control, converted, report, report_html, status
+from producer import control, converted, report, report_html, status
 from producer import enqueue as enqueue_room
 from producer.collect import Collected
 from producer.collect import collect as collect_outcomes
@@ -25,7 +25,7 @@ from producer.terminal import (
     runs_table,
     status_lines,
 )
-from worker import log
+from worker import broker, log
 from worker import settings as settings_module
 from worker.db import engine as engine_module
 from worker.db import ledger, schema

@@ -9,8 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 from sqlalchemy import Engine
 
-from producer import broker
-from worker import log
+from worker import broker, log
 from worker.db import ledger
 from worker.db.ledger import Progress, Run
 from worker.errors import BrokerUnavailableError

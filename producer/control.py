@@ -2,8 +2,8 @@
 
 from sqlalchemy import Engine
 
-from producer import broker
 from producer.enqueue import send_jobs
+from worker import broker
 from worker.db import ledger
 from worker.db.ledger import Run
 from worker.errors import UsageError
@@ -21,8 +21,7 @@ def resume(settings: Settings, engine: Engine, run: Run) -> int:
     broker.check(settings)
     with engine.begin() as conn:
         waiting = ledger.resume_run(conn, run.run_id)
-    send_jobs(settings, run.verb, run.run_id, waiting)
+    send_jobs(settings, engine, run.verb, run.run_id, waiting)
     with engine.begin() as conn:
-        ledger.mark_sent(conn, run.run_id)
         ledger.finish_run_if_ended(conn, run.run_id)
     return len(waiting)

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Engine
 
-from producer import broker
 from producer.enqueue import Opened, open_run, skipped_job, survey_all
+from worker import broker
 from worker.db import projects
 from worker.db.ledger import NewJob
 from worker.db.projects import Project

@@ -13,12 +13,12 @@ from sqlalchemy import Connection, Engine, text
 
 from producer import demo_estate, local_stack
 from producer.local_stack import Stack
-from producer.sizes import human_bytes
 from worker.db import schema
 from worker.db.engine import connect
 from worker.errors import UsageError
 from worker.sessions_csv import Reader, SessionRow, read
 from worker.settings import Settings
+from worker.sizes import human_bytes
 
 _MARK = "made-by-producer-demo"
 

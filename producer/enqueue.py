@@ -9,10 +9,8 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from producer import broker
-from producer.broker import Message
-from producer.sizes import human_bytes
-from worker.app import MIGRATE_TASK, ROLLBACK_TASK, VERIFY_TASK
+from worker import broker
+from worker.broker import Message
 from worker.db import ledger, projects
 from worker.db.ledger import NewJob
 from worker.db.projects import Project
@@ -20,8 +18,8 @@ from worker.errors import BrokerUnavailableError, UsageError
 from worker.messages import JobRef, Outcome, Status, Verb
 from worker.settings import Settings
 
-TASKS = {Verb.MIGRATE: MIGRATE_TASK, Verb.ROLLBACK: ROLLBACK_TASK, Verb.VERIFY: VERIFY_TASK}
-"""The Celery task that does a verb's jobs."""
+_BATCH = 500
+"""So many messages are sent before the ledger notes it: what a producer that dies has not noted is sent again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,25 +113,40 @@ def open_run(
         ledger.open_run(conn, run_id, verb, dry_run=dry_run, selection=selection)
         ledger.add_jobs(conn, run_id, jobs)
     try:
-        send_jobs(settings, verb, run_id, jobs)
+        send_jobs(settings, engine, verb, run_id, jobs)
     except BrokerUnavailableError as error:
         with engine.begin() as conn:
             ledger.cancel_run(conn, run_id, f"the broker went away while the run was sent: {error}")
         raise
     with engine.begin() as conn:
-        ledger.mark_sent(conn, run_id)
+        ledger.start_run(conn, run_id)
         ledger.finish_run_if_ended(conn, run_id)
     return Opened(run_id=run_id, verb=verb, dry_run=dry_run, jobs=tuple(jobs), left_out=tuple(left_out))
 
 
-def send_jobs(settings: Settings, verb: Verb, run_id: uuid.UUID, jobs: Sequence[NewJob]) -> None:
-    """One message for each job that waits. Raises `BrokerUnavailableError`; a part may have been sent then."""
+def send_jobs(
+    settings: Settings, engine: Engine, verb: Verb, run_id: uuid.UUID, jobs: Sequence[NewJob]
+) -> None:
+    """One message for each job that waits. Raises `BrokerUnavailableError`; a part may have been sent then.
+
+    Dying in the middle: the workers send the rest.
+    """
     messages = [
-        Message(ref=JobRef(run_id=run_id, project_id=job.project_id), label=_label(job))
+        Message(
+            ref=JobRef(run_id=run_id, project_id=job.project_id),
+            verb=verb,
+            project_name=job.project_name,
+            size_bytes=job.size_bytes,
+        )
         for job in jobs
         if not job.skipped
     ]
-    broker.send(settings, TASKS[verb], messages)
+    for start in range(0, len(messages), _BATCH):
+        batch = messages[start : start + _BATCH]
+        epoch = broker.condition(settings).epoch
+        broker.send(settings, batch)
+        with engine.begin() as conn:
+            ledger.note_sent(conn, [message.ref for message in batch], epoch)
 
 
 def survey(path: str) -> Survey | None:
@@ -276,12 +289,6 @@ def _by_size(surveyed: Sequence[tuple[Project, str | None, Survey | None]]) -> l
         if found is not None:
             seen.add(found.signature)
     return firsts + twins
-
-
-def _label(job: NewJob) -> str:
-    """What Flower shows of the message, in place of the run's id."""
-    size = f" · {human_bytes(job.size_bytes)}" if job.size_bytes is not None else ""
-    return f"project {job.project_id} · {job.project_name}{size}"
 
 
 def _as_json(one: LeftOut) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from producer.enqueue import Opened
-from producer.sizes import human_bytes, human_duration
 from worker.db.ledger import Progress
 from worker.messages import Verb
+from worker.sizes import human_bytes, human_duration
 
 _LINE_EVERY_S = 10.0
 _WIDTH_OF_FILES = 10_000

@@ -49,6 +49,8 @@ comment on table  migration_runs is 'One row for each call of a verb over some p
 comment on column migration_runs.selection is 'The options the run was opened with, and what they left out and why';
 alter table migration_runs add column if not exists paused_because text;
 comment on column migration_runs.paused_because is 'Why a paused run stands still';
+alter table migration_runs add column if not exists limit_bytes_per_second bigint;
+comment on column migration_runs.limit_bytes_per_second is 'How fast all workers of the run together may read; null: as fast as they can';
 create index if not exists migration_runs_created_at on migration_runs (created_at desc);
 
 create table if not exists migration_jobs (
@@ -81,6 +83,16 @@ create table if not exists migration_jobs (
 comment on table  migration_jobs is 'One project in one run: its lease while it runs, its outcome when it has ended';
 comment on column migration_jobs.attempt is 'Fencing number: whoever writes must still hold this attempt';
 comment on column migration_jobs.outcome is 'What became of the job, as the task returned it';
+alter table migration_jobs add column if not exists sent_epoch text;
+comment on column migration_jobs.sent_epoch is 'Which life of the broker the last message went to; another one has never seen it';
+alter table migration_jobs add column if not exists not_before timestamptz;
+comment on column migration_jobs.not_before is 'A job that failed for something passing waits until then';
+alter table migration_jobs add column if not exists retries integer not null default 0;
+comment on column migration_jobs.retries is 'How often the job was handed back for something passing';
+alter table migration_jobs add column if not exists crashes integer not null default 0;
+comment on column migration_jobs.crashes is 'How many leases ran out: each time a worker died, slept or was cut off';
+alter table migration_jobs add column if not exists fenced integer not null default 0;
+comment on column migration_jobs.fenced is 'How many attempts found out that the job was not theirs any more, and changed nothing';
 create index if not exists migration_jobs_project on migration_jobs (project_id);
 create index if not exists migration_jobs_open on migration_jobs (run_id, state) where state in ('queued', 'running');
 

@@ -4,9 +4,9 @@ from functools import cache
 from typing import Any
 
 from celery import Celery
-from celery.signals import setup_logging
+from celery.signals import setup_logging, worker_shutting_down
 
-from worker import log
+from worker import log, stopping
 from worker import settings as settings_module
 from worker.settings import Settings
 
@@ -86,8 +86,9 @@ _CONNECTIONS: dict[str, Any] = {
     "redis_socket_timeout": 10,
     "redis_socket_connect_timeout": 5,
     "redis_retry_on_timeout": True,
-    # Time for a running task to end or hand itself back when the worker is told to stop.
-    "worker_soft_shutdown_timeout": 30,
+    # SIGTERM is a warm stop: jobs hand themselves back within seconds (worker.stopping). This is for SIGQUIT: so much time
+    # they have for that before their processes are made to exit.
+    "worker_soft_shutdown_timeout": 10,
 }
 
 _VISIBILITY: dict[str, Any] = {
@@ -105,9 +106,17 @@ def _log_as_settings_say(**_arguments: Any) -> None:
     log.configure(log_format=settings.log_format, level=settings.log_level)
 
 
+@worker_shutting_down.connect
+def _tell_the_children(**_arguments: Any) -> None:
+    """Runs in the parent's signal handler, where nothing else may be done."""
+    stopping.tell()
+
+
 @cache
 def _worker_app() -> Celery:
-    return create_app(settings_module.load())
+    app = create_app(settings_module.load())
+    app.steps["worker"].add("worker.tasks:Reaping")
+    return app
 
 
 def __getattr__(name: str) -> Any:

@@ -27,7 +27,12 @@ class MigratorError(Exception):
 
 
 class TransientError(MigratorError):
-    """May pass by itself: the same call can succeed later."""
+    """May pass by itself: the same call can succeed later.
+
+    `retries` is how often a job that met it is tried again before it fails, each time after a longer wait.
+    """
+
+    retries: ClassVar[int] = 5
 
 
 class PermanentError(MigratorError):
@@ -201,6 +206,34 @@ class ClaimLostError(TransientError):
     """The connection that held a dataset's claim ended while bytes were being stored."""
 
     remedy = "Enqueue the project again; what is stored already is found and used."
+
+
+class WorkerCrashedError(PermanentError):
+    """The job's holders died one after the other: the job itself may be what kills them."""
+
+    remedy = "Look at the workers' logs and the machine's memory at these times; then: producer retry"
+
+
+class HandBackError(MigratorError):
+    """Somebody wants the job to stop at its next file and to wait; what is stored is kept."""
+
+
+class RunHeldError(HandBackError):
+    """The operator holds the run."""
+
+    remedy = "Let the run go on: producer resume"
+
+
+class WorkerStoppingError(HandBackError):
+    """The worker was told to stop; another one goes on with the job."""
+
+    remedy = "Nothing: another worker takes the job."
+
+
+class RunCancelledError(MigratorError):
+    """The operator cancelled the run; the job ends at its next file."""
+
+    remedy = "Nothing was changed. To begin again: producer enqueue"
 
 
 class LeaseLostError(PermanentError):

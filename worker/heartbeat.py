@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
@@ -13,33 +13,56 @@ from sqlalchemy.exc import SQLAlchemyError
 from worker import log
 from worker.db import leases
 from worker.db.claims import Claim
-from worker.errors import ClaimLostError, LeaseLostError, TransientError
+from worker.db.leases import Reins
+from worker.errors import (
+    ClaimLostError,
+    LeaseLostError,
+    MigratorError,
+    RunCancelledError,
+    RunHeldError,
+    TransientError,
+    WorkerStoppingError,
+)
+from worker.messages import RunState
+from worker.throttle import Throttle
 
 _log = log.get(__name__)
 
-_SECOND_S = 1.0
-"""How old the ledger's picture of a job may be, for people."""
+_TICK_S = 1.0
+"""How old the ledger's picture of a job may be, for people, and how long a worker that stops is not heard."""
+
+_RENEW_S = 2.0
+"""How often the ledger is asked what it wants of the job: an operator's word is heard within seconds."""
 
 
 class Heartbeat:
-    """Renews a lease every third of its length until the `with` block ends.
+    """Renews a lease every two seconds (sooner if it is a short one) until the `with` block ends.
 
-    The work calls `advance` at each file boundary; that is also where it learns that the job is not its own any more.
+    The work calls `advance` at each file boundary and `keep_pace` after each chunk; there it learns that it has to stop:
+    because the job is not its own any more, the run is held or cancelled, or `stopping` says that the worker stops.
     A database that does not answer is no reason to stop: the lease may outlive the outage, and if it does not, the
     fencing number refuses the late outcome.
     """
 
-    def __init__(self, engine: Engine, lease: leases.Lease, lease_s: float) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        lease: leases.Lease,
+        lease_s: float,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._engine = engine
         self._lease = lease
         self._lease_s = lease_s
+        self._stopping = stopping
+        self._throttle = Throttle(None)
         self._stopped = threading.Event()
         self._has_news = threading.Event()
         self._renewed_at = time.monotonic()
         self._lock = threading.Lock()
         self._renewing = threading.Lock()
         self._pinging = threading.Lock()
-        self._lost: LeaseLostError | ClaimLostError | None = None
+        self._stop: MigratorError | None = None
         self._claims: list[Claim] = []
         self._phase = "scan"
         self._dataset_hash: str | None = None
@@ -60,12 +83,23 @@ class Heartbeat:
         self._thread.join()
 
     def advance(self, files: int, size_bytes: int) -> None:
-        """Count what is done. Raises `LeaseLostError` or `ClaimLostError` when the work has lost its right."""
+        """Count what is done. Raises what the work has to stop for: a lost lease or claim, a held or cancelled run, a
+        worker that stops.
+        """
         with self._lock:
             self._files_done += files
             self._bytes_done += size_bytes
-        if self._lost is not None:
-            raise self._lost
+        if self._stop is not None:
+            raise self._stop
+
+    def keep_pace(self, size_bytes: int) -> None:
+        """Wait as the run's limit wants after so many bytes. Raises as `advance`: a file may take an hour."""
+        until = time.monotonic() + self._throttle.book(size_bytes)
+        while self._stop is None and (left_s := until - time.monotonic()) > 0:
+            # In small steps: with a low limit a chunk may take minutes.
+            self._stopped.wait(min(left_s, _TICK_S))
+        if self._stop is not None:
+            raise self._stop
 
     def enter(self, phase: str, dataset_hash: str | None = None, *, at_once: bool = False) -> None:
         """Say what comes next: `at_once` where others read it, otherwise within a second. Raises as `advance`.
@@ -74,7 +108,7 @@ class Heartbeat:
         """
         self._phase = phase
         self._dataset_hash = dataset_hash or self._dataset_hash
-        if at_once or time.monotonic() - self._renewed_at > _SECOND_S:
+        if at_once or time.monotonic() - self._renewed_at > _TICK_S:
             self._renew()
         else:
             self._has_news.set()
@@ -96,14 +130,17 @@ class Heartbeat:
             # Whoever gives a claim back must not find a ping on its connection, which the pool gives to others.
             with self._pinging:
                 self._claims.remove(claim)
-                if isinstance(self._lost, ClaimLostError):
-                    self._lost = None
+                if isinstance(self._stop, ClaimLostError):
+                    self._stop = None
 
     def _run(self) -> None:
-        """Renew every third of the lease's length, and a second after news, until the job ends."""
-        while not self._stopped.wait(min(_SECOND_S, self._lease_s / 3)):
+        """Renew in time, and a moment after news, until the job ends."""
+        every_s = min(_RENEW_S, self._lease_s / 3)
+        while not self._stopped.wait(min(_TICK_S, self._lease_s / 3)):
+            if self._stopping():
+                self._stop = self._stop or WorkerStoppingError("The worker was told to stop")
             age_s = time.monotonic() - self._renewed_at
-            if age_s >= self._lease_s / 3 or (self._has_news.is_set() and age_s >= _SECOND_S):
+            if age_s >= every_s or (self._has_news.is_set() and age_s >= _TICK_S):
                 self._renew()
                 self._ping()
 
@@ -113,7 +150,7 @@ class Heartbeat:
         try:
             # One at a time: the thread must not write an older phase over the one that the work has just entered.
             with self._renewing, self._engine.begin() as conn:
-                ours = leases.renew_lease(
+                reins = leases.renew_lease(
                     conn,
                     self._lease,
                     self._lease_s,
@@ -126,8 +163,20 @@ class Heartbeat:
             # Whatever the database has: without this thread the job would go on and lose its lease for certain.
             _log.warning("lease_not_renewed", reason=str(error))
             return
-        if not ours:
-            self._lost = LeaseLostError(f"project {self._lease.ref.project_id}: another worker has the job")
+        self._obey(reins)
+
+    def _obey(self, reins: Reins | None) -> None:
+        if reins is None:
+            self._stop = LeaseLostError(f"project {self._lease.ref.project_id}: another worker has the job")
+            return
+        self._throttle.limit(reins.bytes_per_second)
+        match reins.run_state:
+            case RunState.PAUSED:
+                self._stop = self._stop or RunHeldError("The run is paused")
+            case RunState.CANCELLED:
+                self._stop = self._stop or RunCancelledError("The run was cancelled")
+            case _:
+                pass
 
     def _ping(self) -> None:
         with self._pinging:
@@ -135,4 +184,4 @@ class Heartbeat:
                 try:
                     claim.ping()
                 except ClaimLostError as error:
-                    self._lost = self._lost or error
+                    self._stop = self._stop or error

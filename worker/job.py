@@ -1,22 +1,28 @@
 """One attempt at one job, whatever its verb: lease, heartbeat, the work, and an outcome that is always recorded."""
 
+import random
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from worker import log
 from worker.blobs.store import Store
 from worker.db import leases, ledger
+from worker.db.engine import when_there
 from worker.errors import (
+    DatabaseUnavailableError,
+    HandBackError,
     LeaseLostError,
     MigratorError,
     NothingToDoError,
     OutOfMemoryError,
+    RunCancelledError,
     StoreStoppedError,
+    TransientError,
     UnexpectedError,
 )
 from worker.heartbeat import Heartbeat
@@ -27,6 +33,12 @@ from worker.throttle import Pace, unlimited
 
 _log = log.get(__name__)
 
+_PATIENCE_S = 600.0
+"""How long a worker waits for PostgreSQL before it lets a message go; the ledger has the job sent again later."""
+
+_LONGEST_WAIT_S = 60.0
+"""The longest wait before a job is tried again that met something passing."""
+
 
 @dataclass(frozen=True)
 class Tools:
@@ -36,6 +48,7 @@ class Tools:
     engine: Engine
     threads: ThreadPoolExecutor
     pace: Pace = unlimited
+    stopping: Callable[[], bool] = lambda: False
 
     @property
     def roots(self) -> Roots:
@@ -66,6 +79,11 @@ class Job:
         """The process's engine."""
         return self.tools.engine
 
+    def pace(self, size_bytes: int) -> None:
+        """To be called after each chunk: waits as the worker's and the run's limits want, and raises when it is time to stop."""
+        self.tools.pace(size_bytes)
+        self.heartbeat.keep_pace(size_bytes)
+
     @property
     def project_id(self) -> int:
         """The job's project."""
@@ -87,25 +105,28 @@ class Job:
 
 
 def run_job(tools: Tools, ref: JobRef, worker: str, work: Callable[[Job], Outcome]) -> Outcome | None:
-    """Take the job's lease, do `work`, see that its outcome is in the ledger; None when the job is not ours to do.
+    """Take the job's lease, do `work`, see that its outcome is in the ledger; None when the job is not ours to do, or was
+    handed back.
 
     `work` ends the job itself when it succeeds, in the transaction of what it changed; every error it raises is
     recorded here. Twice, or at once: one caller gets the lease, the others None. Dying anywhere: the lease runs out and
-    whoever takes the job next begins it again.
+    whoever takes the job next begins it again. Without a database: waits for it.
     """
-    with tools.engine.begin() as conn:
-        lease = leases.take_lease(conn, ref, worker, tools.settings.lease_s)
+    if tools.stopping():
+        _write(tools, lambda conn: leases.want_message(conn, ref))
+        return None
+
+    def take() -> leases.Lease | None:
+        with tools.engine.begin() as conn:
+            return leases.take_lease(conn, ref, worker, tools.settings.granted_lease_s)
+
+    lease = when_there(take, _PATIENCE_S)
     if lease is None:
         _log.info("duplicate_delivery", run=str(ref.run_id), project=ref.project_id)
-        # The holder may have died between the last outcome and the end of the run.
-        with tools.engine.begin() as conn:
-            ledger.finish_run_if_ended(conn, ref.run_id)
         return None
     with log.bound(run=str(ref.run_id), project=ref.project_id, attempt=lease.attempt):
         outcome = _attempt(tools, lease, worker, work)
         if outcome is not None:
-            with tools.engine.begin() as conn:
-                ledger.finish_run_if_ended(conn, ref.run_id)
             _log.info(
                 "job_ended", status=outcome.status.value, reason=outcome.reason, seconds=outcome.duration_s
             )
@@ -115,40 +136,106 @@ def run_job(tools: Tools, ref: JobRef, worker: str, work: Callable[[Job], Outcom
 def _attempt(
     tools: Tools, lease: leases.Lease, worker: str, work: Callable[[Job], Outcome]
 ) -> Outcome | None:
-    """Do the work and record how it ended; only a lost lease leaves nothing to record."""
-    heartbeat = Heartbeat(tools.engine, lease, tools.settings.lease_s)
+    """One attempt, and what becomes of the job: an outcome, or it waits again; only a lost lease leaves nothing to write."""
     try:
-        with heartbeat:
-            store = tools.open_store(create=not lease.dry_run)
-            return work(Job(tools, lease, heartbeat, store, worker))
+        return _ended(tools, lease, worker, work)
     except LeaseLostError as error:
         _log.warning("lease_lost", reason=str(error))
-        return None
-    except NothingToDoError as error:
-        return _record(tools, lease, _outcome(lease, worker, Status.SKIPPED, str(error)))
+        _write(tools, lambda conn: leases.note_fenced(conn, lease))
+    except DatabaseUnavailableError as error:
+        # The database was away longer than the lease lasts: somebody else begins the job again.
+        _log.warning("job_left_to_its_lease", reason=str(error))
+    return None
+
+
+def _ended(tools: Tools, lease: leases.Lease, worker: str, work: Callable[[Job], Outcome]) -> Outcome | None:
+    """Do the work; its outcome, which is in the ledger by then, or None for a job that waits again."""
+    heartbeat = Heartbeat(tools.engine, lease, tools.settings.granted_lease_s, tools.stopping)
+    outcome: Outcome | None = None
+    try:
+        outcome = _work(tools, lease, worker, work, heartbeat)
+    except LeaseLostError:
+        raise
+    except HandBackError as error:
+        _hand_back(tools, lease, str(error))
     except StoreStoppedError as error:
         _hold_the_run(tools, lease, error)
-        return None
-    except MigratorError as error:
-        failure = error
-    except MemoryError:
-        # Celery would stop the whole worker at this one, and its message would go on to kill the next.
-        failure = OutOfMemoryError("The worker ran out of memory")
+    except SystemExit:
+        # The worker stops and has no more patience.
+        _hand_back(tools, lease, "the worker is made to stop")
+        raise
     except Exception as error:  # noqa: BLE001 - the last line of defence: no job without an outcome
-        _log.exception("unexpected_error")
-        failure = UnexpectedError(f"{type(error).__name__}: {error}")
-    return _record(tools, lease, _failed(lease, worker, failure, heartbeat.files_seen))
+        if isinstance(error, TransientError) and lease.retries < error.retries:
+            _try_later(tools, lease, error)
+        else:
+            ended = _outcome_of(lease, worker, error, heartbeat.files_seen)
+            _write(tools, lambda conn: leases.end_job(conn, lease, ended))
+            outcome = ended
+    if outcome is not None:
+        _write(tools, lambda conn: ledger.finish_run_if_ended(conn, lease.ref.run_id))
+    return outcome
+
+
+def _work(
+    tools: Tools, lease: leases.Lease, worker: str, work: Callable[[Job], Outcome], heartbeat: Heartbeat
+) -> Outcome:
+    if lease.busy_with is not None:
+        raise NothingToDoError(f"project {lease.ref.project_id}: run {lease.busy_with} has it in hand")
+    with heartbeat:
+        store = tools.open_store(create=not lease.dry_run)
+        return work(Job(tools, lease, heartbeat, store, worker))
+
+
+def _outcome_of(lease: leases.Lease, worker: str, error: Exception, files_seen: int) -> Outcome:
+    """How a job ends that raised an error."""
+    match error:
+        case NothingToDoError():
+            return _outcome(lease, worker, Status.SKIPPED, str(error))
+        case RunCancelledError():
+            return _outcome(lease, worker, Status.CANCELLED, str(error))
+        case MigratorError():
+            return _failed(lease, worker, error, files_seen)
+        case MemoryError():
+            # Celery would stop the whole worker at this one, and its message would go on to kill the next.
+            return _failed(lease, worker, OutOfMemoryError("The worker ran out of memory"), files_seen)
+        case _:
+            _log.error("unexpected_error", exc_info=error)
+            unexpected = UnexpectedError(f"{type(error).__name__}: {error}")
+            return _failed(lease, worker, unexpected, files_seen)
+
+
+def _hand_back(tools: Tools, lease: leases.Lease, reason: str) -> None:
+    """Let the job wait again; a worker's parent sends its message as soon as its run may go on."""
+    _log.info("handed_back", reason=reason)
+    _write(tools, lambda conn: leases.hand_back(conn, lease))
+
+
+def _try_later(tools: Tools, lease: leases.Lease, error: TransientError) -> None:
+    """Each time after a longer wait, and not all at the same moment."""
+    wait_s = min(_LONGEST_WAIT_S, 2.0**lease.retries) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+    _log.warning("trying_later", reason=str(error), wait_s=round(wait_s, 1), retry=lease.retries + 1)
+    _write(tools, lambda conn: leases.hand_back(conn, lease, retry_in_s=wait_s))
 
 
 def _hold_the_run(tools: Tools, lease: leases.Lease, error: StoreStoppedError) -> None:
     """A full or broken store would fail one project after the other: the run waits instead, and this job with it."""
     _log.error("run_paused", reason=str(error))
-    try:
+
+    def hold(conn: Connection) -> None:
+        ledger.pause_run(conn, lease.ref.run_id, str(error))
+        leases.hand_back(conn, lease)
+
+    _write(tools, hold)
+
+
+def _write(tools: Tools, write: Callable[[Connection], None]) -> None:
+    """One transaction, as soon as there is a database, but no later than a lease lasts."""
+
+    def transaction() -> None:
         with tools.engine.begin() as conn:
-            ledger.pause_run(conn, lease.ref.run_id, str(error))
-            leases.hand_back(conn, lease)
-    except LeaseLostError as lost:
-        _log.warning("lease_lost", reason=str(lost))
+            write(conn)
+
+    when_there(transaction, tools.settings.granted_lease_s)
 
 
 def _failed(lease: leases.Lease, worker: str, error: MigratorError, files_seen: int) -> Outcome:
@@ -159,16 +246,6 @@ def _failed(lease: leases.Lease, worker: str, error: MigratorError, files_seen: 
         files=FileCounts(left=files_seen),
         differences=error.differences,
     )
-
-
-def _record(tools: Tools, lease: leases.Lease, outcome: Outcome) -> Outcome | None:
-    try:
-        with tools.engine.begin() as conn:
-            leases.end_job(conn, lease, outcome)
-    except LeaseLostError as error:
-        _log.warning("lease_lost", reason=str(error))
-        return None
-    return outcome
 
 
 def _outcome(lease: leases.Lease, worker: str, status: Status, reason: str) -> Outcome:

@@ -126,7 +126,7 @@ def _only_hash(job: Job, scanned: Scan, sizes: Container[int], arrivals: Mapping
         job.store,
         job.tools.threads,
         job.heartbeat.advance,
-        job.tools.pace,
+        job.pace,
         counted_sizes=sizes,
         arrivals=arrivals,
     )
@@ -188,7 +188,7 @@ def _store(job: Job, tree: HashedTree) -> Outcome:
                 job.attempt_name,
                 job.tools.threads,
                 job.heartbeat.advance,
-                job.tools.pace,
+                job.pace,
             )
         _remember(job, tree, missing | tree.admitted)
         claim.ping()

@@ -120,7 +120,7 @@ def _compare(job: Job, conversion: Conversion, manifest: Manifest) -> None:
     job.heartbeat.files_seen = len(scanned.files)
     job.heartbeat.enter("compare", conversion.dataset_hash)
     found = hash_tree(
-        scanned, job.tools.roots, job.store, job.tools.threads, job.heartbeat.advance, job.tools.pace
+        scanned, job.tools.roots, job.store, job.tools.threads, job.heartbeat.advance, job.pace
     ).manifest
     if found.digest == manifest.digest:
         return

@@ -119,6 +119,16 @@ class Settings(BaseSettings):
         return make_url(self.database_url.get_secret_value()).set(drivername="postgresql+psycopg2")
 
     @property
+    def granted_lease_s(self) -> float:
+        """How long a lease lasts, in seconds: shorter than LEASE_S, within which another worker is to have a dead one's job."""
+        return self.lease_s * 0.75
+
+    @property
+    def reap_every_s(self) -> float:
+        """How often each worker looks for the jobs of dead ones, in seconds."""
+        return min(5.0, self.lease_s / 12)
+
+    @property
     def datasets_dir(self) -> Path:
         """Where the application reads the trees of datasets."""
         return self.data_dir / "raw_datasets"

@@ -6,15 +6,17 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
-from celery import Task, shared_task
+from celery import Task, bootsteps, shared_task
 from celery.exceptions import Ignore
 
 from worker import settings as settings_module
+from worker import stopping
 from worker.app import MIGRATE_TASK, ROLLBACK_TASK, VERIFY_TASK
 from worker.db import engine
 from worker.job import Tools
 from worker.messages import JobRef, Outcome, Status
 from worker.migrate import migrate
+from worker.reaper import Reaper
 from worker.rollback import rollback
 from worker.throttle import pace
 from worker.verify import verify_sessions
@@ -71,4 +73,21 @@ def _tools(pid: int) -> Tools:
         engine=engine.connect(settings.sqlalchemy_url, application_name=f"label-migrator worker {pid}"),
         threads=ThreadPoolExecutor(settings.hash_threads, thread_name_prefix="ingest"),
         pace=pace(settings.bwlimit),
+        stopping=stopping.told,
     )
+
+
+class Reaping(bootsteps.StartStopStep):  # type: ignore[misc]
+    """The reaper in each worker's parent process: starts and stops with it, whatever its children do."""
+
+    def __init__(self, parent: Any, **arguments: Any) -> None:
+        super().__init__(parent, **arguments)
+        self._reaper = Reaper(settings_module.load())
+
+    def start(self, _parent: Any) -> None:
+        """Begin to look."""
+        self._reaper.start()
+
+    def stop(self, _parent: Any) -> None:
+        """Look no more."""
+        self._reaper.stop()

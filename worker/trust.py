@@ -78,7 +78,7 @@ def _replace(job: Job, tree: HashedTree, bad: Collection[str]) -> None:
         return
     with job.store.staging(f"{job.attempt_name}-mend") as staging:
         copies = copy_durably(
-            job.store, tree, bad, staging, job.tools.threads, job.heartbeat.advance, job.tools.pace
+            job.store, tree, bad, staging, job.tools.threads, job.heartbeat.advance, job.pace
         )
         _replace_in_trees(job, copies, staging)
         for digest, copy in copies.items():

@@ -71,7 +71,7 @@ def open_run(
                 for number in chosen
             ],
         )
-        ledger.mark_sent(conn, run_id)
+        ledger.start_run(conn, run_id)
     return [JobRef(run_id=run_id, project_id=number) for number in chosen]
 
 

@@ -22,7 +22,6 @@ from click.testing import Result
 from sqlalchemy import Engine, text
 from typer.testing import CliRunner
 
-from producer import broker
 from producer import enqueue as enqueue_room
 from producer.__main__ import main
 from producer.cli import EXIT_CODES, WORKER_COMMAND, app
@@ -30,6 +29,7 @@ from producer.terminal import Terminal, plan_table
 from tests.conftest import Site
 from tests.estate import make_dataset, make_project, record_session
 from tests.readme_commands import commands
+from worker import broker
 from worker.db.ledger import NewJob
 from worker.errors import BrokerUnavailableError
 from worker.messages import Verb

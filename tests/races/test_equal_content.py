@@ -54,7 +54,7 @@ def open_run(engine: Engine, project_ids: Sequence[int]) -> list[JobRef]:
         jobs = [NewJob(**row) for row in rows.mappings()]
         ledger.open_run(conn, run_id, Verb.MIGRATE, dry_run=False, selection={})
         ledger.add_jobs(conn, run_id, jobs)
-        ledger.mark_sent(conn, run_id)
+        ledger.start_run(conn, run_id)
     return [JobRef(run_id=run_id, project_id=number) for number in project_ids]
 
 

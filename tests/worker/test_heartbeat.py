@@ -137,7 +137,7 @@ def test_a_job_that_the_work_ended_itself_is_left_alone(database: Engine):
     with Heartbeat(database, lease, 0.03) as heartbeat:
         end(database, lease)
         before = job_of(database, run_id)
-        eventually(lambda: heartbeat._lost is not None, "the thread has seen that the job has ended")
+        eventually(lambda: heartbeat._stop is not None, "the thread has seen that the job has ended")
 
     assert job_of(database, run_id) == before
 

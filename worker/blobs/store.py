@@ -318,6 +318,16 @@ class Store:
             with suppress(OSError):
                 remove_tree(path)
 
+    def clear_staging(self, prefix: str) -> None:
+        """Remove the staging directories that begin so: their attempt is over."""
+        folder = f"{self.root}/staging"
+        with writing(folder), suppress(FileNotFoundError):
+            for name in os.listdir(folder):
+                if name.startswith(prefix):
+                    # The attempt may be asleep, wake up right now and remove it, too.
+                    with suppress(FileNotFoundError):
+                        remove_tree(f"{folder}/{name}")
+
     def quarantine(self, path: str, reason: str, *, stays: bool = False) -> None:
         """Move a bad thing out of the way and say beside it why it is there. What `stays` keeps its old name as well, where
         that is possible, for somebody who is about to put a good thing in its place.

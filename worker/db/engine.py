@@ -1,26 +1,26 @@
 """The door to PostgreSQL: one engine a process, and connection errors in our own words. Knows no table."""
 
-import random
 import time
 from collections.abc import Callable
 from contextlib import closing
 from typing import TypeVar
 
 import psycopg2
+import tenacity
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DisconnectionError, InterfaceError, OperationalError
-from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
+from sqlalchemy.pool import ConnectionPoolEntry, NullPool, PoolProxiedConnection
 
 from worker import log
-from worker.errors import DatabaseBusyError, DatabaseUnavailableError
+from worker.errors import DatabaseBusyError, DatabaseUnavailableError, MigratorError
 
 T = TypeVar("T")
 
 _log = log.get(__name__)
 
-_PATIENCE_S = 30.0
+_GIVE_WAY_S = 30.0
 """How long a transaction is tried again that gave way to somebody else's."""
 
 _CONNECT_TIMEOUT_S = 5
@@ -34,16 +34,16 @@ _BUSY = {
 }
 
 
-def connect(url: URL, *, application_name: str) -> Engine:
+def connect(url: URL, *, application_name: str, keeps_connections: bool = True) -> Engine:
     """An engine that opens connections when they are first needed, never at import or before a fork.
 
-    Four connections are the most one job uses at once: two claims, its lease, and a transaction of its own.
+    Four connections are the most one job uses at once: two claims, its lease, and a transaction of its own. A process that
+    forks must not keep any while it does: without `keeps_connections` each lives for one use only.
     Raises `DatabaseUnavailableError` from any later call that cannot reach the server.
     """
     engine = create_engine(
         url,
-        pool_size=4,
-        max_overflow=2,
+        **({"pool_size": 4, "max_overflow": 2} if keeps_connections else {"poolclass": NullPool}),
         connect_args={
             "connect_timeout": _CONNECT_TIMEOUT_S,
             "application_name": application_name,
@@ -88,15 +88,38 @@ def _ping_if_idle(
 
 def when_free(transaction: Callable[[], T]) -> T:
     """Do a transaction; when it gave way to somebody else's (`DatabaseBusyError`), do it again, a little later."""
-    deadline = time.monotonic() + _PATIENCE_S
-    while True:
-        try:
-            return transaction()
-        except DatabaseBusyError as error:
-            if time.monotonic() > deadline:
-                raise
-            _log.info("gave_way", reason=str(error))
-            time.sleep(random.uniform(0.02, 0.2))  # noqa: S311 - so that two who gave way do not meet again
+    # At random, so that two who gave way do not meet again.
+    return _again(transaction, DatabaseBusyError, _GIVE_WAY_S, tenacity.wait_random(0.02, 0.2))
+
+
+def when_there(transaction: Callable[[], T], patience_s: float) -> T:
+    """Do a transaction; while there is no database (`DatabaseUnavailableError`), wait for it, no longer than `patience_s`.
+
+    A connection that breaks during the commit leaves open whether it took place: the transaction must be one that finds
+    out, or may be done twice.
+    """
+    # Longer from time to time: hundreds of workers must not keep a server down that is starting up.
+    return _again(
+        transaction, DatabaseUnavailableError, patience_s, tenacity.wait_random_exponential(0.5, max=5)
+    )
+
+
+def _again(
+    transaction: Callable[[], T],
+    kind: type[MigratorError],
+    patience_s: float,
+    wait: tenacity.wait.wait_base,
+) -> T:
+    attempts = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(kind),
+        stop=tenacity.stop_after_delay(patience_s),
+        wait=wait,
+        before_sleep=lambda state: _log.info(
+            "database_asked_again", reason=str(state.outcome.exception()) if state.outcome else ""
+        ),
+        reraise=True,
+    )
+    return attempts(transaction)
 
 
 def _in_our_words(context: ExceptionContext) -> None:

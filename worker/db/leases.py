@@ -1,20 +1,29 @@
 """Rows of the ledger as whoever works on a job sees them: its lease, its progress, its outcome. Opens no transaction."""
 
 import json
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, text
+from sqlalchemy.engine import Row
 
 from worker.errors import LeaseLostError
-from worker.messages import JobRef, Outcome, Verb
+from worker.messages import JobRef, Outcome, RunState, Verb
+
+MOST_CRASHES = 3
+"""A job whose leases ran out so often is not tried again: it may be what kills its workers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """The right to work on one job: valid while `attempt` is the job's number."""
+    """The right to work on one job: valid while `attempt` is the job's number.
+
+    `busy_with` is another run that had the same project in hand when the lease was taken. `retries` counts how often the
+    job was handed back for something passing.
+    """
 
     ref: JobRef
     attempt: int
@@ -25,6 +34,26 @@ class Lease:
     options: Mapping[str, Any]
     started_at: datetime
     run_created_at: datetime
+    retries: int = 0
+    busy_with: uuid.UUID | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reins:
+    """What is wanted of a job by now: its run's state, and this job's share of the run's limit, in bytes a second."""
+
+    run_state: RunState
+    bytes_per_second: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expired:
+    """A job whose holder did not renew its lease. `crashes` counts this time, too."""
+
+    lease: Lease
+    worker: str
+    run_state: RunState
+    crashes: int
 
 
 def take_lease(conn: Connection, ref: JobRef, worker: str, lease_s: float) -> Lease | None:
@@ -36,29 +65,30 @@ def take_lease(conn: Connection, ref: JobRef, worker: str, lease_s: float) -> Le
     row = conn.execute(
         text("""
             update migration_jobs j
-            set state = 'running', attempt = j.attempt + 1, worker = :worker, phase = 'scan', files_done = 0, bytes_done = 0,
+            set state = 'running', attempt = j.attempt + 1, crashes = j.crashes + (j.state = 'running')::integer,
+                worker = :worker, phase = 'scan', files_done = 0, bytes_done = 0, not_before = null,
                 lease_until = clock_timestamp() + make_interval(secs => :lease_s), started_at = clock_timestamp()
             from migration_runs r
             where j.run_id = :run_id and j.project_id = :project_id and r.run_id = j.run_id
               and r.state in ('planned', 'running')
-              and (j.state = 'queued' or j.state = 'running' and j.lease_until < clock_timestamp())
-            returning j.attempt, j.project_name, j.path, j.started_at, r.verb, r.dry_run, r.selection,
-                      r.created_at as run_created_at"""),
-        {"run_id": ref.run_id, "project_id": ref.project_id, "worker": worker, "lease_s": lease_s},
+              and (j.state = 'queued' and coalesce(j.not_before <= clock_timestamp(), true)
+                   or j.state = 'running' and j.lease_until < clock_timestamp() and j.crashes + 1 < :most_crashes)
+            returning j.attempt, j.project_name, j.path, j.started_at, j.retries, r.verb, r.dry_run, r.selection,
+                      r.created_at as run_created_at,
+                      (select other.run_id from migration_jobs other join migration_runs their using (run_id)
+                       where other.project_id = j.project_id and other.run_id <> j.run_id
+                         and other.state = 'running' and other.lease_until > clock_timestamp()
+                         and their.verb = r.verb and r.verb <> 'verify' and not (r.dry_run or their.dry_run)
+                       limit 1) as busy_with"""),
+        {
+            "run_id": ref.run_id,
+            "project_id": ref.project_id,
+            "worker": worker,
+            "lease_s": lease_s,
+            "most_crashes": MOST_CRASHES,
+        },
     ).one_or_none()
-    if row is None:
-        return None
-    return Lease(
-        ref=ref,
-        attempt=row.attempt,
-        project_name=row.project_name,
-        path=row.path,
-        verb=Verb(row.verb),
-        dry_run=row.dry_run,
-        options=row.selection,
-        started_at=row.started_at,
-        run_created_at=row.run_created_at,
-    )
+    return _lease(ref, row) if row is not None else None
 
 
 def renew_lease(
@@ -70,18 +100,24 @@ def renew_lease(
     dataset_hash: str | None,
     files_done: int,
     bytes_done: int,
-) -> bool:
-    """Hold on to the job and say how far it is; False when somebody else has it.
+) -> Reins | None:
+    """Hold on to the job and say how far it is; what is wanted of it by now, or None when somebody else has it.
 
     Without waiting for the disk: a renewal that a crash of the server takes only lets the lease end sooner.
     """
-    conn.execute(text("set local synchronous_commit = off"))
-    result = conn.execute(
+    row = conn.execute(
         text("""
-            update migration_jobs
+            set local synchronous_commit = off;
+            update migration_jobs j
             set lease_until = clock_timestamp() + make_interval(secs => :lease_s), phase = :phase,
                 dataset_hash = :dataset_hash, files_done = :files_done, bytes_done = :bytes_done
-            where run_id = :run_id and project_id = :project_id and attempt = :attempt and state = 'running'"""),
+            from migration_runs r
+            where j.run_id = :run_id and j.project_id = :project_id and j.attempt = :attempt and j.state = 'running'
+              and r.run_id = j.run_id
+            returning r.state, r.limit_bytes_per_second,
+                      case when r.limit_bytes_per_second is not null then
+                          (select count(*) from migration_jobs live where live.run_id = j.run_id
+                           and live.state = 'running' and live.lease_until > clock_timestamp()) end as sharers"""),
         _held(lease)
         | {
             "lease_s": lease_s,
@@ -90,22 +126,87 @@ def renew_lease(
             "files_done": files_done,
             "bytes_done": bytes_done,
         },
+    ).one_or_none()
+    if row is None:
+        return None
+    limit = row.limit_bytes_per_second
+    return Reins(
+        run_state=RunState(row.state), bytes_per_second=None if limit is None else limit / max(1, row.sharers)
     )
-    return result.rowcount == 1
 
 
-def hand_back(conn: Connection, lease: Lease) -> None:
-    """Give a job up so that it waits again. Raises `LeaseLostError` when the job is not ours any more."""
+def hand_back(conn: Connection, lease: Lease, *, retry_in_s: float | None = None) -> None:
+    """Give a job up so that it waits again: at once, or, when it met something passing, not before `retry_in_s`.
+
+    Raises `LeaseLostError` when the job is not ours any more.
+    """
     result = conn.execute(
         text("""
-            update migration_jobs set state = 'queued', lease_until = null, phase = null
+            update migration_jobs
+            set state = 'queued', lease_until = null, phase = null, sent_at = null,
+                retries = retries + (cast(:retry_in_s as float8) is not null)::integer,
+                not_before = clock_timestamp() + make_interval(secs => :retry_in_s)
             where run_id = :run_id and project_id = :project_id and attempt = :attempt and state = 'running'"""),
-        _held(lease),
+        _held(lease) | {"retry_in_s": retry_in_s},
     )
     if result.rowcount != 1:
         raise LeaseLostError(
             f"project {lease.ref.project_id}: attempt {lease.attempt} is not the holder any more"
         )
+
+
+def want_message(conn: Connection, ref: JobRef) -> None:
+    """The job's message was not followed: if the job waits, it needs another one."""
+    conn.execute(
+        text("""
+            update migration_jobs set sent_at = null
+            where run_id = :run_id and project_id = :project_id and state = 'queued'"""),
+        {"run_id": ref.run_id, "project_id": ref.project_id},
+    )
+
+
+def note_fenced(conn: Connection, lease: Lease) -> None:
+    """Count an attempt that found out that its job is not its own any more."""
+    conn.execute(
+        text(
+            "update migration_jobs set fenced = fenced + 1 where run_id = :run_id and project_id = :project_id"
+        ),
+        {"run_id": lease.ref.run_id, "project_id": lease.ref.project_id},
+    )
+
+
+def expired(conn: Connection, limit: int) -> list[Expired]:
+    """Jobs whose leases ran out, locked until the transaction ends; those that somebody else has locked are left to him."""
+    rows = conn.execute(
+        text("""
+            select j.run_id, j.project_id, j.attempt, j.project_name, j.path, j.started_at, j.retries, j.worker,
+                   j.crashes + 1 as crashes, r.state as run_state, r.verb, r.dry_run, r.selection,
+                   r.created_at as run_created_at, null as busy_with
+            from migration_jobs j join migration_runs r using (run_id)
+            where j.state = 'running' and j.lease_until < clock_timestamp()
+            order by j.lease_until limit :limit for update of j skip locked"""),
+        {"limit": limit},
+    )
+    return [
+        Expired(
+            lease=_lease(JobRef(run_id=row.run_id, project_id=row.project_id), row),
+            worker=row.worker,
+            run_state=RunState(row.run_state),
+            crashes=row.crashes,
+        )
+        for row in rows
+    ]
+
+
+def give_back_for(conn: Connection, dead: Expired) -> None:
+    """Let a job wait again whose holder has died. The caller has it locked."""
+    conn.execute(
+        text("""
+            update migration_jobs
+            set state = 'queued', lease_until = null, phase = null, sent_at = null, crashes = :crashes
+            where run_id = :run_id and project_id = :project_id and attempt = :attempt and state = 'running'"""),
+        _held(dead.lease) | {"crashes": dead.crashes},
+    )
 
 
 def end_job(conn: Connection, lease: Lease, outcome: Outcome) -> None:
@@ -163,3 +264,19 @@ def _storable(value: Any) -> Any:
 
 def _held(lease: Lease) -> dict[str, Any]:
     return {"run_id": lease.ref.run_id, "project_id": lease.ref.project_id, "attempt": lease.attempt}
+
+
+def _lease(ref: JobRef, row: Row[Any]) -> Lease:
+    return Lease(
+        ref=ref,
+        attempt=row.attempt,
+        project_name=row.project_name,
+        path=row.path,
+        verb=Verb(row.verb),
+        dry_run=row.dry_run,
+        options=row.selection,
+        started_at=row.started_at,
+        run_created_at=row.run_created_at,
+        retries=row.retries,
+        busy_with=row.busy_with,
+    )

@@ -4,7 +4,7 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, text
@@ -12,6 +12,9 @@ from sqlalchemy.engine import Row
 
 from worker.errors import UsageError
 from worker.messages import JobRef, JobState, Outcome, RunState, Verb
+
+_LOST_AFTER_S = 30.0
+"""How long a message may be on its way before it counts as lost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +42,16 @@ class NewJob:
     files: int | None = None
     size_bytes: int | None = None
     skipped: Outcome | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """A job that needs a message."""
+
+    ref: JobRef
+    verb: Verb
+    project_name: str | None
+    size_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,18 +111,61 @@ def add_jobs(conn: Connection, run_id: uuid.UUID, jobs: Sequence[NewJob]) -> Non
     )
 
 
-def mark_sent(conn: Connection, run_id: uuid.UUID) -> None:
-    """Every waiting job of the run is with the broker: the run is running."""
+def note_sent(conn: Connection, refs: Sequence[JobRef], epoch: str) -> None:
+    """The messages of these jobs are with the broker, in the life of it that `epoch` names."""
     conn.execute(
-        text(
-            "update migration_jobs set sent_at = clock_timestamp() where run_id = :run_id and state = 'queued'"
-        ),
-        {"run_id": run_id},
+        text("""
+            update migration_jobs j set sent_at = clock_timestamp(), sent_epoch = :epoch
+            from jsonb_to_recordset(cast(:refs as jsonb)) as sent(run_id uuid, project_id integer)
+            where j.run_id = sent.run_id and j.project_id = sent.project_id and j.state = 'queued'"""),
+        {
+            "epoch": epoch,
+            "refs": json.dumps([{"run_id": str(ref.run_id), "project_id": ref.project_id} for ref in refs]),
+        },
     )
+
+
+def start_run(conn: Connection, run_id: uuid.UUID) -> None:
+    """Every waiting job of the run is with the broker: the run is running."""
     conn.execute(
         text("update migration_runs set state = 'running' where run_id = :run_id and state = 'planned'"),
         {"run_id": run_id},
     )
+
+
+def to_send(conn: Connection, epoch: str, *, queue_is_empty: bool, limit: int) -> list[Waiting]:
+    """Waiting jobs that no message speaks of, largest first, locked until the transaction ends.
+
+    Their message went to an earlier life of the broker; or they were handed back; or their time has come; or whoever opened
+    the run died before he had sent them. Where the queue is empty, a job that still waits has lost its message on the way,
+    or somebody has just taken it out: half a minute later it is the former, and sending one too many is harmless.
+    """
+    rows = conn.execute(
+        text("""
+            select j.run_id, j.project_id, j.project_name, j.bytes_total as size_bytes, r.verb
+            from migration_jobs j join migration_runs r using (run_id)
+            where j.state = 'queued' and r.state in ('planned', 'running')
+              and coalesce(j.not_before <= clock_timestamp(), true)
+              and (j.sent_at is null and (j.attempt > 0 or j.queued_at < clock_timestamp() - :patience)
+                   or j.sent_at is not null and j.sent_epoch is distinct from :epoch
+                   or :queue_is_empty and j.sent_at < clock_timestamp() - :patience)
+            order by j.bytes_total desc nulls last, j.project_id limit :limit for update of j skip locked"""),
+        {
+            "epoch": epoch,
+            "queue_is_empty": queue_is_empty,
+            "limit": limit,
+            "patience": timedelta(seconds=_LOST_AFTER_S),
+        },
+    )
+    return [
+        Waiting(
+            ref=JobRef(run_id=row.run_id, project_id=row.project_id),
+            verb=Verb(row.verb),
+            project_name=row.project_name,
+            size_bytes=row.size_bytes,
+        )
+        for row in rows
+    ]
 
 
 def cancel_run(conn: Connection, run_id: uuid.UUID, reason: str) -> None:
@@ -158,6 +214,17 @@ def resume_run(conn: Connection, run_id: uuid.UUID) -> list[NewJob]:
         {"run_id": run_id},
     )
     return [NewJob(**row._mapping) for row in rows]  # noqa: SLF001 - the public name of a row as a mapping
+
+
+def finish_ended_runs(conn: Connection) -> None:
+    """Close every run whose last job has an outcome: whoever wrote it may have died before he could do that."""
+    conn.execute(
+        text("""
+            update migration_runs r set state = 'finished', finished_at = clock_timestamp()
+            where r.state in ('planned', 'running', 'paused')
+              and not exists (select from migration_jobs j
+                              where j.run_id = r.run_id and j.state in ('queued', 'running'))""")
+    )
 
 
 def finish_run_if_ended(conn: Connection, run_id: uuid.UUID) -> None:

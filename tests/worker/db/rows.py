@@ -42,7 +42,7 @@ def make_run(
         ledger.open_run(conn, run_id, Verb.MIGRATE, dry_run=dry_run, selection={"options": {"limit": 5}})
         ledger.add_jobs(conn, run_id, jobs)
         if sent:
-            ledger.mark_sent(conn, run_id)
+            ledger.start_run(conn, run_id)
     return run_id
 
 

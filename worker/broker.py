@@ -1,6 +1,7 @@
-"""The way to the broker: is it there, is anybody working, send messages in batches, read results. Knows no ledger."""
+"""The way to the broker: is it there, is it the same as before, is anybody working; messages and results. Knows no ledger."""
 
 import json
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,22 +11,41 @@ from urllib.parse import urlsplit
 import redis
 from kombu.exceptions import OperationalError
 
-from worker.app import create_app
+from worker.app import MIGRATE_TASK, QUEUE, ROLLBACK_TASK, VERIFY_TASK, create_app
 from worker.errors import BrokerUnavailableError
-from worker.messages import JobRef
+from worker.messages import JobRef, Verb
 from worker.settings import Settings
+from worker.sizes import human_bytes
 
 _TIMEOUT_S = 5
 _BATCH = 500
 _PING_S = 1.0
+_EPOCH_KEY = "label_migrator:epoch"
+_TASKS = {Verb.MIGRATE: MIGRATE_TASK, Verb.ROLLBACK: ROLLBACK_TASK, Verb.VERIFY: VERIFY_TASK}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One job for the broker. `label` is what Flower shows instead of the arguments."""
+    """One job for the broker, and what a person sees of it in Flower, in place of the run's id."""
 
     ref: JobRef
-    label: str
+    verb: Verb
+    project_name: str | None
+    size_bytes: int | None
+
+    @property
+    def label(self) -> str:
+        """`project 42 · P001_2025_Study · 1.2 GB`."""
+        size = f" · {human_bytes(self.size_bytes)}" if self.size_bytes is not None else ""
+        return f"project {self.ref.project_id} · {self.project_name}{size}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """What the broker is like right now. `epoch` changes when it loses what it had; `waiting` counts messages in the queue."""
+
+    epoch: str
+    waiting: int
 
 
 def check(settings: Settings) -> None:
@@ -34,7 +54,16 @@ def check(settings: Settings) -> None:
         client.ping()
 
 
-def send(settings: Settings, task: str, messages: Sequence[Message]) -> None:
+def condition(settings: Settings) -> Condition:
+    """The broker's epoch, which the first who asks writes, and the length of the queue."""
+    with _in_our_words(settings), _client(settings) as client:
+        client.set(_EPOCH_KEY, str(uuid.uuid4()), nx=True)
+        epoch, waiting = client.get(_EPOCH_KEY), client.llen(QUEUE)
+    # Emptied between the two: whoever asks next finds the new epoch.
+    return Condition(epoch=epoch.decode() if epoch is not None else "", waiting=waiting)
+
+
+def send(settings: Settings, messages: Sequence[Message]) -> None:
     """Publish all messages, pipelined in batches; task ids follow from the jobs, so sending twice is harmless.
 
     Raises `BrokerUnavailableError` within seconds when the broker goes away; a part may have been sent then.
@@ -43,7 +72,7 @@ def send(settings: Settings, task: str, messages: Sequence[Message]) -> None:
     with _in_our_words(settings), app.producer_or_acquire() as producer, producer.batch(_BATCH):
         for message in messages:
             app.send_task(
-                task,
+                _TASKS[message.verb],
                 args=(str(message.ref.run_id), message.ref.project_id),
                 task_id=message.ref.task_id,
                 producer=producer,

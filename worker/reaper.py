@@ -1,0 +1,152 @@
+"""What a worker's parent does beside its children: jobs of dead holders wait again, lost messages are sent again.
+
+Every worker has one, and any number may look at the same rows: each takes what no other has locked. Knows no Celery.
+"""
+
+import random
+import threading
+from datetime import UTC, datetime
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from worker import broker, log
+from worker.blobs.store import Store
+from worker.broker import Message
+from worker.db import engine as engine_module
+from worker.db import leases, ledger
+from worker.db.leases import MOST_CRASHES, Expired
+from worker.errors import MigratorError, WorkerCrashedError
+from worker.messages import Outcome, RunState, Status
+from worker.settings import Settings
+
+_log = log.get(__name__)
+
+_BATCH = 500
+"""How many rows are looked at in one transaction."""
+
+
+class Reaper:
+    """A thread that calls `reap` every few seconds until it is stopped. What goes wrong is said, and tried again."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        # The parent forks: a connection must not live longer than its use.
+        self._engine = engine_module.connect(
+            settings.sqlalchemy_url, application_name="label-migrator reaper", keeps_connections=False
+        )
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more; what is under way is ended first, but not waited for longer than a moment."""
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join(1.0)
+
+    def _run(self) -> None:
+        # Not all workers at the same moment.
+        while not self._stopped.wait(self._settings.reap_every_s * random.uniform(0.8, 1.2)):  # noqa: S311
+            try:
+                reap(self._settings, self._engine)
+            except (MigratorError, SQLAlchemyError) as error:
+                _log.warning("not_reaped", reason=str(error))
+            except Exception:  # noqa: BLE001 - said with its trace
+                # A thread that ends here would leave the jobs of the dead to nobody.
+                _log.exception("not_reaped")
+
+
+def reap(settings: Settings, engine: Engine) -> None:
+    """Look once: leases that ran out, jobs without a message, runs that have ended. Twice, or at once, is harmless."""
+    while _requeue_expired(settings, engine) == _BATCH:
+        pass
+    while _send_waiting(settings, engine) == _BATCH:
+        pass
+    with engine.begin() as conn:
+        ledger.finish_ended_runs(conn)
+
+
+def _requeue_expired(settings: Settings, engine: Engine) -> int:
+    """Let jobs wait again whose holders died, or end those that were given up or kill their workers; how many were found."""
+    with engine.begin() as conn:
+        found = leases.expired(conn, _BATCH)
+        for dead in found:
+            _log.warning(
+                "holder_died",
+                run=str(dead.lease.ref.run_id),
+                project=dead.lease.ref.project_id,
+                attempt=dead.lease.attempt,
+                worker=dead.worker,
+                crashes=dead.crashes,
+            )
+            # First: dying between the two, the lease is still one that ran out.
+            _clear_staging(settings, dead)
+            outcome = _outcome(dead)
+            if outcome is None:
+                leases.give_back_for(conn, dead)
+            else:
+                leases.end_job(conn, dead.lease, outcome)
+    return len(found)
+
+
+def _clear_staging(settings: Settings, dead: Expired) -> None:
+    """Remove what the dead attempt was making. A sleeper that wakes up finds its files gone, and its lease, too."""
+    try:
+        store = Store.open(settings.store_dir, settings.datasets_dir, settings.store_digest, create=False)
+        store.clear_staging(f"{dead.lease.ref.task_id}-")
+    except MigratorError as error:
+        # Not mounted here, perhaps. gc removes what is left.
+        _log.warning("staging_not_cleared", reason=str(error))
+
+
+def _outcome(dead: Expired) -> Outcome | None:
+    """How a dead holder's job ends, if it does: its run was cancelled, or it has killed too many."""
+    if dead.run_state is RunState.CANCELLED:
+        return _ended(dead, Status.CANCELLED, "The run was cancelled")
+    if dead.crashes < MOST_CRASHES:
+        return None
+    message = f"crashed its worker {dead.crashes} times"
+    return _ended(dead, Status.FAILED, message).with_changes(
+        error_class=WorkerCrashedError.__name__, error=message, remedy=WorkerCrashedError.remedy
+    )
+
+
+def _ended(dead: Expired, status: Status, reason: str) -> Outcome:
+    lease = dead.lease
+    now = datetime.now(UTC)
+    return Outcome(
+        project_id=lease.ref.project_id,
+        project_name=lease.project_name,
+        status=status,
+        reason=reason,
+        original_path=lease.path,
+        worker=dead.worker,
+        attempts=lease.attempt,
+        started_at=lease.started_at,
+        finished_at=now,
+        duration_s=round(max(0.0, (now - lease.started_at).total_seconds()), 3),
+    )
+
+
+def _send_waiting(settings: Settings, engine: Engine) -> int:
+    """Send the messages of jobs that have none; how many. Sent and not noted, they are sent once more."""
+    condition = broker.condition(settings)
+    with engine.begin() as conn:
+        waiting = ledger.to_send(conn, condition.epoch, queue_is_empty=condition.waiting == 0, limit=_BATCH)
+        if waiting:
+            broker.send(
+                settings,
+                [
+                    Message(
+                        ref=job.ref, verb=job.verb, project_name=job.project_name, size_bytes=job.size_bytes
+                    )
+                    for job in waiting
+                ],
+            )
+            ledger.note_sent(conn, [job.ref for job in waiting], condition.epoch)
+            _log.info("sent_again", jobs=len(waiting))
+    return len(waiting)
