@@ -33,6 +33,7 @@ from worker.db.ledger import Run
 from worker.errors import BrokerUnavailableError, SessionsDifferError, StoredBytesMismatchError, UsageError
 from worker.messages import RunState
 from worker.settings import Settings
+from worker.sizes import human_bytes, parse_bytes
 
 WORKER_COMMAND = "celery -A worker.app worker --concurrency 2 -E"
 
@@ -75,6 +76,13 @@ def _epilog(example: str) -> str:
     return f"Example: {example}\n\n{EXIT_CODES}"
 
 
+def _bytes(text: str) -> int:
+    try:
+        return parse_bytes(text)
+    except ValueError:
+        raise typer.BadParameter("expected bytes, such as 500000 or 200M (suffixes K, M and G)") from None
+
+
 AsJson = Annotated[
     bool,
     typer.Option("--json", help="One JSON document on standard output; words for people on standard error."),
@@ -101,6 +109,15 @@ Timeout = Annotated[
     float | None,
     typer.Option(
         "--timeout", metavar="S", min=0, help="Stop following after S seconds; the run itself goes on."
+    ),
+]
+BytesPerSecond = Annotated[
+    int | None,
+    typer.Option(
+        "--limit-bytes-per-second",
+        metavar="B",
+        parser=_bytes,
+        help="How fast all workers of the run together may read, such as 200M (suffixes K, M and G).",
     ),
 ]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run id, the beginning of one, or latest.")]
@@ -150,6 +167,7 @@ def enqueue(
     project_id: ProjectIds = None,
     exclude: Exclude = None,
     limit: Limit = None,
+    limit_bytes_per_second: BytesPerSecond = None,
     wait: Wait = False,
     report_dir: ReportDir = Path(),
     timeout: Timeout = None,
@@ -167,6 +185,7 @@ def enqueue(
             project_ids=project_id or (),
             exclude=exclude or (),
             limit=limit,
+            limit_bytes_per_second=limit_bytes_per_second,
         )
         _show_plan(terminal, settings, opened, nothing="Nothing to do: no legacy project is left to migrate.")
         _finish_enqueue(terminal, settings, engine, opened, wait=wait, report_dir=report_dir, timeout=timeout)
@@ -242,15 +261,87 @@ def collect(
     raise typer.Exit(code)
 
 
+@app.command(epilog=_epilog("producer pause latest"))
+def pause(run: RunArgument = "latest", *, as_json: AsJson = False) -> None:
+    """Hold a run: its workers stop at their next file and hand their jobs back; what is stored is kept."""
+    terminal = Terminal(as_json=as_json)
+    with _surroundings() as (_, engine):
+        found = _find(engine, run)
+        still = control.pause(engine, found)
+    short = str(found.run_id)[:8]
+    terminal.say(f"Held. {_still_working(still)}Go on: producer resume {short}")
+    terminal.document({"run_id": str(found.run_id), "state": "paused", "still_running": still})
+
+
 @app.command(epilog=_epilog("producer resume latest"))
 def resume(run: RunArgument = "latest", *, as_json: AsJson = False) -> None:
-    """Let a paused run go on, and send again what waits."""
+    """Let a held run go on, or one whose producer died, and send again what waits."""
     terminal = Terminal(as_json=as_json)
     with _surroundings() as (settings, engine):
         found = _find(engine, run)
         sent = control.resume(settings, engine, found)
     terminal.say(f"Sent {sent} waiting jobs. Follow them: producer collect {str(found.run_id)[:8]}")
     terminal.document({"run_id": str(found.run_id), "sent": sent})
+
+
+@app.command(epilog=_epilog("producer cancel latest"))
+def cancel(run: RunArgument = "latest", *, as_json: AsJson = False) -> None:
+    """Stop a run for good. Projects that are converted stay so; to take them back: producer rollback."""
+    terminal = Terminal(as_json=as_json)
+    with _surroundings() as (_, engine):
+        found = _find(engine, run)
+        still = control.cancel(engine, found)
+    terminal.say(f"Cancelled. {_still_working(still)}Its report: producer collect {str(found.run_id)[:8]}")
+    terminal.document({"run_id": str(found.run_id), "state": "cancelled", "still_running": still})
+
+
+@app.command(epilog=_epilog("producer retry latest --error-class SourceChangedError"))
+def retry(
+    run: RunArgument = "latest",
+    *,
+    error_class: Annotated[
+        str | None,
+        typer.Option(
+            "--error-class", metavar="C", help="Only those that failed so, as status and report say."
+        ),
+    ] = None,
+    project_id: ProjectIds = None,
+    as_json: AsJson = False,
+) -> None:
+    """Queue the failed jobs of a run again, all or those chosen."""
+    terminal = Terminal(as_json=as_json)
+    with _surroundings() as (settings, engine):
+        found = _find(engine, run)
+        count = control.retry(settings, engine, found, error_class=error_class, project_ids=project_id or ())
+    verb = "resume" if found.state is RunState.PAUSED else "collect"
+    terminal.say(f"Queued {count} failed jobs again. Go on: producer {verb} {str(found.run_id)[:8]}")
+    terminal.document({"run_id": str(found.run_id), "queued": count})
+
+
+@app.command(epilog=_epilog("producer throttle latest --limit-bytes-per-second 100M"))
+def throttle(
+    run: RunArgument = "latest",
+    *,
+    limit_bytes_per_second: BytesPerSecond = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change how fast the workers of a run may read together, while it runs; without the option: no limit."""
+    terminal = Terminal(as_json=as_json)
+    with _surroundings() as (_, engine):
+        found = _find(engine, run)
+        control.throttle(engine, found, limit_bytes_per_second)
+    limit = limit_bytes_per_second
+    terminal.say("No limit." if limit is None else f"Limited to {human_bytes(limit)}/s, within seconds.")
+    terminal.document({"run_id": str(found.run_id), "limit_bytes_per_second": limit})
+
+
+def _still_working(count: int) -> str:
+    """What to say of workers that have not heard yet."""
+    return (
+        f"{count} workers have not stopped yet; their jobs wait again at the end of their leases. "
+        if count
+        else ""
+    )
 
 
 @app.command("status", epilog=_epilog("producer status latest"))

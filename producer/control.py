@@ -1,4 +1,8 @@
-"""Holding the reins of a run: letting a paused one go on. Knows no work."""
+"""Holding the reins of a run: hold it, let it go on, stop it for good, try the failed ones again, slow it. Knows no work."""
+
+import threading
+import time
+from collections.abc import Sequence
 
 from sqlalchemy import Engine
 
@@ -10,18 +14,106 @@ from worker.errors import UsageError
 from worker.messages import RunState
 from worker.settings import Settings
 
+HELD = "held by the operator"
+CANCELLED = "cancelled by the operator"
 
-def resume(settings: Settings, engine: Engine, run: Run) -> int:
-    """Let a paused run go on and send its waiting jobs again; how many. Twice is harmless: a job is taken once.
+_ACKNOWLEDGED_WITHIN_S = 10.0
+_POLL_S = 0.1
+_ENDED = {RunState.FINISHED, RunState.CANCELLED}
+
+
+def pause(engine: Engine, run: Run) -> int:
+    """Hold a run. Its workers hand their jobs back at their next chance, which takes a few seconds and is waited for; how
+    many have not by then (a stopped worker's job waits again when its lease is over). Twice is harmless.
 
     Raises `UsageError` for a run that has ended.
     """
-    if run.state in {RunState.FINISHED, RunState.CANCELLED}:
-        raise UsageError(f"Run {run.run_id} is {run.state.value}; there is nothing to go on with")
+    _refuse_ended(run, "hold")
+    with engine.begin() as conn:
+        ledger.pause_run(conn, run.run_id, HELD)
+    return _wait_for_workers(engine, run)
+
+
+def cancel(engine: Engine, run: Run) -> int:
+    """Stop a run for good: what waits ends as cancelled, what runs does so at its next chance; how many have not within
+    seconds. What was converted stays converted. Raises `UsageError` for a run that has ended.
+    """
+    _refuse_ended(run, "cancel")
+    with engine.begin() as conn:
+        ledger.cancel_run(conn, run.run_id, CANCELLED)
+    return _wait_for_workers(engine, run)
+
+
+def resume(settings: Settings, engine: Engine, run: Run) -> int:
+    """Let a run go on and send its waiting jobs again; how many. Twice is harmless: a job is taken once.
+
+    For a held run, and for one whose producer died before it had sent all jobs. Raises `UsageError` for a run that has ended.
+    """
+    _refuse_ended(run, "go on with")
     broker.check(settings)
     with engine.begin() as conn:
-        waiting = ledger.resume_run(conn, run.run_id)
+        ledger.resume_run(conn, run.run_id)
+    return _send_waiting(settings, engine, run)
+
+
+def retry(
+    settings: Settings,
+    engine: Engine,
+    run: Run,
+    *,
+    error_class: str | None = None,
+    project_ids: Sequence[int] = (),
+) -> int:
+    """Queue failed jobs again, all or those chosen; how many. Those of a held run wait until it goes on.
+
+    Raises `UsageError` for a cancelled run, and when nothing that failed is chosen.
+    """
+    if run.state is RunState.CANCELLED:
+        raise UsageError(f"Run {run.run_id} is cancelled; open a new one: producer enqueue")
+    broker.check(settings)
+    with engine.begin() as conn:
+        count = ledger.retry_failed(
+            conn, run.run_id, error_class=error_class, project_ids=list(project_ids) or None
+        )
+    if not count:
+        raise UsageError(f"Nothing that was chosen has failed in run {run.run_id}")
+    if run.state is not RunState.PAUSED:
+        _send_waiting(settings, engine, run)
+    return count
+
+
+def throttle(engine: Engine, run: Run, bytes_per_second: int | None) -> None:
+    """Let all workers of a run together read so many bytes a second from now on; None takes the limit away.
+
+    Raises `UsageError` for a run that has ended.
+    """
+    _refuse_ended(run, "slow")
+    with engine.begin() as conn:
+        ledger.limit_run(conn, run.run_id, bytes_per_second)
+
+
+def _refuse_ended(run: Run, what: str) -> None:
+    if run.state in _ENDED:
+        raise UsageError(f"Run {run.run_id} is {run.state.value}; there is nothing to {what}")
+
+
+def _send_waiting(settings: Settings, engine: Engine, run: Run) -> int:
+    with engine.connect() as conn:
+        waiting = ledger.waiting(conn, run.run_id)
     send_jobs(settings, engine, run.verb, run.run_id, waiting)
     with engine.begin() as conn:
+        ledger.start_run(conn, run.run_id)
         ledger.finish_run_if_ended(conn, run.run_id)
     return len(waiting)
+
+
+def _wait_for_workers(engine: Engine, run: Run) -> int:
+    """Wait until no worker has a job of the run, a few seconds at most; how many still have."""
+    deadline = time.monotonic() + _ACKNOWLEDGED_WITHIN_S
+    pause_between = threading.Event()
+    while True:
+        with engine.connect() as conn:
+            live = ledger.progress(conn, run.run_id).live
+        if not live or time.monotonic() > deadline:
+            return live
+        pause_between.wait(_POLL_S)

@@ -61,6 +61,7 @@ def enqueue(
     project_ids: Sequence[int] = (),
     exclude: Sequence[int] = (),
     limit: int | None = None,
+    limit_bytes_per_second: int | None = None,
 ) -> Opened:
     """Open a migration run over the legacy projects, all or those chosen, and send its jobs.
 
@@ -87,6 +88,7 @@ def enqueue(
         jobs=jobs,
         left_out=left_out,
         options={"project_ids": list(project_ids), "exclude": list(exclude), "limit": limit},
+        limit_bytes_per_second=limit_bytes_per_second,
     )
     return replace(opened, of_other_type=of_other_type)
 
@@ -100,6 +102,7 @@ def open_run(
     jobs: Sequence[NewJob],
     left_out: Sequence[LeftOut],
     options: Mapping[str, Any],
+    limit_bytes_per_second: int | None = None,
 ) -> Opened:
     """Write a run and its jobs, commit, then send one message for each waiting job.
 
@@ -110,7 +113,14 @@ def open_run(
     left_out = [*left_out, *(_left_out(job.skipped) for job in jobs if job.skipped)]
     selection = {"options": dict(options), "left_out": [_as_json(one) for one in left_out]}
     with engine.begin() as conn:
-        ledger.open_run(conn, run_id, verb, dry_run=dry_run, selection=selection)
+        ledger.open_run(
+            conn,
+            run_id,
+            verb,
+            dry_run=dry_run,
+            selection=selection,
+            limit_bytes_per_second=limit_bytes_per_second,
+        )
         ledger.add_jobs(conn, run_id, jobs)
     try:
         send_jobs(settings, engine, verb, run_id, jobs)

@@ -222,8 +222,7 @@ def start_worker(env: Mapping[str, str], *, name: str, concurrency: int, log_fil
         [sys.executable, "-m", "celery", "-A", "worker.app", "worker", *options],
         log_file=log_file,
         on_parent_death=signal.SIGKILL,
-        # Celery's default for SIGTERM is to wait for the running tasks, which may take hours.
-        env={"REMAP_SIGTERM": "SIGQUIT", **env},
+        env=env,
     )
 
 

@@ -6,17 +6,21 @@ from typing import Any
 from sqlalchemy import Engine
 
 from worker.db import ledger
-from worker.db.ledger import Run
+from worker.db.ledger import Progress, Run
+from worker.messages import RunState
+
+EXAMPLES = 10
+"""So many failed projects of each class are named; the report has them all."""
 
 
 def describe(engine: Engine, run: Run) -> dict[str, Any]:
-    """State, progress, who holds what, and what failed with its remedy."""
+    """State, progress, who holds what, and what failed with its remedy. A constant number of statements, whatever the size."""
     with engine.connect() as conn:
         progress = ledger.progress(conn, run.run_id)
-        jobs = ledger.jobs(conn, run.run_id)
+        holders = ledger.holders(conn, run.run_id)
+        retrying = ledger.retrying(conn, run.run_id, EXAMPLES)
+        failures = ledger.failures(conn, run.run_id, EXAMPLES) if progress.failed else []
     elapsed = ((run.finished_at or datetime.now(UTC)) - run.created_at).total_seconds()
-    rate = progress.bytes_done / elapsed if elapsed > 0 else 0.0
-    left = progress.bytes_total - progress.bytes_done
     return {
         **summary(run),
         "elapsed_s": round(elapsed, 1),
@@ -27,8 +31,13 @@ def describe(engine: Engine, run: Run) -> dict[str, Any]:
             "running": progress.running,
             "waiting": progress.jobs - progress.ended - progress.running,
         },
-        "bytes": {"total": progress.bytes_total, "done": progress.bytes_done, "per_second": round(rate)},
-        "eta_s": round(left / rate, 1) if rate and run.finished_at is None else None,
+        "bytes": {
+            "total": progress.bytes_total,
+            "done": progress.bytes_done,
+            "per_second": round(progress.bytes_done / elapsed) if elapsed > 0 else 0,
+            "limit_per_second": run.limit_bytes_per_second,
+        },
+        "eta_s": _eta_s(run, progress, elapsed),
         "holders": [
             {
                 "project_id": job.project_id,
@@ -37,25 +46,51 @@ def describe(engine: Engine, run: Run) -> dict[str, Any]:
                 "phase": job.phase,
                 "attempt": job.attempt,
                 "age_s": round(job.age_s, 1),
+                "lease_left_s": round(job.lease_left_s, 1),
                 "files_done": job.files_done,
+                "files_total": job.files_total,
                 "bytes_done": job.bytes_done,
                 "bytes_total": job.bytes_total,
             }
-            for job in jobs
-            if job.state == "running"
+            for job in holders
         ],
-        "failures": [
+        "retrying": [
             {
                 "project_id": job.project_id,
                 "project_name": job.project_name,
-                "error_class": job.error_class,
-                "error": job.error,
-                "remedy": job.outcome["remedy"],
+                "reason": job.reason,
+                "retries": job.retries,
+                "wait_s": round(job.wait_s, 1),
             }
-            for job in jobs
-            if job.state == "failed"
+            for job in retrying
         ],
+        "failures": [
+            {
+                "error_class": row.error_class,
+                "count": row.jobs,
+                "remedy": row.remedy,
+                "examples": row.examples,
+            }
+            for row in failures
+        ],
+        "incidents": {
+            "leases_run_out": progress.crashes,
+            "attempts_fenced": progress.fenced,
+            "retries": progress.retries,
+        },
     }
+
+
+def _eta_s(run: Run, progress: Progress, elapsed: float) -> float | None:
+    """Seconds until the end at the pace so far, by bytes where they are known, else by projects; None where nobody can say."""
+    if run.state is not RunState.RUNNING or elapsed <= 0:
+        return None
+    done, total = (
+        (progress.bytes_done, progress.bytes_total)
+        if progress.bytes_total
+        else (progress.ended, progress.jobs)
+    )
+    return round((total - done) * elapsed / done, 1) if done else None
 
 
 def summary(run: Run) -> dict[str, Any]:

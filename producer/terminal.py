@@ -146,15 +146,31 @@ def status_lines(status: Mapping[str, Any]) -> Iterator[str]:
         f"{projects['waiting']} waiting, {projects['failed']} failed"
     )
     eta = f", about {human_duration(status['eta_s'])} left" if status["eta_s"] is not None else ""
+    if size["limit_per_second"] is not None:
+        eta += f", limited to {human_bytes(size['limit_per_second'])}/s"
     yield f"{human_bytes(size['done'])} of {human_bytes(size['total'])}, {human_bytes(size['per_second'])}/s{eta}"
     for holder in status["holders"]:
         yield (
             f"  {escape(holder['worker'])}: project {holder['project_id']} {escape(holder['project_name'] or '')}, "
             f"{escape(holder['phase'] or '')}, {human_bytes(holder['bytes_done'])}, {human_duration(holder['age_s'])}"
         )
-    for failure in status["failures"][:_ROWS]:
-        yield f"[red]failed[/] project {failure['project_id']}: {escape(failure['error'] or '')}"
-        yield f"       [dim]{escape(failure['remedy'] or '')}[/]"
+    for job in status["retrying"]:
+        yield (
+            f"  [yellow]tries again[/] in {human_duration(job['wait_s'])}: project {job['project_id']}, "
+            f"{escape(job['reason'] or '')}"
+        )
+    for failure in status["failures"]:
+        yield f"[red]failed[/] {failure['count']} with {failure['error_class']}: {escape(failure['remedy'] or '')}"
+        for one in failure["examples"]:
+            yield f"       project {one['project_id']}: {escape(one['error'] or '')}"
+        if failure["count"] > len(failure["examples"]):
+            yield f"       … and {failure['count'] - len(failure['examples'])} more"
+    incidents = status["incidents"]
+    if any(incidents.values()):
+        yield (
+            f"[dim]leases run out: {incidents['leases_run_out']}, attempts that came too late: "
+            f"{incidents['attempts_fenced']}, jobs tried again: {incidents['retries']}[/]"
+        )
 
 
 def runs_table(runs: Sequence[Mapping[str, Any]]) -> Table:

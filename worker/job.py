@@ -214,7 +214,7 @@ def _try_later(tools: Tools, lease: leases.Lease, error: TransientError) -> None
     """Each time after a longer wait, and not all at the same moment."""
     wait_s = min(_LONGEST_WAIT_S, 2.0**lease.retries) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
     _log.warning("trying_later", reason=str(error), wait_s=round(wait_s, 1), retry=lease.retries + 1)
-    _write(tools, lambda conn: leases.hand_back(conn, lease, retry_in_s=wait_s))
+    _write(tools, lambda conn: leases.hand_back(conn, lease, retry_in_s=wait_s, reason=str(error)))
 
 
 def _hold_the_run(tools: Tools, lease: leases.Lease, error: StoreStoppedError) -> None:

@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import re
 import sys
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +15,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from worker.errors import SettingsError
+from worker.sizes import parse_bytes
 
 STACK_FILE = Path(".state/stack.env")
 """Where `producer up` leaves the addresses of the running local stack, below the working directory."""
@@ -23,7 +23,6 @@ STACK_FILE = Path(".state/stack.env")
 STACK_LOCK = STACK_FILE.with_name("stack.lock")
 """Locked for as long as that stack lives."""
 
-_SUFFIXES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _EXPECTED = {
     "database_url": "postgresql://USER:PASSWORD@HOST:PORT/DATABASE",
     "redis_url": "redis://:PASSWORD@HOST:PORT/0 or rediss://…",
@@ -45,10 +44,7 @@ def _parse_bytes_per_second(value: Any) -> Any:
         return value
     if not value.strip():
         return None
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?)\s*", value.upper())
-    if match is None:
-        raise ValueError(value)
-    return int(float(match[1]) * _SUFFIXES[match[2]])
+    return parse_bytes(value)
 
 
 class Settings(BaseSettings):

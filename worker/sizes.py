@@ -1,5 +1,8 @@
 """Numbers as people read them. Knows nothing of what they count."""
 
+import re
+
+_SUFFIXES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
 
 
@@ -19,3 +22,12 @@ def human_duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def parse_bytes(text: str) -> int:
+    """`500M` as a number of bytes, suffixes of 1024; raises `ValueError` for anything else, and for less than one byte."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?)\s*", text.upper())
+    size = int(float(match[1]) * _SUFFIXES[match[2]]) if match is not None else 0
+    if size < 1:
+        raise ValueError(text)
+    return size

@@ -135,19 +135,22 @@ def renew_lease(
     )
 
 
-def hand_back(conn: Connection, lease: Lease, *, retry_in_s: float | None = None) -> None:
-    """Give a job up so that it waits again: at once, or, when it met something passing, not before `retry_in_s`.
+def hand_back(
+    conn: Connection, lease: Lease, *, retry_in_s: float | None = None, reason: str | None = None
+) -> None:
+    """Give a job up so that it waits again: at once, or, when it met something passing, which `reason` says, not before
+    `retry_in_s`.
 
     Raises `LeaseLostError` when the job is not ours any more.
     """
     result = conn.execute(
         text("""
             update migration_jobs
-            set state = 'queued', lease_until = null, phase = null, sent_at = null,
+            set state = 'queued', lease_until = null, phase = :reason, sent_at = null,
                 retries = retries + (cast(:retry_in_s as float8) is not null)::integer,
                 not_before = clock_timestamp() + make_interval(secs => :retry_in_s)
             where run_id = :run_id and project_id = :project_id and attempt = :attempt and state = 'running'"""),
-        _held(lease) | {"retry_in_s": retry_in_s},
+        _held(lease) | {"retry_in_s": retry_in_s, "reason": _storable(reason)},
     )
     if result.rowcount != 1:
         raise LeaseLostError(

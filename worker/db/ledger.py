@@ -13,6 +13,8 @@ from sqlalchemy.engine import Row
 from worker.errors import UsageError
 from worker.messages import JobRef, JobState, Outcome, RunState, Verb
 
+_OPEN = {JobState.QUEUED, JobState.RUNNING}
+
 _LOST_AFTER_S = 30.0
 """How long a message may be on its way before it counts as lost."""
 
@@ -29,6 +31,7 @@ class Run:
     created_at: datetime
     finished_at: datetime | None
     paused_because: str | None
+    limit_bytes_per_second: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +59,9 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a run is, counted from its jobs. `live` counts jobs under a lease that has not run out."""
+    """How far a run is, counted from its jobs. `live` counts jobs under a lease that has not run out, `crashes` leases that
+    did, `fenced` attempts that came too late, `retries` jobs handed back for something passing.
+    """
 
     state: RunState
     jobs: int
@@ -66,20 +71,35 @@ class Progress:
     live: int
     bytes_total: int
     bytes_done: int
+    retries: int = 0
+    crashes: int = 0
+    fenced: int = 0
 
 
 # Runs -----------------------------------------------------------------------------------------------------------------
 
 
 def open_run(
-    conn: Connection, run_id: uuid.UUID, verb: Verb, *, dry_run: bool, selection: Mapping[str, Any]
+    conn: Connection,
+    run_id: uuid.UUID,
+    verb: Verb,
+    *,
+    dry_run: bool,
+    selection: Mapping[str, Any],
+    limit_bytes_per_second: int | None = None,
 ) -> None:
     """Write a new run, planned."""
     conn.execute(
         text("""
-            insert into migration_runs (run_id, verb, dry_run, selection)
-            values (:run_id, :verb, :dry_run, cast(:selection as jsonb))"""),
-        {"run_id": run_id, "verb": verb, "dry_run": dry_run, "selection": json.dumps(selection)},
+            insert into migration_runs (run_id, verb, dry_run, selection, limit_bytes_per_second)
+            values (:run_id, :verb, :dry_run, cast(:selection as jsonb), :limit)"""),
+        {
+            "run_id": run_id,
+            "verb": verb,
+            "dry_run": dry_run,
+            "selection": json.dumps(selection),
+            "limit": limit_bytes_per_second,
+        },
     )
 
 
@@ -197,14 +217,62 @@ def pause_run(conn: Connection, run_id: uuid.UUID, reason: str) -> None:
     )
 
 
-def resume_run(conn: Connection, run_id: uuid.UUID) -> list[NewJob]:
-    """Let a held run go on; its waiting jobs, whose messages may have come to nothing meanwhile."""
+def resume_run(conn: Connection, run_id: uuid.UUID) -> None:
+    """Let a held run go on. Its waiting jobs need new messages: the old ones may have come to nothing meanwhile."""
     conn.execute(
         text("""
             update migration_runs set state = 'running', paused_because = null
             where run_id = :run_id and state = 'paused'"""),
         {"run_id": run_id},
     )
+    conn.execute(
+        text("update migration_jobs set sent_at = null where run_id = :run_id and state = 'queued'"),
+        {"run_id": run_id},
+    )
+
+
+def retry_failed(
+    conn: Connection,
+    run_id: uuid.UUID,
+    *,
+    error_class: str | None = None,
+    project_ids: Sequence[int] | None = None,
+) -> int:
+    """Let failed jobs wait again, all or some, as if they had never been tried; how many. A finished run runs again."""
+    result = conn.execute(
+        text("""
+            update migration_jobs
+            set state = 'queued', outcome = null, error_class = null, error = null, finished_at = null, sent_at = null,
+                retries = 0, crashes = 0, queued_at = clock_timestamp()
+            where run_id = :run_id and state = 'failed'
+              and (cast(:error_class as text) is null or error_class = :error_class)
+              and (cast(:project_ids as integer[]) is null or project_id = any(:project_ids))"""),
+        {
+            "run_id": run_id,
+            "error_class": error_class,
+            "project_ids": None if project_ids is None else list(project_ids),
+        },
+    )
+    if result.rowcount:
+        conn.execute(
+            text("""
+                update migration_runs set state = 'running', finished_at = null
+                where run_id = :run_id and state = 'finished'"""),
+            {"run_id": run_id},
+        )
+    return result.rowcount
+
+
+def limit_run(conn: Connection, run_id: uuid.UUID, bytes_per_second: int | None) -> None:
+    """How fast the run's workers together may read from now on; None: as fast as they can."""
+    conn.execute(
+        text("update migration_runs set limit_bytes_per_second = :limit where run_id = :run_id"),
+        {"run_id": run_id, "limit": bytes_per_second},
+    )
+
+
+def waiting(conn: Connection, run_id: uuid.UUID) -> list[NewJob]:
+    """The jobs of a run that wait for a worker, in the order of sending."""
     rows = conn.execute(
         text("""
             select project_id, project_name, path, sessions_total as sessions, files_total as files,
@@ -270,30 +338,78 @@ def runs(conn: Connection, limit: int) -> list[Run]:
 
 
 def progress(conn: Connection, run_id: uuid.UUID) -> Progress:
-    """Count the run's jobs."""
-    row = conn.execute(
-        text("""
-            select r.state, count(j.*) as jobs,
-                   count(*) filter (where j.outcome is not null) as ended,
-                   count(*) filter (where j.state = 'failed') as failed,
-                   count(*) filter (where j.state = 'running') as running,
-                   count(*) filter (where j.lease_until > clock_timestamp()) as live,
-                   coalesce(sum(j.bytes_total), 0)::bigint as bytes_total,
-                   coalesce(sum(case when j.outcome is null then least(j.bytes_done, coalesce(j.bytes_total, j.bytes_done))
-                                     else coalesce(j.bytes_total, 0) end), 0)::bigint as bytes_done
-            from migration_runs r left join migration_jobs j using (run_id)
-            where r.run_id = :run_id group by r.state"""),
-        {"run_id": run_id},
+    """Count the run's jobs: one pass over their rows, however many there are."""
+    run = conn.execute(
+        text("select state from migration_runs where run_id = :run_id"), {"run_id": run_id}
     ).one()
+    rows = conn.execute(
+        text("""
+            select state, count(*) as jobs, count(*) filter (where lease_until > clock_timestamp()) as live,
+                   coalesce(sum(bytes_total), 0)::bigint as bytes_total,
+                   coalesce(sum(least(bytes_done, coalesce(bytes_total, bytes_done))), 0)::bigint as bytes_done,
+                   sum(retries)::integer as retries, sum(crashes)::integer as crashes, sum(fenced)::integer as fenced
+            from migration_jobs where run_id = :run_id group by state"""),
+        {"run_id": run_id},
+    ).all()
+    of = {row.state: row for row in rows}
+    ended = [row for row in rows if row.state not in _OPEN]
     return Progress(
-        state=RunState(row.state),
-        jobs=row.jobs,
-        ended=row.ended,
-        failed=row.failed,
-        running=row.running,
-        live=row.live,
-        bytes_total=row.bytes_total,
-        bytes_done=row.bytes_done,
+        state=RunState(run.state),
+        jobs=sum(row.jobs for row in rows),
+        ended=sum(row.jobs for row in ended),
+        failed=of[JobState.FAILED].jobs if JobState.FAILED in of else 0,
+        running=of[JobState.RUNNING].jobs if JobState.RUNNING in of else 0,
+        live=sum(row.live for row in rows),
+        bytes_total=sum(row.bytes_total for row in rows),
+        # Whatever an ended job had is dealt with, also where it failed.
+        bytes_done=sum(row.bytes_total if row.state not in _OPEN else row.bytes_done for row in rows),
+        retries=sum(row.retries for row in rows),
+        crashes=sum(row.crashes for row in rows),
+        fenced=sum(row.fenced for row in rows),
+    )
+
+
+def holders(conn: Connection, run_id: uuid.UUID) -> list[Row[Any]]:
+    """The jobs that workers have right now: who, since when, how far."""
+    return list(
+        conn.execute(
+            text("""
+                select project_id, project_name, worker, phase, attempt, files_total, files_done, bytes_total, bytes_done,
+                       extract(epoch from clock_timestamp() - started_at)::float8 as age_s,
+                       extract(epoch from lease_until - clock_timestamp())::float8 as lease_left_s
+                from migration_jobs where run_id = :run_id and state = 'running' order by started_at"""),
+            {"run_id": run_id},
+        )
+    )
+
+
+def retrying(conn: Connection, run_id: uuid.UUID, limit: int) -> list[Row[Any]]:
+    """Jobs that met something passing and wait to be tried again."""
+    return list(
+        conn.execute(
+            text("""
+                select project_id, project_name, phase as reason, retries,
+                       greatest(0, extract(epoch from not_before - clock_timestamp()))::float8 as wait_s
+                from migration_jobs where run_id = :run_id and state = 'queued' and not_before is not null
+                order by not_before limit :limit"""),
+            {"run_id": run_id, "limit": limit},
+        )
+    )
+
+
+def failures(conn: Connection, run_id: uuid.UUID, examples: int) -> list[Row[Any]]:
+    """What failed, by class, most frequent first: how many, what to do, and the first few."""
+    return list(
+        conn.execute(
+            text("""
+                select error_class, count(*) as jobs, min(outcome->>'remedy') as remedy,
+                       (array_agg(jsonb_build_object('project_id', project_id, 'project_name', project_name, 'error', error)
+                                  order by project_id) filter (where number <= :examples)) as examples
+                from (select *, row_number() over (partition by error_class order by project_id) as number
+                      from migration_jobs where run_id = :run_id and state = 'failed') as failed
+                group by error_class order by jobs desc, error_class"""),
+            {"run_id": run_id, "examples": examples},
+        )
     )
 
 
@@ -359,4 +475,5 @@ def _run(row: Row[Any]) -> Run:
         created_at=row.created_at,
         finished_at=row.finished_at,
         paused_because=row.paused_because,
+        limit_bytes_per_second=row.limit_bytes_per_second,
     )
