@@ -8,12 +8,8 @@ from celery.signals import setup_logging, worker_shutting_down
 
 from worker import log, stopping
 from worker import settings as settings_module
+from worker.messages import QUEUE
 from worker.settings import Settings
-
-MIGRATE_TASK = "worker.tasks.migrate_project"
-ROLLBACK_TASK = "worker.tasks.rollback_project"
-VERIFY_TASK = "worker.tasks.verify_project"
-QUEUE = "label_migration"
 
 _WEEK_S = 7 * 86_400
 _PATIENCE_S = 30

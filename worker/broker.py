@@ -5,23 +5,22 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import redis
-from kombu.exceptions import OperationalError
-
-from worker.app import MIGRATE_TASK, QUEUE, ROLLBACK_TASK, VERIFY_TASK, create_app
 from worker.errors import BrokerUnavailableError
-from worker.messages import JobRef, Verb
+from worker.messages import QUEUE, JobRef, Verb
 from worker.settings import Settings
 from worker.sizes import human_bytes
+
+if TYPE_CHECKING:
+    import redis
+    from celery import Celery
 
 _TIMEOUT_S = 5
 _BATCH = 500
 _PING_S = 1.0
 _EPOCH_KEY = "label_migrator:epoch"
-_TASKS = {Verb.MIGRATE: MIGRATE_TASK, Verb.ROLLBACK: ROLLBACK_TASK, Verb.VERIFY: VERIFY_TASK}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,11 +67,11 @@ def send(settings: Settings, messages: Sequence[Message]) -> None:
 
     Raises `BrokerUnavailableError` within seconds when the broker goes away; a part may have been sent then.
     """
-    app = create_app(settings, with_results=False)
+    app = _app(settings, with_results=False)
     with _in_our_words(settings), app.producer_or_acquire() as producer, producer.batch(_BATCH):
         for message in messages:
             app.send_task(
-                _TASKS[message.verb],
+                message.verb.task,
                 args=(str(message.ref.run_id), message.ref.project_id),
                 task_id=message.ref.task_id,
                 producer=producer,
@@ -84,7 +83,7 @@ def send(settings: Settings, messages: Sequence[Message]) -> None:
 
 def workers_online(settings: Settings) -> list[str]:
     """The names of the workers that answer within a second; empty when nobody does."""
-    app = create_app(settings, with_results=False)
+    app = _app(settings, with_results=False)
     with _in_our_words(settings):
         replies: list[dict[str, Any]] = app.control.ping(timeout=_PING_S) or []
     return sorted(name for reply in replies for name in reply)
@@ -97,7 +96,7 @@ def results(settings: Settings, refs: Iterable[JobRef]) -> dict[int, dict[str, A
     """
     wanted = list(refs)
     found: dict[int, dict[str, Any]] = {}
-    backend = create_app(settings).backend
+    backend = _app(settings).backend
     with _in_our_words(settings), _client(settings) as client:
         for start in range(0, len(wanted), _BATCH):
             part = wanted[start : start + _BATCH]
@@ -110,7 +109,16 @@ def results(settings: Settings, refs: Iterable[JobRef]) -> dict[int, dict[str, A
     return found
 
 
-def _client(settings: Settings) -> redis.Redis:
+def _app(settings: Settings, *, with_results: bool = True) -> "Celery":
+    # Celery and the broker's client take longer to import than most verbs to answer, and most ask nothing of the broker.
+    from worker.app import create_app  # noqa: PLC0415
+
+    return create_app(settings, with_results=with_results)
+
+
+def _client(settings: Settings) -> "redis.Redis":
+    import redis  # noqa: PLC0415 - as in _app
+
     return redis.Redis.from_url(
         settings.redis_url.get_secret_value(), socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S
     )
@@ -118,6 +126,9 @@ def _client(settings: Settings) -> redis.Redis:
 
 @contextmanager
 def _in_our_words(settings: Settings) -> Iterator[None]:
+    import redis  # noqa: PLC0415 - as in _app
+    from kombu.exceptions import OperationalError  # noqa: PLC0415
+
     try:
         yield
     except (redis.RedisError, OperationalError, OSError) as error:

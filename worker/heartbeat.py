@@ -55,7 +55,7 @@ class Heartbeat:
         self._lease = lease
         self._lease_s = lease_s
         self._stopping = stopping
-        self._throttle = Throttle(None)
+        self._throttle = Throttle(lease.bytes_per_second)
         self._stopped = threading.Event()
         self._has_news = threading.Event()
         self._renewed_at = time.monotonic()

@@ -10,6 +10,9 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass
 
+QUEUE = "label_migration"
+"""The one queue of the broker."""
+
 _STRICT = ConfigDict(extra="forbid")
 
 
@@ -19,6 +22,18 @@ class Verb(StrEnum):
     MIGRATE = "migrate"
     ROLLBACK = "rollback"
     VERIFY = "verify"
+
+    @property
+    def task(self) -> str:
+        """The name of the Celery task that does the verb's jobs."""
+        return f"worker.tasks.{_TASKS[self]}"
+
+
+_TASKS = {
+    Verb.MIGRATE: "migrate_project",
+    Verb.ROLLBACK: "rollback_project",
+    Verb.VERIFY: "verify_project",
+}
 
 
 class JobState(StrEnum):

@@ -11,10 +11,9 @@ from celery.exceptions import Ignore
 
 from worker import settings as settings_module
 from worker import stopping
-from worker.app import MIGRATE_TASK, ROLLBACK_TASK, VERIFY_TASK
 from worker.db import engine
 from worker.job import Tools
-from worker.messages import JobRef, Outcome, Status
+from worker.messages import JobRef, Outcome, Status, Verb
 from worker.migrate import migrate
 from worker.reaper import Reaper
 from worker.rollback import rollback
@@ -26,7 +25,7 @@ class JobFailedError(Exception):
     """How Celery learns that a job failed: one line for Flower. The whole outcome is in the ledger."""
 
 
-@shared_task(name=MIGRATE_TASK, bind=True, throws=(JobFailedError,))
+@shared_task(name=Verb.MIGRATE.task, bind=True, throws=(JobFailedError,))
 def migrate_project(self: Task, run_id: str, project_id: int) -> dict[str, Any]:
     """Migrate one legacy project, or rehearse it if the run is a dry run; the outcome as JSON.
 
@@ -37,7 +36,7 @@ def migrate_project(self: Task, run_id: str, project_id: int) -> dict[str, Any]:
     return _result(migrate(_tools(os.getpid()), ref, self.request.hostname))
 
 
-@shared_task(name=ROLLBACK_TASK, bind=True, throws=(JobFailedError,))
+@shared_task(name=Verb.ROLLBACK.task, bind=True, throws=(JobFailedError,))
 def rollback_project(self: Task, run_id: str, project_id: int) -> dict[str, Any]:
     """Take one migrated project back, or rehearse it; the outcome as JSON.
 
@@ -48,7 +47,7 @@ def rollback_project(self: Task, run_id: str, project_id: int) -> dict[str, Any]
     return _result(rollback(_tools(os.getpid()), ref, self.request.hostname))
 
 
-@shared_task(name=VERIFY_TASK, bind=True, throws=(JobFailedError,))
+@shared_task(name=Verb.VERIFY.task, bind=True, throws=(JobFailedError,))
 def verify_project(self: Task, run_id: str, project_id: int) -> dict[str, Any]:
     """Prove that one migrated project's sessions read as before; the outcome as JSON. Writes nothing but its outcome."""
     ref = JobRef(run_id=uuid.UUID(run_id), project_id=project_id)

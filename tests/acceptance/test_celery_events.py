@@ -9,8 +9,8 @@ from sqlalchemy import text
 
 from tests.conftest import Site
 from tests.estate import make_project, record_session
-from worker.app import MIGRATE_TASK, create_app
-from worker.messages import JobRef
+from worker.app import create_app
+from worker.messages import JobRef, Verb
 
 pytestmark = pytest.mark.stack
 
@@ -96,7 +96,7 @@ def test_each_project_is_one_task_with_readable_arguments(shared_site: Site):
         assert len(tasks[task_id]) == 4
         size = "" if project is gone else f" · {sizes[project.project_id]} bytes"
         for kind in ("task-sent", "task-received"):
-            assert kinds[kind]["name"] == MIGRATE_TASK == "worker.tasks.migrate_project"
+            assert kinds[kind]["name"] == Verb.MIGRATE.task == "worker.tasks.migrate_project"
             assert kinds[kind]["args"] == f"project {project.project_id} · {project.name}{size}"
             assert kinds[kind]["kwargs"] == ""
         if project is gone:

@@ -12,9 +12,8 @@ from tests.conftest import Site
 from tests.worker.db.rows import at_once, expire, job_of, make_run, must_take, processes, set_run_state, take
 from tests.worker.trees import eventually
 from worker import broker
-from worker.app import QUEUE
 from worker.db import leases, ledger
-from worker.messages import JobRef, Outcome
+from worker.messages import QUEUE, JobRef, Outcome
 from worker.reaper import Reaper, reap
 
 pytestmark = pytest.mark.stack

@@ -21,8 +21,8 @@ MOST_CRASHES = 3
 class Lease:
     """The right to work on one job: valid while `attempt` is the job's number.
 
-    `busy_with` is another run that had the same project in hand when the lease was taken. `retries` counts how often the
-    job was handed back for something passing.
+    `busy_with` is another run that had the same project in hand when the lease was taken, `bytes_per_second` the job's
+    share of the run's limit then. `retries` counts how often the job was handed back for something passing.
     """
 
     ref: JobRef
@@ -36,6 +36,7 @@ class Lease:
     run_created_at: datetime
     retries: int = 0
     busy_with: uuid.UUID | None = None
+    bytes_per_second: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +80,11 @@ def take_lease(conn: Connection, ref: JobRef, worker: str, lease_s: float) -> Le
                        where other.project_id = j.project_id and other.run_id <> j.run_id
                          and other.state = 'running' and other.lease_until > clock_timestamp()
                          and their.verb = r.verb and r.verb <> 'verify' and not (r.dry_run or their.dry_run)
-                       limit 1) as busy_with"""),
+                       limit 1) as busy_with,
+                      r.limit_bytes_per_second / case when r.limit_bytes_per_second is not null then
+                          (select 1 + count(*) from migration_jobs live where live.run_id = j.run_id
+                           and live.project_id <> j.project_id and live.state = 'running'
+                           and live.lease_until > clock_timestamp()) end::float8 as bytes_per_second"""),
         {
             "run_id": ref.run_id,
             "project_id": ref.project_id,
@@ -184,7 +189,7 @@ def expired(conn: Connection, limit: int) -> list[Expired]:
         text("""
             select j.run_id, j.project_id, j.attempt, j.project_name, j.path, j.started_at, j.retries, j.worker,
                    j.crashes + 1 as crashes, r.state as run_state, r.verb, r.dry_run, r.selection,
-                   r.created_at as run_created_at, null as busy_with
+                   r.created_at as run_created_at, null as busy_with, null as bytes_per_second
             from migration_jobs j join migration_runs r using (run_id)
             where j.state = 'running' and j.lease_until < clock_timestamp()
             order by j.lease_until limit :limit for update of j skip locked"""),
@@ -282,4 +287,5 @@ def _lease(ref: JobRef, row: Row[Any]) -> Lease:
         run_created_at=row.run_created_at,
         retries=row.retries,
         busy_with=row.busy_with,
+        bytes_per_second=row.bytes_per_second,
     )

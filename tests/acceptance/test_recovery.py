@@ -1,0 +1,125 @@
+"""Whatever dies, sleeps or is told to go: real workers end the run, each project once, without an operator."""
+
+import os
+import signal
+import time
+
+import pytest
+import redis
+
+from tests.acceptance.slow import (
+    LEASE_S,
+    SLOW,
+    await_end,
+    await_work,
+    big_study,
+    child_of,
+    conversions,
+    enqueue,
+    holder,
+    jobs,
+    signal_all,
+    small_studies,
+    staged,
+)
+from tests.conftest import Site
+from tests.worker.trees import eventually
+
+pytestmark = [pytest.mark.stack, pytest.mark.slow]
+
+
+def test_another_worker_takes_the_job_of_one_that_was_killed_with_all_its_processes(site: Site):
+    number = big_study(site, "study", 1, 2)
+    with site.workers(2, LEASE_S=LEASE_S, BWLIMIT=SLOW) as workers:
+        enqueue(site)
+        job = await_work(site)
+        victim = holder(job, workers)
+        signal_all(victim, signal.SIGKILL)
+
+        (ended,) = await_end(site)
+
+    assert (ended["state"], ended["attempt"], ended["crashes"]) == ("done", 2, 1)
+    assert ended["worker"] != victim.name
+    assert conversions(site) == [number]
+    assert staged(site) == []
+
+
+def test_a_killed_child_costs_its_job_one_attempt(site: Site):
+    number = big_study(site, "study", 1)
+    with site.workers(1, LEASE_S=LEASE_S, BWLIMIT=SLOW) as (worker,):
+        enqueue(site)
+        await_work(site)
+        os.kill(child_of(worker), signal.SIGKILL)
+
+        (ended,) = await_end(site)
+
+    assert (ended["state"], ended["attempt"], ended["crashes"]) == ("done", 2, 1)
+    assert conversions(site) == [number]
+
+
+def test_a_worker_that_is_told_to_stop_hands_its_job_back_and_ends(site: Site):
+    number = big_study(site, "study", 1, 2, 3)
+    with site.workers(2, LEASE_S="60", BWLIMIT=SLOW) as workers:
+        enqueue(site)
+        leaving = holder(await_work(site), workers)
+        told_at = time.monotonic()
+        leaving.process.send_signal(signal.SIGTERM)
+        leaving.process.wait(30)
+        took_s = time.monotonic() - told_at
+
+        (ended,) = await_end(site)
+
+    assert took_s < 25, "hands its job back instead of waiting for its end, or for a timeout"
+    assert (ended["state"], ended["crashes"], ended["fenced"]) == ("done", 0, 0)
+    assert ended["worker"] != leaving.name
+    assert conversions(site) == [number]
+    assert staged(site) == []
+
+
+def test_a_worker_that_is_made_to_stop_hands_its_job_back_too(site: Site):
+    """SIGQUIT: its processes are made to exit after a few seconds, if they have not ended by then."""
+    big_study(site, "study", 1, 2, 3)
+    with site.workers(2, LEASE_S="60", BWLIMIT=SLOW) as workers:
+        enqueue(site)
+        leaving = holder(await_work(site), workers)
+        leaving.process.send_signal(signal.SIGQUIT)
+        leaving.process.wait(40)
+
+        (ended,) = await_end(site)
+
+    assert (ended["state"], ended["crashes"]) == ("done", 0)
+
+
+def test_a_sleeper_that_wakes_up_finds_its_job_done_by_another_and_changes_nothing(site: Site):
+    number = big_study(site, "study", 1)
+    with site.workers(2, LEASE_S=LEASE_S, BWLIMIT=SLOW) as workers:
+        enqueue(site)
+        sleeper = holder(await_work(site), workers)
+        signal_all(sleeper, signal.SIGSTOP)
+        time.sleep(2 * float(LEASE_S))
+        try:
+            eventually(lambda: jobs(site)[0]["worker"] != sleeper.name, "another has the job", within_s=30)
+        finally:
+            signal_all(sleeper, signal.SIGCONT)
+        (ended,) = await_end(site)
+        eventually(lambda: jobs(site)[0]["fenced"] == 1, "the sleeper has noticed", within_s=30)
+
+    assert (ended["state"], ended["attempt"], ended["crashes"]) == ("done", 2, 1)
+    assert conversions(site) == [number]
+    assert staged(site) == []
+
+
+def test_an_emptied_broker_costs_no_job(site: Site):
+    small_studies(site, 40)
+    with site.workers(2, LEASE_S=LEASE_S, BWLIMIT="40K"):
+        enqueue(site)
+        eventually(
+            lambda: sum(job["state"] == "done" for job in jobs(site)) >= 4, "some are done", within_s=30
+        )
+        with redis.Redis.from_url(site.redis_url) as client:
+            client.flushdb()
+
+        ended = await_end(site)
+
+    assert {job["state"] for job in ended} == {"done"}
+    assert len(conversions(site)) == 40
