@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.slow]
 
 
 def test_another_worker_takes_the_job_of_one_that_was_killed_with_all_its_processes(site: Site):
-    number = big_study(site, "study", 1, 2)
+    number = big_study(site, "study", 1, 2, 3, 4)
     with site.workers(2, LEASE_S=LEASE_S, BWLIMIT=SLOW) as workers:
         enqueue(site)
         job = await_work(site)
@@ -45,7 +45,7 @@ def test_another_worker_takes_the_job_of_one_that_was_killed_with_all_its_proces
 
 
 def test_a_killed_child_costs_its_job_one_attempt(site: Site):
-    number = big_study(site, "study", 1)
+    number = big_study(site, "study", 1, 2, 3, 4, 5)
     with site.workers(1, LEASE_S=LEASE_S, BWLIMIT=SLOW) as (worker,):
         enqueue(site)
         await_work(site)
@@ -58,7 +58,7 @@ def test_a_killed_child_costs_its_job_one_attempt(site: Site):
 
 
 def test_a_worker_that_is_told_to_stop_hands_its_job_back_and_ends(site: Site):
-    number = big_study(site, "study", 1, 2, 3)
+    number = big_study(site, "study", 1, 2, 3, 4)
     with site.workers(2, LEASE_S="60", BWLIMIT=SLOW) as workers:
         enqueue(site)
         leaving = holder(await_work(site), workers)
@@ -78,7 +78,7 @@ def test_a_worker_that_is_told_to_stop_hands_its_job_back_and_ends(site: Site):
 
 def test_a_worker_that_is_made_to_stop_hands_its_job_back_too(site: Site):
     """SIGQUIT: its processes are made to exit after a few seconds, if they have not ended by then."""
-    big_study(site, "study", 1, 2, 3)
+    big_study(site, "study", 1, 2, 3, 4)
     with site.workers(2, LEASE_S="60", BWLIMIT=SLOW) as workers:
         enqueue(site)
         leaving = holder(await_work(site), workers)
@@ -91,7 +91,7 @@ def test_a_worker_that_is_made_to_stop_hands_its_job_back_too(site: Site):
 
 
 def test_a_sleeper_that_wakes_up_finds_its_job_done_by_another_and_changes_nothing(site: Site):
-    number = big_study(site, "study", 1)
+    number = big_study(site, "study", 1, 2, 3, 4, 5)
     with site.workers(2, LEASE_S=LEASE_S, BWLIMIT=SLOW) as workers:
         enqueue(site)
         sleeper = holder(await_work(site), workers)
