@@ -94,6 +94,9 @@ comment on column migration_jobs.crashes is 'How many leases ran out: each time 
 alter table migration_jobs add column if not exists fenced integer not null default 0;
 comment on column migration_jobs.fenced is 'How many attempts found out that the job was not theirs any more, and changed nothing';
 create index if not exists migration_jobs_project on migration_jobs (project_id);
+-- What every worker asks for every few seconds, however many jobs wait.
+create index if not exists migration_jobs_running on migration_jobs (run_id) where state = 'running';
+create index if not exists migration_jobs_unsent on migration_jobs (run_id) where state = 'queued' and sent_at is null;
 create index if not exists migration_jobs_open on migration_jobs (run_id, state) where state in ('queued', 'running');
 
 create or replace function migration_check_arrow() returns trigger language plpgsql as $$

@@ -5,17 +5,19 @@ Every worker has one, and any number may look at the same rows: each takes what 
 
 import random
 import threading
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from worker import broker, log
 from worker.blobs.store import Store
-from worker.broker import Message
+from worker.broker import Condition, Message
 from worker.db import engine as engine_module
 from worker.db import leases, ledger
 from worker.db.leases import MOST_CRASHES, Expired
+from worker.db.ledger import Waiting
 from worker.errors import MigratorError, WorkerCrashedError
 from worker.messages import Outcome, RunState, Status
 from worker.settings import Settings
@@ -49,10 +51,11 @@ class Reaper:
             self._thread.join(1.0)
 
     def _run(self) -> None:
+        epoch: str | None = None
         # Not all workers at the same moment.
         while not self._stopped.wait(self._settings.reap_every_s * random.uniform(0.8, 1.2)):  # noqa: S311
             try:
-                reap(self._settings, self._engine)
+                epoch = reap(self._settings, self._engine, epoch)
             except (MigratorError, SQLAlchemyError) as error:
                 _log.warning("not_reaped", reason=str(error))
             except Exception:  # noqa: BLE001 - said with its trace
@@ -60,14 +63,28 @@ class Reaper:
                 _log.exception("not_reaped")
 
 
-def reap(settings: Settings, engine: Engine) -> None:
-    """Look once: leases that ran out, jobs without a message, runs that have ended. Twice, or at once, is harmless."""
+def reap(settings: Settings, engine: Engine, known_epoch: str | None = None) -> str:
+    """Look once: leases that ran out, jobs without a message, runs that have ended; the broker's epoch.
+
+    Waiting jobs that were sent are looked at only when the broker is not in the epoch that was known, or its queue is empty.
+    Twice, or at once, is harmless.
+    """
     while _requeue_expired(settings, engine) == _BATCH:
         pass
-    while _send_waiting(settings, engine) == _BATCH:
-        pass
+    condition = broker.condition(settings)
+    _send_all(settings, engine, condition, lambda conn: ledger.never_sent(conn, _BATCH))
+    if condition.epoch != known_epoch or condition.waiting == 0:
+        _send_all(
+            settings,
+            engine,
+            condition,
+            lambda conn: ledger.lost(
+                conn, condition.epoch, queue_is_empty=condition.waiting == 0, limit=_BATCH
+            ),
+        )
     with engine.begin() as conn:
         ledger.finish_ended_runs(conn)
+    return condition.epoch
 
 
 def _requeue_expired(settings: Settings, engine: Engine) -> int:
@@ -132,21 +149,23 @@ def _ended(dead: Expired, status: Status, reason: str) -> Outcome:
     )
 
 
-def _send_waiting(settings: Settings, engine: Engine) -> int:
-    """Send the messages of jobs that have none; how many. Sent and not noted, they are sent once more."""
-    condition = broker.condition(settings)
-    with engine.begin() as conn:
-        waiting = ledger.to_send(conn, condition.epoch, queue_is_empty=condition.waiting == 0, limit=_BATCH)
-        if waiting:
-            broker.send(
-                settings,
-                [
-                    Message(
-                        ref=job.ref, verb=job.verb, project_name=job.project_name, size_bytes=job.size_bytes
-                    )
-                    for job in waiting
-                ],
-            )
-            ledger.note_sent(conn, [job.ref for job in waiting], condition.epoch)
-            _log.info("sent_again", jobs=len(waiting))
-    return len(waiting)
+def _send_all(
+    settings: Settings,
+    engine: Engine,
+    condition: Condition,
+    find: Callable[[Connection], Sequence[Waiting]],
+) -> None:
+    """Send messages for all jobs that `find` finds, a batch at a time. Sent and not noted, they are sent once more."""
+    count = _BATCH
+    while count == _BATCH:
+        with engine.begin() as conn:
+            waiting = find(conn)
+            count = len(waiting)
+            if waiting:
+                broker.send(settings, [_message(job) for job in waiting])
+                ledger.note_sent(conn, [job.ref for job in waiting], condition.epoch)
+                _log.info("sent_again", jobs=count)
+
+
+def _message(job: Waiting) -> Message:
+    return Message(ref=job.ref, verb=job.verb, project_name=job.project_name, size_bytes=job.size_bytes)

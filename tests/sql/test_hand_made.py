@@ -71,7 +71,8 @@ def test_keys_and_indexes_that_are_there_are_not_made_twice(empty_database: Engi
         group by contype, conrelid, conkey having count(*) > 1
         union all
         select indrelid::regclass || ' index ' || cast(indkey as text) from pg_index
-        where indnkeyatts = 1 and not indisunique group by indrelid, indkey having count(*) > 1
+        where indnkeyatts = 1 and not indisunique
+        group by indrelid, indkey, pg_get_expr(indpred, indrelid) having count(*) > 1
     """)
 
     schema.apply(empty_database)

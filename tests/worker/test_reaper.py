@@ -13,14 +13,14 @@ from tests.worker.db.rows import at_once, expire, job_of, make_run, must_take, p
 from tests.worker.trees import eventually
 from worker import broker
 from worker.db import leases, ledger
-from worker.messages import QUEUE, JobRef, Outcome
+from worker.messages import QUEUE, JobRef, Outcome, Verb
 from worker.reaper import Reaper, reap
 
 pytestmark = pytest.mark.stack
 
 
 @pytest.fixture
-def look(site: Site) -> Callable[[], None]:
+def look(site: Site) -> Callable[[], object]:
     """Let a worker's parent look once."""
     return lambda: reap(site.settings, site.engine)
 
@@ -60,7 +60,7 @@ def run_state(engine: Engine, run_id: uuid.UUID) -> str:
 # Dead holders ---------------------------------------------------------------------------------------------------
 
 
-def test_the_job_of_a_dead_holder_waits_again_and_gets_a_message(site: Site, look: Callable[[], None]):
+def test_the_job_of_a_dead_holder_waits_again_and_gets_a_message(site: Site, look: Callable[[], object]):
     run_id = make_run(site.engine, [1, 2])
     sent(site, run_id, seconds_ago=0)
     must_take(site.engine, run_id, 1)
@@ -75,7 +75,7 @@ def test_the_job_of_a_dead_holder_waits_again_and_gets_a_message(site: Site, loo
     assert must_take(site.engine, run_id, 1).attempt == 2
 
 
-def test_a_holder_that_lives_keeps_its_job(site: Site, look: Callable[[], None]):
+def test_a_holder_that_lives_keeps_its_job(site: Site, look: Callable[[], object]):
     run_id = make_run(site.engine)
     lease = must_take(site.engine, run_id)
 
@@ -86,7 +86,7 @@ def test_a_holder_that_lives_keeps_its_job(site: Site, look: Callable[[], None])
         leases.hand_back(conn, lease)
 
 
-def test_the_sleeper_that_wakes_up_changes_nothing(site: Site, look: Callable[[], None]):
+def test_the_sleeper_that_wakes_up_changes_nothing(site: Site, look: Callable[[], object]):
     run_id = make_run(site.engine)
     lease = must_take(site.engine, run_id)
     expire(site.engine, run_id)
@@ -101,7 +101,7 @@ def test_the_sleeper_that_wakes_up_changes_nothing(site: Site, look: Callable[[]
     assert job_of(site.engine, run_id)["state"] == "queued"
 
 
-def test_a_job_that_killed_three_workers_fails_and_its_run_ends(site: Site, look: Callable[[], None]):
+def test_a_job_that_killed_three_workers_fails_and_its_run_ends(site: Site, look: Callable[[], object]):
     run_id = make_run(site.engine)
     for _ in range(leases.MOST_CRASHES):
         must_take(site.engine, run_id, worker="w7@there")
@@ -129,7 +129,7 @@ def test_the_third_holder_s_job_is_not_taken_over_by_a_message(site: Site):
     assert take(site.engine, run_id) is None
 
 
-def test_a_dead_holder_in_a_cancelled_run_ends_as_cancelled(site: Site, look: Callable[[], None]):
+def test_a_dead_holder_in_a_cancelled_run_ends_as_cancelled(site: Site, look: Callable[[], object]):
     run_id = make_run(site.engine)
     must_take(site.engine, run_id)
     expire(site.engine, run_id)
@@ -141,7 +141,7 @@ def test_a_dead_holder_in_a_cancelled_run_ends_as_cancelled(site: Site, look: Ca
     assert (job["state"], job["outcome"]["reason"]) == ("cancelled", "The run was cancelled")
 
 
-def test_a_dead_holder_in_a_held_run_waits_without_a_message(site: Site, look: Callable[[], None]):
+def test_a_dead_holder_in_a_held_run_waits_without_a_message(site: Site, look: Callable[[], object]):
     run_id = make_run(site.engine)
     must_take(site.engine, run_id)
     expire(site.engine, run_id)
@@ -153,7 +153,9 @@ def test_a_dead_holder_in_a_held_run_waits_without_a_message(site: Site, look: C
     assert messages(site) == 0
 
 
-def test_what_a_dead_attempt_had_in_staging_is_removed_and_nothing_else(site: Site, look: Callable[[], None]):
+def test_what_a_dead_attempt_had_in_staging_is_removed_and_nothing_else(
+    site: Site, look: Callable[[], object]
+):
     run_id = make_run(site.engine, [1, 2])
     must_take(site.engine, run_id, 1)
     expire(site.engine, run_id)
@@ -188,7 +190,7 @@ def test_of_many_parents_that_look_at_once_each_job_falls_to_one(site: Site):
 # Lost messages --------------------------------------------------------------------------------------------------
 
 
-def test_an_emptied_broker_gets_the_messages_of_all_that_waits(site: Site, look: Callable[[], None]):
+def test_an_emptied_broker_gets_the_messages_of_all_that_waits(site: Site, look: Callable[[], object]):
     run_id = make_run(site.engine, [1, 2, 3])
     sent(site, run_id, seconds_ago=0)
     must_take(site.engine, run_id, 1)
@@ -205,7 +207,7 @@ def test_an_emptied_broker_gets_the_messages_of_all_that_waits(site: Site, look:
 
 
 def test_a_message_that_was_lost_on_its_way_is_sent_again_when_the_queue_is_empty(
-    site: Site, look: Callable[[], None]
+    site: Site, look: Callable[[], object]
 ):
     run_id = make_run(site.engine, [1, 2])
     sent(site, run_id, seconds_ago=31)
@@ -218,7 +220,30 @@ def test_a_message_that_was_lost_on_its_way_is_sent_again_when_the_queue_is_empt
     assert messages(site) == 0, "these have just been sent"
 
 
-def test_a_message_that_waits_behind_others_is_not_sent_again(site: Site, look: Callable[[], None]):
+def test_jobs_whose_messages_are_in_the_queue_are_not_even_looked_at(site: Site):
+    """There may be a hundred thousand, and every worker looks every few seconds."""
+    waiting = make_run(site.engine, [1, 2])
+    epoch = reap(site.settings, site.engine)
+    sent(site, waiting, seconds_ago=0)
+    with site.engine.begin() as conn:
+        ledger.note_sent(conn, [JobRef(run_id=waiting, project_id=1)], "a life that is over")
+    broker.send(
+        site.settings,
+        [
+            broker.Message(
+                ref=JobRef(run_id=waiting, project_id=2), verb=Verb.MIGRATE, project_name="a", size_bytes=1
+            )
+        ],
+    )
+
+    reap(site.settings, site.engine, epoch)
+    assert messages(site) == 1
+
+    reap(site.settings, site.engine, "the epoch before")
+    assert messages(site) == 2
+
+
+def test_a_message_that_waits_behind_others_is_not_sent_again(site: Site, look: Callable[[], object]):
     first = make_run(site.engine, [1])
     sent(site, first, seconds_ago=3600)
     look()
@@ -232,7 +257,7 @@ def test_a_message_that_waits_behind_others_is_not_sent_again(site: Site, look: 
 
 @pytest.mark.parametrize(("age_s", "count"), [(0, 0), (31, 3)])
 def test_what_a_dead_producer_has_not_sent_is_sent_for_it(
-    site: Site, look: Callable[[], None], age_s: float, count: int
+    site: Site, look: Callable[[], object], age_s: float, count: int
 ):
     run_id = make_run(site.engine, [1, 2, 3], sent=False)
     with site.engine.begin() as conn:
@@ -247,7 +272,7 @@ def test_what_a_dead_producer_has_not_sent_is_sent_for_it(
     assert must_take(site.engine, run_id, 2).attempt == 1
 
 
-def test_a_job_that_was_handed_back_is_sent_at_once(site: Site, look: Callable[[], None]):
+def test_a_job_that_was_handed_back_is_sent_at_once(site: Site, look: Callable[[], object]):
     run_id = make_run(site.engine)
     lease = must_take(site.engine, run_id)
     with site.engine.begin() as conn:
@@ -259,7 +284,7 @@ def test_a_job_that_was_handed_back_is_sent_at_once(site: Site, look: Callable[[
 
 
 def test_a_job_that_met_something_passing_is_sent_when_its_time_has_come(
-    site: Site, look: Callable[[], None]
+    site: Site, look: Callable[[], object]
 ):
     run_id = make_run(site.engine)
     lease = must_take(site.engine, run_id)
@@ -278,7 +303,7 @@ def test_a_job_that_met_something_passing_is_sent_when_its_time_has_come(
 
 
 @pytest.mark.parametrize("state", ["paused", "cancelled", "finished"])
-def test_a_run_that_does_not_run_gets_no_messages(site: Site, look: Callable[[], None], state: str):
+def test_a_run_that_does_not_run_gets_no_messages(site: Site, look: Callable[[], object], state: str):
     run_id = make_run(site.engine, [1])
     sent(site, run_id, seconds_ago=3600, epoch="another")
     set_run_state(site.engine, run_id, state)
@@ -301,7 +326,9 @@ def test_of_many_parents_that_look_at_once_one_sends_a_message(site: Site):
 # Ends, and the thread -------------------------------------------------------------------------------------------
 
 
-def test_a_run_whose_last_worker_died_before_it_could_say_so_is_closed(site: Site, look: Callable[[], None]):
+def test_a_run_whose_last_worker_died_before_it_could_say_so_is_closed(
+    site: Site, look: Callable[[], object]
+):
     run_id = make_run(site.engine)
     with site.engine.begin() as conn:
         conn.execute(

@@ -153,29 +153,40 @@ def start_run(conn: Connection, run_id: uuid.UUID) -> None:
     )
 
 
-def to_send(conn: Connection, epoch: str, *, queue_is_empty: bool, limit: int) -> list[Waiting]:
-    """Waiting jobs that no message speaks of, largest first, locked until the transaction ends.
-
-    Their message went to an earlier life of the broker; or they were handed back; or their time has come; or whoever opened
-    the run died before he had sent them. Where the queue is empty, a job that still waits has lost its message on the way,
-    or somebody has just taken it out: half a minute later it is the former, and sending one too many is harmless.
+def never_sent(conn: Connection, limit: int) -> list[Waiting]:
+    """Waiting jobs that have no message, largest first, locked until the transaction ends: they were handed back, or their
+    time has come, or whoever opened the run died before he had sent them.
     """
+    return _waiting(
+        conn,
+        "j.sent_at is null and (j.attempt > 0 or j.queued_at < clock_timestamp() - :patience)",
+        {"limit": limit},
+    )
+
+
+def lost(conn: Connection, epoch: str, *, queue_is_empty: bool, limit: int) -> list[Waiting]:
+    """Waiting jobs whose message is lost, as `never_sent`. Looks at every waiting job: to be asked when there is a reason.
+
+    The message went to an earlier life of the broker. Or the queue is empty, and the job still waits: then it was lost on
+    its way, or somebody has just taken it out; half a minute later it is the former, and one too many is harmless.
+    """
+    return _waiting(
+        conn,
+        """j.sent_at is not null and (j.sent_epoch is distinct from :epoch
+                                       or :queue_is_empty and j.sent_at < clock_timestamp() - :patience)""",
+        {"limit": limit, "epoch": epoch, "queue_is_empty": queue_is_empty},
+    )
+
+
+def _waiting(conn: Connection, condition: str, values: dict[str, Any]) -> list[Waiting]:
     rows = conn.execute(
-        text("""
+        text(f"""
             select j.run_id, j.project_id, j.project_name, j.bytes_total as size_bytes, r.verb
             from migration_jobs j join migration_runs r using (run_id)
             where j.state = 'queued' and r.state in ('planned', 'running')
-              and coalesce(j.not_before <= clock_timestamp(), true)
-              and (j.sent_at is null and (j.attempt > 0 or j.queued_at < clock_timestamp() - :patience)
-                   or j.sent_at is not null and j.sent_epoch is distinct from :epoch
-                   or :queue_is_empty and j.sent_at < clock_timestamp() - :patience)
-            order by j.bytes_total desc nulls last, j.project_id limit :limit for update of j skip locked"""),
-        {
-            "epoch": epoch,
-            "queue_is_empty": queue_is_empty,
-            "limit": limit,
-            "patience": timedelta(seconds=_LOST_AFTER_S),
-        },
+              and coalesce(j.not_before <= clock_timestamp(), true) and {condition}
+            order by j.bytes_total desc nulls last, j.project_id limit :limit for update of j skip locked"""),  # noqa: S608 - constants
+        values | {"patience": timedelta(seconds=_LOST_AFTER_S)},
     )
     return [
         Waiting(
