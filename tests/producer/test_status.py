@@ -1,0 +1,134 @@
+"""What `producer status` says: counted from the ledger in a few statements, however big the run is."""
+
+import uuid
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, Engine, event, text
+
+from producer import status
+from producer.terminal import status_lines
+from tests.worker.db.rows import end, expire, make_run, must_take, outcome, set_run_state
+from worker.db import leases, ledger
+from worker.errors import DirectoryMissingError, SourceChangedError
+from worker.messages import JobRef, Status
+
+pytestmark = pytest.mark.stack
+
+
+def describe(engine: Engine, run_id: uuid.UUID) -> dict[str, Any]:
+    with engine.connect() as conn:
+        run = ledger.find_run(conn, str(run_id))
+    return status.describe(engine, run)
+
+
+def fail(
+    engine: Engine, run_id: uuid.UUID, number: int, kind: type[Exception] = DirectoryMissingError
+) -> None:
+    """Let a project's job fail as a worker does."""
+    end(
+        engine,
+        must_take(engine, run_id, number),
+        outcome(
+            number,
+            Status.FAILED,
+            error_class=kind.__name__,
+            error=f"wrong with {number}",
+            remedy=f"mend {kind.__name__}",
+        ),
+    )
+
+
+def test_every_job_is_counted_once_and_bytes_by_what_is_dealt_with(database: Engine):
+    run_id = make_run(database, range(1, 7), size_bytes=100)
+    end(database, must_take(database, run_id, 1))
+    fail(database, run_id, 2)
+    lease = must_take(database, run_id, 3)
+    with database.begin() as conn:
+        leases.renew_lease(conn, lease, 60, phase="hash", dataset_hash=None, files_done=1, bytes_done=40)
+
+    seen = describe(database, run_id)
+
+    assert seen["projects"] == {"total": 6, "ended": 2, "failed": 1, "running": 1, "waiting": 3}
+    assert (seen["bytes"]["total"], seen["bytes"]["done"]) == (600, 240)
+    (holder,) = seen["holders"]
+    assert (holder["project_id"], holder["worker"], holder["phase"]) == (3, "w", "hash")
+    assert (holder["bytes_done"], holder["bytes_total"]) == (40, 100)
+    assert 0 < holder["lease_left_s"] <= 60
+
+
+def test_failures_are_grouped_by_class_with_their_remedy_and_the_first_few(database: Engine):
+    count = status.EXAMPLES + 2
+    run_id = make_run(database, range(1, count + 2))
+    for number in range(1, count + 1):
+        fail(database, run_id, number)
+    fail(database, run_id, count + 1, SourceChangedError)
+
+    many, one = describe(database, run_id)["failures"]
+
+    assert (many["error_class"], many["count"], many["remedy"]) == (
+        "DirectoryMissingError",
+        count,
+        "mend DirectoryMissingError",
+    )
+    assert [example["project_id"] for example in many["examples"]] == list(range(1, status.EXAMPLES + 1))
+    assert many["examples"][0]["error"] == "wrong with 1"
+    assert (one["error_class"], one["count"]) == ("SourceChangedError", 1)
+
+
+def test_jobs_that_are_tried_again_and_incidents_are_told(database: Engine):
+    run_id = make_run(database, [1, 2])
+    with database.begin() as conn:
+        lease = leases.take_lease(conn, JobRef(run_id=run_id, project_id=1), "w", 60)
+        assert lease is not None
+        leases.hand_back(conn, lease, retry_in_s=30, reason="the claim was lost")
+    must_take(database, run_id, 2)
+    expire(database, run_id)
+    late = must_take(database, run_id, 2)
+    with database.begin() as conn:
+        leases.note_fenced(conn, late)
+
+    seen = describe(database, run_id)
+
+    (waiting,) = seen["retrying"]
+    assert (waiting["project_id"], waiting["reason"], waiting["retries"]) == (1, "the claim was lost", 1)
+    assert 0 < waiting["wait_s"] <= 30
+    assert seen["incidents"] == {"leases_run_out": 1, "attempts_fenced": 1, "retries": 1}
+    told = "\n".join(status_lines(seen))
+    assert "the claim was lost" in told
+    assert "attempts that came too late: 1" in told
+
+
+@pytest.mark.parametrize(("state", "guessed"), [("running", True), ("paused", False), ("cancelled", False)])
+def test_the_end_is_guessed_only_for_a_run_that_runs(database: Engine, state: str, guessed: Any):
+    run_id = make_run(database, [1, 2], size_bytes=100)
+    end(database, must_take(database, run_id, 1))
+    set_run_state(database, run_id, state)
+
+    assert (describe(database, run_id)["eta_s"] is not None) is guessed
+
+
+def test_the_number_of_statements_does_not_grow_with_the_run(database: Engine):
+    def statements(run_id: uuid.UUID) -> int:
+        seen: list[str] = []
+
+        def note(_conn: Connection, _cursor: Any, statement: str, *_rest: Any) -> None:
+            seen.append(statement)
+
+        event.listen(database, "before_cursor_execute", note)
+        try:
+            describe(database, run_id)
+        finally:
+            event.remove(database, "before_cursor_execute", note)
+        return len(seen)
+
+    small, big = make_run(database, [1]), make_run(database, range(1, 2001))
+    with database.begin() as conn:
+        conn.execute(text("update migration_jobs set lease_until = clock_timestamp(), state = 'running'"))
+        conn.execute(
+            text(
+                "update migration_jobs set lease_until = null, state = 'failed', outcome = '{}', error_class = 'A'"
+            )
+        )
+
+    assert statements(small) == statements(big) <= 6
