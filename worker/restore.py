@@ -18,6 +18,7 @@ from worker.errors import (
     StoredBytesMismatchError,
 )
 from worker.scan import Roots, check_place
+from worker.throttle import Pace, unlimited
 
 _RENAME_NOREPLACE = 1
 _AT_FDCWD = -100
@@ -32,6 +33,7 @@ def restore_tree(
     attempt: str,
     roots: Roots,
     advance: Callable[[int, int], None],
+    pace: Pace = unlimited,
 ) -> bool:
     """Make the directory again as it was; False, with nothing changed, when something is at its path already.
 
@@ -47,7 +49,7 @@ def restore_tree(
         _remove_leftovers(building)
         os.mkdir(building, 0o700)
         try:
-            _fill(store, manifest, json.loads(zlib.decompress(attributes)), building, advance)
+            _fill(store, manifest, json.loads(zlib.decompress(attributes)), building, advance, pace)
             sync_file_system(building)
             return _publish(building, target)
         finally:
@@ -61,7 +63,12 @@ def restore_tree(
 
 
 def rehearse_restore(
-    store: Store, manifest: Manifest, legacy_path: str, roots: Roots, advance: Callable[[int, int], None]
+    store: Store,
+    manifest: Manifest,
+    legacy_path: str,
+    roots: Roots,
+    advance: Callable[[int, int], None],
+    pace: Pace = unlimited,
 ) -> None:
     """Raise what `restore_tree` would raise, as far as that can be told without writing: bytes, place, permission."""
     target = _target(legacy_path, roots)
@@ -73,7 +80,7 @@ def rehearse_restore(
             f"Cannot restore {printable(target)}: {printable(above)} cannot be written"
         )
     for file in {file.digest: file for file in manifest.files}.values():
-        for _ in _proved(store, file):
+        for _ in _proved(store, file, pace):
             pass
         advance(1, file.size_bytes)
 
@@ -105,6 +112,7 @@ def _fill(
     attributes: dict[str, Any],
     building: str,
     advance: Callable[[int, int], None],
+    pace: Pace,
 ) -> None:
     """Directories first, then files, then, deepest first, what would have hindered: modes and times of directories."""
     kept = list(zip(manifest.entries, attributes["entries"], strict=True))
@@ -113,7 +121,7 @@ def _fill(
             os.mkdir(f"{building}/{entry.path}", 0o700)
     for entry, kept_of_it in kept:
         if isinstance(entry, File):
-            _write_file(store, entry, f"{building}/{entry.path}", kept_of_it)
+            _write_file(store, entry, f"{building}/{entry.path}", kept_of_it, pace)
             advance(1, entry.size_bytes)
     for entry, kept_of_it in reversed(kept):
         if isinstance(entry, Directory):
@@ -121,19 +129,19 @@ def _fill(
     _set_attributes(building, attributes["root"])
 
 
-def _write_file(store: Store, file: File, target: str, attributes: Sequence[int]) -> None:
+def _write_file(store: Store, file: File, target: str, attributes: Sequence[int], pace: Pace) -> None:
     """Copy one blob, proving it on the way: a copy, never a link, because the application rewrites legacy files."""
     with open(target, "xb") as copy:
-        copy.writelines(_proved(store, file))
+        copy.writelines(_proved(store, file, pace))
     _set_attributes(target, attributes)
 
 
-def _proved(store: Store, file: File) -> Iterator[memoryview]:
+def _proved(store: Store, file: File, pace: Pace) -> Iterator[memoryview]:
     """A blob's bytes; raises `StoredBytesMismatchError`, at the end at the latest, unless they are those of its digest."""
     blob = store.blob_path(file.digest)
     hasher = new_hasher(store.algorithm)
     try:
-        for chunk in read_chunks(blob, Signature.of(os.lstat(blob)), new_buffer()):
+        for chunk in read_chunks(blob, Signature.of(os.lstat(blob)), new_buffer(), pace):
             hasher.update(chunk)
             yield chunk
     except (EntryUnreadableError, SourceChangedError, FileNotFoundError) as error:

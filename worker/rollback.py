@@ -90,10 +90,10 @@ def _rebuild(job: Job, conversion: Conversion, manifest: Manifest) -> bool:
     """Rebuild one directory, or rehearse it; False when something came to its place meanwhile."""
     path, roots, advance = conversion.legacy_path, job.tools.roots, job.heartbeat.advance
     if job.lease.dry_run:
-        rehearse_restore(job.store, manifest, path, roots, advance)
+        rehearse_restore(job.store, manifest, path, roots, advance, job.pace)
         return True
     attributes = conversion.tree_attributes
-    return restore_tree(job.store, manifest, attributes, path, job.attempt_name, roots, advance)
+    return restore_tree(job.store, manifest, attributes, path, job.attempt_name, roots, advance, job.pace)
 
 
 def _gone_around(job: Job, conversion: Conversion) -> list[Conversion]:
