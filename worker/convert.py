@@ -122,8 +122,8 @@ def convert(
     """Turn the project into one that refers to the dataset, and end its job, in one transaction.
 
     Locks, in this order: the dataset's row, the project's row, its sessions; for the latter two it gives way to people.
-    `create_at` is the published tree when the caller holds the claim and the dataset's row may have to be made; None
-    means the row must be there (`DatasetGoneError` otherwise). Raises `NothingToDoError` for a project that is gone or converted, `ProjectChangedError` for one with
+    `create_at` is the published tree of a dataset that has no row yet; the caller holds its claim (`ClaimLostError` when the
+    row is there after all). None means the row must be there (`DatasetGoneError` otherwise). Raises `NothingToDoError` for a project that is gone or converted, `ProjectChangedError` for one with
     another path, `LeaseLostError` when the job has another holder. A crash anywhere leaves the project as it was.
     """
     return when_free(lambda: _convert(engine, lease, tree, outcome, create_at, store_root))
@@ -138,21 +138,20 @@ def _convert(
     store_root: Path,
 ) -> Outcome:
     with engine.begin() as conn:
-        dataset = datasets.lock(conn, tree.manifest.digest)
-        created = dataset is None
-        if dataset is None:
-            if create_at is None:
-                raise DatasetGoneError(f"Dataset {tree.manifest.digest[:12]} is not there any more")
+        if create_at is not None:
             dataset = _add_dataset(conn, lease, tree, create_at, store_root)
-        projects.give_way(conn)
-        project = check_still_legacy(projects.lock(conn, lease.ref.project_id), lease, conn)
+        elif (locked := datasets.lock(conn, tree.manifest.digest)) is not None:
+            dataset = locked
+        else:
+            raise DatasetGoneError(f"Dataset {tree.manifest.digest[:12]} is not there any more")
+        project = check_still_legacy(projects.lock(conn, lease.ref.project_id, gives_way=True), lease, conn)
         rows = sessions.lock_of_project(conn, project.project_id)
         plan = plan_sessions(project.path or "", rows, tree)
         _write_rows(conn, lease, dataset, tree, plan)
         converted = outcome.with_changes(
             dataset_id=dataset.dataset_id,
             dataset_path=dataset.file_path,
-            dataset_created=created,
+            dataset_created=create_at is not None,
             sessions_count=len(rows),
             warnings=plan.warnings,
         )

@@ -3,13 +3,15 @@
 import codecs
 import os
 import threading
-from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar, cast
+from types import TracebackType
+from typing import Self, TypeVar, cast
 
+from worker import log
 from worker.blobs.digest import (
     BIG_BYTES,
     BIG_CHUNK_BYTES,
@@ -26,7 +28,7 @@ from worker.blobs.digest import (
 from worker.blobs.manifest import Directory, Entry, File, Manifest
 from worker.blobs.store import Source, Store, distinct
 from worker.csv_rows import RowCounter
-from worker.errors import SourceChangedError
+from worker.errors import MigratorError, SourceChangedError
 from worker.messages import ByteCounts, FileCounts, LinkCounts
 from worker.scan import Roots, Scan, ScannedFile, scan
 from worker.sessions_csv import RECORDING, count_records
@@ -35,8 +37,13 @@ from worker.throttle import Pace, unlimited
 LABELS = "labels.json"
 """The file of a session that is kept as text in a row, too."""
 
+BATCH_BYTES = 512 << 20
+"""So many bytes of finished copies get their names together: about so much a worker that dies leaves to be written again."""
+
 Advance = Callable[[int, int], None]
 """Called with files and bytes done since the last call; may raise to stop the work at a file boundary."""
+
+_log = log.get(__name__)
 
 
 @dataclass(frozen=True)
@@ -84,11 +91,14 @@ class Stored:
     links: LinkCounts
 
 
-T = TypeVar("T")
+T = TypeVar("T", bound=ScannedFile | Source)
 R = TypeVar("R")
 
 _MOST_THREADS = 64
 """More a worker process never has (HASH_THREADS)."""
+
+_FEW = 8
+"""So many files, if they are small, are not worth other threads."""
 
 _local = threading.local()
 
@@ -126,22 +136,23 @@ def hash_tree(
 
     The same pass counts the records of recordings, but not of those whose size is one of `counted_sizes`: they are most
     likely known, and counting costs more than hashing. Files in `arrivals`, which nobody has met before, are copied to the
-    path that it says while they are hashed, because they will have to be stored.
+    path that it says while they are hashed, because they will have to be stored; they are blobs when this returns or raises.
 
     Raises `SourceChangedError` naming the first file that changed, vanished or came, `EntryUnreadableError` for one
     that cannot be read.
     """
+    admission = Admission(store)
 
     def one(file: ScannedFile) -> tuple[ScannedFile, str, RowCounter | TextCheck | None]:
         observer = _observer(file, counted_sizes)
         observe = observer.feed if observer is not None else None
         buffer = _buffer(file.signature.size_bytes)
         staged = (arrivals or {}).get(file.path)
-        digest = (
-            hash_file(file.source, file.signature, store.algorithm, buffer, observe, pace)
-            if staged is None
-            else store.take_in(file.source, file.signature, staged, buffer, pace, observe)
-        )
+        if staged is None:
+            digest = hash_file(file.source, file.signature, store.algorithm, buffer, observe, pace)
+        else:
+            digest = store.take_in(file.source, file.signature, staged, buffer, pace, observe)
+            admission.add(staged, digest, file.signature.size_bytes)
         advance(1, file.signature.size_bytes)
         return file, digest, observer
 
@@ -149,7 +160,9 @@ def hash_tree(
     records: dict[str, int | None] = {}
     unreadable_labels: set[str] = set()
     uncounted: set[str] = set()
-    for file, digest, observer in _each(threads, one, _biggest_first(scanned.files)):
+    with admission:
+        hashed = _each(threads, one, _biggest_first(scanned.files))
+    for file, digest, observer in hashed:
         sources[file.path] = Source(path=file.source, signature=file.signature, digest=digest)
         session = os.path.dirname(file.path)
         if isinstance(observer, RowCounter):
@@ -168,6 +181,7 @@ def hash_tree(
         records,
         frozenset(unreadable_labels),
         frozenset(uncounted),
+        frozenset(admission.admitted),
     )
 
 
@@ -185,18 +199,6 @@ def _count(source: Source) -> int | None:
     for chunk in read_chunks(source.path, source.signature, _buffer(source.signature.size_bytes)):
         counter.feed(chunk)
     return _records(counter, source.path, source.signature)
-
-
-def admit_arrivals(store: Store, tree: HashedTree, arrivals: Mapping[str, str]) -> HashedTree:
-    """Make the copies durable that were made while hashing, and name them."""
-    store.sync()
-    sources = {path: tree.sources[path] for path in arrivals}
-    admitted = {
-        source.digest
-        for path, source in sources.items()
-        if store.admit(arrivals[path], source.digest, source.signature.size_bytes)
-    }
-    return replace(tree, admitted=frozenset(admitted))
 
 
 def missing_from(store: Store, tree: HashedTree) -> set[str]:
@@ -227,16 +229,22 @@ def store_tree(
         store.seal(target)
         return Stored(files=count_files(tree, ()), bytes=count_bytes(tree, ()), links=LinkCounts())
     with store.staging(attempt) as staging:
-        copies = copy_durably(store, tree, missing_from(store, tree), staging, threads, advance, pace)
-        new = {digest for digest, copy in copies.items() if store.admit(copy, digest, _size(tree, digest))}
+        with Admission(store) as admission:
+            missing = [tree.distinct[digest] for digest in missing_from(store, tree)]
+
+            def finish(source: Source, copy: str) -> None:
+                admission.add(copy, source.digest, source.signature.size_bytes)
+                advance(0, 0)
+
+            _copy_each(store, missing, staging, threads, pace, finish)
         placed = store.build_tree(tree.manifest, f"{staging}/tree")
         if placed["copy"]:
             # A tree that is found published is believed by its sizes: copies in it must have their bytes before that.
             store.sync()
         store.publish(tree.manifest, f"{staging}/tree", target, staging)
     return Stored(
-        files=count_files(tree, new),
-        bytes=count_bytes(tree, new),
+        files=count_files(tree, admission.admitted),
+        bytes=count_bytes(tree, admission.admitted),
         links=LinkCounts(**placed),
     )
 
@@ -268,18 +276,105 @@ def copy_durably(
     pace: Pace,
 ) -> dict[str, str]:
     """Copy the wanted contents of a tree into staging, durably, in one batch; the paths of the copies by digest."""
-    sources = [tree.distinct[digest] for digest in wanted]
+    copies: dict[str, str] = {}
 
-    def one(source: Source) -> tuple[str, str]:
-        staged = store.stage_file(source, staging, _buffer(source.signature.size_bytes), pace)
+    def finish(source: Source, copy: str) -> None:
+        copies[source.digest] = copy
         advance(0, 0)
-        return source.digest, staged
 
-    copies = dict(_each(threads, one, sorted(sources, key=lambda source: -source.signature.size_bytes)))
+    _copy_each(store, [tree.distinct[digest] for digest in wanted], staging, threads, pace, finish)
     if copies:
-        # A crash after a blob has its name must not leave that name without its bytes.
         store.sync()
     return copies
+
+
+def in_batches(tree: HashedTree, digests: Collection[str]) -> Iterator[list[str]]:
+    """Contents of a tree, biggest first, in groups of about `BATCH_BYTES`."""
+    group: list[str] = []
+    size = 0
+    for digest in sorted(digests, key=lambda digest: (-_size(tree, digest), digest)):
+        group.append(digest)
+        size += _size(tree, digest)
+        if size >= BATCH_BYTES:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _copy_each(
+    store: Store,
+    sources: Iterable[Source],
+    staging: str,
+    threads: ThreadPoolExecutor,
+    pace: Pace,
+    finish: Callable[[Source, str], None],
+) -> None:
+    """Copy sources into staging, biggest first; `finish` is told of each copy by the thread that made it, and may raise."""
+
+    def one(source: Source) -> None:
+        finish(source, store.stage_file(source, staging, _buffer(source.signature.size_bytes), pace))
+
+    _each(threads, one, sorted(sources, key=lambda source: -source.signature.size_bytes))
+
+
+class Admission:
+    """Gives finished copies their names as blobs, many at a time, so that one wait for the disk serves a whole batch.
+
+    Every `BATCH_BYTES`, and what is left at the end of the `with` block: also when an error ends it, be it that the job is to
+    stop or that another file changed. Whoever goes on finds these blobs, and a copy has the digest it was read with,
+    whatever became of its source. `admitted` are the digests that were not there before.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.admitted: set[str] = set()
+        self._store = store
+        self._lock = threading.Lock()
+        self._admitting = threading.Lock()
+        self._waiting: list[tuple[str, str, int]] = []
+        self._waiting_bytes = 0
+        self._bytes_were_lost = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._admit_waiting()
+        elif isinstance(error, Exception):
+            # Whoever is made to leave at once (SystemExit) does not wait for the disk.
+            try:
+                self._admit_waiting()
+            except MigratorError as another:
+                _log.warning("finished_copies_not_kept", reason=str(another))
+
+    def add(self, copy: str, digest: str, size_bytes: int) -> None:
+        """Take a finished copy, from any thread; raises as `Store.sync` and `Store.admit` when that makes a batch full."""
+        with self._lock:
+            self._waiting.append((copy, digest, size_bytes))
+            self._waiting_bytes += size_bytes
+            is_full = self._waiting_bytes >= BATCH_BYTES
+        if is_full:
+            self._admit_waiting()
+
+    def _admit_waiting(self) -> None:
+        """Bytes before names: a crash after a blob has its name must not leave that name without its bytes."""
+        with self._admitting:
+            with self._lock:
+                batch, self._waiting, self._waiting_bytes = self._waiting, [], 0
+            if not batch or self._bytes_were_lost:
+                return
+            try:
+                self._store.sync()
+            except MigratorError:
+                # The disk tells once, and not of which bytes: they may be those of copies that came in since.
+                self._bytes_were_lost = True
+                raise
+            for copy, digest, size_bytes in batch:
+                if self._store.admit(copy, digest, size_bytes):
+                    self.admitted.add(digest)
 
 
 def _size(tree: HashedTree, digest: str) -> int:
@@ -292,6 +387,9 @@ def _each(threads: ThreadPoolExecutor, call: Callable[[T], R], items: Sequence[T
     Each thread takes the next item when it is free: a task an item would cost more than hashing a small file, and memory
     for all of them at once.
     """
+    if len(items) <= _FEW and sum(item.signature.size_bytes for item in items) <= CHUNK_BYTES:
+        # Done before another thread has begun.
+        return [call(item) for item in items]
     results: list[R | None] = [None] * len(items)
     numbers = iter(range(len(items)))
     failed = threading.Event()

@@ -4,6 +4,7 @@ import random
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -12,7 +13,7 @@ from sqlalchemy import Connection, Engine
 from worker import log
 from worker.blobs.store import Store
 from worker.db import leases, ledger
-from worker.db.engine import when_there
+from worker.db.engine import autocommit, when_there
 from worker.errors import (
     DatabaseUnavailableError,
     HandBackError,
@@ -117,7 +118,7 @@ def run_job(tools: Tools, ref: JobRef, worker: str, work: Callable[[Job], Outcom
         return None
 
     def take() -> leases.Lease | None:
-        with tools.engine.begin() as conn:
+        with autocommit(tools.engine) as conn:
             return leases.take_lease(conn, ref, worker, tools.settings.granted_lease_s)
 
     lease = when_there(take, _PATIENCE_S)
@@ -225,14 +226,18 @@ def _hold_the_run(tools: Tools, lease: leases.Lease, error: StoreStoppedError) -
         ledger.pause_run(conn, lease.ref.run_id, str(error))
         leases.hand_back(conn, lease)
 
-    _write(tools, hold)
+    _write(tools, hold, Engine.begin)
 
 
-def _write(tools: Tools, write: Callable[[Connection], None]) -> None:
-    """One transaction, as soon as there is a database, but no later than a lease lasts."""
+def _write(
+    tools: Tools,
+    write: Callable[[Connection], None],
+    opened: Callable[[Engine], AbstractContextManager[Connection]] = autocommit,
+) -> None:
+    """One statement, or one transaction, as soon as there is a database, but no later than a lease lasts."""
 
     def transaction() -> None:
-        with tools.engine.begin() as conn:
+        with opened(tools.engine) as conn:
             write(conn)
 
     when_there(transaction, tools.settings.granted_lease_s)

@@ -1,22 +1,30 @@
 """The story of one project's migration: scan, hash, manifest, claim, store, convert. Knows no Celery."""
 
 import os
-from collections.abc import Collection, Container, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from worker import log
-from worker.blobs.digest import BIG_BYTES
+from worker.blobs.digest import BIG_BYTES, CHUNK_BYTES
 from worker.convert import check_still_legacy, convert, plan_sessions
 from worker.db import claims, datasets, leases, ledger, projects, recordings, sessions
 from worker.db.claims import Claim
 from worker.db.datasets import Dataset
-from worker.errors import ClaimLostError, DatasetGoneError, SourceChangedError, StoreUnusableError
+from worker.db.engine import autocommit
+from worker.errors import (
+    ClaimLostError,
+    DatasetGoneError,
+    HandBackError,
+    MigratorError,
+    SourceChangedError,
+    StoreUnusableError,
+    TransientError,
+)
 from worker.ingest import (
     HashedTree,
     Stored,
-    admit_arrivals,
     count_bytes,
     count_files,
     count_rest,
@@ -46,12 +54,21 @@ def migrate(tools: Tools, ref: JobRef, worker: str) -> Outcome | None:
 
 
 def _work(job: Job) -> Outcome:
-    """The whole way of one project; a second time from the start if somebody wrote to its directory meanwhile, or the
-    database took a claim away.
-    """
-    with job.engine.connect() as conn:
+    """The whole way of one project."""
+    with autocommit(job.engine) as conn:
         found = projects.by_ids(conn, [job.project_id])
         check_still_legacy(found.get(job.project_id), job.lease, conn)
+    try:
+        return _twice(job)
+    except (HandBackError, TransientError):
+        # Whoever goes on need not read again what was stored just now.
+        with suppress(MigratorError), autocommit(job.engine) as conn:
+            record(conn, job.store, job.store.admitted)
+        raise
+
+
+def _twice(job: Job) -> Outcome:
+    """A second time from the start if somebody wrote to the directory meanwhile, or the database took a claim away."""
     try:
         return _from_directory_to_rows(job)
     except (SourceChangedError, ClaimLostError) as error:
@@ -66,7 +83,7 @@ def _from_directory_to_rows(job: Job) -> Outcome:
         return _foretell(job, tree)
     for _ in range(_TRIES):
         try:
-            return _reuse(job, tree, _known(job, tree)) or _store(job, tree)
+            return _reuse(job, tree, _perhaps_whole(job, tree)) or _store(job, tree)
         except (DatasetGoneError, ClaimLostError) as error:
             _log.warning("starting_over", reason=str(error))
             last = error
@@ -79,17 +96,14 @@ def _hash(job: Job) -> HashedTree:
     job.heartbeat.files_seen = len(scanned.files)
     job.heartbeat.enter("hash")
     keys = _file_keys(job, scanned)
-    with job.engine.begin() as conn:
-        sizes = recordings.known_sizes(
-            conn, (file.signature.size_bytes for file in scanned.files if is_recording(file.path))
-        )
-        never_met = claims.first_seen(conn, list(keys.values())) if keys and not job.lease.dry_run else ()
+    never_met = _never_met(job, list(keys.values()))
+    sizes = _counted_sizes(job, scanned)
     arriving = {key: path for path, key in keys.items() if key in never_met}
     if arriving:
         coming = set(arriving.values())
         job.store.check_room(sum(file.signature.size_bytes for file in scanned.files if file.path in coming))
     tree = _take_in(job, scanned, arriving, sizes) if arriving else _only_hash(job, scanned, sizes, {})
-    return _with_counts(job, replace(tree, keys=keys))
+    return _with_counts(job, _with_admitted(job, replace(tree, keys=keys)))
 
 
 def _file_keys(job: Job, scanned: Scan) -> dict[str, str]:
@@ -99,6 +113,31 @@ def _file_keys(job: Job, scanned: Scan) -> dict[str, str]:
         path: claims.file_key(sizes[path], head)
         for path, head in heads(scanned, job.store, job.tools.threads).items()
     }
+
+
+def _never_met(job: Job, keys: Sequence[str]) -> Container[str]:
+    """Those of these keys that no job has met before; a rehearsal meets none."""
+    if not keys or job.lease.dry_run:
+        return ()
+    with autocommit(job.engine) as conn:
+        return claims.first_seen(conn, keys)
+
+
+def _counted_sizes(job: Job, scanned: Scan) -> Container[int]:
+    """Those sizes of recordings that some counted one has; none where it is quicker to count."""
+    if _quick_to_count(scanned):
+        return ()
+    with autocommit(job.engine) as conn:
+        return recordings.known_sizes(conn, _recording_sizes(scanned))
+
+
+def _quick_to_count(scanned: Scan) -> bool:
+    """Are the recordings so small that to count their records takes less time than a question to the database?"""
+    return sum(_recording_sizes(scanned)) <= CHUNK_BYTES
+
+
+def _recording_sizes(scanned: Scan) -> list[int]:
+    return [file.signature.size_bytes for file in scanned.files if is_recording(file.path)]
 
 
 def _take_in(job: Job, scanned: Scan, arriving: Mapping[str, str], sizes: Container[int]) -> HashedTree:
@@ -114,9 +153,21 @@ def _take_in(job: Job, scanned: Scan, arriving: Mapping[str, str], sizes: Contai
         job.heartbeat.keeping_alive(claim),
         job.store.staging(f"{job.attempt_name}-arrivals") as staging,
     ):
-        arrivals = {path: f"{staging}/{number}" for number, path in enumerate(arriving.values())}
-        tree = _only_hash(job, scanned, sizes, arrivals)
-        return admit_arrivals(job.store, tree, arrivals)
+        first = _first_to_hold(job, list(arriving))
+        arrivals = {
+            path: f"{staging}/{number}" for number, (key, path) in enumerate(arriving.items()) if key in first
+        }
+        return _only_hash(job, scanned, sizes, arrivals)
+
+
+def _first_to_hold(job: Job, keys: Sequence[str]) -> frozenset[str]:
+    """Those of these keys, which this job holds by now, that nobody has held before.
+
+    Between being the first to meet a file and holding its key, another job may have met it, held the key and stored it.
+    """
+    held = {f"{key}:held": key for key in keys}
+    with autocommit(job.engine) as conn:
+        return frozenset(held[name] for name in claims.first_seen(conn, list(held)))
 
 
 def _only_hash(job: Job, scanned: Scan, sizes: Container[int], arrivals: Mapping[str, str]) -> HashedTree:
@@ -132,25 +183,35 @@ def _only_hash(job: Job, scanned: Scan, sizes: Container[int], arrivals: Mapping
     )
 
 
+def _with_admitted(job: Job, tree: HashedTree) -> HashedTree:
+    """The tree with all of its content that this job stored until now: it may have started over since."""
+    return replace(tree, admitted=frozenset(job.store.admitted & tree.distinct.keys()))
+
+
 def _with_counts(job: Job, tree: HashedTree) -> HashedTree:
     """The tree with the records of every recording, known from other projects or counted just now."""
     known: dict[str, int | None] = {}
     if tree.uncounted:
-        with job.engine.connect() as conn:
+        with autocommit(job.engine) as conn:
             known = recordings.counts(conn, tree.distinct)
     return count_rest(tree, known)
 
 
 def _remember(job: Job, tree: HashedTree, proved: Collection[str]) -> None:
     """Keep what the next project need not find out again: counted records, and blobs that are right for certain."""
-    with job.engine.begin() as conn:
-        recordings.remember(conn, tree.counted)
+    with autocommit(job.engine) as conn:
+        if not _quick_to_count(tree.scan):
+            recordings.remember(conn, tree.counted)
         record(conn, job.store, proved)
 
 
 def _reuse(job: Job, tree: HashedTree, known: Dataset | None) -> Outcome | None:
     """Refer to a dataset that is there already, if it is, whole, and checked lately; None otherwise."""
-    if known is None or not job.store.holds(tree.manifest, known.file_path) or doubtful(job, tree):
+    if (
+        known is None
+        or not job.store.holds(tree.manifest, known.file_path)
+        or doubtful(job, tree, Path(known.file_path))
+    ):
         return None
     job.heartbeat.enter("convert", tree.manifest.digest)
     outcome = job.outcome(
@@ -171,15 +232,15 @@ def _store(job: Job, tree: HashedTree) -> Outcome:
     digest = tree.manifest.digest
     with _claimed(job, digest) as claim:
         known = _known(job, tree)
-        mended = mend(job, tree, doubtful(job, tree))
-        tree = replace(tree, admitted=tree.admitted | mended)
+        target = Path(known.file_path) if known is not None else _free_place(job, tree)
+        mend(job, tree, doubtful(job, tree, target), target)
+        tree = _with_admitted(job, tree)
         reused = _reuse(job, tree, known)
         if reused is not None:
             return reused
         missing = missing_from(job.store, tree)
         job.heartbeat.enter("store", digest, at_once=tree.scan.size_bytes >= BIG_BYTES)
         job.store.check_room(sum(tree.distinct[digest].signature.size_bytes for digest in missing))
-        target = Path(known.file_path) if known is not None else _free_place(job, tree)
         with _big_files_claimed(job, tree, missing):
             stored = store_tree(
                 job.store,
@@ -204,7 +265,7 @@ def _store(job: Job, tree: HashedTree) -> Outcome:
             job.lease,
             tree,
             _with_stored(outcome, tree, stored),
-            create_at=target,
+            create_at=target if known is None else None,
             store_root=job.store.root,
         )
 
@@ -214,7 +275,7 @@ def _claimed(job: Job, digest: str) -> Iterator[Claim]:
     """The claim on a dataset, kept alive by the heartbeat for as long as it is held."""
 
     def say_for_whom() -> None:
-        with job.engine.connect() as conn:
+        with autocommit(job.engine) as conn:
             holder = leases.holder_of_dataset(conn, digest, job.lease.ref)
         job.heartbeat.enter(f"wait for {holder or 'another job'}", digest, at_once=True)
 
@@ -243,11 +304,18 @@ def _big_files_claimed(job: Job, tree: HashedTree, missing: Collection[str]) -> 
         claims.hold(job.engine, keys, what="big files", idle_timeout_s=job.tools.settings.lease_s) as claim,
         job.heartbeat.keeping_alive(claim),
     ):
+        # Whoever has met one of them first and comes to hold it after this job is to know that it may be stored by then.
+        _first_to_hold(job, keys)
         yield
 
 
+def _perhaps_whole(job: Job, tree: HashedTree) -> Dataset | None:
+    """The dataset, if it is there; without its manifest in the store it is not whole, and nobody needs to be asked."""
+    return _known(job, tree) if os.path.exists(job.store.manifest_path(tree.manifest.digest)) else None
+
+
 def _known(job: Job, tree: HashedTree) -> Dataset | None:
-    with job.engine.connect() as conn:
+    with autocommit(job.engine) as conn:
         known = datasets.find(conn, tree.manifest.digest)
     # By what the paths lead to: DATA_DIR may be spelled otherwise than when the dataset was stored.
     if known is not None and os.path.realpath(os.path.dirname(known.file_path)) != os.path.realpath(

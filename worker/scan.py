@@ -4,6 +4,7 @@ import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from worker.blobs.digest import Signature, printable, reading
@@ -25,12 +26,22 @@ _SPECIAL = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Roots:
     """Where legacy projects may lie, and the store's directories, which no project may touch."""
 
     allowed: tuple[Path, ...]
     store: tuple[Path, ...]
+
+    @cached_property
+    def real_allowed(self) -> tuple[str, ...]:
+        """The same with links resolved: once, not for each path that is compared with them."""
+        return tuple(os.path.realpath(root) for root in self.allowed)
+
+    @cached_property
+    def real_store(self) -> tuple[str, ...]:
+        """Likewise."""
+        return tuple(os.path.realpath(root) for root in self.store)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,21 +129,20 @@ def _project_status(path: str) -> os.stat_result:
 
 def check_place(path: str, real: str, roots: Roots) -> None:
     """Raise `PathRefusedError` unless `real`, which `path` resolves to, is inside the roots and apart from the store."""
-    if not any(_is_within(real, root) for root in roots.allowed):
+    if not any(_is_within(real, root) for root in roots.real_allowed):
         allowed = ", ".join(str(root) for root in roots.allowed)
         raise PathRefusedError(f"Project path is outside LEGACY_ROOTS ({allowed}): {printable(path)}")
     _check_apart_from_store(real, roots, f"Project path {printable(path)}")
 
 
 def _check_apart_from_store(real: str, roots: Roots, subject: str) -> None:
-    for store in roots.store:
-        if _is_within(real, store) or _is_within(os.path.realpath(store), Path(real)):
+    for store, real_store in zip(roots.store, roots.real_store, strict=True):
+        if _is_within(real, real_store) or _is_within(real_store, real):
             raise PathRefusedError(f"{subject} overlaps the store's directory {store}")
 
 
-def _is_within(real: str, root: Path) -> bool:
-    """Is `real` the same as `root` or below it, links resolved?"""
-    real_root = os.path.realpath(root)
+def _is_within(real: str, real_root: str) -> bool:
+    """Is one resolved path the same as the other or below it?"""
     return real == real_root or real.startswith(real_root.rstrip("/") + "/")
 
 
@@ -212,7 +222,7 @@ class _Walk:
             raise EntryRefusedError(
                 f"Link cannot be followed ({error.strerror}): {printable(path)}"
             ) from error
-        if not any(_is_within(real, root) for root in self.roots.allowed):
+        if not any(_is_within(real, root) for root in self.roots.real_allowed):
             raise EntryRefusedError(f"Link leaves LEGACY_ROOTS: {printable(path)} -> {printable(real)}")
         if any(step == real or step.startswith(real.rstrip("/") + "/") for step in chain):
             raise EntryRefusedError(f"Link leads to a directory that contains it: {printable(path)}")

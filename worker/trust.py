@@ -1,54 +1,95 @@
 """May stored bytes be reused? Fresh checks say so by stat and age; otherwise the bytes are read again, and mended."""
 
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import Connection
 
 from worker import log
-from worker.blobs.digest import Signature
+from worker.blobs.digest import Signature, printable
 from worker.blobs.manifest import Manifest
 from worker.blobs.store import Store
 from worker.db import checks, claims, datasets
 from worker.errors import EntryUnreadableError, SourceChangedError, StoredBytesMismatchError
-from worker.ingest import HashedTree, copy_durably, has_digest
+from worker.ingest import HashedTree, copy_durably, has_digest, in_batches
 from worker.job import Job
 
 _log = log.get(__name__)
 
 
-def doubtful(job: Job, tree: HashedTree) -> set[str]:
-    """The digests of this tree whose blob was not checked lately, or changed since, or is gone although the dataset was
-    stored once: its tree may still have the bytes, but nobody has looked. What this job has just stored is beyond doubt.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _File:
+    """A stored file that promises the bytes of a digest, and what `stat` says of it now."""
+
+    path: str
+    digest: str
+    inode: int
+    mtime_ns: int
+    is_blob: bool
+
+    @property
+    def key(self) -> str:
+        """What its checks are kept under: a blob has a name of its own, a copy only the number of its inode."""
+        return self.digest if self.is_blob else f"{self.digest}:{self.inode}"
+
+
+def doubtful(job: Job, tree: HashedTree, place: Path) -> dict[str, str]:
+    """The stored files that must be read before this tree is reused at `place`: their paths, and the digests they promise.
+
+    Blobs that were not checked lately, or changed since, or are gone although the dataset was stored once: its tree may
+    still have the bytes, but nobody has looked. Likewise files at `place` that are no links of their blobs: copies may go
+    bad by themselves. The blobs that this job has just stored are beyond doubt.
     """
-    asked = tree.distinct.keys() - tree.admitted
-    stored = {digest: status for digest in asked if (status := _stat(job.store, digest)) is not None}
-    gone = asked - stored.keys() if os.path.exists(job.store.manifest_path(tree.manifest.digest)) else set()
-    if not stored:
-        return gone
-    with job.engine.connect() as conn:
-        known = checks.fresh(
-            conn,
-            stored,
-            max_age_days=job.tools.settings.verify_after_days,
-            or_since=job.lease.run_created_at,
-        )
-    return gone | {
-        digest
-        for digest, status in stored.items()
-        if known.get(digest) != (status.st_ino, status.st_mtime_ns)
+    store = job.store
+    blobs = {digest: blob for digest in tree.distinct if (blob := _blob(store, digest)) is not None}
+    asked = [blob for blob in blobs.values() if blob.digest not in tree.admitted]
+    asked += _copies(tree.manifest, place, blobs)
+    gone: Collection[str] = ()
+    if os.path.exists(store.manifest_path(tree.manifest.digest)):
+        gone = tree.distinct.keys() - blobs.keys() - tree.admitted
+    return {store.blob_path(digest): digest for digest in gone} | {
+        file.path: file.digest for file in _not_checked(job, asked)
     }
 
 
-def mend(job: Job, tree: HashedTree, doubts: Iterable[str]) -> set[str]:
-    """Read doubtful blobs again; replace bad ones by the good incoming copy, in every tree that holds them.
+def _copies(manifest: Manifest, place: Path, blobs: Mapping[str, _File]) -> list[_File]:
+    """The files of a tree that are there but are not links of their blobs."""
+    if not place.is_dir():
+        return []
+    found = []
+    for file in manifest.files:
+        blob = blobs.get(file.digest)
+        path = f"{place}/{file.path}"
+        # The number alone is looked at first: nearly all of so many files are links.
+        if blob is not None and (status := _stat(path)) is not None and status.st_ino != blob.inode:
+            found.append(_file(path, file.digest, status, is_blob=False))
+    return found
 
-    The digests that were mended. The caller holds the dataset's claim; of other datasets' trees only single files are
-    replaced, each by a rename. One job mends at a time: of two that found the same bad blob, the second finds it mended.
+
+def _not_checked(job: Job, files: Sequence[_File]) -> list[_File]:
+    """Those of these files whose last check is too old, or was of something else than what is there now."""
+    if not files:
+        return []
+    with job.engine.connect() as conn:
+        known = checks.fresh(
+            conn,
+            (file.key for file in files),
+            max_age_days=job.tools.settings.verify_after_days,
+            or_since=job.lease.run_created_at,
+        )
+    return [file for file in files if known.get(file.key) != (file.inode, file.mtime_ns)]
+
+
+def mend(job: Job, tree: HashedTree, doubts: Mapping[str, str], place: Path) -> None:
+    """Read doubtful files again; replace bad blobs by the good incoming copy, in every tree that holds them, and bad copies
+    by their blob.
+
+    The caller holds the dataset's claim; of other datasets' trees only single files are replaced, each by a rename. One
+    job mends at a time: of two that found the same bad blob, the second finds it mended.
     """
-    asked = sorted(doubts)
-    bad = _bad_ones(job, asked)
+    bad = _bad_ones(job, doubts)
     if bad:
         with (
             claims.hold(
@@ -56,68 +97,79 @@ def mend(job: Job, tree: HashedTree, doubts: Iterable[str]) -> set[str]:
             ) as claim,
             job.heartbeat.keeping_alive(claim),
         ):
-            bad = _bad_ones(job, sorted(bad))
-            _replace(job, tree, bad)
-    if asked:
+            _replace(job, tree, _bad_ones(job, bad), place)
+    if doubts:
         with job.engine.begin() as conn:
-            record(conn, job.store, asked)
-    return bad
+            _record(conn, [_found(job.store, path, digest) for path, digest in doubts.items()])
 
 
-def _bad_ones(job: Job, digests: Sequence[str]) -> set[str]:
-    """Those of these blobs that are gone, or whose bytes are not those of the digest."""
-    right = job.tools.threads.map(lambda digest: _is_right(job, digest), digests)
-    return {digest for digest, is_right in zip(digests, right, strict=True) if not is_right}
+def _bad_ones(job: Job, files: Mapping[str, str]) -> dict[str, str]:
+    """Those of these files that are gone, or whose bytes are not those of the digest."""
+    asked = sorted(files.items())
+    right = job.tools.threads.map(lambda file: _is_right(job, *file), asked)
+    return {path: digest for (path, digest), is_right in zip(asked, right, strict=True) if not is_right}
 
 
-def _replace(job: Job, tree: HashedTree, bad: Collection[str]) -> None:
+def _replace(job: Job, tree: HashedTree, bad: Mapping[str, str], place: Path) -> None:
     """Put good copies into the trees first, and last under the blobs' names: as long as a blob is bad it is doubted, so that
-    whoever comes after a crash in between begins again.
+    whoever comes after a crash in between begins again. A good blob then takes the place of its bad copies.
     """
     if not bad:
         return
+    blobs = {digest for path, digest in bad.items() if path == job.store.blob_path(digest)}
     with job.store.staging(f"{job.attempt_name}-mend") as staging:
-        copies = copy_durably(
-            job.store, tree, bad, staging, job.tools.threads, job.heartbeat.advance, job.pace
-        )
-        _replace_in_trees(job, copies, staging)
-        for digest, copy in copies.items():
-            _log.warning("bad_blob", digest=digest)
-            job.store.replace_blob(digest, copy)
+        for batch in in_batches(tree, blobs):
+            copies = copy_durably(
+                job.store, tree, batch, staging, job.tools.threads, job.heartbeat.advance, job.pace
+            )
+            _replace_in_trees(job, tree, place, copies, staging)
+            for digest, copy in copies.items():
+                _log.warning("bad_blob", digest=digest)
+                job.store.replace_blob(digest, copy)
+        for path, digest in bad.items():
+            if digest not in blobs:
+                _log.warning("bad_copy", path=printable(path))
+                job.store.replace_in_tree(job.store.blob_path(digest), path, staging, is_bad_copy=True)
         job.store.sync()
 
 
 def record(conn: Connection, store: Store, digests: Iterable[str]) -> None:
     """Remember that these blobs have just been seen to be right: read again, or written and compared."""
-    seen = {
-        digest: (status.st_ino, status.st_mtime_ns)
-        for digest in digests
-        if (status := _stat(store, digest)) is not None
-    }
-    checks.record(conn, seen)
+    _record(conn, [_blob(store, digest) for digest in digests])
 
 
-def _is_right(job: Job, digest: str) -> bool:
+def _record(conn: Connection, files: Iterable[_File | None]) -> None:
+    checks.record(conn, {file.key: (file.inode, file.mtime_ns) for file in files if file is not None})
+
+
+def _is_right(job: Job, path: str, digest: str) -> bool:
     job.heartbeat.advance(0, 0)
-    path = job.store.blob_path(digest)
     try:
         return has_digest(path, Signature.of(os.lstat(path)), digest, job.store.algorithm)
     except (OSError, EntryUnreadableError, SourceChangedError):
         return False
 
 
-def _replace_in_trees(job: Job, copies: Mapping[str, str], staging: str) -> None:
-    """Give every tree that holds one of these contents the good copy."""
+def _replace_in_trees(
+    job: Job, tree: HashedTree, place: Path, copies: Mapping[str, str], staging: str
+) -> None:
+    """Give every tree that holds one of these contents the good copy; this dataset's own also if no row knows it yet."""
+    for path, manifest in _trees(job, tree, place):
+        for file in manifest.files:
+            if file.digest in copies:
+                job.store.replace_in_tree(copies[file.digest], f"{path}/{file.path}", staging)
+
+
+def _trees(job: Job, tree: HashedTree, place: Path) -> Iterator[tuple[Path, Manifest]]:
+    yield place, tree.manifest
     with job.engine.connect() as conn:
         known = datasets.all_of(conn)
     for dataset in known:
         path = Path(dataset.file_path)
-        if path.parent != job.store.trees or not path.is_dir():
-            continue
-        manifest = _manifest(job, dataset.dataset_hash)
-        for file in manifest.files if manifest is not None else ():
-            if file.digest in copies:
-                job.store.replace_in_tree(copies[file.digest], f"{path}/{file.path}", staging)
+        if path.parent == job.store.trees and path != place and path.is_dir():
+            manifest = _manifest(job, dataset.dataset_hash)
+            if manifest is not None:
+                yield path, manifest
 
 
 def _manifest(job: Job, dataset_hash: str) -> Manifest | None:
@@ -129,8 +181,24 @@ def _manifest(job: Job, dataset_hash: str) -> Manifest | None:
         return None
 
 
-def _stat(store: Store, digest: str) -> os.stat_result | None:
+def _blob(store: Store, digest: str) -> _File | None:
+    return _found(store, store.blob_path(digest), digest)
+
+
+def _found(store: Store, path: str, digest: str) -> _File | None:
+    """The stored file at a path, if there is one."""
+    status = _stat(path)
+    return (
+        _file(path, digest, status, is_blob=path == store.blob_path(digest)) if status is not None else None
+    )
+
+
+def _file(path: str, digest: str, status: os.stat_result, *, is_blob: bool) -> _File:
+    return _File(path=path, digest=digest, inode=status.st_ino, mtime_ns=status.st_mtime_ns, is_blob=is_blob)
+
+
+def _stat(path: str) -> os.stat_result | None:
     try:
-        return os.lstat(store.blob_path(digest))
-    except FileNotFoundError:
+        return os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
         return None

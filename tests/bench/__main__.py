@@ -169,8 +169,9 @@ class Bench:
         time.sleep(self.options.settle)
 
     def _refuse_without_space(self, corpus: Corpus, contenders: int) -> None:
-        """Every run of every contender stays on the disk until the corpus is done."""
-        needed = corpus.total_bytes * self.options.runs * contenders * 1.2 + 1e9
+        """Every run of every contender stays on the disk until the corpus is done; what is stored already comes once."""
+        kept = 2 if corpus.name == "again" else self.options.runs * contenders
+        needed = corpus.total_bytes * kept * 1.2 + 1e9
         free = shutil.disk_usage(self.folder).free
         if free < needed:
             raise OSError(f"{self.folder} has {free / 1e9:.0f} GB free and may need {needed / 1e9:.0f} GB")

@@ -12,8 +12,6 @@ from pathlib import Path
 import redis
 from sqlalchemy import Engine, text
 
-from producer import broker
-from producer.broker import Message
 from producer.children import Child
 from producer.collect import collect
 from producer.enqueue import enqueue
@@ -22,6 +20,7 @@ from tests.bench import noop
 from tests.bench.corpora import Corpus, tiny
 from tests.bench.measure import Measured, Settle, bytes_below, cpu_s, descendants, peak_mb
 from tests.bench.noop import NOOP_TASK
+from worker.app import create_app
 from worker.db import ledger
 from worker.db.engine import connect
 from worker.messages import JobRef, Outcome, RunState, Status
@@ -32,6 +31,7 @@ _LOOK_EVERY_S = 0.01
 _WITHIN_S = 1800.0
 _WARM_UP_NOOPS = 20
 _RESULTS_AT_ONCE = 50
+_SENT_AT_ONCE = 500
 _STAYS = ("schema_steps", "migration_state_arrows")
 
 
@@ -206,7 +206,18 @@ def _send_noops(settings: Settings, count: int) -> None:
     """Send tasks and wait for their results."""
     run_id = uuid.uuid4()
     refs = [JobRef(run_id=run_id, project_id=number) for number in range(1, count + 1)]
-    broker.send(settings, NOOP_TASK, [Message(ref=ref, label=f"nothing {ref.project_id}") for ref in refs])
+    app = create_app(settings, with_results=False)
+    with app.producer_or_acquire() as producer, producer.batch(_SENT_AT_ONCE):
+        for ref in refs:
+            app.send_task(
+                NOOP_TASK,
+                args=(str(ref.run_id), ref.project_id),
+                task_id=ref.task_id,
+                producer=producer,
+                argsrepr=f"nothing {ref.project_id}",
+                kwargsrepr="",
+                retry=False,
+            )
     waiting = [f"celery-task-meta-{ref.task_id}" for ref in refs]
     deadline = time.monotonic() + _WITHIN_S
     with redis.Redis.from_url(settings.redis_url.get_secret_value()) as client:

@@ -28,7 +28,7 @@ from sqlalchemy import event
 
 from tests.conftest import Site
 from tests.faults.shim import Call, Fault, calls, environment, order
-from worker import log
+from worker import ingest, log
 from worker import settings as settings_module
 from worker.blobs.store import Store
 from worker.db.engine import connect
@@ -60,7 +60,14 @@ class Children:
         self._answers = answers
         self._logs = (site.folder / f"{number}.calls" for number in count())
 
-    def migrate(self, ref: JobRef, fault: Fault | None = None, *, blobs_can_be_linked: bool = True) -> End:
+    def migrate(
+        self,
+        ref: JobRef,
+        fault: Fault | None = None,
+        *,
+        blobs_can_be_linked: bool = True,
+        batch_bytes: int = ingest.BATCH_BYTES,
+    ) -> End:
         """Let a worker do a job; the answer has its `status` and `error`, None when no outcome was its to say."""
         return self._do(
             fault,
@@ -68,6 +75,7 @@ class Children:
             run_id=str(ref.run_id),
             project_id=ref.project_id,
             blobs_can_be_linked=blobs_can_be_linked,
+            batch_bytes=batch_bytes,
         )
 
     def open_store(self, folder: Path, fault: Fault | None = None) -> End:
@@ -139,6 +147,7 @@ def _migrate(asked: dict[str, Any]) -> dict[str, Any]:
     """What a Celery child does for one task."""
     if not asked["blobs_can_be_linked"]:
         _refuse_links_of_blobs()
+    ingest.BATCH_BYTES = asked["batch_bytes"]
     settings = settings_module.load()
     engine = connect(settings.sqlalchemy_url, application_name="a child")
     statements: list[str] = []

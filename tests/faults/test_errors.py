@@ -27,7 +27,7 @@ from tests.worker.trees import source_of
 from worker.blobs.digest import new_buffer
 from worker.blobs.store import Store
 from worker.db import ledger
-from worker.errors import StoreBrokenError
+from worker.errors import StoreStoppedError
 from worker.job import Tools
 from worker.messages import JobRef, JobState, Outcome, RunState, Status, Verb
 
@@ -304,7 +304,8 @@ def test_bytes_that_the_disk_lost_stop_every_worker_that_wrote_meanwhile(tmp_pat
         with one.staging("attempt") as staging:
             one.stage_file(source_of(source), staging, new_buffer(1 << 20))
 
-            with pytest.raises(StoreBrokenError, match="Input/output error"):
+            # The disk below is full: the kernel says so, or calls it an error of the disk.
+            with pytest.raises(StoreStoppedError):
                 other.sync()
-            with pytest.raises(StoreBrokenError, match="Input/output error"):
+            with pytest.raises(StoreStoppedError):
                 one.sync()

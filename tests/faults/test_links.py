@@ -112,9 +112,6 @@ def test_such_a_tree_is_reused_like_any_other(site: Site, tools: Tools, first: t
     check_tree(again, equal)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="open: copies in trees are not among what is checked before a dataset is reused"
-)
 def test_a_copy_in_a_tree_that_went_bad_is_mended_before_the_tree_is_reused(
     site: Site, tools: Tools, first: tuple[Project, Outcome]
 ):

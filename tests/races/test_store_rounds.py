@@ -250,11 +250,7 @@ def play_big_rounds(site: Site, monkeypatch: pytest.MonkeyPatch, rounds: int) ->
         check_stored_once(site, outcomes, written)
 
 
-OPEN = "open: a job that is the first to meet a big file stores it even if another has done so before it got its claim"
-
-
 @pytest.mark.stack
-@pytest.mark.xfail(strict=False, reason=OPEN)
 def test_datasets_that_share_big_files_and_are_stored_at_once_write_these_once(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ):
@@ -262,7 +258,6 @@ def test_datasets_that_share_big_files_and_are_stored_at_once_write_these_once(
 
 
 @pytest.mark.stack
-@pytest.mark.xfail(strict=True, reason=OPEN)
 def test_a_big_file_that_another_stored_before_its_claim_was_ours_is_not_written_again(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ):
@@ -293,7 +288,6 @@ def test_a_big_file_that_another_stored_before_its_claim_was_ours_is_not_written
 
 
 @pytest.mark.long
-@pytest.mark.xfail(strict=False, reason=OPEN)
 @pytest.mark.stack
 @pytest.mark.timeout(3600)
 def test_many_rounds_of_datasets_that_share_big_files(site: Site, monkeypatch: pytest.MonkeyPatch):

@@ -1,9 +1,11 @@
 """From a listed tree to a stored one: every byte as it was, every change under our hands noticed, every file counted once."""
 
+import errno
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import worker.blobs.store
+import worker.ingest
 from tests.worker.trees import (
     STUDY,
     as_ordinary_user,
@@ -21,14 +24,31 @@ from tests.worker.trees import (
     open_store,
     passable_folder,
     read_tree,
+    roots_of,
     temporary_files,
     write_tree,
 )
-from worker.blobs.digest import CHUNK_BYTES
-from worker.blobs.store import Store
-from worker.errors import EntryRefusedError, EntryUnreadableError, LeaseLostError, SourceChangedError
-from worker.ingest import Advance, HashedTree, Stored, TextCheck, count_bytes, count_files, store_tree
+from worker.blobs.digest import CHUNK_BYTES, digest_of
+from worker.blobs.store import Store, remove_tree
+from worker.errors import (
+    EntryRefusedError,
+    EntryUnreadableError,
+    LeaseLostError,
+    SourceChangedError,
+    StoreBrokenError,
+)
+from worker.ingest import (
+    Advance,
+    HashedTree,
+    Stored,
+    TextCheck,
+    count_bytes,
+    count_files,
+    hash_tree,
+    store_tree,
+)
 from worker.messages import FileCounts, LinkCounts
+from worker.scan import scan
 from worker.sessions_csv import RECORDING
 
 BIG_FIRST = {b"session/1 big": b"1" * 300, b"session/2 middle": b"2" * 200, b"session/3 small": b"3" * 100}
@@ -36,12 +56,17 @@ CARRIAGE_RETURNS = b"t,x\r\n1,2\r\n3,4\r\n"
 
 
 def store_hashed(
-    store: Store, tree: HashedTree, attempt: str = "attempt", advance: Advance = lambda _files, _bytes: None
+    store: Store,
+    tree: HashedTree,
+    attempt: str = "attempt",
+    advance: Advance = lambda _files, _bytes: None,
+    *,
+    threads: int = 2,
 ) -> tuple[Path, Stored]:
     """Store a tree at the place for its name."""
     target = store.tree_path("study", tree.manifest.digest)
-    with ThreadPoolExecutor(2) as threads:
-        return target, store_tree(store, tree, target, attempt, threads, advance)
+    with ThreadPoolExecutor(threads) as pool:
+        return target, store_tree(store, tree, target, attempt, pool, advance)
 
 
 def after_files(count: int, happening: Callable[[], object]) -> Advance:
@@ -524,16 +549,112 @@ def test_the_work_stops_at_a_file_when_it_has_lost_its_right(tmp_path: Path):
     assert len(read) < 200
 
 
-def test_copying_stops_at_a_file_and_leaves_nothing_behind(tmp_path: Path):
+def test_copying_stops_at_a_file_and_keeps_what_is_finished_for_whoever_goes_on(tmp_path: Path):
+    entries = {b"session/%03d" % number: b"%d" % number for number in range(200)}
     store = open_store(tmp_path)
-    tree = hashed(write_tree(tmp_path / "study", BIG_FIRST), store)
-
-    def lose(_files: int, _bytes: int) -> None:
-        raise LeaseLostError("another worker has the job")
+    tree = hashed(write_tree(tmp_path / "study", entries), store)
 
     with pytest.raises(LeaseLostError):
-        store_hashed(store, tree, advance=lose)
+        store_hashed(store, tree, "first", after_files(3, lose_the_lease))
 
+    kept = blobs_of(store)
+    assert 3 <= len(kept) < 200
     assert temporary_files(store) == []
     assert list(store.trees.iterdir()) == []
-    assert list((store.root / "blobs").iterdir()) == []
+
+    target, stored = store_hashed(store, tree, "second")
+
+    assert read_tree(target) == read_tree(tmp_path / "study")
+    assert (stored.files.stored, stored.files.reused) == (200 - len(kept), len(kept))
+
+
+def lose_the_lease() -> None:
+    raise LeaseLostError("another worker has the job")
+
+
+# Batches --------------------------------------------------------------------------------------------------------
+
+
+def blobs_of(store: Store) -> dict[str, bytes]:
+    """Every blob, each with the bytes that its name promises."""
+    found = {path.name: path.read_bytes() for path in (store.root / "blobs").glob("*/*")}
+    assert {digest_of("blake3", content) for content in found.values()} == found.keys()
+    return found
+
+
+@contextmanager
+def counting_syncs(monkeypatch: pytest.MonkeyPatch, store: Store) -> Iterator[list[int]]:
+    """How many blobs there were at each wait for the disk."""
+    seen: list[int] = []
+    really = worker.blobs.store.sync_file_system
+
+    def count(folder: str | int) -> None:
+        seen.append(len(blobs_of(store)))
+        really(folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker.blobs.store, "sync_file_system", count)
+        yield seen
+
+
+def take_in(store: Store, project: Path, threads: int = 1) -> HashedTree:
+    """Hash a project and store each of its files in the same pass."""
+    roots = roots_of(store.root.parent)
+    scanned = scan(str(project), roots)
+    with store.staging("arrivals") as staging, ThreadPoolExecutor(threads) as pool:
+        arrivals = {file.path: f"{staging}/{number}" for number, file in enumerate(scanned.files)}
+        return hash_tree(scanned, roots, store, pool, lambda _files, _bytes: None, arrivals=arrivals)
+
+
+def test_copies_get_their_names_whenever_a_batch_of_them_has_come_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Six files of 100 bytes: a batch is full with the third, and with the sixth."""
+    project = write_tree(
+        tmp_path / "study", {b"session/%d" % number: b"%d" % number * 100 for number in range(6)}
+    )
+    store = open_store(tmp_path)
+    monkeypatch.setattr(worker.ingest, "BATCH_BYTES", 250)
+
+    with counting_syncs(monkeypatch, store) as hashing:
+        tree = take_in(store, project)
+    remove_tree(str(store.root / "blobs"))
+    (store.root / "blobs").mkdir()
+    with counting_syncs(monkeypatch, store) as copying:
+        store_hashed(store, tree, threads=1)
+
+    assert hashing == [0, 3]
+    assert copying == [0, 3, 6]
+
+
+def test_what_fits_into_one_batch_is_waited_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    store = open_store(tmp_path)
+
+    with counting_syncs(monkeypatch, store) as waits:
+        tree = take_in(store, write_tree(tmp_path / "study", BIG_FIRST))
+
+    assert waits == [0]
+    assert tree.admitted == tree.distinct.keys() == blobs_of(store).keys()
+
+
+def test_a_disk_that_has_lost_bytes_gets_no_second_chance_to_call_them_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The kernel tells once: the next sync would be content with what came in before the first."""
+    answers = iter([OSError(errno.EIO, os.strerror(errno.EIO))])
+
+    def sync(_folder: str | int) -> None:
+        for error in answers:
+            raise error
+
+    monkeypatch.setattr(worker.blobs.store, "sync_file_system", sync)
+    monkeypatch.setattr(worker.ingest, "BATCH_BYTES", 250)
+    store = open_store(tmp_path)
+    project = write_tree(
+        tmp_path / "study", {b"session/%d" % number: b"%d" % number * 100 for number in range(20)}
+    )
+
+    with pytest.raises(StoreBrokenError):
+        take_in(store, project, threads=3)
+
+    assert blobs_of(store) == {}

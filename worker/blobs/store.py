@@ -79,6 +79,8 @@ class Store:
     algorithm: Algorithm
     store_id: str | None
     _folder: "_OpenFolder | None" = field(default=None, compare=False, repr=False)
+    admitted: set[str] = field(default_factory=set, compare=False, repr=False)
+    """The digests whose bytes came in through this object since it was opened."""
 
     @staticmethod
     def open(root: Path, trees: Path, algorithm: Algorithm, *, create: bool) -> "Store":
@@ -167,7 +169,9 @@ class Store:
         """
         final = self.blob_path(digest)
         with writing(final):
-            os.makedirs(os.path.dirname(final), exist_ok=True)
+            folder = os.path.dirname(final)
+            if not os.path.isdir(folder):
+                os.makedirs(folder, exist_ok=True)
             while True:
                 try:
                     _name(staged, final)
@@ -175,6 +179,7 @@ class Store:
                     if self.has_blob(digest, size_bytes):
                         return False
                 else:
+                    self.admitted.add(digest)
                     return True
                 # Another worker may be as far as this one and move the bad blob away first.
                 with suppress(FileNotFoundError):
@@ -192,6 +197,7 @@ class Store:
             if os.path.lexists(final):
                 self.quarantine(final, "its bytes are not those of its digest", stays=True)
             os.rename(good, final)
+        self.admitted.add(digest)
 
     def check_room(self, size_bytes: int) -> None:
         """Raise `StoreFullError` unless so many bytes fit and a reserve stays for everybody else on the file system."""
@@ -227,9 +233,10 @@ class Store:
                 os.chmod(f"{target}/{directory.path}", 0o555)
         return placed
 
-    def replace_in_tree(self, good: str, path: str, staging: str) -> None:
-        """Let a tree's file be these bytes; readers see the old file or the new one, whole.
+    def replace_in_tree(self, good: str, path: str, staging: str, *, is_bad_copy: bool = False) -> None:
+        """Let a tree's file be these durable bytes; readers see the old file or the new one, whole.
 
+        What was there is a link of a blob that goes to quarantine by itself, unless it is a bad copy, which goes there now.
         A directory that is gone is left to whoever needs its dataset next. Dying here: `path` is the one or the other, its
         directory may be open for writing until somebody does this again.
         """
@@ -238,9 +245,13 @@ class Store:
         with writing(path):
             if not _is_directory(directory):
                 return
-            _place(good, draft)
+            if _place(good, draft) != "hard":
+                # Rows may refer to this tree already.
+                _sync_file(draft)
             os.chmod(directory, 0o755)
             try:
+                if is_bad_copy and os.path.lexists(path):
+                    self.quarantine(path, "this copy's bytes are not those of its digest", stays=True)
                 os.rename(draft, path)
             finally:
                 os.chmod(directory, 0o555)
@@ -414,8 +425,19 @@ def sync_file_system(directory: str | int) -> None:
         raise OSError(number, os.strerror(number))
 
 
+def _sync_file(path: str) -> None:
+    """Wait until one file is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _make_directory(path: Path) -> None:
     """Make a directory that the application can enter, whatever the worker's umask is."""
+    if os.path.isdir(path):
+        return
     try:
         path.mkdir(parents=True)
     except FileExistsError:

@@ -4,7 +4,9 @@ import json
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
+
+from worker.db.engine import sql
 
 
 def fresh(
@@ -12,7 +14,7 @@ def fresh(
 ) -> dict[str, tuple[int, int]]:
     """Inode and time of change of those blobs that were checked within `max_age_days`, or since `or_since`."""
     rows = conn.execute(
-        text("""
+        sql("""
             select digest, inode, mtime_ns from migration_blob_checks
             where digest = any(:digests)
               and (checked_at > clock_timestamp() - make_interval(secs => :age_s) or checked_at >= :since)"""),
@@ -31,9 +33,9 @@ def record(conn: Connection, seen: Mapping[str, tuple[int, int]]) -> None:
         {"digest": digest, "inode": inode, "mtime_ns": mtime}
         for digest, (inode, mtime) in sorted(seen.items())
     ]
-    conn.execute(text("set local synchronous_commit = off"))
     conn.execute(
-        text("""
+        sql("""
+            set local synchronous_commit = off;
             insert into migration_blob_checks (digest, inode, mtime_ns)
             select digest, inode, mtime_ns
             from jsonb_to_recordset(cast(:rows as jsonb)) as r(digest text, inode bigint, mtime_ns bigint)

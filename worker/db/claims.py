@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
+from worker.db.engine import autocommit, sql
 from worker.errors import ClaimLostError, DatabaseUnavailableError
 
 
@@ -35,9 +36,14 @@ def file_key(size_bytes: int, head: str) -> str:
 
 
 def first_seen(conn: Connection, keys: Sequence[str]) -> frozenset[str]:
-    """Register keys; those that nobody registered before. Only one caller ever gets a key back."""
+    """Register keys; those that nobody registered before. Only one caller ever gets a key back.
+
+    Without waiting for the disk: if a crash of the server takes a key, it takes the locks of all who held it, too. Whoever
+    registers it again copies a file that may be there, and finds that out when he names it.
+    """
     rows = conn.execute(
-        text("""
+        sql("""
+            set local synchronous_commit = off;
             insert into dataset_claims (dataset_hash)
             select key from unnest(cast(:keys as text[])) as key order by key
             on conflict do nothing returning dataset_hash"""),
@@ -62,9 +68,9 @@ def hold(
     out by the server after `idle_timeout_s` without a ping. `on_wait` is called before waiting, if somebody else has a key.
     """
     wanted = sorted(set(keys))
-    with engine.connect() as conn:
+    with autocommit(engine) as conn:
         first_seen(conn, wanted)
-        conn.commit()
+    with engine.connect() as conn:
         if not _lock(conn, wanted, "for update skip locked", idle_timeout_s):
             # Some may be mine now; to wait with them in hand for others could be waiting in a circle.
             conn.rollback()
@@ -81,12 +87,10 @@ def hold(
 
 def _lock(conn: Connection, keys: Sequence[str], how: str, idle_timeout_s: float) -> bool:
     """Lock the rows of these keys in their order; did I get them all?"""
-    conn.execute(
-        text("select set_config('idle_in_transaction_session_timeout', :timeout, true)"),
-        {"timeout": f"{int(idle_timeout_s * 1000)}ms"},
-    )
     locked = conn.execute(
-        text(f"select from dataset_claims where dataset_hash = any(:keys) order by dataset_hash {how}"),
-        {"keys": keys},
+        sql(f"""
+            select set_config('idle_in_transaction_session_timeout', :timeout, true);
+            select from dataset_claims where dataset_hash = any(:keys) order by dataset_hash {how}"""),  # noqa: S608 - a constant
+        {"keys": keys, "timeout": f"{int(idle_timeout_s * 1000)}ms"},
     )
     return locked.rowcount == len(keys)

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
+from worker.db.engine import sql
 from worker.errors import ClaimLostError
 
 
@@ -33,7 +34,7 @@ class RawSession:
 def find(conn: Connection, dataset_hash: str) -> Dataset | None:
     """The dataset with this digest, if it is there."""
     row = conn.execute(
-        text("""
+        sql("""
             select dataset_id, dataset_name, dataset_hash, file_path from raw_datasets where dataset_hash = :hash"""),
         {"hash": dataset_hash},
     ).one_or_none()
@@ -43,7 +44,7 @@ def find(conn: Connection, dataset_hash: str) -> Dataset | None:
 def lock(conn: Connection, dataset_hash: str) -> Dataset | None:
     """The same, kept from being deleted until the transaction ends."""
     row = conn.execute(
-        text("""
+        sql("""
             select dataset_id, dataset_name, dataset_hash, file_path from raw_datasets
             where dataset_hash = :hash for update"""),
         {"hash": dataset_hash},
@@ -67,7 +68,7 @@ def add(
     Raises `ClaimLostError` when the dataset is there already: somebody else stored it, so the claim was not ours any more.
     """
     dataset_id = conn.execute(
-        text("""
+        sql("""
             insert into raw_datasets (dataset_name, dataset_hash, file_path, file_size_bytes, session_count, description,
                                       metadata)
             values (:name, :hash, :file_path, :size_bytes, :session_count, :description, cast(:metadata as jsonb))
@@ -90,7 +91,7 @@ def add(
         for s in sessions
     ]
     conn.execute(
-        text("""
+        sql("""
             insert into raw_dataset_sessions (dataset_id, session_name, session_path, original_labels_json, file_count)
             select :dataset_id, s.name, s.path, s.labels, s.file_count
             from jsonb_to_recordset(cast(:rows as jsonb)) as s(name text, path text, labels text, file_count integer)"""),
@@ -102,7 +103,7 @@ def add(
 def all_of(conn: Connection) -> list[Dataset]:
     """Every dataset."""
     rows = conn.execute(
-        text("select dataset_id, dataset_name, dataset_hash, file_path from raw_datasets order by dataset_id")
+        sql("select dataset_id, dataset_name, dataset_hash, file_path from raw_datasets order by dataset_id")
     )
     return [Dataset(**row._mapping) for row in rows]  # noqa: SLF001 - as above
 
@@ -110,7 +111,7 @@ def all_of(conn: Connection) -> list[Dataset]:
 def get(conn: Connection, dataset_id: int) -> Dataset | None:
     """The dataset with this id, if it is there."""
     row = conn.execute(
-        text("""
+        sql("""
             select dataset_id, dataset_name, dataset_hash, file_path from raw_datasets where dataset_id = :id"""),
         {"id": dataset_id},
     ).one_or_none()
@@ -119,13 +120,13 @@ def get(conn: Connection, dataset_id: int) -> Dataset | None:
 
 def drop_reference(conn: Connection, ref_id: int | None) -> None:
     """Remove one reference, if it is there: the conversion's own, never one that people made."""
-    conn.execute(text("delete from project_dataset_refs where ref_id = :id"), {"id": ref_id})
+    conn.execute(sql("delete from project_dataset_refs where ref_id = :id"), {"id": ref_id})
 
 
 def refer(conn: Connection, project_id: int, dataset_id: int) -> int | None:
     """Make the project refer to the dataset; the new reference's id, None when it referred to it already."""
     return conn.execute(
-        text("""
+        sql("""
             insert into project_dataset_refs (project_id, dataset_id) values (:project_id, :dataset_id)
             on conflict (project_id, dataset_id) do nothing returning ref_id"""),
         {"project_id": project_id, "dataset_id": dataset_id},

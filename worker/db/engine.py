@@ -1,13 +1,14 @@
 """The door to PostgreSQL: one engine a process, and connection errors in our own words. Knows no table."""
 
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from functools import cache
 from typing import TypeVar
 
 import psycopg2
 import tenacity
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Connection, Engine, TextClause, create_engine, event, text
 from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DisconnectionError, InterfaceError, OperationalError
@@ -84,6 +85,30 @@ def _ping_if_idle(
     except psycopg2.Error as error:
         # The pool opens a new connection in its place.
         raise DisconnectionError from error
+
+
+@cache
+def sql(statement: str) -> TextClause:
+    """A statement with its parameters found. Once a process: to look for them costs about as much as a round trip."""
+    return text(statement)
+
+
+@contextmanager
+def autocommit(engine: Engine) -> Iterator[Connection]:
+    """A connection on which each statement is a transaction of its own: one round trip, where `begin` takes three.
+
+    Several statements in one text are one transaction, too. By the driver's own flag, which is no talk with the server:
+    SQLAlchemy's isolation level `AUTOCOMMIT` takes as long as the statement.
+    """
+    with engine.begin() as conn:
+        driver = conn.connection.driver_connection
+        assert driver is not None  # noqa: S101 - for the type checker: it has just been checked out
+        driver.autocommit = True
+        try:
+            yield conn
+        finally:
+            if not driver.closed:
+                driver.autocommit = False
 
 
 def when_free(transaction: Callable[[], T]) -> T:

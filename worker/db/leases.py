@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 from sqlalchemy.engine import Row
 
+from worker.db.engine import sql
 from worker.errors import LeaseLostError
 from worker.messages import JobRef, Outcome, RunState, Verb
 
@@ -60,11 +61,13 @@ class Expired:
 def take_lease(conn: Connection, ref: JobRef, worker: str, lease_s: float) -> Lease | None:
     """Take a job that waits or whose holder's lease ran out; None when there is nothing to take.
 
+    The conditions on states are worded so that PostgreSQL does not look for the job in the index of open jobs, which may hold
+    the whole run; only a running job has a `lease_until`.
     One statement decides: of any number of deliveries exactly one gets the row. The attempt it returns is the fencing
     number that every later write of this holder must still match.
     """
     row = conn.execute(
-        text("""
+        sql("""
             update migration_jobs j
             set state = 'running', attempt = j.attempt + 1, crashes = j.crashes + (j.state = 'running')::integer,
                 worker = :worker, phase = 'scan', files_done = 0, bytes_done = 0, not_before = null,
@@ -72,13 +75,15 @@ def take_lease(conn: Connection, ref: JobRef, worker: str, lease_s: float) -> Le
             from migration_runs r
             where j.run_id = :run_id and j.project_id = :project_id and r.run_id = j.run_id
               and r.state in ('planned', 'running')
-              and (j.state = 'queued' and coalesce(j.not_before <= clock_timestamp(), true)
-                   or j.state = 'running' and j.lease_until < clock_timestamp() and j.crashes + 1 < :most_crashes)
+              and case j.state
+                  when 'queued' then coalesce(j.not_before <= clock_timestamp(), true)
+                  when 'running' then j.lease_until < clock_timestamp() and j.crashes + 1 < :most_crashes
+                  else false end
             returning j.attempt, j.project_name, j.path, j.started_at, j.retries, r.verb, r.dry_run, r.selection,
                       r.created_at as run_created_at,
                       (select other.run_id from migration_jobs other join migration_runs their using (run_id)
                        where other.project_id = j.project_id and other.run_id <> j.run_id
-                         and other.state = 'running' and other.lease_until > clock_timestamp()
+                         and other.lease_until > clock_timestamp()
                          and their.verb = r.verb and r.verb <> 'verify' and not (r.dry_run or their.dry_run)
                        limit 1) as busy_with,
                       r.limit_bytes_per_second / case when r.limit_bytes_per_second is not null then
@@ -111,7 +116,7 @@ def renew_lease(
     Without waiting for the disk: a renewal that a crash of the server takes only lets the lease end sooner.
     """
     row = conn.execute(
-        text("""
+        sql("""
             set local synchronous_commit = off;
             update migration_jobs j
             set lease_until = clock_timestamp() + make_interval(secs => :lease_s), phase = :phase,
@@ -149,7 +154,7 @@ def hand_back(
     Raises `LeaseLostError` when the job is not ours any more.
     """
     result = conn.execute(
-        text("""
+        sql("""
             update migration_jobs
             set state = 'queued', lease_until = null, phase = :reason, sent_at = null,
                 retries = retries + (cast(:retry_in_s as float8) is not null)::integer,
@@ -166,7 +171,7 @@ def hand_back(
 def want_message(conn: Connection, ref: JobRef) -> None:
     """The job's message was not followed: if the job waits, it needs another one."""
     conn.execute(
-        text("""
+        sql("""
             update migration_jobs set sent_at = null
             where run_id = :run_id and project_id = :project_id and state = 'queued'"""),
         {"run_id": ref.run_id, "project_id": ref.project_id},
@@ -176,7 +181,7 @@ def want_message(conn: Connection, ref: JobRef) -> None:
 def note_fenced(conn: Connection, lease: Lease) -> None:
     """Count an attempt that found out that its job is not its own any more."""
     conn.execute(
-        text(
+        sql(
             "update migration_jobs set fenced = fenced + 1 where run_id = :run_id and project_id = :project_id"
         ),
         {"run_id": lease.ref.run_id, "project_id": lease.ref.project_id},
@@ -186,7 +191,7 @@ def note_fenced(conn: Connection, lease: Lease) -> None:
 def expired(conn: Connection, limit: int) -> list[Expired]:
     """Jobs whose leases ran out, locked until the transaction ends; those that somebody else has locked are left to him."""
     rows = conn.execute(
-        text("""
+        sql("""
             select j.run_id, j.project_id, j.attempt, j.project_name, j.path, j.started_at, j.retries, j.worker,
                    j.crashes + 1 as crashes, r.state as run_state, r.verb, r.dry_run, r.selection,
                    r.created_at as run_created_at, null as busy_with, null as bytes_per_second
@@ -209,7 +214,7 @@ def expired(conn: Connection, limit: int) -> list[Expired]:
 def give_back_for(conn: Connection, dead: Expired) -> None:
     """Let a job wait again whose holder has died. The caller has it locked."""
     conn.execute(
-        text("""
+        sql("""
             update migration_jobs
             set state = 'queued', lease_until = null, phase = null, sent_at = null, crashes = :crashes
             where run_id = :run_id and project_id = :project_id and attempt = :attempt and state = 'running'"""),
@@ -220,7 +225,7 @@ def give_back_for(conn: Connection, dead: Expired) -> None:
 def end_job(conn: Connection, lease: Lease, outcome: Outcome) -> None:
     """Write a job's outcome, in the transaction of what it reports. Raises `LeaseLostError` when the job is not ours any more."""
     result = conn.execute(
-        text("""
+        sql("""
             update migration_jobs
             set state = :state, outcome = cast(:outcome as jsonb), error_class = :error_class, error = :error,
                 dataset_hash = :dataset_hash, phase = null, lease_until = null, finished_at = clock_timestamp(),
@@ -246,7 +251,7 @@ def end_job(conn: Connection, lease: Lease, outcome: Outcome) -> None:
 def holder_of_dataset(conn: Connection, dataset_hash: str, except_for: JobRef) -> str | None:
     """Who is storing this dataset right now, for a message of whoever waits."""
     return conn.execute(
-        text("""
+        sql("""
             select format('project %s on %s', project_id, worker) from migration_jobs
             where dataset_hash = :hash and state = 'running' and phase = 'store'
               and (run_id, project_id) <> (:run_id, :project_id)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 from sqlalchemy.engine import Row
 
+from worker.db.engine import sql
 from worker.errors import UsageError
 from worker.messages import JobRef, JobState, Outcome, RunState, Verb
 
@@ -90,7 +91,7 @@ def open_run(
 ) -> None:
     """Write a new run, planned."""
     conn.execute(
-        text("""
+        sql("""
             insert into migration_runs (run_id, verb, dry_run, selection, limit_bytes_per_second)
             values (:run_id, :verb, :dry_run, cast(:selection as jsonb), :limit)"""),
         {
@@ -119,7 +120,7 @@ def add_jobs(conn: Connection, run_id: uuid.UUID, jobs: Sequence[NewJob]) -> Non
         for job in jobs
     ]
     conn.execute(
-        text("""
+        sql("""
             insert into migration_jobs (run_id, project_id, project_name, path, state, sessions_total, files_total,
                                         bytes_total, outcome, finished_at)
             select :run_id, j.project_id, j.project_name, j.path, j.state, j.sessions_total, j.files_total, j.bytes_total,
@@ -134,7 +135,7 @@ def add_jobs(conn: Connection, run_id: uuid.UUID, jobs: Sequence[NewJob]) -> Non
 def note_sent(conn: Connection, refs: Sequence[JobRef], epoch: str) -> None:
     """The messages of these jobs are with the broker, in the life of it that `epoch` names."""
     conn.execute(
-        text("""
+        sql("""
             update migration_jobs j set sent_at = clock_timestamp(), sent_epoch = :epoch
             from jsonb_to_recordset(cast(:refs as jsonb)) as sent(run_id uuid, project_id integer)
             where j.run_id = sent.run_id and j.project_id = sent.project_id and j.state = 'queued'"""),
@@ -148,7 +149,7 @@ def note_sent(conn: Connection, refs: Sequence[JobRef], epoch: str) -> None:
 def start_run(conn: Connection, run_id: uuid.UUID) -> None:
     """Every waiting job of the run is with the broker: the run is running."""
     conn.execute(
-        text("update migration_runs set state = 'running' where run_id = :run_id and state = 'planned'"),
+        sql("update migration_runs set state = 'running' where run_id = :run_id and state = 'planned'"),
         {"run_id": run_id},
     )
 
@@ -180,7 +181,7 @@ def lost(conn: Connection, epoch: str, *, queue_is_empty: bool, limit: int) -> l
 
 def _waiting(conn: Connection, condition: str, values: dict[str, Any]) -> list[Waiting]:
     rows = conn.execute(
-        text(f"""
+        sql(f"""
             select j.run_id, j.project_id, j.project_name, j.bytes_total as size_bytes, r.verb
             from migration_jobs j join migration_runs r using (run_id)
             where j.state = 'queued' and r.state in ('planned', 'running')
@@ -202,7 +203,7 @@ def _waiting(conn: Connection, condition: str, values: dict[str, Any]) -> list[W
 def cancel_run(conn: Connection, run_id: uuid.UUID, reason: str) -> None:
     """Stop a run: what no worker has taken ends as cancelled, with `reason`."""
     conn.execute(
-        text("""
+        sql("""
             update migration_jobs
             set state = 'cancelled', finished_at = clock_timestamp(),
                 outcome = jsonb_build_object('project_id', project_id, 'project_name', project_name,
@@ -211,7 +212,7 @@ def cancel_run(conn: Connection, run_id: uuid.UUID, reason: str) -> None:
         {"run_id": run_id, "reason": reason},
     )
     conn.execute(
-        text("""
+        sql("""
             update migration_runs set state = 'cancelled', finished_at = clock_timestamp()
             where run_id = :run_id and state in ('planned', 'running', 'paused')"""),
         {"run_id": run_id},
@@ -221,7 +222,7 @@ def cancel_run(conn: Connection, run_id: uuid.UUID, reason: str) -> None:
 def pause_run(conn: Connection, run_id: uuid.UUID, reason: str) -> None:
     """Hold a run, and say why; one that is held already keeps its first reason."""
     conn.execute(
-        text("""
+        sql("""
             update migration_runs set state = 'paused', paused_because = :reason
             where run_id = :run_id and state in ('planned', 'running')"""),
         {"run_id": run_id, "reason": reason},
@@ -231,13 +232,13 @@ def pause_run(conn: Connection, run_id: uuid.UUID, reason: str) -> None:
 def resume_run(conn: Connection, run_id: uuid.UUID) -> None:
     """Let a held run go on. Its waiting jobs need new messages: the old ones may have come to nothing meanwhile."""
     conn.execute(
-        text("""
+        sql("""
             update migration_runs set state = 'running', paused_because = null
             where run_id = :run_id and state = 'paused'"""),
         {"run_id": run_id},
     )
     conn.execute(
-        text("update migration_jobs set sent_at = null where run_id = :run_id and state = 'queued'"),
+        sql("update migration_jobs set sent_at = null where run_id = :run_id and state = 'queued'"),
         {"run_id": run_id},
     )
 
@@ -251,7 +252,7 @@ def retry_failed(
 ) -> int:
     """Let failed jobs wait again, all or some, as if they had never been tried; how many. A finished run runs again."""
     result = conn.execute(
-        text("""
+        sql("""
             update migration_jobs
             set state = 'queued', outcome = null, error_class = null, error = null, finished_at = null, sent_at = null,
                 retries = 0, crashes = 0, queued_at = clock_timestamp()
@@ -266,7 +267,7 @@ def retry_failed(
     )
     if result.rowcount:
         conn.execute(
-            text("""
+            sql("""
                 update migration_runs set state = 'running', finished_at = null
                 where run_id = :run_id and state = 'finished'"""),
             {"run_id": run_id},
@@ -277,7 +278,7 @@ def retry_failed(
 def limit_run(conn: Connection, run_id: uuid.UUID, bytes_per_second: int | None) -> None:
     """How fast the run's workers together may read from now on; None: as fast as they can."""
     conn.execute(
-        text("update migration_runs set limit_bytes_per_second = :limit where run_id = :run_id"),
+        sql("update migration_runs set limit_bytes_per_second = :limit where run_id = :run_id"),
         {"run_id": run_id, "limit": bytes_per_second},
     )
 
@@ -285,7 +286,7 @@ def limit_run(conn: Connection, run_id: uuid.UUID, bytes_per_second: int | None)
 def waiting(conn: Connection, run_id: uuid.UUID) -> list[NewJob]:
     """The jobs of a run that wait for a worker, in the order of sending."""
     rows = conn.execute(
-        text("""
+        sql("""
             select project_id, project_name, path, sessions_total as sessions, files_total as files,
                    bytes_total as size_bytes
             from migration_jobs where run_id = :run_id and state = 'queued'
@@ -298,7 +299,7 @@ def waiting(conn: Connection, run_id: uuid.UUID) -> list[NewJob]:
 def finish_ended_runs(conn: Connection) -> None:
     """Close every run whose last job has an outcome: whoever wrote it may have died before he could do that."""
     conn.execute(
-        text("""
+        sql("""
             update migration_runs r set state = 'finished', finished_at = clock_timestamp()
             where r.state in ('planned', 'running', 'paused')
               and not exists (select from migration_jobs j
@@ -312,7 +313,7 @@ def finish_run_if_ended(conn: Connection, run_id: uuid.UUID) -> None:
     jobs are sent is closed as well.
     """
     conn.execute(
-        text("""
+        sql("""
             update migration_runs r set state = 'finished', finished_at = clock_timestamp()
             where r.run_id = :run_id and r.state in ('planned', 'running', 'paused')
               and not exists (select from migration_jobs j
@@ -328,7 +329,7 @@ def find_run(conn: Connection, reference: str) -> Run:
     else:
         condition, value = "starts_with(run_id::text, :prefix)", reference.lower()
     rows = conn.execute(
-        text(f"select * from migration_runs where {condition} order by created_at desc limit 2"),  # noqa: S608 - a constant
+        sql(f"select * from migration_runs where {condition} order by created_at desc limit 2"),  # noqa: S608 - a constant
         {"prefix": value},
     ).all()
     if not rows:
@@ -343,7 +344,7 @@ def find_run(conn: Connection, reference: str) -> Run:
 def runs(conn: Connection, limit: int) -> list[Run]:
     """The newest runs first."""
     rows = conn.execute(
-        text("select * from migration_runs order by created_at desc limit :limit"), {"limit": limit}
+        sql("select * from migration_runs order by created_at desc limit :limit"), {"limit": limit}
     )
     return [_run(row) for row in rows]
 
@@ -351,10 +352,10 @@ def runs(conn: Connection, limit: int) -> list[Run]:
 def progress(conn: Connection, run_id: uuid.UUID) -> Progress:
     """Count the run's jobs: one pass over their rows, however many there are."""
     run = conn.execute(
-        text("select state from migration_runs where run_id = :run_id"), {"run_id": run_id}
+        sql("select state from migration_runs where run_id = :run_id"), {"run_id": run_id}
     ).one()
     rows = conn.execute(
-        text("""
+        sql("""
             select state, count(*) as jobs, count(*) filter (where lease_until > clock_timestamp()) as live,
                    coalesce(sum(bytes_total), 0)::bigint as bytes_total,
                    coalesce(sum(least(bytes_done, coalesce(bytes_total, bytes_done))), 0)::bigint as bytes_done,
@@ -384,7 +385,7 @@ def holders(conn: Connection, run_id: uuid.UUID) -> list[Row[Any]]:
     """The jobs that workers have right now: who, since when, how far."""
     return list(
         conn.execute(
-            text("""
+            sql("""
                 select project_id, project_name, worker, phase, attempt, files_total, files_done, bytes_total, bytes_done,
                        extract(epoch from clock_timestamp() - started_at)::float8 as age_s,
                        extract(epoch from lease_until - clock_timestamp())::float8 as lease_left_s
@@ -398,7 +399,7 @@ def retrying(conn: Connection, run_id: uuid.UUID, limit: int) -> list[Row[Any]]:
     """Jobs that met something passing and wait to be tried again."""
     return list(
         conn.execute(
-            text("""
+            sql("""
                 select project_id, project_name, phase as reason, retries,
                        greatest(0, extract(epoch from not_before - clock_timestamp()))::float8 as wait_s
                 from migration_jobs where run_id = :run_id and state = 'queued' and not_before is not null
@@ -412,7 +413,7 @@ def failures(conn: Connection, run_id: uuid.UUID, examples: int) -> list[Row[Any
     """What failed, by class, most frequent first: how many, what to do, and the first few."""
     return list(
         conn.execute(
-            text("""
+            sql("""
                 select error_class, count(*) as jobs, min(outcome->>'remedy') as remedy,
                        (array_agg(jsonb_build_object('project_id', project_id, 'project_name', project_name, 'error', error)
                                   order by project_id) filter (where number <= :examples)) as examples
@@ -428,7 +429,7 @@ def jobs(conn: Connection, run_id: uuid.UUID) -> list[Row[Any]]:
     """Every job of a run, for people: what it is, who has it, how far it is, how it ended."""
     return list(
         conn.execute(
-            text("""
+            sql("""
                 select project_id, project_name, path, state, attempt, worker, lease_until, phase, dataset_hash,
                        sessions_total, files_total, bytes_total, files_done, bytes_done, error_class, error, outcome,
                        started_at, finished_at,
@@ -442,7 +443,7 @@ def jobs(conn: Connection, run_id: uuid.UUID) -> list[Row[Any]]:
 def outcomes(conn: Connection, run_id: uuid.UUID) -> dict[int, Outcome]:
     """The outcome of every job that has ended, by project."""
     rows = conn.execute(
-        text("select project_id, outcome from migration_jobs where run_id = :run_id and outcome is not null"),
+        sql("select project_id, outcome from migration_jobs where run_id = :run_id and outcome is not null"),
         {"run_id": run_id},
     )
     return {row.project_id: Outcome.from_json(row.outcome) for row in rows}
@@ -455,7 +456,7 @@ def note_new_content(conn: Connection, ref: JobRef, sizes: Mapping[str, int]) ->
     """A dry run met content that the store does not have: the lowest project id becomes its owner."""
     rows = [{"digest": digest, "size_bytes": size} for digest, size in sorted(sizes.items())]
     conn.execute(
-        text("""
+        sql("""
             insert into migration_dry_run_blobs (run_id, digest, size_bytes, project_id)
             select :run_id, b.digest, b.size_bytes, :project_id
             from jsonb_to_recordset(cast(:rows as jsonb)) as b(digest text, size_bytes bigint)
@@ -468,7 +469,7 @@ def note_new_content(conn: Connection, ref: JobRef, sizes: Mapping[str, int]) ->
 def new_content_by_project(conn: Connection, run_id: uuid.UUID) -> dict[int, tuple[int, int]]:
     """Files and bytes that each project of a dry run would be the first to store."""
     rows = conn.execute(
-        text("""
+        sql("""
             select project_id, count(*) as files, sum(size_bytes)::bigint as bytes
             from migration_dry_run_blobs where run_id = :run_id group by project_id"""),
         {"run_id": run_id},

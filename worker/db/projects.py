@@ -6,7 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
+
+from worker.db.engine import sql
+
+_GIVE_WAY = "set local lock_timeout = '400ms';"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +48,7 @@ def legacy_projects(conn: Connection) -> list[Project]:
     return [
         _project(row)
         for row in conn.execute(
-            text("""
+            sql("""
                 select project_id, project_name, path, legacy_path, project_type from projects
                 where project_type is null or project_type = 'legacy' order by project_id""")
         )
@@ -54,7 +58,7 @@ def legacy_projects(conn: Connection) -> list[Project]:
 def count_dataset_based(conn: Connection) -> int:
     """How many projects refer to datasets, whoever made them so."""
     count: int = conn.execute(
-        text("select count(*) from projects where project_type = 'dataset_based'")
+        sql("select count(*) from projects where project_type = 'dataset_based'")
     ).scalar_one()
     return count
 
@@ -62,7 +66,7 @@ def count_dataset_based(conn: Connection) -> int:
 def by_ids(conn: Connection, ids: Iterable[int]) -> dict[int, Project]:
     """Those of the given projects that exist."""
     rows = conn.execute(
-        text("""
+        sql("""
             select project_id, project_name, path, legacy_path, project_type from projects
             where project_id = any(:ids)"""),
         {"ids": list(ids)},
@@ -70,12 +74,16 @@ def by_ids(conn: Connection, ids: Iterable[int]) -> dict[int, Project]:
     return {row.project_id: _project(row) for row in rows}
 
 
-def lock(conn: Connection, project_id: int) -> Project | None:
-    """The project's row, locked until the transaction ends: nobody can add a session to it meanwhile."""
+def lock(conn: Connection, project_id: int, *, gives_way: bool = False) -> Project | None:
+    """The project's row, locked until the transaction ends: nobody can add a session to it meanwhile.
+
+    `gives_way` as `give_way`, in one round trip.
+    """
     row = conn.execute(
-        text("""
+        sql(f"""
+            {_GIVE_WAY if gives_way else ""}
             select project_id, project_name, path, legacy_path, project_type from projects
-            where project_id = :id for update"""),
+            where project_id = :id for update"""),  # noqa: S608 - a constant
         {"id": project_id},
     ).one_or_none()
     return _project(row) if row is not None else None
@@ -87,7 +95,7 @@ def give_way(conn: Connection) -> None:
     People lock a session before its project, as a split does, and we the other way round. PostgreSQL would end one of
     the two after a second (`deadlock_timeout`), and it might be theirs.
     """
-    conn.execute(text("set local lock_timeout = '400ms'"))
+    conn.execute(sql(_GIVE_WAY))
 
 
 def save_before_image(
@@ -107,7 +115,7 @@ def save_before_image(
     what the conversion puts into `analysis_config`, `made` the sessions' old values and the ids of new rows.
     """
     conn.execute(
-        text("""
+        sql("""
             insert into project_conversions (project_id, run_id, dataset_id, dataset_hash, legacy_path, before, tree_attributes)
             select p.project_id, :run_id, :dataset_id, :dataset_hash, p.path,
                    jsonb_build_object(
@@ -131,7 +139,7 @@ def save_before_image(
 def make_dataset_based(conn: Connection, project_id: int, written: Mapping[str, Any]) -> None:
     """Turn the row into one that refers to a dataset. A former `analysis_config` object keeps its keys."""
     conn.execute(
-        text("""
+        sql("""
             update projects
             set legacy_path = path, path = null, project_type = 'dataset_based',
                 analysis_config = case when jsonb_typeof(analysis_config) = 'object'
@@ -145,7 +153,7 @@ def make_dataset_based(conn: Connection, project_id: int, written: Mapping[str, 
 def active_conversions(conn: Connection, ids: Iterable[int] | None = None) -> dict[int, Conversion]:
     """The before-images that have not been rolled back, by project; of all projects, or of some."""
     rows = conn.execute(
-        text("""
+        sql("""
             select conversion_id, project_id, run_id, dataset_id, dataset_hash, legacy_path, before, tree_attributes
             from project_conversions
             where rolled_back_at is null and (cast(:ids as integer[]) is null or project_id = any(:ids))
@@ -172,7 +180,7 @@ def added_to_config(conn: Connection, conversion_id: int) -> list[str]:
     added or changed them since. Empty when nothing would be lost.
     """
     rows = conn.execute(
-        text("""
+        sql("""
             select now.key
             from project_conversions c
             join projects p using (project_id)
@@ -196,7 +204,7 @@ def restore(conn: Connection, conversion_id: int) -> None:
     asked `added_to_config`); an `analysis_config` that people replaced by something else than an object is theirs.
     """
     conn.execute(
-        text("""
+        sql("""
             update projects p
             set path = c.before->>'path', legacy_path = c.before->>'legacy_path', project_type = c.before->>'project_type',
                 analysis_config = case
@@ -223,7 +231,7 @@ def restore(conn: Connection, conversion_id: int) -> None:
 def end_conversion(conn: Connection, conversion_id: int, run_id: uuid.UUID) -> None:
     """The before-image has served: the project is as it was."""
     conn.execute(
-        text("""
+        sql("""
             update project_conversions set rolled_back_at = clock_timestamp(), rollback_run_id = :run_id
             where conversion_id = :id"""),
         {"id": conversion_id, "run_id": run_id},
@@ -235,7 +243,7 @@ def converted(conn: Connection) -> list[Project]:
     return [
         _project(row)
         for row in conn.execute(
-            text("""
+            sql("""
                 select c.project_id, coalesce(p.project_name, '') as project_name, p.path, c.legacy_path, p.project_type
                 from project_conversions c left join projects p using (project_id)
                 where c.rolled_back_at is null order by c.project_id""")
@@ -248,7 +256,7 @@ def converted_by_others(conn: Connection) -> list[Project]:
     return [
         _project(row)
         for row in conn.execute(
-            text("""
+            sql("""
                 select project_id, project_name, path, legacy_path, project_type from projects p
                 where project_type = 'dataset_based' and legacy_path is not null
                   and not exists (select from project_conversions c

@@ -3,13 +3,15 @@
 import json
 from collections.abc import Iterable, Mapping
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
+
+from worker.db.engine import sql
 
 
 def known_sizes(conn: Connection, sizes: Iterable[int]) -> frozenset[int]:
     """Those of these sizes that some counted recording has: a file of another size is certainly a new one."""
     rows = conn.execute(
-        text("select distinct size_bytes from migration_recording_counts where size_bytes = any(:sizes)"),
+        sql("select distinct size_bytes from migration_recording_counts where size_bytes = any(:sizes)"),
         {"sizes": sorted(set(sizes))},
     )
     return frozenset(row.size_bytes for row in rows)
@@ -18,7 +20,7 @@ def known_sizes(conn: Connection, sizes: Iterable[int]) -> frozenset[int]:
 def counts(conn: Connection, digests: Iterable[str]) -> dict[str, int | None]:
     """The records of those of these contents that were counted before."""
     rows = conn.execute(
-        text("select digest, records from migration_recording_counts where digest = any(:digests)"),
+        sql("select digest, records from migration_recording_counts where digest = any(:digests)"),
         {"digests": sorted(set(digests))},
     )
     return {row.digest: row.records for row in rows}
@@ -32,13 +34,13 @@ def remember(conn: Connection, counted: Mapping[str, tuple[int, int | None]]) ->
     """
     if not counted:
         return
-    conn.execute(text("set local synchronous_commit = off"))
     rows = [
         {"digest": digest, "size_bytes": size, "records": records}
         for digest, (size, records) in sorted(counted.items())
     ]
     conn.execute(
-        text("""
+        sql("""
+            set local synchronous_commit = off;
             insert into migration_recording_counts (digest, size_bytes, records)
             select digest, size_bytes, records
             from jsonb_to_recordset(cast(:rows as jsonb)) as r(digest text, size_bytes bigint, records bigint)

@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
+
+from worker.db.engine import sql
 
 COLUMNS = (
     "parent_session_data_path",
@@ -44,20 +46,20 @@ class Session:
 
 def of_project(conn: Connection, project_id: int) -> list[Session]:
     """The project's sessions in the order of their ids. Locks nothing and waits for nobody."""
-    rows = conn.execute(text(_OF_PROJECT), {"id": project_id})
+    rows = conn.execute(sql(_OF_PROJECT), {"id": project_id})
     return [Session(**row._mapping) for row in rows]  # noqa: SLF001 - the public name of a row as a mapping
 
 
 def lock_of_project(conn: Connection, project_id: int) -> list[Session]:
     """The same, locked until the transaction ends. The caller has locked the project's row, so none can come."""
-    rows = conn.execute(text(f"{_OF_PROJECT} for update"), {"id": project_id})
+    rows = conn.execute(sql(f"{_OF_PROJECT} for update"), {"id": project_id})
     return [Session(**row._mapping) for row in rows]  # noqa: SLF001 - as above
 
 
 def time_ranges(conn: Connection, project_id: int) -> dict[int, tuple[int, int]]:
     """First and last time of each session, in nanoseconds since its watch booted."""
     rows = conn.execute(
-        text("select session_id, start_ns, stop_ns from sessions where project_id = :id"), {"id": project_id}
+        sql("select session_id, start_ns, stop_ns from sessions where project_id = :id"), {"id": project_id}
     )
     return {row.session_id: (row.start_ns, row.stop_ns) for row in rows}
 
@@ -66,8 +68,9 @@ def write(conn: Connection, changes: Sequence[Mapping[str, Any]]) -> None:
     """Set `COLUMNS` of many sessions in one statement; each change holds them all and `session_id`."""
     if not changes:
         return
+    # The ids once more: from JSON alone PostgreSQL cannot tell how few they are, and would read the whole table.
     conn.execute(
-        text("""
+        sql("""
             update sessions s
             set parent_session_data_path = c.parent_session_data_path, raw_session_name = c.raw_session_name,
                 dataset_id = c.dataset_id, data_start_offset = c.data_start_offset, data_end_offset = c.data_end_offset,
@@ -75,8 +78,8 @@ def write(conn: Connection, changes: Sequence[Mapping[str, Any]]) -> None:
             from jsonb_to_recordset(cast(:changes as jsonb)) as c(
                 session_id integer, parent_session_data_path text, raw_session_name text, dataset_id integer,
                 data_start_offset bigint, data_end_offset bigint, split_config_id integer)
-            where s.session_id = c.session_id"""),
-        {"changes": json.dumps(list(changes))},
+            where s.session_id = c.session_id and s.session_id = any(:ids)"""),
+        {"changes": json.dumps(list(changes)), "ids": [change["session_id"] for change in changes]},
     )
 
 
@@ -85,7 +88,7 @@ def references_to_nothing(
 ) -> list[tuple[int, str, int]]:
     """What `write` could not write because of the foreign keys: session, column, and the id that is not there."""
     rows = conn.execute(
-        text("""
+        sql("""
             with c as (
                 select * from jsonb_to_recordset(cast(:changes as jsonb)) as c(
                     session_id integer, dataset_id integer, split_config_id integer))
@@ -110,7 +113,7 @@ def add_split_configs(
         return {}
     rows = [{"name": name, "parameters": value} for name, value in parameters.items()]
     inserted = conn.execute(
-        text("""
+        sql("""
             insert into project_split_configs (project_id, dataset_id, raw_session_name, split_strategy, split_parameters)
             select :project_id, :dataset_id, c.name, 'custom', c.parameters
             from jsonb_to_recordset(cast(:rows as jsonb)) as c(name text, parameters jsonb)
@@ -123,5 +126,5 @@ def add_split_configs(
 def drop_split_configs(conn: Connection, config_ids: Sequence[int]) -> None:
     """Remove these rows, after every session has let go of them."""
     ids = {"ids": list(config_ids)}
-    conn.execute(text("update sessions set split_config_id = null where split_config_id = any(:ids)"), ids)
-    conn.execute(text("delete from project_split_configs where config_id = any(:ids)"), ids)
+    conn.execute(sql("update sessions set split_config_id = null where split_config_id = any(:ids)"), ids)
+    conn.execute(sql("delete from project_split_configs where config_id = any(:ids)"), ids)
