@@ -20,7 +20,8 @@ class Measured:
     `cpu_s` is the processor time of the contender's own processes. `stored_bytes` are the bytes of all different inodes
     that it left. `peak_mb` is the resident memory of its biggest process. `count` is how many things (projects,
     tasks) it did. `flush_s`: how long a `sync` took *after* a run that was durable by itself; not part of `seconds`.
-    `collected_s`: when the producer's collector had all outcomes in hand.
+    `collected_s`: when the producer's collector had all outcomes in hand. `servers_cpu_s` is the processor time of PostgreSQL
+    and Valkey, and `statements` how many the workers asked of the former, where that was counted.
     """
 
     seconds: float
@@ -30,6 +31,8 @@ class Measured:
     count: int | None = None
     flush_s: float | None = None
     collected_s: float | None = None
+    servers_cpu_s: float | None = None
+    statements: int | None = None
 
 
 Settle = Callable[[], None]

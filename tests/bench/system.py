@@ -16,7 +16,7 @@ from producer.children import Child
 from producer.collect import collect
 from producer.enqueue import enqueue
 from producer.local_stack import Stack, run_workers, stack
-from tests.bench import noop
+from tests.bench import counting, noop
 from tests.bench.corpora import Corpus, tiny
 from tests.bench.measure import Measured, Settle, bytes_below, cpu_s, descendants, peak_mb
 from tests.bench.noop import NOOP_TASK
@@ -42,6 +42,7 @@ class System:
         self._servers = servers
         self._folder = folder
         self._corpora = corpora
+        self._counts = folder / "statements"
         self._batches = itertools.count(1)
         self._warm_up = tiny(corpora, 1, name="warm-up", projects=16)
 
@@ -52,20 +53,27 @@ class System:
         with stack(folder / "state", workers=0, durable=True) as servers:
             yield System(servers, folder, corpora)
 
-    def migrate(self, corpus: Corpus, data_dir: Path, settle: Settle, *, emptied: bool = True) -> Measured:
-        """Migrate a corpus into the store of `data_dir`. Unless `emptied`, rows and results of earlier runs stay."""
+    def migrate(
+        self, corpus: Corpus, data_dir: Path, settle: Settle, *, emptied: bool = True, counted: bool = False
+    ) -> Measured:
+        """Migrate a corpus into the store of `data_dir`. Unless `emptied`, rows and results of earlier runs stay.
+
+        `counted`: count the workers' statements, too, which costs them a little.
+        """
         if emptied:
             self._empty()
-        with self._database(data_dir) as (settings, engine), self.workers(data_dir) as pids:
+        with self._database(data_dir) as (settings, engine), self.workers(data_dir, counted=counted) as first:
             self._warm(settings, engine)
             self._register(engine, corpus)
             settle()
-            before = cpu_s(pids)
+            before, servers_before, asked_before = cpu_s(first), self._servers_cpu_s(), self._asked()
             begin = time.perf_counter()
             run_id = enqueue(settings, engine, dry_run=False).run_id
             _await_end(engine, run_id)
             seconds = time.perf_counter() - begin
-            used = cpu_s(pids) - before
+            # After so many tasks a worker's process is replaced by a new one.
+            pids = descendants(first)
+            used, servers_used = cpu_s(pids) - before, self._servers_cpu_s() - servers_before
             outcomes = _collected(settings, engine, run_id)
             collected_s = time.perf_counter() - begin
             begin = time.perf_counter()
@@ -78,6 +86,8 @@ class System:
                 count=len(outcomes),
                 flush_s=time.perf_counter() - begin,
                 collected_s=collected_s,
+                servers_cpu_s=servers_used,
+                statements=self._asked() - asked_before if counted else None,
             )
 
     def noops(self, count: int, data_dir: Path, settle: Settle) -> Measured:
@@ -106,15 +116,19 @@ class System:
     # The surroundings -----------------------------------------------------------------------------------------------
 
     @contextmanager
-    def workers(self, data_dir: Path) -> Iterator[set[int]]:
+    def workers(self, data_dir: Path, *, counted: bool = False) -> Iterator[set[int]]:
         """Two worker processes that take tasks; gives the ids of all their processes."""
+        self._counts.mkdir(exist_ok=True)
+        for file in self._counts.iterdir():
+            file.unlink()
         env = {
             **self._servers.env,
             "DATA_DIR": str(data_dir),
             "LEGACY_ROOTS": str(self._corpora),
             # Celery's command line takes any option from the environment, so this is `worker --include tests.bench.noop`:
             # nothing of the program has to know the bench's task.
-            "CELERY_WORKER_INCLUDE": noop.__name__,
+            "CELERY_WORKER_INCLUDE": f"{noop.__name__},{counting.__name__}" if counted else noop.__name__,
+            counting.FOLDER: str(self._counts),
         }
         logs = self._folder / "logs"
         logs.mkdir(exist_ok=True)
@@ -123,6 +137,13 @@ class System:
             env, WORKERS, concurrency=1, log_folder=logs, name=name, stop_within_s=20
         ) as children:
             yield _processes(children)
+
+    def _asked(self) -> int:
+        """How many statements the workers that run now have noted."""
+        return sum(int(file.read_text() or 0) for file in self._counts.iterdir())
+
+    def _servers_cpu_s(self) -> float:
+        return cpu_s(descendants({child.process.pid for child in self._servers.children}))
 
     @contextmanager
     def _database(self, data_dir: Path) -> Iterator[tuple[Settings, Engine]]:
