@@ -184,7 +184,18 @@ def _work(
         raise NothingToDoError(f"project {lease.ref.project_id}: run {lease.busy_with} has it in hand")
     with heartbeat:
         store = tools.open_store(create=not lease.dry_run)
+        if lease.attempt > 1:
+            _clear_staging_of_former(store, lease)
         return work(Job(tools, lease, heartbeat, store, worker))
+
+
+def _clear_staging_of_former(store: Store, lease: leases.Lease) -> None:
+    """Remove what earlier attempts left when they died: a second message may bring the job here before any reaper looks."""
+    try:
+        store.clear_staging(f"{lease.ref.task_id}-")
+    except MigratorError as error:
+        # One that is only asleep may wake up and write there again; it cleans up itself when it finds its lease gone.
+        _log.warning("staging_not_cleared", reason=str(error))
 
 
 def _outcome_of(lease: leases.Lease, worker: str, error: Exception, files_seen: int) -> Outcome:

@@ -24,10 +24,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from tests.bench import growth
 from tests.bench.corpora import MAKERS, Corpus, large, warm
 from tests.bench.measure import Measured, Settle, machine
 from tests.bench.peers import B3SUM, CP, DVC, GIT_ANNEX, NAIVE, Measure, Peer, available
-from tests.bench.plot import svg
+from tests.bench.plot import growth_svg, svg
 from tests.bench.profiling import profile
 from tests.bench.results import OURS, Contest, table
 from tests.bench.system import WORKERS, System
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bench = Bench(console, folder, options)
     try:
         with System.running(folder, folder / "corpora") as system:
-            failed = bench.run_all(system)
+            failed = bench.grow(system) if options.growth else bench.run_all(system)
     finally:
         if not options.keep:
             for made in ("runs", "corpora", "state", "logs"):
@@ -71,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run = [contest for contest in bench.contests if contest.runs[OURS]]
     if run:
         _publish(console, run, facts, options)
+    if bench.steps:
+        _publish_growth(console, bench.steps, facts, options)
     for line in failed:
         console.print(f"[red]{line}[/]")
     return 1 if failed else 0
@@ -84,6 +87,7 @@ class Bench:
         self.folder = folder
         self.options = options
         self.contests: list[Contest] = []
+        self.steps: list[growth.Step] = []
 
     def run_all(self, system: System) -> list[str]:
         """All corpora that were asked for; what went wrong, one line each. One that fails does not stop the others."""
@@ -101,6 +105,24 @@ class Bench:
             self.console.print(f"{name} took {time.monotonic() - begin:.0f} s in all\n")
             if name not in {"many-files", "tiny"}:
                 _remove(self.folder / "runs")  # few files, many bytes
+        return failed
+
+    def grow(self, system: System) -> list[str]:
+        """All steps of the growth curves; what went wrong, as `run_all`."""
+        failed = []
+        for kind, count, corpus_of in growth.corpora(self.folder / "corpora", self.options.size):
+            data_dir = self.folder / "runs" / f"{count}-{kind}"
+            data_dir.mkdir(parents=True)
+            try:
+                corpus = corpus_of()
+                corpus.make()
+                step = growth.grow(system, kind, count, corpus, data_dir, partial(self._settle, corpus))
+            except Exception as error:  # noqa: BLE001 - the other steps have figures of their own
+                self.console.print_exception() if self.options.verbose else traceback.print_exc(limit=-2)
+                failed.append(f"{count} {kind}: {type(error).__name__}: {error}")
+            else:
+                self.steps.append(step)
+                self.console.print(f"  {count:,} {kind}: {step.measured.seconds:.2f} s")
         return failed
 
     def _contest(self, system: System, name: str) -> None:
@@ -211,6 +233,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--profile", action="store_true", help="do not compare; show where a migration's time goes"
     )
+    parser.add_argument(
+        "--growth",
+        action="store_true",
+        help="do not compare; show what a project costs among more and more, and a file in bigger and bigger projects",
+    )
     parser.add_argument("--verbose", action="store_true", help="errors with everything around them")
     options = parser.parse_args(arguments)
     if unknown := set(options.only) - set(MAKERS):
@@ -239,21 +266,51 @@ def _publish(
         console.print(
             "The bounds are those of size 1; below it, what each run and each project costs at least weighs more."
         )
-    now = datetime.now(UTC)
-    document = {
-        "at": now.isoformat(timespec="seconds"),
-        "size": options.size,
-        "runs": options.runs,
-        "settle_s": options.settle,
-        "workers": WORKERS,
-        "machine": facts,
-        "contests": [contest.as_json() for contest in contests],
-    }
-    RESULTS.mkdir(exist_ok=True)
-    stem = RESULTS / f"bench_{now:%Y%m%d_%H%M%S}"
-    stem.with_suffix(".json").write_text(json.dumps(document, indent=2) + "\n")
     title = f"Seconds until durable, size {options.size:g}, median of {options.runs}"
-    stem.with_suffix(".svg").write_text(svg(contests, title, _machine_line(facts)))
+    _write(
+        console,
+        "bench",
+        {
+            "size": options.size,
+            "runs": options.runs,
+            "settle_s": options.settle,
+            "workers": WORKERS,
+            "machine": facts,
+            "contests": [contest.as_json() for contest in contests],
+        },
+        svg(contests, title, _machine_line(facts)),
+    )
+
+
+def _publish_growth(
+    console: Console,
+    steps: Sequence[growth.Step],
+    facts: dict[str, str | float | int],
+    options: argparse.Namespace,
+) -> None:
+    """The same for growth."""
+    Console(width=max(console.width, 132), highlight=False).print(growth.table(steps))
+    console.print(_machine_line(facts))
+    console.print(
+        "Processor time of all processes of the workers, and of PostgreSQL and Valkey, for each project or file."
+    )
+    _write(
+        console,
+        "growth",
+        {"size": options.size, "workers": WORKERS, "machine": facts, "steps": growth.as_json(steps)},
+        growth_svg(steps, "What one more costs", _machine_line(facts)),
+    )
+
+
+def _write(console: Console, name: str, document: dict[str, object], drawing: str) -> None:
+    """Leave figures and plot in bench-results/."""
+    now = datetime.now(UTC)
+    RESULTS.mkdir(exist_ok=True)
+    stem = RESULTS / f"{name}_{now:%Y%m%d_%H%M%S}"
+    stem.with_suffix(".json").write_text(
+        json.dumps({"at": now.isoformat(timespec="seconds")} | document, indent=2) + "\n"
+    )
+    stem.with_suffix(".svg").write_text(drawing)
     console.print(f"Written: {stem}.json and {stem}.svg")
 
 

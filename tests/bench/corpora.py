@@ -193,8 +193,11 @@ def many_files(root: Path, size: float) -> Corpus:
     )
 
 
-def tiny(root: Path, size: float, name: str = "tiny", projects: int = 2000) -> Corpus:
-    """2,000 projects at size 1, each of one session with three small files, all of them different."""
+def tiny(root: Path, size: float, name: str = "tiny", projects: int = 2000, first: int = 0) -> Corpus:
+    """2,000 projects at size 1, each of one session with three small files, all of them different.
+
+    Another `first` gives other content, as long as the numbers from there on do not meet.
+    """
     count = max(8, round(projects * size))
     return Corpus(
         name,
@@ -208,7 +211,7 @@ def tiny(root: Path, size: float, name: str = "tiny", projects: int = 2000) -> C
                     if file.name in {ACCELEROMETER, GYROSCOPE, LABELS}
                 ),
             )
-            for number in range(count)
+            for number in range(first, first + count)
         ),
     )
 
@@ -222,6 +225,18 @@ def one_big(root: Path, size: float) -> Corpus:
         about_bytes=max(1000, int(3_000_000_000 * size)),
     )
     return Corpus("one-big", root / "one-big", (Project(name="p00", files=(file,)),))
+
+
+def one_project(root: Path, files: int) -> Corpus:
+    """One project of so many small files, four a session, all of them different."""
+    name = f"growth-{files}-files"
+    project = Project(
+        name="p00",
+        files=tuple(
+            file for session in range(files // 4) for file in _small_session(session, session, 1_500, 3_000)
+        ),
+    )
+    return Corpus(name, root / name, (project,))
 
 
 def _small_session(session: int, number: int, smallest: int, biggest: int) -> Iterator[File]:

@@ -1,9 +1,12 @@
-"""Results as one SVG, drawn by hand: a bar for each contender's median, a dot for each run. Measures nothing."""
+"""Results as one SVG, drawn by hand: bars for contenders, a dot for each run, lines for growth. Measures nothing."""
 
 from collections.abc import Iterator, Sequence
 from html import escape
+from itertools import groupby
+from math import log10
 from statistics import median
 
+from tests.bench.growth import Step, words
 from tests.bench.results import OURS, Contest
 
 _WIDTH = 900
@@ -12,9 +15,11 @@ _RIGHT = 190
 _BAR = 16
 _STEP = 24
 _TOP = 64
+_HEIGHT = 150
 _STYLE = """
   text { font: 12px system-ui, sans-serif; fill: #24292f }
   .title { font-size: 16px; font-weight: 600 } .corpus { font-weight: 600 } .note { fill: #57606a }
+  .line { fill: none; stroke: #1f6feb; stroke-width: 2 } .servers { stroke: #b8860b }
   .bar { fill: #b8c0cc } .ours { fill: #1f6feb } .run { fill: #24292f; fill-opacity: .75 } .axis { stroke: #8c959f }
 """
 
@@ -27,17 +32,61 @@ def svg(contests: Sequence[Contest], title: str, note: str) -> str:
         drawn = list(_chart(contest, y))
         parts += drawn
         y += _STEP * (1 + sum(1 for runs in contest.runs.values() if runs)) + 18
+    return _document(parts, y, title, note)
+
+
+def growth_svg(steps: Sequence[Step], title: str, note: str) -> str:
+    """Processor time for one thing over their number (logarithmic), from zero: what does not grow is level."""
+    parts: list[str] = []
+    y = _TOP
+    for _, of_kind in groupby(steps, key=lambda step: step.kind):
+        parts += _lines(list(of_kind), y)
+        y += _HEIGHT + 70
+    return _document(parts, y, title, note)
+
+
+def _document(parts: Sequence[str], height: float, title: str, note: str) -> str:
+    box = f"0 0 {_WIDTH} {height}"
     return "\n".join(
         [
-            f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{y}" viewBox="0 0 {_WIDTH} {y}" role="img">',
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{height}" viewBox="{box}" role="img">',
             f"<title>{escape(title)}</title><style>{_STYLE}</style>",
-            f'<rect width="{_WIDTH}" height="{y}" fill="#fff"/>',
+            f'<rect width="{_WIDTH}" height="{height}" fill="#fff"/>',
             f'<text class="title" x="16" y="24">{escape(title)}</text>',
             f'<text class="note" x="16" y="44">{escape(note)}</text>',
             *parts,
             "</svg>\n",
         ]
     )
+
+
+def _lines(steps: Sequence[Step], y: float) -> Iterator[str]:
+    """One line for the workers, one for the servers."""
+    most = max(max(step.workers_each_s, step.servers_each_s) for step in steps)
+    first, last = log10(steps[0].count), log10(steps[-1].count)
+    width, bottom = _WIDTH - _LEFT - _RIGHT, y + 20 + _HEIGHT
+
+    def across(step: Step) -> float:
+        return _LEFT + width * (log10(step.count) - first) / (last - first or 1)
+
+    what = "a project of three files" if steps[0].kind == "projects" else "a file of one project"
+    yield f'<text class="corpus" x="16" y="{y + 12}">{escape(f"Processor time for {what}")}</text>'
+    for kind, name, times in (
+        ("line", "workers", [step.workers_each_s for step in steps]),
+        ("line servers", "servers", [step.servers_each_s for step in steps]),
+    ):
+        dots = [
+            (across(step), bottom - _HEIGHT * time / most) for step, time in zip(steps, times, strict=True)
+        ]
+        path = " ".join(f"{x:.1f},{height:.1f}" for x, height in dots)
+        yield f'<polyline class="{kind}" points="{path}"/>'
+        for (x, height), time in zip(dots, times, strict=True):
+            yield f'<circle class="run" cx="{x:.1f}" cy="{height:.1f}" r="2.5"/>'
+            yield f'<text x="{x:.1f}" y="{height - 8:.1f}" text-anchor="middle">{escape(words(time))}</text>'
+        yield f'<text x="{dots[-1][0] + 40:.1f}" y="{dots[-1][1] + 4:.1f}">{name}</text>'
+    yield f'<line class="axis" x1="{_LEFT}" x2="{_LEFT + width}" y1="{bottom}" y2="{bottom}"/>'
+    for step in steps:
+        yield f'<text x="{across(step):.1f}" y="{bottom + 18}" text-anchor="middle">{step.count:,} {step.kind}</text>'
 
 
 def _chart(contest: Contest, y: float) -> Iterator[str]:

@@ -44,7 +44,7 @@ class System:
         self._corpora = corpora
         self._counts = folder / "statements"
         self._batches = itertools.count(1)
-        self._warm_up = tiny(corpora, 1, name="warm-up", projects=16)
+        self._warm_up = tiny(corpora, 1, name="warm-up", projects=16, first=1_000_000)
 
     @staticmethod
     @contextmanager
@@ -66,7 +66,11 @@ class System:
             self._warm(settings, engine)
             self._register(engine, corpus)
             settle()
-            before, servers_before, asked_before = cpu_s(first), self._servers_cpu_s(), self._asked()
+            before, servers_before, asked_before = (
+                cpu_s(first),
+                self._servers_cpu_s(),
+                counting.counted(self._counts),
+            )
             begin = time.perf_counter()
             run_id = enqueue(settings, engine, dry_run=False).run_id
             _await_end(engine, run_id)
@@ -87,7 +91,7 @@ class System:
                 flush_s=time.perf_counter() - begin,
                 collected_s=collected_s,
                 servers_cpu_s=servers_used,
-                statements=self._asked() - asked_before if counted else None,
+                statements=counting.counted(self._counts) - asked_before if counted else None,
             )
 
     def noops(self, count: int, data_dir: Path, settle: Settle) -> Measured:
@@ -137,10 +141,6 @@ class System:
             env, WORKERS, concurrency=1, log_folder=logs, name=name, stop_within_s=20
         ) as children:
             yield _processes(children)
-
-    def _asked(self) -> int:
-        """How many statements the workers that run now have noted."""
-        return sum(int(file.read_text() or 0) for file in self._counts.iterdir())
 
     def _servers_cpu_s(self) -> float:
         return cpu_s(descendants({child.process.pid for child in self._servers.children}))

@@ -2,12 +2,17 @@
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 from tests.conftest import Site
 from tests.estate import Project, make_project, record_session, snapshot_tree
 from worker.blobs.digest import BIG_BYTES, digest_of
 from worker.blobs.manifest import Manifest
+from worker.messages import Outcome
 
 _LINE = b"1000000000000,0.100000,0.200000,0.300000\n"
 
@@ -73,3 +78,32 @@ def mode(path: Path) -> int:
 def staged(site: Site) -> list[str]:
     """What is in staging."""
     return sorted(os.listdir(site.settings.store_dir / "staging"))
+
+
+@contextmanager
+def counting_writes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Count the bytes that anybody of this process writes into blobs."""
+    written: list[int] = []
+    really = os.pwritev
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwritev", lambda *args: (written.append(count := really(*args)), count)[1])
+        yield written
+
+
+def check_stored_once(site: Site, outcomes: list[Outcome], written: list[int]) -> None:
+    """What was written, what is there and what the outcomes say are the same, and every tree is its project."""
+    store = site.settings.store_dir
+    blobs = {blob.name: blob.stat().st_size for blob in (store / "blobs").glob("*/*")}
+    unique = sum(blobs.values())
+    assert sum(written) <= 1.05 * unique, f"{sum(written)} bytes were written for {unique}"
+    assert sum(outcome.bytes.stored for outcome in outcomes) == unique
+    assert sum(outcome.files.stored for outcome in outcomes) == len(blobs)
+    for outcome in outcomes:
+        stored, legacy = (
+            snapshot_tree(Path(str(path))) for path in (outcome.dataset_path, outcome.original_path)
+        )
+        assert {name: entry.content for name, entry in stored.items()} == {
+            name: entry.content for name, entry in legacy.items()
+        }
+    assert os.listdir(store / "staging") == []
+    assert os.listdir(store / "quarantine") == []

@@ -11,11 +11,18 @@ import pytest
 from tests.conftest import Site
 from tests.estate import Project
 from tests.faults.child import Children, End
+from tests.faults.order import check_order, names_of_blobs
 from tests.faults.shim import Act, Fault
-from tests.faults.studies import check_store, folder_of, make_big, staged, study
-from tests.faults.test_order import check_order, conversion, last_sync, names_of_blobs
+from tests.faults.studies import (
+    check_store,
+    check_stored_once,
+    counting_writes,
+    folder_of,
+    make_big,
+    staged,
+    study,
+)
 from tests.fidelity.runs import WORK, let_lease_run_out, open_run
-from tests.races.test_store_rounds import check_stored_once, counting_writes
 from worker import trust
 from worker.blobs.digest import BIG_BYTES
 from worker.db import ledger
@@ -105,7 +112,6 @@ def test_every_batch_is_durable_before_its_names(site: Site, watched: Children):
     assert len(names_of_blobs(site, end.calls)) == 2 * FILES
     done = [call for call in end.calls if call.result is not None and call.result >= 0]
     assert len([call for call in done if call.name == "syncfs"]) > 3
-    assert last_sync(done, conversion(done)).before(conversion(done))
     check_order(site, end)
 
 

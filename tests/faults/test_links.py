@@ -13,8 +13,11 @@ from tests.conftest import Site
 from tests.estate import Project
 from tests.faults.studies import check_store, check_tree, damage, folder_of, staged, study
 from tests.fidelity.runs import run_one, tools_of
+from worker import trust
+from worker.ingest import hash_tree, store_tree
 from worker.job import Tools
 from worker.messages import Outcome, Status, Verb
+from worker.scan import scan
 
 pytestmark = pytest.mark.stack
 
@@ -119,11 +122,50 @@ def test_a_copy_in_a_tree_that_went_bad_is_mended_before_the_tree_is_reused(
     assert first[1].links.hard == 4
     tree, _ = migrate(tools, study(site, "goes bad", 1, 5))
     damage(tree / RECORDING)
+    bad = (tree / RECORDING).read_bytes()
     equal = study(site, "its equal", 1, 5)
 
-    again, _ = migrate(tools, equal)
+    again, outcome = migrate(tools, equal)
 
     check_tree(again, equal)
+    assert (again, outcome.dataset_created, outcome.bytes.stored) == (tree, False, 0)
+    assert bad in {path.read_bytes() for path in (site.settings.store_dir / "quarantine").iterdir()}
+
+
+def test_a_copy_that_was_found_right_is_believed_like_a_blob(
+    site: Site, tools: Tools, first: tuple[Project, Outcome], monkeypatch: pytest.MonkeyPatch
+):
+    """It is read before its tree is reused for the first time: whoever made it has not looked at it."""
+    assert first[1].links.hard == 4
+    read: list[str] = []
+    really = trust._is_right
+    monkeypatch.setattr(trust, "_is_right", lambda job, *file: (read.append(file[0]), really(job, *file))[1])
+    tree, _ = migrate(tools, study(site, "original", 1, 8))
+
+    for name in ("twin", "triplet"):
+        assert migrate(tools, study(site, name, 1, 8))[0] == tree
+
+    assert read == [str(tree / RECORDING)]
+
+
+def test_a_tree_that_no_row_knows_is_read_where_it_has_copies(
+    site: Site, tools: Tools, first: tuple[Project, Outcome]
+):
+    """Whoever published it has died, and it is found by its name and its sizes."""
+    assert first[1].links.hard == 4
+    project = study(site, "left behind", 1, 9)
+    store = tools.open_store(create=True)
+    hashed = hash_tree(
+        scan(project.path, tools.roots), tools.roots, store, tools.threads, lambda _files, _bytes: None
+    )
+    found = store.tree_path("left behind", hashed.manifest.digest)
+    store_tree(store, hashed, found, "the dead", tools.threads, lambda _files, _bytes: None)
+    damage(found / RECORDING)
+
+    tree, outcome = migrate(tools, project)
+
+    assert (tree, outcome.dataset_created) == (found, True)
+    check_tree(tree, project)
 
 
 def test_a_bad_blob_at_its_limit_is_mended_in_every_tree_linked_or_copied(

@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import Site
-from tests.estate import make_project, record_session, snapshot_tree
+from tests.estate import make_project, record_session
+from tests.faults.studies import check_stored_once, counting_writes
 from tests.fidelity.runs import DEADLINE_S, at_once, open_run
 from tests.worker.trees import condemned, open_store, read_tree, roots_of, temporary_files, write_tree
 from worker.blobs.digest import BIG_BYTES, digest_of
@@ -174,41 +175,12 @@ def test_a_thousand_rounds_of_sixteen_who_store_overlapping_contents(memory: Pat
 # By way of the whole story --------------------------------------------------------------------------------------
 
 
-@contextmanager
-def counting_writes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Count the bytes that anybody of this process writes into blobs."""
-    written: list[int] = []
-    really = os.pwritev
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "pwritev", lambda *args: (written.append(count := really(*args)), count)[1])
-        yield written
-
-
 def migrate_all_at_once(site: Site) -> list[Outcome]:
     """One run over all projects, a worker of its own for each."""
     refs = open_run(site.engine, Verb.MIGRATE)
     outcomes = [one for one in at_once(site, [(Verb.MIGRATE, ref) for ref in refs]) if one is not None]
     assert [outcome.status for outcome in outcomes] == [Status.MIGRATED] * len(refs), outcomes
     return outcomes
-
-
-def check_stored_once(site: Site, outcomes: list[Outcome], written: list[int]) -> None:
-    """What was written, what is there and what the outcomes say are the same, and every tree is its project."""
-    store = site.settings.store_dir
-    blobs = {blob.name: blob.stat().st_size for blob in (store / "blobs").glob("*/*")}
-    unique = sum(blobs.values())
-    assert sum(written) <= 1.05 * unique, f"{sum(written)} bytes were written for {unique}"
-    assert sum(outcome.bytes.stored for outcome in outcomes) == unique
-    assert sum(outcome.files.stored for outcome in outcomes) == len(blobs)
-    for outcome in outcomes:
-        stored, legacy = (
-            snapshot_tree(Path(str(path))) for path in (outcome.dataset_path, outcome.original_path)
-        )
-        assert {name: entry.content for name, entry in stored.items()} == {
-            name: entry.content for name, entry in legacy.items()
-        }
-    assert os.listdir(store / "staging") == []
-    assert os.listdir(store / "quarantine") == []
 
 
 @pytest.mark.stack

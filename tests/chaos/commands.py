@@ -1,0 +1,224 @@
+"""Whoever types `producer …`: opens runs, follows them, holds them, and tries again what met a server that was away."""
+
+import itertools
+import json
+import os
+import random
+import signal
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import OperationalError
+
+from tests.chaos.nursery import Nursery, Process
+from worker import broker
+from worker.broker import Message
+from worker.messages import JobRef, Verb
+from worker.settings import Settings
+
+_WITHIN_S = 60.0
+_NOT_READY = 5
+_USAGE = 2
+_OPENS = {Verb.MIGRATE: "enqueue", Verb.ROLLBACK: "rollback"}
+
+
+class CommandError(Exception):
+    """A command of the producer ended as it must not end; the message has its last words."""
+
+
+class Operator:
+    """Every command is a process of its own. `tick` is called while one is waited for."""
+
+    def __init__(
+        self, nursery: Nursery, engine: Engine, settings: Settings, env: Mapping[str, str], folder: Path
+    ) -> None:
+        self.runs: list[uuid.UUID] = []
+        self.tick: Callable[[], None] = lambda: time.sleep(0.02)
+        self._nursery = nursery
+        self._engine = engine
+        self._settings = settings
+        self._env = env
+        self._folder = folder
+        self._numbers = itertools.count(1)
+        self.verb = Verb.MIGRATE
+        self._collector: Process | None = None
+        self._producers: list[Process] = []
+
+    # Opening runs ---------------------------------------------------------------------------------------------------
+
+    def open(self, verb: Verb) -> uuid.UUID:
+        """Open a run over all projects that the verb concerns."""
+        self.verb = verb
+        return self.open_another()
+
+    def open_another(self) -> uuid.UUID:
+        """Open one more, as soon as the servers let it. It returns when the run is in the ledger: its messages may be on
+        their way yet, and the producer, which then looks for workers, still there.
+        """
+        deadline = time.monotonic() + _WITHIN_S
+        while True:
+            known = self._known_runs()
+            process = self._start(_OPENS[self.verb], "--json")
+            while not (opened := self._known_runs() - known) and self._nursery.ended(process) is None:
+                self.tick()
+            if opened or (opened := self._known_runs() - known):
+                break
+            self._check_not_ready(process, deadline)
+        self._producers.append(process)
+        # Whoever was waited for may have opened one, too.
+        self.runs.extend(opened.difference(self.runs))
+        return self.runs[-1]
+
+    def check_producers(self) -> None:
+        """Every producer that opened a run has ended well, or said that a server was away."""
+        while self._producers:
+            process = self._producers.pop()
+            if self._wait(process) not in {0, _NOT_READY}:
+                raise CommandError(f"{process.name} ended with {self._wait(process)}: {_tail(process.log)}")
+
+    def open_and_die(self, verb: Verb, which: int) -> str:
+        """Open a run by a producer that is killed meanwhile, and see to it that one is open then; what was done."""
+        self.verb = verb
+        known = self._known_runs()
+        process = self._start(_OPENS[verb], "--json")
+        chance = random.Random(which)
+        if chance.random() < 0.3:
+            time.sleep(chance.uniform(0.0, 0.3))
+        else:
+            self._await_run(process, known)
+            time.sleep(chance.choice((0.0, 0.002, 0.005, 0.01, 0.02, 0.05)))
+        process.signal(signal.SIGKILL)
+        self._wait(process)
+        opened = self._known_runs() - known
+        if not opened:
+            return f"killed before a run was there; opened {self.open_another()}"
+        self.runs.extend(opened)
+        if chance.random() < 0.5:
+            return f"killed when run {self.runs[-1]} was there; left to the workers"
+        resumed = self.rein("resume", self.runs[-1])
+        return f"killed when run {self.runs[-1]} was there; {'resumed' if resumed else 'it had ended'}"
+
+    def _await_run(self, process: Process, known: set[uuid.UUID]) -> None:
+        while self._nursery.ended(process) is None and self._known_runs() == known:
+            time.sleep(0.001)
+
+    def _check_not_ready(self, process: Process, deadline: float) -> None:
+        """A command that has failed may be tried again if it says that a server is away."""
+        code = self._wait(process)
+        if code != _NOT_READY or time.monotonic() > deadline:
+            raise CommandError(f"{process.name} ended with {code}: {_tail(process.log)}")
+
+    def _known_runs(self) -> set[uuid.UUID]:
+        """The runs in the ledger, as soon as there is a database."""
+        deadline = time.monotonic() + _WITHIN_S
+        while True:
+            try:
+                with self._engine.connect() as conn:
+                    return set(conn.scalars(text("select run_id from migration_runs")))
+            except OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+            self.tick()
+
+    # The reins --------------------------------------------------------------------------------------------------------
+
+    def rein(self, verb: str, run_id: uuid.UUID) -> bool:
+        """Pause, resume, cancel or retry a run; False when it has ended before."""
+        deadline = time.monotonic() + _WITHIN_S
+        while True:
+            code, process = self._run(verb, str(run_id), "--json")
+            if code in {0, _USAGE}:
+                return code == 0
+            self._check_not_ready(process, deadline)
+
+    def send_again(self, times: int) -> int:
+        """Publish the message of every job of every run once more, several times; how many."""
+        with self._engine.connect() as conn:
+            rows = conn.execute(
+                text("select run_id, project_id, verb from migration_jobs join migration_runs using (run_id)")
+            ).all()
+        messages = [
+            Message(
+                ref=JobRef(run_id=row.run_id, project_id=row.project_id),
+                verb=Verb(row.verb),
+                project_name="once more",
+                size_bytes=None,
+            )
+            for row in rows
+        ] * times
+        random.Random(times).shuffle(messages)
+        broker.send(self._settings, messages)
+        return len(messages)
+
+    def cut_connections(self) -> int:
+        """Let the server end every connection of the program, whatever is under way in it; how many."""
+        with self._engine.begin() as conn:
+            ended = conn.scalars(
+                text(
+                    "select pg_terminate_backend(pid) from pg_stat_activity"
+                    " where application_name like 'label-migrator%' and datname = current_database()"
+                )
+            )
+            return len(ended.all())
+
+    # Collecting -------------------------------------------------------------------------------------------------------
+
+    def start_collector(self, run_id: uuid.UUID) -> None:
+        """Begin to follow a run."""
+        folder = self._folder / "reports of the killed"
+        self._collector = self._start("collect", str(run_id), "--report-dir", str(folder), "--json")
+
+    def kill_collector(self) -> bool:
+        """Kill whoever follows a run; False when nobody does."""
+        process, self._collector = self._collector, None
+        if process is None or self._nursery.ended(process) is not None:
+            return False
+        process.signal(signal.SIGKILL)
+        return True
+
+    def collect_twice(self, run_id: uuid.UUID) -> tuple[Path, Path]:
+        """Collect a run that has ended, twice at once; both reports."""
+        options = ("--report-dir", str(self._folder / "reports"), "--timeout", "20", "--json")
+        processes = [self._start("collect", str(run_id), *options) for _ in range(2)]
+        first, second = (self._report_of(process) for process in processes)
+        return first, second
+
+    def _report_of(self, process: Process) -> Path:
+        code = self._wait(process)
+        document = _document(process)
+        if code not in {0, 3, 8} or not document.get("report_path"):
+            raise CommandError(f"{process.name} ended with {code}, {document}: {_tail(process.log)}")
+        return self._folder / document["report_path"]
+
+    # Processes --------------------------------------------------------------------------------------------------------
+
+    def _start(self, *arguments: str) -> Process:
+        name = f"producer{next(self._numbers)}-{arguments[0]}"
+        return self._nursery.start(name, "producer", arguments, env=self._env, folder=self._folder)
+
+    def _run(self, *arguments: str) -> tuple[int, Process]:
+        process = self._start(*arguments)
+        return self._wait(process), process
+
+    def _wait(self, process: Process) -> int:
+        deadline = time.monotonic() + _WITHIN_S
+        while (code := self._nursery.ended(process)) is None:
+            if time.monotonic() > deadline:
+                process.signal(signal.SIGABRT)
+                raise CommandError(f"{process.name} does not end: {_tail(process.log)}")
+            self.tick()
+        return code
+
+
+def _document(process: Process) -> dict[str, Any]:
+    """What a command wrote for a script."""
+    content = process.output.read_text() if process.output.exists() else ""
+    return json.loads(content) if content.strip() else {}
+
+
+def _tail(path: Path) -> str:
+    return os.linesep.join(path.read_text(errors="replace").splitlines()[-8:]) if path.exists() else ""

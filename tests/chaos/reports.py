@@ -1,0 +1,78 @@
+"""Reports as a reader who trusts nobody adds them up: against the ledger's outcomes and the files on disk. Changes nothing."""
+
+import json
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from tests.chaos.estate import Estate
+
+_DONE = {"migrate": ("projects_migrated", "migrated"), "rollback": ("projects_rolled_back", "rolled_back")}
+
+
+def wrong_reports(
+    conn: Connection, estate: Estate, run_id: uuid.UUID, first: Path, second: Path
+) -> list[str]:
+    """What is wrong with the two reports that two collections of a run have written."""
+    if first == second:
+        return [f"two collections of run {run_id} wrote one file"]
+    if first.read_bytes() != second.read_bytes():
+        return [f"two collections of run {run_id} differ: {first} and {second}"]
+    report = json.loads(first.read_bytes())
+    query = text("select project_id, outcome from migration_jobs where run_id = :run_id")
+    outcomes = {row.project_id: row.outcome for row in conn.execute(query, {"run_id": run_id})}
+    return [f"report of run {run_id}: {line}" for line in _wrong(report, outcomes, estate)]
+
+
+def _wrong(report: dict[str, Any], outcomes: dict[int, dict[str, Any]], estate: Estate) -> Iterator[str]:
+    details = {detail["project_id"]: detail for detail in report["details"]}
+    if len(details) != len(report["details"]) or details.keys() != outcomes.keys():
+        yield f"its projects are {sorted(details)}, those of the run {sorted(outcomes)}"
+        return
+    statuses = Counter(outcome["status"] for outcome in outcomes.values())
+    key, done = _DONE[report["verb"]]
+    expected = {
+        "projects_processed": len(outcomes),
+        key: statuses[done],
+        "projects_failed": statuses["failed"],
+        "projects_skipped": statuses["skipped"],
+        "projects_cancelled": statuses["cancelled"],
+        "errors": statuses["failed"],
+    }
+    found = {name: report[name] for name in expected} | {"errors": len(report["errors"])}
+    if found != expected:
+        yield f"it counts {found}, the ledger {expected}"
+    for number, outcome in outcomes.items():
+        for name in ("status", "reason", "dataset_hash", "dataset_path"):
+            if details[number][name] != outcome.get(name):
+                yield f"project {number}: {name} is {details[number][name]!r}, not {outcome.get(name)!r}"
+    yield from _wrong_sums(report, details, estate)
+
+
+def _wrong_sums(report: dict[str, Any], details: dict[int, dict[str, Any]], estate: Estate) -> Iterator[str]:
+    """Bytes and files: totals are sums, and the sums are what is on disk."""
+    for name in ("read", "stored", "reused"):
+        total = sum(detail[f"bytes_{name}"] for detail in details.values())
+        if report["bytes"][name] != total:
+            yield f"bytes.{name} is {report['bytes'][name]}, the sum {total}"
+    for name in ("total", "stored", "reused", "left"):
+        total = sum(detail["files"][name] for detail in details.values())
+        if report["files"][name] != total:
+            yield f"files.{name} is {report['files'][name]}, the sum {total}"
+    if report["verb"] != "migrate":
+        return
+    for number, detail in details.items():
+        files = [entry for entry in estate.trees.get(number, {}).values() if entry.kind == "file"]
+        size = sum(entry.size_bytes for entry in files)
+        if detail["status"] == "migrated" and (detail["bytes_read"], detail["files"]["total"]) != (
+            size,
+            len(files),
+        ):
+            yield (
+                f"project {number}: {detail['bytes_read']} bytes in {detail['files']['total']} files, "
+                f"on disk {size} in {len(files)}"
+            )

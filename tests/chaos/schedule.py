@@ -1,0 +1,394 @@
+"""One schedule: an estate, workers and a producer, what goes wrong meanwhile, and what must hold when it has settled."""
+
+import os
+import shutil
+import tempfile
+import time
+import traceback
+import uuid
+from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import redis
+from sqlalchemy import URL, Connection, create_engine, text
+from sqlalchemy.pool import NullPool
+
+from tests.chaos import history, invariants
+from tests.chaos.commands import Operator
+from tests.chaos.estate import make_estate
+from tests.chaos.nemesis import Injected, Nemesis
+from tests.chaos.nursery import Nursery
+from tests.chaos.people import People
+from tests.chaos.plan import Ending, Fault, Flaw, Kind, Plan
+from tests.chaos.reports import wrong_reports
+from tests.chaos.servers import Servers, plain
+from tests.chaos.workers import Workers
+from worker.messages import QUEUE, Verb
+from worker.settings import Settings
+
+SETTLES_WITHIN_S = 60.0
+_QUIET_WITHIN_S = 15.0
+_STOPS_WITHIN_S = 40.0
+_NEXT_RUN_IN_S = 0.3
+_MOST_CRASHES = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Happened:
+    """A fault, and what it cost: after how many seconds the next job of any worker ended (None: no job did any more), and
+    the last of the jobs that the victim had in hand was taken again, or had ended (None: it had none).
+    """
+
+    kind: Kind
+    next_end_s: float | None
+    taken_on_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """What a schedule went through, as the ledger and its history tell it. `unexplained` are leases that ran out although
+    nothing had happened to their holder. `given_up` are jobs that are failed in the end for the crashes of their workers.
+    """
+
+    runs: int
+    jobs: int
+    fenced: int
+    lost_leases: int
+    unexplained: int
+    given_up: int
+    leftover_trees: int
+    happened: tuple[Happened, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """How a schedule ended. `findings` is what was wrong; its `folder` is kept if anything was. `too_late` are faults that
+    were left out, because everything had settled.
+    """
+
+    plan: Plan
+    findings: tuple[str, ...]
+    folder: Path
+    seconds: float
+    too_late: int
+    counts: Counts
+
+
+def run_schedule(plan: Plan, servers: Servers, nursery: Nursery, *, keep: bool = False) -> Result:
+    """Do what a plan says, with servers that are its own for this time. Its folder stays if it failed, or to `keep` it."""
+    folder = Path(tempfile.mkdtemp(prefix=f"label-chaos-{plan.seed}-"))
+    begin = time.monotonic()
+    with schedule_of(plan, servers, nursery, folder) as schedule:
+        findings = schedule.play()
+        servers.heal()
+        counts = schedule.counts()
+        if findings or keep:
+            servers.dump(schedule.engine.url, folder / "database.sql")
+            (folder / "findings.txt").write_text("\n".join([*findings, "", *schedule.story(), ""]))
+    seconds = time.monotonic() - begin
+    if not findings and not keep:
+        _remove(folder)
+    return Result(
+        plan=plan,
+        findings=tuple(findings),
+        folder=folder,
+        seconds=seconds,
+        too_late=schedule.nemesis.too_late,
+        counts=counts,
+    )
+
+
+@contextmanager
+def schedule_of(plan: Plan, servers: Servers, nursery: Nursery, folder: Path) -> Iterator["Schedule"]:
+    """The parts of a schedule, with a database of its own and an emptied Valkey; its workers end with the block."""
+    servers.heal()
+    servers.empty_redis()
+    with servers.database() as url:
+        schedule = Schedule(plan, servers, nursery, url, folder)
+        try:
+            yield schedule
+        finally:
+            schedule.workers.end()
+
+
+class Schedule:
+    """The parts of a schedule, and its story."""
+
+    def __init__(self, plan: Plan, servers: Servers, nursery: Nursery, url: URL, folder: Path) -> None:
+        self._plan = plan
+        self._servers = servers
+        self.engine = create_engine(url, poolclass=NullPool, connect_args={"options": "-c timezone=UTC"})
+        self._data_dir, legacy_root = folder / "label_data", folder / "legacy"
+        for each in (self._data_dir, legacy_root):
+            each.mkdir()
+        self.estate = make_estate(self.engine, plan, legacy_root, self._data_dir)
+        history.remember_jobs(self.engine)
+        variables = {
+            "DATABASE_URL": plain(url),
+            "REDIS_URL": servers.redis_url,
+            "DATA_DIR": str(self._data_dir),
+            "LEGACY_ROOTS": f"{self._data_dir}:{legacy_root}",
+            "LEASE_S": str(plan.lease_s),
+            "HASH_THREADS": "2",
+            "BWLIMIT": str(self._bytes_per_second()),
+            "LOG_FORMAT": "json",
+            "LOG_LEVEL": "info",
+        }
+        others = {
+            name: value for name, value in os.environ.items() if name.lower() not in Settings.model_fields
+        }
+        env = others | variables
+        settings = Settings(  # type: ignore[call-arg]
+            _env_file=None, **{name.lower(): value for name, value in variables.items()}
+        )
+        self.workers = Workers(nursery, env, folder, concurrency=plan.concurrency, hurried=not plan.patient)
+        self._operator = Operator(nursery, self.engine, settings, env, folder)
+        self._people = People(self.engine, self.estate)
+        self.nemesis = Nemesis(servers, self.workers, self._operator, self._people, lease_s=plan.lease_s)
+        self._operator.tick = self.nemesis.tick
+        self._next_run_is_due = False
+
+    def _bytes_per_second(self) -> int:
+        """So slow that the migration takes as long as planned: each content is read twice the first time, later once."""
+        sizes = {
+            number: sum(entry.size_bytes for entry in tree.values())
+            for number, tree in self.estate.trees.items()
+        }
+        by_content = {self._plan.projects[number - 1].content: size for number, size in sizes.items()}
+        to_read = sum(sizes.values()) + sum(by_content.values())
+        processes = self._plan.workers * self._plan.concurrency
+        # What each process reads within its first second is let through at once; no project is to take longer than all.
+        return max(to_read // processes, *sizes.values()) // int(self._plan.run_s + 1.0)
+
+    def play(self) -> list[str]:
+        """Everything from the first worker to the last look; what was wrong."""
+        try:
+            for _ in range(self._plan.workers):
+                self.workers.start()
+            self.workers.await_ready()
+            self._run(Verb.MIGRATE, self._plan.faults)
+            self._finish_by_hand()
+            findings = self._look(migrated=True)
+            if self._plan.ending is Ending.ROLLED_BACK and not findings:
+                self._run(Verb.ROLLBACK, self._plan.rollback_faults)
+                self._finish_by_hand()
+                findings = self._look(migrated=False)
+            return findings or self._look_at_reports() or self._look_at_stopped()
+        except _UnsettledError as error:
+            return [str(error), *self._states()]
+        except Exception:  # noqa: BLE001 - whatever it is, the schedule has failed, and says why
+            return [traceback.format_exc(limit=-8)]
+
+    # What happens ---------------------------------------------------------------------------------------------------
+
+    def _run(self, verb: Verb, faults: tuple[Fault, ...]) -> None:
+        """One run in the storm, until everything that it led to has settled."""
+        dying = next((fault for fault in faults if fault.kind is Kind.KILL_PRODUCER), None)
+        if dying is not None:
+            self.nemesis.note(Kind.KILL_PRODUCER, self._operator.open_and_die(verb, dying.which))
+        else:
+            self._operator.open(verb)
+        first = self._operator.runs[-1]
+        if Kind.KILL_COLLECTOR in {fault.kind for fault in faults}:
+            self._operator.start_collector(first)
+        if verb is Verb.MIGRATE and self._plan.ending is Ending.CANCELLED:
+            self.nemesis.later(self._plan.cancel_at_s, lambda: self._cancel(first))
+        self.nemesis.storm(faults, lambda: not self._next_run_is_due and self._has_settled())
+        self._settle()
+        self._be_quiet()
+
+    def _cancel(self, run_id: uuid.UUID) -> None:
+        if self._operator.rein("cancel", run_id):
+            self._next_run_is_due = True
+            self.nemesis.later(_NEXT_RUN_IN_S, lambda: self._open_next(run_id))
+
+    def _open_next(self, after: uuid.UUID) -> None:
+        opened = self._operator.open_another()
+        self._next_run_is_due = False
+        self.nemesis.story.append(f"run {after} was cancelled, run {opened} opened")
+
+    def _finish_by_hand(self) -> None:
+        """What an operator does in the end: try again what crashed its workers, and open a run for what is left."""
+        with self.engine.connect() as conn:
+            crashed = set(
+                conn.scalars(
+                    text("select run_id from migration_jobs where error_class = 'WorkerCrashedError'")
+                )
+            )
+        for run_id in sorted(crashed & set(self._operator.runs)):
+            self._operator.rein("retry", run_id)
+        if crashed:
+            self._settle()
+        wanted, sound = self._operator.verb is Verb.ROLLBACK, self.estate.directories.keys()
+        legacy = invariants.legacy_projects(self.engine)
+        left = sound - legacy if wanted else sound & legacy
+        if left:
+            self.nemesis.story.append(f"left over: projects {sorted(left)}")
+            self._operator.open_another()
+            self._settle()
+        self._be_quiet()
+
+    def _settle(self) -> None:
+        """With everything healed and a worker at work, wait for the end of every run."""
+        self._servers.heal()
+        if not [one for one in self.workers.alive if not one.asleep]:
+            self.workers.start()
+        deadline = time.monotonic() + SETTLES_WITHIN_S
+        while not self._has_settled():
+            if time.monotonic() > deadline:
+                raise _UnsettledError(f"not settled within {SETTLES_WITHIN_S:.0f} s")
+            self.nemesis.tick()
+
+    def _be_quiet(self) -> None:
+        """Everybody gets every message once more, and whoever is late finds out; then nobody has anything in hand."""
+        self._operator.check_producers()
+        self._operator.send_again(1)
+        deadline = time.monotonic() + _QUIET_WITHIN_S
+        staging = self._data_dir / "dataset_store" / "staging"
+        with redis.Redis.from_url(self._servers.redis_url) as client:
+            while client.llen(QUEUE) or (staging.exists() and os.listdir(staging)) or not self._has_settled():
+                if time.monotonic() > deadline:
+                    break
+                self.nemesis.tick()
+
+    def _has_settled(self) -> bool:
+        with self.engine.connect() as conn:
+            open_rows = conn.scalar(
+                text("""
+                    select (select count(*) from migration_runs where state not in ('finished', 'cancelled'))
+                         + (select count(*) from migration_jobs where outcome is null)""")
+            )
+        return not open_rows
+
+    # What must hold ---------------------------------------------------------------------------------------------------
+
+    def _look(self, *, migrated: bool) -> list[str]:
+        sound = self.estate.directories.keys()
+        legacy = invariants.legacy_projects(self.engine)
+        wrong = sound & legacy if migrated else sound - legacy
+        findings = [f"project {number} is not where it should be in the end" for number in sorted(wrong)]
+        findings += invariants.wrong_rows_and_bytes(self.engine, self.estate)
+        with self.engine.connect() as conn:
+            findings += invariants.wrong_runs(conn)
+            findings += [f"run {run}, project {one}: ended twice" for run, one in history.ended_twice(conn)]
+            jobs = conn.execute(
+                text("""
+                    select run_id, project_id, state, error_class, error, outcome->>'reason' as reason
+                    from migration_jobs where state in ('failed', 'skipped')""")
+            ).all()
+            lost = history.lost_leases(conn)
+        for job in jobs:
+            flaw = self.estate.flaws.get(job.project_id)
+            why = f"run {job.run_id}, project {job.project_id}: {job.state}: {job.error_class}: {job.reason}"
+            if job.state == "skipped" and not _may_skip(job.reason, flaw):
+                findings.append(f"{why}, for no good reason")
+            if job.state == "failed" and flaw is not Flaw.NO_DIRECTORY:
+                own = [one for one in lost if (one.run_id, one.project_id) == (job.run_id, job.project_id)]
+                explained = sum(self.nemesis.explains(one) for one in own)
+                if job.error_class != "WorkerCrashedError" or explained < _MOST_CRASHES:
+                    findings.append(f"{why}, though only {explained} of {len(own)} lost leases are explained")
+        return findings
+
+    def _look_at_reports(self) -> list[str]:
+        findings = []
+        for run_id in self._operator.runs:
+            first, second = self._operator.collect_twice(run_id)
+            with self.engine.connect() as conn:
+                findings += wrong_reports(conn, self.estate, run_id, first, second)
+        return findings
+
+    def _look_at_stopped(self) -> list[str]:
+        """Whoever was told to stop has ended by now, or does so soon."""
+        deadline = time.monotonic() + _STOPS_WITHIN_S
+        while stopping := [one for one in self.workers.running if one.told_to_stop]:
+            if time.monotonic() > deadline:
+                return [f"{one.node} was told to stop and does not end" for one in stopping]
+            self.nemesis.tick()
+        return []
+
+    def counts(self) -> Counts:
+        """What became of the whole schedule."""
+        with self.engine.connect() as conn:
+            row = conn.execute(
+                text("""
+                    select (select count(*) from migration_runs) as runs, count(*) as jobs,
+                           coalesce(sum(fenced), 0) as fenced,
+                           count(*) filter (where error_class = 'WorkerCrashedError') as given_up
+                    from migration_jobs""")
+            ).one()
+            lost = history.lost_leases(conn)
+            happened = tuple(_costs(conn, self.nemesis.injected))
+        return Counts(
+            runs=row.runs,
+            jobs=row.jobs,
+            fenced=row.fenced,
+            lost_leases=len(lost),
+            unexplained=sum(not self.nemesis.explains(one) for one in lost),
+            given_up=row.given_up,
+            leftover_trees=len(invariants.trees_of_nobody(self.engine, self.estate)),
+            happened=happened,
+        )
+
+    def story(self) -> list[str]:
+        """What was done, for whoever looks for the reason of a failure."""
+        lines = [f"{one.at:%H:%M:%S.%f} {one.kind.value}: {one.what}" for one in self.nemesis.injected]
+        return [f"{self._plan}", "", *lines, *self.nemesis.story]
+
+    def _states(self) -> list[str]:
+        """The state of everything, and the last lines of every worker's log."""
+        self._servers.heal()
+        with self.engine.connect() as conn:
+            runs = conn.execute(text("select run_id, verb, state, paused_because from migration_runs"))
+            lines = [f"run {row}" for row in runs]
+            jobs = conn.execute(
+                text("""
+                    select run_id, project_id, state, attempt, crashes, retries, worker, lease_until, not_before, phase,
+                           sent_at, sent_epoch, error from migration_jobs where outcome is null""")
+            )
+            lines += [f"job {row}" for row in jobs]
+            lines += [f"now {conn.scalar(text('select clock_timestamp()'))}"]
+        for worker in self.workers.all:
+            lines.append(f"{worker.node}: {'runs' if worker in self.workers.running else 'has ended'}")
+            lines += worker.process.log.read_text(errors="replace").splitlines()[-15:]
+        return lines
+
+
+class _UnsettledError(Exception):
+    """Something did not end in time."""
+
+
+def _may_skip(reason: str, flaw: Flaw | None) -> bool:
+    """Is it a reason to skip a project that another run may have had in hand, or to skip this one always?"""
+    if flaw is Flaw.NO_PATH:
+        return reason == "path is NULL"
+    return any(
+        words in reason
+        for words in (
+            "already migrated by run",
+            "has it in hand",
+            "rolled back already",
+        )
+    )
+
+
+def _costs(conn: Connection, injected: list[Injected]) -> Iterator[Happened]:
+    ends = history.ends(conn)
+    for one in injected:
+        place = bisect_right(ends, one.at)
+        yield Happened(
+            kind=one.kind,
+            next_end_s=(ends[place] - one.at).total_seconds() if place < len(ends) else None,
+            taken_on_s=history.taken_on_s(conn, one.victim, one.at) if one.victim is not None else None,
+        )
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder although the store makes its trees read-only, which stops everybody but root."""
+    for above, names, _ in os.walk(folder):
+        for directory in (Path(above, name) for name in names):
+            if not directory.is_symlink():
+                directory.chmod(0o700)
+    shutil.rmtree(folder)

@@ -1,0 +1,138 @@
+"""A worker sleeps at any point of its way for longer than its lease, another one does its job, and then it wakes up."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as TimedOutError
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from producer.local_stack import Stack
+from tests.chaos.sleeping import Bedroom, bedroom
+from tests.conftest import TEMPLATE, Site, _database, _empty_redis, _site
+from tests.estate import Project, make_project, record_session, snapshot_tree, split_session
+from tests.fidelity.dying import End, Points
+from tests.fidelity.runs import WORK, another_worker, let_lease_run_out, open_run, run_one, tools_of
+from tests.fidelity.states import check_legacy, check_migrated, look
+from worker import reaper
+from worker.messages import JobRef, Outcome, Status, Verb
+
+pytestmark = [pytest.mark.stack, pytest.mark.long]
+
+LEASE_S = "1"
+_PATIENCE_S = 8.0
+"""A sleeper must not keep anybody waiting for longer than this: some times its lease."""
+
+
+@pytest.fixture(scope="module")
+def site(stack: Stack, _template: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """One installation for all points: each has a project of its own."""
+    with (
+        _database(stack, template=TEMPLATE) as engine,
+        _site(engine, _empty_redis(stack), tmp_path_factory.mktemp("site")) as made,
+    ):
+        yield made
+
+
+@pytest.fixture(scope="module")
+def sleeping(site: Site) -> Iterator[Bedroom]:
+    """Bring up workers that fall asleep when told to."""
+    with bedroom(site, LEASE_S=LEASE_S) as started:
+        yield started
+
+
+@dataclass(slots=True)
+class _Found:
+    """Which points made others wait for the sleeper."""
+
+    waited: list[str] = field(default_factory=list)
+
+
+def make(site: Site, number: int) -> Project:
+    """A project whose content no other has."""
+    with site.engine.begin() as conn:
+        project = make_project(conn, site.legacy_root, f"study {number}")
+        record_session(conn, project, "whole", rows=12, seed=2 * number)
+        cut = record_session(conn, project, "cut", rows=15, seed=2 * number + 1)
+        split_session(conn, cut.session_id, [7], site.data_dir)
+    return project
+
+
+def take_over(site: Site, sleeping: Bedroom, verb: Verb, ref: JobRef, found: _Found, point: str) -> Outcome | None:
+    """Its lease runs out, a reaper gives the job back, another worker does it: None when the sleeper had ended it already."""
+    let_lease_run_out(site.engine, ref)
+    reaper._requeue_expired(site.settings, site.engine)
+    with another_worker(site, "the next worker") as tools, ThreadPoolExecutor(1) as threads:
+        doing = threads.submit(WORK[verb], tools, ref, "the next worker")
+        try:
+            outcome = doing.result(_PATIENCE_S)
+        except TimedOutError:
+            found.waited.append(point)
+            sleeping.wake()
+            return doing.result(120)
+    return outcome
+
+
+def nothing_is_left_over(site: Site) -> None:
+    store = site.settings.store_dir
+    assert list((store / "staging").iterdir()) == []
+    assert list((store / "quarantine").iterdir()) == []
+
+
+@pytest.mark.timeout(1800)
+def test_a_migration_may_sleep_anywhere(site: Site, sleeping: Bedroom):
+    found = _Found()
+    points = Points()
+    for number, point in enumerate(points, start=1):
+        project = make(site, number)
+        legacy = look(site.engine, project.project_id)
+        files = snapshot_tree(Path(str(project.path)))
+        (ref,) = open_run(site.engine, Verb.MIGRATE, only=[project.project_id])
+
+        sleeper = sleeping.do(Verb.MIGRATE, ref, sleep_at=point)
+
+        points.learn(End(died=sleeper.asleep, points=sleeper.points))
+        if sleeper.asleep:
+            waiting = len(found.waited)
+            take_over(site, sleeping, Verb.MIGRATE, ref, found, str(point))
+            check_migrated(look(site.engine, project.project_id), legacy)
+            if waiting == len(found.waited):
+                sleeping.wake()
+        after = look(site.engine, project.project_id)
+        check_migrated(after, legacy)
+        tree = Path(after.datasets[after.refs[0]["dataset_id"]]["file_path"])
+        assert _contents(tree) == _contents(Path(str(project.path)))
+        assert snapshot_tree(Path(str(project.path))) == files
+        nothing_is_left_over(site)
+
+    assert found.waited == []
+
+
+@pytest.mark.timeout(1800)
+def test_a_rollback_may_sleep_anywhere(site: Site, sleeping: Bedroom):
+    found = _Found()
+    points = Points()
+    for number, point in enumerate(points, start=1001):
+        project = make(site, number)
+        legacy = look(site.engine, project.project_id)
+        with tools_of(site) as tools:
+            assert run_one(tools, Verb.MIGRATE, project.project_id).status is Status.MIGRATED
+        (ref,) = open_run(site.engine, Verb.ROLLBACK, only=[project.project_id])
+
+        sleeper = sleeping.do(Verb.ROLLBACK, ref, sleep_at=point)
+
+        points.learn(End(died=sleeper.asleep, points=sleeper.points))
+        if sleeper.asleep:
+            waiting = len(found.waited)
+            take_over(site, sleeping, Verb.ROLLBACK, ref, found, str(point))
+            if waiting == len(found.waited):
+                sleeping.wake()
+        check_legacy(look(site.engine, project.project_id), legacy)
+        nothing_is_left_over(site)
+
+    assert found.waited == []
+
+
+def _contents(tree: Path) -> dict[bytes, tuple[str, int, bytes]]:
+    return {name: (one.kind, one.size_bytes, one.content) for name, one in snapshot_tree(tree).items()}
