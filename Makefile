@@ -29,8 +29,9 @@ demo: $(READY) ## Run the whole story on made-up projects and a local stack; the
 test: $(READY) ## Run every test against a real PostgreSQL, a real Valkey and real workers
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
-chaos: $(READY) ## Run the long versions of the fault and race tests
-	$(BIN)/python -m pytest -m long --timeout 3600 $(ARGS)
+chaos: $(READY) ## Run N schedules of faults on real processes from SEED on; without both also the long fault and race tests
+	$(if $(N)$(SEED),,$(BIN)/python -m pytest -m long --timeout 3600 $(ARGS))
+	$(BIN)/python -m tests.chaos --schedules $(or $(N),200) --seed $(or $(SEED),1)
 
 check: $(READY) ## Format and lint check, strict types, import contracts, README against --help
 	$(BIN)/ruff format --check .
