@@ -345,11 +345,22 @@ def _still_working(count: int) -> str:
 
 
 @app.command("status", epilog=_epilog("producer status latest"))
-def status_command(run: RunArgument = "latest", *, as_json: AsJson = False) -> None:
+def status_command(
+    run: RunArgument = "latest",
+    *,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Stay until the run has ended or is held; JSON Lines with --json.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Show how far a run is, who holds what, and what failed."""
     terminal = Terminal(as_json=as_json)
     with _surroundings() as (_, engine):
-        described = status.describe(engine, _find(engine, run))
+        found = _find(engine, run)
+        if watch:
+            terminal.watch(lambda: status.describe(engine, _find(engine, str(found.run_id))))
+            return
+        described = status.describe(engine, found)
     for line in status_lines(described):
         terminal.say(line)
     terminal.document(described)

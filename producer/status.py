@@ -37,6 +37,7 @@ def describe(engine: Engine, run: Run) -> dict[str, Any]:
             "per_second": round(progress.bytes_done / elapsed) if elapsed > 0 else 0,
             "limit_per_second": run.limit_bytes_per_second,
         },
+        "files_done": progress.files_done,
         "eta_s": _eta_s(run, progress, elapsed),
         "holders": [
             {

@@ -7,18 +7,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.markup import escape as escape_markup
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
+from rich.text import Text
 
 from producer.enqueue import Opened
 from worker.db.ledger import Progress
-from worker.messages import Verb
+from worker.messages import RunState, Verb
 from worker.sizes import human_bytes, human_duration
 
 _LINE_EVERY_S = 10.0
+_SCREEN_EVERY_S = 1.0
+_GOING = {RunState.PLANNED, RunState.RUNNING}
 _WIDTH_OF_FILES = 10_000
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 _ROWS = 40
@@ -53,6 +57,35 @@ class Terminal:
     def table(self, table: Table) -> None:
         """A table for people."""
         self.people.print(table)
+
+    def watch(self, look: Callable[[], Mapping[str, Any]]) -> None:
+        """Show a run until it has ended or is held: one screen that stays fresh on a terminal, a line every ten seconds
+        elsewhere; with `as_json` JSON Lines as often as these.
+        """
+        speed = _Speed()
+        if self.people.is_terminal and not self.as_json:
+            with Live(console=self.people, auto_refresh=False) as screen:
+                while True:
+                    status = look()
+                    lines = [*status_lines(status), *speed.lines(status)]
+                    screen.update(Group(*map(Text.from_markup, lines)), refresh=True)
+                    if status["state"] not in _GOING:
+                        return
+                    time.sleep(_SCREEN_EVERY_S)
+        while True:
+            status = look()
+            self.people.print(_watch_line(status, speed))
+            if self.as_json:
+                sys.stdout.write(json.dumps(status) + "\n")
+                sys.stdout.flush()
+            ends = time.monotonic() + _LINE_EVERY_S
+            while status["state"] in _GOING and time.monotonic() < ends:
+                time.sleep(_SCREEN_EVERY_S)
+                status = look()
+            if status["state"] not in _GOING:
+                break
+        for line in status_lines(status):
+            self.people.print(line)
 
     @contextmanager
     def follow(self, what: str) -> Iterator[Callable[[Progress], None]]:
@@ -171,6 +204,45 @@ def status_lines(status: Mapping[str, Any]) -> Iterator[str]:
             f"[dim]leases run out: {incidents['leases_run_out']}, attempts that came too late: "
             f"{incidents['attempts_fenced']}, jobs tried again: {incidents['retries']}[/]"
         )
+
+
+class _Speed:
+    """How fast a run is right now, from one look to the next: the average over the last ten seconds."""
+
+    def __init__(self) -> None:
+        self._looks: list[tuple[float, int, int]] = []
+
+    def lines(self, status: Mapping[str, Any]) -> Iterator[str]:
+        """A line, once two looks are there."""
+        bytes_per_s, files_per_s = self.measure(status)
+        yield f"[dim]now: {human_bytes(bytes_per_s)}/s, {files_per_s:,.0f} files/s[/]"
+
+    def measure(self, status: Mapping[str, Any]) -> tuple[float, float]:
+        """Bytes and files a second; zeros at the first look."""
+        now = time.monotonic()
+        self._looks.append((now, status["bytes"]["done"], status["files_done"]))
+        while now - self._looks[0][0] > _LINE_EVERY_S and len(self._looks) > 2:
+            self._looks.pop(0)
+        begin, size, files = self._looks[0]
+        seconds = now - begin
+        if seconds <= 0:
+            return 0.0, 0.0
+        return (
+            max(0, status["bytes"]["done"] - size) / seconds,
+            max(0, status["files_done"] - files) / seconds,
+        )
+
+
+def _watch_line(status: Mapping[str, Any], speed: _Speed) -> str:
+    """A run in a line, for logs."""
+    bytes_per_s, _ = speed.measure(status)
+    projects, size = status["projects"], status["bytes"]
+    left = f", {human_duration(status['eta_s'])} left" if status["eta_s"] is not None else ""
+    return (
+        f"{status['state']}: {projects['ended']}/{projects['total']} projects, {projects['failed']} failed, "
+        f"{projects['running']} running, {human_bytes(size['done'])} of {human_bytes(size['total'])}, "
+        f"{human_bytes(bytes_per_s)}/s{left}"
+    )
 
 
 def runs_table(runs: Sequence[Mapping[str, Any]]) -> Table:

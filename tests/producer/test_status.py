@@ -1,5 +1,13 @@
 """What `producer status` says: counted from the ledger in a few statements, however big the run is."""
 
+import contextlib
+import json
+import os
+import pty
+import subprocess
+import sys
+import threading
+import time
 import uuid
 from typing import Any
 
@@ -8,6 +16,7 @@ from sqlalchemy import Connection, Engine, event, text
 
 from producer import status
 from producer.terminal import status_lines
+from tests.conftest import Site
 from tests.worker.db.rows import end, expire, make_run, must_take, outcome, set_run_state
 from worker.db import leases, ledger
 from worker.errors import DirectoryMissingError, SourceChangedError
@@ -132,3 +141,62 @@ def test_the_number_of_statements_does_not_grow_with_the_run(database: Engine):
         )
 
     assert statements(small) == statements(big) <= 6
+
+
+# Watching ---------------------------------------------------------------------------------------------------------
+
+
+def end_soon(site: Site, run_id: uuid.UUID) -> None:
+    """Let the run end while somebody watches it."""
+    time.sleep(2)
+    end(site.engine, must_take(site.engine, run_id, 2))
+    with site.engine.begin() as conn:
+        ledger.finish_run_if_ended(conn, run_id)
+
+
+def test_watching_ends_with_the_run_and_says_how_it_ended(site: Site):
+    run_id = make_run(site.engine, [1, 2])
+    end(site.engine, must_take(site.engine, run_id, 1))
+    ending = threading.Thread(target=end_soon, args=(site, run_id))
+    ending.start()
+
+    watched = site.run_producer("status", "--watch", "--json")
+
+    ending.join()
+    assert watched.returncode == 0, watched.stderr
+    first = json.loads(watched.stdout.splitlines()[0])
+    assert first["projects"]["total"] == 2
+    assert "running: 1/2 projects, 0 failed, 0 running" in watched.stderr
+    assert "2 of 2 projects ended" in watched.stderr
+
+
+def test_on_a_terminal_it_is_one_screen_that_stays_fresh(site: Site):
+    run_id = make_run(site.engine, [1, 2])
+    end(site.engine, must_take(site.engine, run_id, 1))
+    ending = threading.Thread(target=end_soon, args=(site, run_id))
+    ours, theirs = pty.openpty()
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "producer", "status", "--watch"],
+            cwd=site.folder,
+            env={**site.env, "TERM": "xterm", "COLUMNS": "100", "LINES": "30"},
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+        )
+        os.close(theirs)
+        ending.start()
+        seen = b""
+        with contextlib.suppress(OSError):  # what Linux answers when the other side is closed
+            while part := os.read(ours, 4096):
+                seen += part
+        assert process.wait(30) == 0
+    finally:
+        ending.join()
+        os.close(ours)
+
+    screens = seen.decode(errors="replace")
+    assert "1 of 2 projects ended" in screens
+    assert "2 of 2 projects ended" in screens
+    assert "now:" in screens
+    assert "\x1b[1A" in screens or "\x1b[2K" in screens, "a later screen takes the place of the one before"

@@ -72,6 +72,7 @@ class Progress:
     live: int
     bytes_total: int
     bytes_done: int
+    files_done: int = 0
     retries: int = 0
     crashes: int = 0
     fenced: int = 0
@@ -359,7 +360,7 @@ def progress(conn: Connection, run_id: uuid.UUID) -> Progress:
             select state, count(*) as jobs, count(*) filter (where lease_until > clock_timestamp()) as live,
                    coalesce(sum(bytes_total), 0)::bigint as bytes_total,
                    coalesce(sum(least(bytes_done, coalesce(bytes_total, bytes_done))), 0)::bigint as bytes_done,
-                   sum(retries)::integer as retries, sum(crashes)::integer as crashes, sum(fenced)::integer as fenced
+                   coalesce(sum(files_done), 0)::bigint as files_done, sum(retries)::integer as retries, sum(crashes)::integer as crashes, sum(fenced)::integer as fenced
             from migration_jobs where run_id = :run_id group by state"""),
         {"run_id": run_id},
     ).all()
@@ -375,6 +376,7 @@ def progress(conn: Connection, run_id: uuid.UUID) -> Progress:
         bytes_total=sum(row.bytes_total for row in rows),
         # Whatever an ended job had is dealt with, also where it failed.
         bytes_done=sum(row.bytes_total if row.state not in _OPEN else row.bytes_done for row in rows),
+        files_done=sum(row.files_done for row in rows),
         retries=sum(row.retries for row in rows),
         crashes=sum(row.crashes for row in rows),
         fenced=sum(row.fenced for row in rows),
