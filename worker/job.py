@@ -27,7 +27,7 @@ from worker.errors import (
     UnexpectedError,
 )
 from worker.heartbeat import Heartbeat
-from worker.messages import FileCounts, JobRef, Outcome, Status
+from worker.messages import FileCounts, JobRef, Outcome, RunState, Status
 from worker.scan import Roots
 from worker.settings import Settings
 from worker.throttle import Pace, unlimited
@@ -158,16 +158,18 @@ def _ended(tools: Tools, lease: leases.Lease, worker: str, work: Callable[[Job],
     except LeaseLostError:
         raise
     except HandBackError as error:
-        _hand_back(tools, lease, str(error))
+        _log.info("handed_back", reason=str(error))
+        outcome = _let_wait(tools, lease, worker)
     except StoreStoppedError as error:
-        _hold_the_run(tools, lease, error)
+        outcome = _hold_the_run(tools, lease, worker, error)
     except SystemExit:
         # The worker stops and has no more patience.
-        _hand_back(tools, lease, "the worker is made to stop")
+        _log.info("handed_back", reason="the worker is made to stop")
+        _let_wait(tools, lease, worker)
         raise
     except Exception as error:  # noqa: BLE001 - the last line of defence: no job without an outcome
         if isinstance(error, TransientError) and lease.retries < error.retries:
-            _try_later(tools, lease, error)
+            outcome = _try_later(tools, lease, worker, error)
         else:
             ended = _outcome_of(lease, worker, error, heartbeat.files_seen)
             _write(tools, lambda conn: leases.end_job(conn, lease, ended))
@@ -216,28 +218,44 @@ def _outcome_of(lease: leases.Lease, worker: str, error: Exception, files_seen: 
             return _failed(lease, worker, unexpected, files_seen)
 
 
-def _hand_back(tools: Tools, lease: leases.Lease, reason: str) -> None:
-    """Let the job wait again; a worker's parent sends its message as soon as its run may go on."""
-    _log.info("handed_back", reason=reason)
-    _write(tools, lambda conn: leases.hand_back(conn, lease))
-
-
-def _try_later(tools: Tools, lease: leases.Lease, error: TransientError) -> None:
+def _try_later(tools: Tools, lease: leases.Lease, worker: str, error: TransientError) -> Outcome | None:
     """Each time after a longer wait, and not all at the same moment."""
     wait_s = min(_LONGEST_WAIT_S, 2.0**lease.retries) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
     _log.warning("trying_later", reason=str(error), wait_s=round(wait_s, 1), retry=lease.retries + 1)
-    _write(tools, lambda conn: leases.hand_back(conn, lease, retry_in_s=wait_s, reason=str(error)))
+    return _let_wait(tools, lease, worker, retry_in_s=wait_s, reason=str(error))
 
 
-def _hold_the_run(tools: Tools, lease: leases.Lease, error: StoreStoppedError) -> None:
+def _hold_the_run(tools: Tools, lease: leases.Lease, worker: str, error: StoreStoppedError) -> Outcome | None:
     """A full or broken store would fail one project after the other: the run waits instead, and this job with it."""
     _log.error("run_paused", reason=str(error))
+    _write(tools, lambda conn: ledger.pause_run(conn, lease.ref.run_id, str(error)))
+    return _let_wait(tools, lease, worker)
 
-    def hold(conn: Connection) -> None:
-        ledger.pause_run(conn, lease.ref.run_id, str(error))
-        leases.hand_back(conn, lease)
 
-    _write(tools, hold, Engine.begin)
+def _let_wait(
+    tools: Tools,
+    lease: leases.Lease,
+    worker: str,
+    *,
+    retry_in_s: float | None = None,
+    reason: str | None = None,
+) -> Outcome | None:
+    """Hand the job back; a worker's parent sends its message as soon as its run may go on. In a run that was cancelled
+    meanwhile nobody would: there the job ends as cancelled, with this outcome.
+    """
+    cancelled = _outcome(lease, worker, Status.CANCELLED, "The run was cancelled")
+    ended: list[Outcome] = []
+
+    def write(conn: Connection) -> None:
+        ended.clear()
+        if ledger.hold_state(conn, lease.ref.run_id) is RunState.CANCELLED:
+            leases.end_job(conn, lease, cancelled)
+            ended.append(cancelled)
+        else:
+            leases.hand_back(conn, lease, retry_in_s=retry_in_s, reason=reason)
+
+    _write(tools, write)
+    return ended[0] if ended else None
 
 
 def _write(

@@ -102,7 +102,7 @@ def _requeue_expired(settings: Settings, engine: Engine) -> int:
             )
             # First: dying between the two, the lease is still one that ran out.
             _clear_staging(settings, dead)
-            outcome = _outcome(dead)
+            outcome = _outcome(dead, ledger.hold_state(conn, dead.lease.ref.run_id))
             if outcome is None:
                 leases.give_back_for(conn, dead)
             else:
@@ -120,9 +120,9 @@ def _clear_staging(settings: Settings, dead: Expired) -> None:
         _log.warning("staging_not_cleared", reason=str(error))
 
 
-def _outcome(dead: Expired) -> Outcome | None:
+def _outcome(dead: Expired, run_state: RunState) -> Outcome | None:
     """How a dead holder's job ends, if it does: its run was cancelled, or it has killed too many."""
-    if dead.run_state is RunState.CANCELLED:
+    if run_state is RunState.CANCELLED:
         return _ended(dead, Status.CANCELLED, "The run was cancelled")
     if dead.crashes < MOST_CRASHES:
         return None

@@ -230,6 +230,35 @@ def test_work_stops_when_its_worker_is_told_to_stop(site: Site, work: Callable[[
     assert (job["state"], job["attempt"], job["sent_at"]) == ("queued", 1, None)
 
 
+@pytest.mark.parametrize(
+    "error", [errors.RunHeldError("held"), ClaimLostError("lost"), StoreFullError("full")]
+)
+def test_a_job_that_is_to_wait_in_a_run_that_is_being_cancelled_ends_instead(
+    site: Site, tools: Tools, error: MigratorError
+):
+    """Nobody would ever take it. The cancellation is under way, and not to be seen yet, when the job is handed back."""
+    run_id = make_run(site.engine)
+    with site.engine.connect() as operator, ThreadPoolExecutor(1) as worker:
+
+        def held(_job: Job) -> NoReturn:
+            ledger.cancel_run(operator, run_id, "by the operator")
+            raise error
+
+        done = worker.submit(run_job, tools, ref_of(run_id), "w", held)
+        eventually(lambda: somebody_waits(site), "the worker waits for the operator's transaction")
+        operator.commit()
+        outcome = done.result(30)
+
+    assert outcome is not None
+    assert outcome.status is Status.CANCELLED
+    assert job_of(site.engine, run_id)["state"] == "cancelled"
+
+
+def somebody_waits(site: Site) -> bool:
+    with site.engine.connect() as conn:
+        return bool(conn.execute(text("select count(*) from pg_locks where not granted")).scalar())
+
+
 def test_an_attempt_that_came_too_late_is_counted_and_changes_nothing(site: Site, tools: Tools):
     run_id = make_run(site.engine)
 

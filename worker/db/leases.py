@@ -54,7 +54,6 @@ class Expired:
 
     lease: Lease
     worker: str
-    run_state: RunState
     crashes: int
 
 
@@ -151,7 +150,8 @@ def hand_back(
     """Give a job up so that it waits again: at once, or, when it met something passing, which `reason` says, not before
     `retry_in_s`.
 
-    Raises `LeaseLostError` when the job is not ours any more.
+    The caller has made sure that the run is not cancelled (`ledger.hold_state`): nobody would ever take the job. Raises
+    `LeaseLostError` when the job is not ours any more.
     """
     result = conn.execute(
         sql("""
@@ -193,7 +193,7 @@ def expired(conn: Connection, limit: int) -> list[Expired]:
     rows = conn.execute(
         sql("""
             select j.run_id, j.project_id, j.attempt, j.project_name, j.path, j.started_at, j.retries, j.worker,
-                   j.crashes + 1 as crashes, r.state as run_state, r.verb, r.dry_run, r.selection,
+                   j.crashes + 1 as crashes, r.verb, r.dry_run, r.selection,
                    r.created_at as run_created_at, null as busy_with, null as bytes_per_second
             from migration_jobs j join migration_runs r using (run_id)
             where j.state = 'running' and j.lease_until < clock_timestamp()
@@ -204,7 +204,6 @@ def expired(conn: Connection, limit: int) -> list[Expired]:
         Expired(
             lease=_lease(JobRef(run_id=row.run_id, project_id=row.project_id), row),
             worker=row.worker,
-            run_state=RunState(row.run_state),
             crashes=row.crashes,
         )
         for row in rows

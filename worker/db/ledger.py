@@ -202,7 +202,16 @@ def _waiting(conn: Connection, condition: str, values: dict[str, Any]) -> list[W
 
 
 def cancel_run(conn: Connection, run_id: uuid.UUID, reason: str) -> None:
-    """Stop a run: what no worker has taken ends as cancelled, with `reason`."""
+    """Stop a run: what no worker has taken ends as cancelled, with `reason`.
+
+    The run first: a job that is being handed back right now has either seen that, or is seen here (`hold_state`).
+    """
+    conn.execute(
+        sql("""
+            update migration_runs set state = 'cancelled', finished_at = clock_timestamp()
+            where run_id = :run_id and state in ('planned', 'running', 'paused')"""),
+        {"run_id": run_id},
+    )
     conn.execute(
         sql("""
             update migration_jobs
@@ -212,12 +221,14 @@ def cancel_run(conn: Connection, run_id: uuid.UUID, reason: str) -> None:
             where run_id = :run_id and state = 'queued'"""),
         {"run_id": run_id, "reason": reason},
     )
-    conn.execute(
-        sql("""
-            update migration_runs set state = 'cancelled', finished_at = clock_timestamp()
-            where run_id = :run_id and state in ('planned', 'running', 'paused')"""),
-        {"run_id": run_id},
-    )
+
+
+def hold_state(conn: Connection, run_id: uuid.UUID) -> RunState:
+    """The run's state, which nobody changes until the transaction ends: for whoever is about to let a job wait."""
+    row = conn.execute(
+        sql("select state from migration_runs where run_id = :run_id for share"), {"run_id": run_id}
+    ).one()
+    return RunState(row.state)
 
 
 def pause_run(conn: Connection, run_id: uuid.UUID, reason: str) -> None:
@@ -251,7 +262,11 @@ def retry_failed(
     error_class: str | None = None,
     project_ids: Sequence[int] | None = None,
 ) -> int:
-    """Let failed jobs wait again, all or some, as if they had never been tried; how many. A finished run runs again."""
+    """Let failed jobs wait again, all or some, as if they had never been tried; how many. A finished run runs again, a
+    cancelled one does not.
+    """
+    if hold_state(conn, run_id) is RunState.CANCELLED:
+        return 0
     result = conn.execute(
         sql("""
             update migration_jobs
