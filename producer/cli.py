@@ -443,6 +443,8 @@ def _show_plan(terminal: Terminal, settings: Settings, opened: Opened, *, nothin
         terminal.say(nothing)
     for line in left_out_lines(opened):
         terminal.say(line)
+    for warning in opened.warnings:
+        terminal.say(f"[yellow]{escape(warning)}.[/]")
     if any(not job.skipped for job in opened.jobs) and not _somebody_works(settings):
         terminal.say(f"[yellow]No worker is online.[/] Start one: {WORKER_COMMAND}")
 
@@ -486,6 +488,7 @@ def _finish_enqueue(
             {"project_id": one.project_id, "project_name": one.project_name, "reason": one.reason}
             for one in opened.left_out
         ],
+        "warnings": list(opened.warnings),
     }
     code = Exit.WELL
     if wait:

@@ -17,6 +17,7 @@ from worker.db.projects import Project
 from worker.errors import BrokerUnavailableError, UsageError
 from worker.messages import JobRef, Outcome, Status, Verb
 from worker.settings import Settings
+from worker.sizes import human_bytes, reserve_of
 
 _BATCH = 500
 """So many messages are sent before the ledger notes it: what a producer that dies has not noted is sent again."""
@@ -51,6 +52,7 @@ class Opened:
     jobs: tuple[NewJob, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     of_other_type: int = 0
+    warnings: tuple[str, ...] = ()
 
 
 def enqueue(
@@ -79,7 +81,8 @@ def enqueue(
         for one in chosen
         if not one.path
     ]
-    jobs += survey_all([one for one in chosen if one.path], lambda one: one.path)
+    surveyed = _look_at([one for one in chosen if one.path], lambda one: one.path)
+    jobs += _by_size(surveyed)
     opened = open_run(
         settings,
         engine,
@@ -90,7 +93,41 @@ def enqueue(
         options={"project_ids": list(project_ids), "exclude": list(exclude), "limit": limit},
         limit_bytes_per_second=limit_bytes_per_second,
     )
-    return replace(opened, of_other_type=of_other_type)
+    warnings = () if dry_run else room_warnings(settings, [found for _, _, found in surveyed if found])
+    return replace(opened, of_other_type=of_other_type, warnings=warnings)
+
+
+def room_warnings(settings: Settings, surveys: Sequence[Survey]) -> tuple[str, ...]:
+    """What to say of a store that has no room for all that was seen, likely duplicates counted once.
+
+    Never an error: much of it may be duplicate or stored already, and a run that finds the store full waits for room.
+    Nothing is said where the store's directory cannot be seen from here.
+    """
+    planned = sum({found.signature: found.size_bytes for found in surveys}.values())
+    room = _room_in(settings)
+    if room is None or planned <= room:
+        return ()
+    warning = (
+        f"The store may become full: {human_bytes(planned)} are planned, and it has room for {human_bytes(room)}: "
+        f"{settings.store_dir}. What is duplicate or stored already needs no room; if the rest does not fit, the run "
+        "pauses until there is more"
+    )
+    return (warning,)
+
+
+def _room_in(settings: Settings) -> int | None:
+    """How many bytes the store takes before it calls itself full; None if its file system is not to be seen from here.
+
+    Above DATA_DIR may be another file system than on the workers.
+    """
+    seen = [path for path in (settings.store_dir, settings.data_dir) if path.is_dir()]
+    if not seen:
+        return None
+    try:
+        status = os.statvfs(seen[0])
+    except OSError:
+        return None
+    return max(0, status.f_bavail * status.f_frsize - reserve_of(status.f_blocks * status.f_frsize))
 
 
 def open_run(
@@ -267,16 +304,21 @@ def _left_out(outcome: Outcome) -> LeftOut:
 
 
 def survey_all(chosen: Sequence[Project], path: Callable[[Project], str | None]) -> list[NewJob]:
-    """A job for each project, with what the producer sees of its directory, in the order of sending.
+    """A job for each project, with what the producer sees of its directory, in the order of sending."""
+    return _by_size(_look_at(chosen, path))
 
-    Several directories at a time: on a network file system each waits for the server.
-    """
+
+_Surveyed = tuple[Project, str | None, Survey | None]
+
+
+def _look_at(chosen: Sequence[Project], path: Callable[[Project], str | None]) -> list[_Surveyed]:
+    """Several directories at a time: on a network file system each waits for the server."""
     with ThreadPoolExecutor(8) as threads:
         found = threads.map(lambda one: survey(path(one) or ""), chosen)
-        return _by_size([(one, path(one), seen) for one, seen in zip(chosen, found, strict=True)])
+        return [(one, path(one), seen) for one, seen in zip(chosen, found, strict=True)]
 
 
-def _by_size(surveyed: Sequence[tuple[Project, str | None, Survey | None]]) -> list[NewJob]:
+def _by_size(surveyed: Sequence[_Surveyed]) -> list[NewJob]:
     """Largest first, so that no worker begins a big project when the others have ended; likely duplicates after all
     others, so that they find their twin stored instead of waiting for it.
     """

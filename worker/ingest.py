@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import Self, TypeVar, cast
+from typing import TypeVar, cast
 
-from worker import log
+from worker.blobs import admission
+from worker.blobs.admission import Admission
 from worker.blobs.digest import (
     BIG_BYTES,
     BIG_CHUNK_BYTES,
@@ -28,7 +28,7 @@ from worker.blobs.digest import (
 from worker.blobs.manifest import Directory, Entry, File, Manifest
 from worker.blobs.store import Source, Store, distinct
 from worker.csv_rows import RowCounter
-from worker.errors import MigratorError, SourceChangedError
+from worker.errors import SourceChangedError
 from worker.messages import ByteCounts, FileCounts, LinkCounts
 from worker.scan import Roots, Scan, ScannedFile, scan
 from worker.sessions_csv import RECORDING, count_records
@@ -37,13 +37,8 @@ from worker.throttle import Pace, unlimited
 LABELS = "labels.json"
 """The file of a session that is kept as text in a row, too."""
 
-BATCH_BYTES = 512 << 20
-"""So many bytes of finished copies get their names together: about so much a worker that dies leaves to be written again."""
-
 Advance = Callable[[int, int], None]
 """Called with files and bytes done since the last call; may raise to stop the work at a file boundary."""
-
-_log = log.get(__name__)
 
 
 @dataclass(frozen=True)
@@ -141,7 +136,7 @@ def hash_tree(
     Raises `SourceChangedError` naming the first file that changed, vanished or came, `EntryUnreadableError` for one
     that cannot be read.
     """
-    admission = Admission(store)
+    arrived = Admission(store)
 
     def one(file: ScannedFile) -> tuple[ScannedFile, str, RowCounter | TextCheck | None]:
         observer = _observer(file, counted_sizes)
@@ -152,7 +147,7 @@ def hash_tree(
             digest = hash_file(file.source, file.signature, store.algorithm, buffer, observe, pace)
         else:
             digest = store.take_in(file.source, file.signature, staged, buffer, pace, observe)
-            admission.add(staged, digest, file.signature.size_bytes)
+            arrived.add(staged, digest, file.signature.size_bytes)
         advance(1, file.signature.size_bytes)
         return file, digest, observer
 
@@ -160,7 +155,7 @@ def hash_tree(
     records: dict[str, int | None] = {}
     unreadable_labels: set[str] = set()
     uncounted: set[str] = set()
-    with admission:
+    with arrived:
         hashed = _each(threads, one, _biggest_first(scanned.files))
     for file, digest, observer in hashed:
         sources[file.path] = Source(path=file.source, signature=file.signature, digest=digest)
@@ -181,7 +176,7 @@ def hash_tree(
         records,
         frozenset(unreadable_labels),
         frozenset(uncounted),
-        frozenset(admission.admitted),
+        frozenset(arrived.admitted),
     )
 
 
@@ -229,11 +224,11 @@ def store_tree(
         store.seal(target)
         return Stored(files=count_files(tree, ()), bytes=count_bytes(tree, ()), links=LinkCounts())
     with store.staging(attempt) as staging:
-        with Admission(store) as admission:
+        with Admission(store) as new:
             missing = [tree.distinct[digest] for digest in missing_from(store, tree)]
 
             def finish(source: Source, copy: str) -> None:
-                admission.add(copy, source.digest, source.signature.size_bytes)
+                new.add(copy, source.digest, source.signature.size_bytes)
                 advance(0, 0)
 
             _copy_each(store, missing, staging, threads, pace, finish)
@@ -243,8 +238,8 @@ def store_tree(
             store.sync()
         store.publish(tree.manifest, f"{staging}/tree", target, staging)
     return Stored(
-        files=count_files(tree, admission.admitted),
-        bytes=count_bytes(tree, admission.admitted),
+        files=count_files(tree, new.admitted),
+        bytes=count_bytes(tree, new.admitted),
         links=LinkCounts(**placed),
     )
 
@@ -295,7 +290,7 @@ def in_batches(tree: HashedTree, digests: Collection[str]) -> Iterator[list[str]
     for digest in sorted(digests, key=lambda digest: (-_size(tree, digest), digest)):
         group.append(digest)
         size += _size(tree, digest)
-        if size >= BATCH_BYTES:
+        if size >= admission.BATCH_BYTES:
             yield group
             group, size = [], 0
     if group:
@@ -316,65 +311,6 @@ def _copy_each(
         finish(source, store.stage_file(source, staging, _buffer(source.signature.size_bytes), pace))
 
     _each(threads, one, sorted(sources, key=lambda source: -source.signature.size_bytes))
-
-
-class Admission:
-    """Gives finished copies their names as blobs, many at a time, so that one wait for the disk serves a whole batch.
-
-    Every `BATCH_BYTES`, and what is left at the end of the `with` block: also when an error ends it, be it that the job is to
-    stop or that another file changed. Whoever goes on finds these blobs, and a copy has the digest it was read with,
-    whatever became of its source. `admitted` are the digests that were not there before.
-    """
-
-    def __init__(self, store: Store) -> None:
-        self.admitted: set[str] = set()
-        self._store = store
-        self._lock = threading.Lock()
-        self._admitting = threading.Lock()
-        self._waiting: list[tuple[str, str, int]] = []
-        self._waiting_bytes = 0
-        self._bytes_were_lost = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, _type: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
-        if error is None:
-            self._admit_waiting()
-        elif isinstance(error, Exception):
-            # Whoever is made to leave at once (SystemExit) does not wait for the disk.
-            try:
-                self._admit_waiting()
-            except MigratorError as another:
-                _log.warning("finished_copies_not_kept", reason=str(another))
-
-    def add(self, copy: str, digest: str, size_bytes: int) -> None:
-        """Take a finished copy, from any thread; raises as `Store.sync` and `Store.admit` when that makes a batch full."""
-        with self._lock:
-            self._waiting.append((copy, digest, size_bytes))
-            self._waiting_bytes += size_bytes
-            is_full = self._waiting_bytes >= BATCH_BYTES
-        if is_full:
-            self._admit_waiting()
-
-    def _admit_waiting(self) -> None:
-        """Bytes before names: a crash after a blob has its name must not leave that name without its bytes."""
-        with self._admitting:
-            with self._lock:
-                batch, self._waiting, self._waiting_bytes = self._waiting, [], 0
-            if not batch or self._bytes_were_lost:
-                return
-            try:
-                self._store.sync()
-            except MigratorError:
-                # The disk tells once, and not of which bytes: they may be those of copies that came in since.
-                self._bytes_were_lost = True
-                raise
-            for copy, digest, size_bytes in batch:
-                if self._store.admit(copy, digest, size_bytes):
-                    self.admitted.add(digest)
 
 
 def _size(tree: HashedTree, digest: str) -> int:

@@ -6,6 +6,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from worker import log
 from worker.blobs.digest import BIG_BYTES, CHUNK_BYTES
 from worker.convert import check_still_legacy, convert, plan_sessions
@@ -62,7 +64,7 @@ def _work(job: Job) -> Outcome:
         return _twice(job)
     except (HandBackError, TransientError):
         # Whoever goes on need not read again what was stored just now.
-        with suppress(MigratorError), autocommit(job.engine) as conn:
+        with suppress(MigratorError, SQLAlchemyError), autocommit(job.engine) as conn:
             record(conn, job.store, job.store.admitted)
         raise
 

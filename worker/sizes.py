@@ -1,9 +1,14 @@
-"""Numbers as people read them. Knows nothing of what they count."""
+"""Sizes as people read and write them, and how much of a file system stays free. Knows nothing of what is counted."""
 
 import re
 
 _SUFFIXES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
+
+
+def reserve_of(file_system_bytes: int) -> int:
+    """What the store leaves free on a file system of this size, for everybody else: 1 GiB, or a fiftieth if that is less."""
+    return min(1 << 30, file_system_bytes // 50)
 
 
 def human_bytes(size_bytes: float) -> str:

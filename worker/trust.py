@@ -145,7 +145,7 @@ def _record(conn: Connection, files: Iterable[_File | None]) -> None:
 def _is_right(job: Job, path: str, digest: str) -> bool:
     job.heartbeat.advance(0, 0)
     try:
-        return has_digest(path, Signature.of(os.lstat(path)), digest, job.store.algorithm)
+        return has_digest(path, Signature.of_stored(os.lstat(path)), digest, job.store.algorithm)
     except (OSError, EntryUnreadableError, SourceChangedError):
         return False
 

@@ -192,7 +192,7 @@ class Operator:
         document = _document(process)
         if code not in {0, 3, 8} or not document.get("report_path"):
             raise CommandError(f"{process.name} ended with {code}, {document}: {_tail(process.log)}")
-        return self._folder / document["report_path"]
+        return self._folder / str(document["report_path"])
 
     # Processes --------------------------------------------------------------------------------------------------------
 

@@ -175,7 +175,7 @@ def _wrong_sessions(
         if key not in found:
             continue
         raw_name = row["raw directory"]
-        pointers = {
+        pointers: Row = {
             "parent_session_data_path": f"{place}/{raw_name}",
             "raw_session_name": None,
             "dataset_id": None,

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 
 from sqlalchemy.exc import DBAPIError
 
@@ -42,7 +43,7 @@ class Injected:
 class _Due:
     at: float
     number: int
-    act: Callable[[], None] = field(compare=False)
+    act: Callable[[], object] = field(compare=False)
     is_fault: bool = field(compare=False)
 
 
@@ -85,7 +86,7 @@ class Nemesis:
         """Let all faults happen in their time, and be healed; those that come after the end are left out."""
         for fault in faults:
             if fault.kind is not Kind.KILL_PRODUCER:
-                self.later(fault.at_s, lambda fault=fault: self._inject(fault), is_fault=True)
+                self.later(fault.at_s, partial(self._inject, fault), is_fault=True)
         while self._due:
             if self._servers.postgres_is_up and ended():
                 self.too_late += sum(due.is_fault for due in self._due)
@@ -99,7 +100,7 @@ class Nemesis:
         self._do_due(healing_only=True)
         time.sleep(_LOOK_EVERY_S)
 
-    def later(self, in_s: float, act: Callable[[], None], *, is_fault: bool = False) -> None:
+    def later(self, in_s: float, act: Callable[[], object], *, is_fault: bool = False) -> None:
         """Do something in so many seconds."""
         heapq.heappush(self._due, _Due(time.monotonic() + in_s, next(self._numbers), act, is_fault))
 
@@ -138,7 +139,7 @@ class Nemesis:
             self._acts[fault.kind](fault)
 
     def _again(self, fault: Fault) -> None:
-        self.later(_AGAIN_S, lambda: self._inject(fault), is_fault=True)
+        self.later(_AGAIN_S, partial(self._inject, fault), is_fault=True)
 
     def _did(
         self, kind: Kind, what: str, victim: Worker | None = None, *, costs_leases: bool = False

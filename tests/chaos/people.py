@@ -135,8 +135,8 @@ class People:
 
     def _some_session(self, which: int) -> int:
         known = sorted([row["session_id"] for row in self._estate.rows["sessions"]] + list(self._estate.made))
-        return known[which % len(known)]
+        return int(known[which % len(known)])
 
     def _some_project(self, which: int) -> int:
         known = sorted(row["project_id"] for row in self._estate.rows["projects"])
-        return known[which % len(known)]
+        return int(known[which % len(known)])

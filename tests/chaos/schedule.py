@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import redis
 from sqlalchemy import URL, Connection, create_engine, text
@@ -141,9 +142,8 @@ class Schedule:
             name: value for name, value in os.environ.items() if name.lower() not in Settings.model_fields
         }
         env = others | variables
-        settings = Settings(  # type: ignore[call-arg]
-            _env_file=None, **{name.lower(): value for name, value in variables.items()}
-        )
+        values: dict[str, Any] = {name.lower(): value for name, value in variables.items()}
+        settings = Settings(_env_file=None, **values)
         self.workers = Workers(nursery, env, folder, concurrency=plan.concurrency, hurried=not plan.patient)
         self._operator = Operator(nursery, self.engine, settings, env, folder)
         self._people = People(self.engine, self.estate)

@@ -28,6 +28,7 @@ from tests.conftest import Site
 from tests.fidelity.runs import WORK
 from worker import log
 from worker import settings as settings_module
+from worker.db import engine as engine_module
 from worker.db.engine import connect
 from worker.job import Tools
 from worker.messages import JobRef, Verb
@@ -55,7 +56,12 @@ class Bedroom:
     def do(self, verb: Verb, ref: JobRef, *, sleep_at: str | None) -> Sleeper:
         """Let a new worker do a job, until it falls asleep at a point or ends."""
         return self._ask(
-            {"verb": verb.value, "run_id": str(ref.run_id), "project_id": ref.project_id, "sleep_at": sleep_at}
+            {
+                "verb": verb.value,
+                "run_id": str(ref.run_id),
+                "project_id": ref.project_id,
+                "sleep_at": sleep_at,
+            }
         )
 
     def wake(self) -> Sleeper:
@@ -84,6 +90,8 @@ def bedroom(site: Site, **env: str) -> Iterator[Bedroom]:
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
+            # A process group that is left by its parent's session has its sleepers woken up by the kernel.
+            start_new_session=True,
         ) as process,
     ):
         assert process.stdin is not None
@@ -135,6 +143,8 @@ def _work(order: dict[str, Any], writable: int) -> int:
     """What a Celery child does for one task; asleep, none of its threads goes on."""
     settings = settings_module.load()
     log.configure(log_format="console", level="warning")
+    # As its lease is shortened, so is what PostgreSQL grants to a transaction whose client says nothing.
+    engine_module._IDLE_S = float(settings.lease_s)
     engine = connect(settings.sqlalchemy_url, application_name="sleeping worker")
     watch = _Watch(order["sleep_at"], writable, str(settings.data_dir))
     event.listen(engine, "before_cursor_execute", lambda *args: watch.pass_by(args[2]))

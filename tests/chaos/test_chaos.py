@@ -20,7 +20,8 @@ from tests.chaos.servers import Servers, servers
 
 pytestmark = pytest.mark.slow
 
-SEEDS = range(1, 11)
+SEEDS = (2, 4, 5, 6, 8, 11, 14, 29, 31, 39)
+"""Short ones which together have every kind of fault and of ending."""
 
 
 @pytest.fixture(scope="module")

@@ -28,8 +28,9 @@ from sqlalchemy import event
 
 from tests.conftest import Site
 from tests.faults.shim import Call, Fault, calls, environment, order
-from worker import ingest, log
+from worker import log
 from worker import settings as settings_module
+from worker.blobs import admission
 from worker.blobs.store import Store
 from worker.db.engine import connect
 from worker.job import Tools
@@ -66,7 +67,7 @@ class Children:
         fault: Fault | None = None,
         *,
         blobs_can_be_linked: bool = True,
-        batch_bytes: int = ingest.BATCH_BYTES,
+        batch_bytes: int = admission.BATCH_BYTES,
     ) -> End:
         """Let a worker do a job; the answer has its `status` and `error`, None when no outcome was its to say."""
         return self._do(
@@ -147,7 +148,7 @@ def _migrate(asked: dict[str, Any]) -> dict[str, Any]:
     """What a Celery child does for one task."""
     if not asked["blobs_can_be_linked"]:
         _refuse_links_of_blobs()
-    ingest.BATCH_BYTES = asked["batch_bytes"]
+    admission.BATCH_BYTES = asked["batch_bytes"]
     settings = settings_module.load()
     engine = connect(settings.sqlalchemy_url, application_name="a child")
     statements: list[str] = []

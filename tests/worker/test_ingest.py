@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import worker.blobs.admission
 import worker.blobs.store
-import worker.ingest
 from tests.worker.trees import (
     STUDY,
     as_ordinary_user,
@@ -614,7 +614,7 @@ def test_copies_get_their_names_whenever_a_batch_of_them_has_come_together(
         tmp_path / "study", {b"session/%d" % number: b"%d" % number * 100 for number in range(6)}
     )
     store = open_store(tmp_path)
-    monkeypatch.setattr(worker.ingest, "BATCH_BYTES", 250)
+    monkeypatch.setattr(worker.blobs.admission, "BATCH_BYTES", 250)
 
     with counting_syncs(monkeypatch, store) as hashing:
         tree = take_in(store, project)
@@ -648,7 +648,7 @@ def test_a_disk_that_has_lost_bytes_gets_no_second_chance_to_call_them_durable(
             raise error
 
     monkeypatch.setattr(worker.blobs.store, "sync_file_system", sync)
-    monkeypatch.setattr(worker.ingest, "BATCH_BYTES", 250)
+    monkeypatch.setattr(worker.blobs.admission, "BATCH_BYTES", 250)
     store = open_store(tmp_path)
     project = write_tree(
         tmp_path / "study", {b"session/%d" % number: b"%d" % number * 100 for number in range(20)}

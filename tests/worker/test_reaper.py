@@ -10,7 +10,7 @@ from sqlalchemy import Engine, text
 
 from tests.conftest import Site
 from tests.worker.db.rows import at_once, expire, job_of, make_run, must_take, processes, set_run_state, take
-from tests.worker.trees import eventually
+from tests.worker.trees import eventually, open_store
 from worker import broker
 from worker.db import leases, ledger
 from worker.messages import QUEUE, JobRef, Outcome, Verb
@@ -170,6 +170,19 @@ def test_what_a_dead_attempt_had_in_staging_is_removed_and_nothing_else(
     look()
 
     assert [one.name for one in staging.iterdir()] == [f"{alive}-1"]
+
+
+def test_a_description_that_a_dead_holder_was_drafting_is_removed(site: Site, look: Callable[[], object]):
+    store = open_store(site.data_dir)
+    run_id = make_run(site.engine)
+    must_take(site.engine, run_id)
+    expire(site.engine, run_id)
+    (store.root / "staging" / "store-0123.json").write_bytes(b"{")
+
+    look()
+
+    assert list((store.root / "staging").iterdir()) == []
+    assert open_store(site.data_dir).store_id == store.store_id
 
 
 def test_of_many_parents_that_look_at_once_each_job_falls_to_one(site: Site):

@@ -11,7 +11,8 @@ from sqlalchemy import text
 from tests.conftest import Site
 from tests.estate import make_project, record_session
 from tests.fidelity.runs import do, open_run, tools_of
-from worker.blobs.digest import BIG_BYTES
+from worker import ingest
+from worker.blobs.digest import BIG_BYTES, hash_file
 from worker.job import Tools
 from worker.messages import Outcome, Status, Verb
 
@@ -141,6 +142,31 @@ def test_a_fresh_check_is_believed_and_an_old_one_is_made_once_more(
     migrate_all(site, tools)
 
     assert len(read) == len(set(read)) > 0
+    assert quarantined(site) == []
+
+
+def test_a_blob_that_others_link_while_it_is_read_again_is_not_taken_for_a_bad_one(
+    site: Site, tools: Tools, monkeypatch: pytest.MonkeyPatch
+):
+    """Each link moves its time of change, and no byte of it."""
+    study(site, "first", 1)
+    (first,) = migrate_all(site, tools)
+    make_old(site, 31)
+    study(site, "second", 1)
+    links: list[Path] = []
+
+    def link_meanwhile(path: str, *args: Any) -> str:
+        if not Path(path).is_relative_to(site.settings.store_dir):
+            return hash_file(path, *args)
+        links.append(site.folder / f"link {len(links)}")
+        return hash_file(path, *args, lambda _chunk: os.link(path, links[-1]))
+
+    monkeypatch.setattr(ingest, "hash_file", link_meanwhile)
+
+    (second,) = migrate_all(site, tools)
+
+    assert links
+    assert (second.dataset_id, second.bytes.stored) == (first.dataset_id, 0)
     assert quarantined(site) == []
 
 

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal, Protocol
 
@@ -72,13 +72,13 @@ def printable(path: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signature:
-    """What `stat` says of a file; while it stays equal, the content is taken to be the same."""
+    """What `stat` says of a file; while it stays equal, the content is taken to be the same. No `ctime_ns`: it may be any."""
 
     device: int
     inode: int
     size_bytes: int
     mtime_ns: int
-    ctime_ns: int
+    ctime_ns: int | None
 
     @staticmethod
     def of(status: os.stat_result) -> "Signature":
@@ -90,6 +90,16 @@ class Signature:
             mtime_ns=status.st_mtime_ns,
             ctime_ns=status.st_ctime_ns,
         )
+
+    @staticmethod
+    def of_stored(status: os.stat_result) -> "Signature":
+        """Of a file in the store, whose time of change moves whenever somebody links it into a tree."""
+        return replace(Signature.of(status), ctime_ns=None)
+
+    def fits(self, status: os.stat_result) -> bool:
+        """Does a stat result say the same?"""
+        found = Signature.of(status) if self.ctime_ns is not None else Signature.of_stored(status)
+        return found == self
 
 
 def read_chunks(
@@ -195,5 +205,5 @@ def reading(path: str) -> Iterator[None]:
 
 def _check_unchanged(descriptor: int, expected: Signature, path: str) -> None:
     status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode) or Signature.of(status) != expected:
+    if not stat.S_ISREG(status.st_mode) or not expected.fits(status):
         raise SourceChangedError(f"File changed while it was read: {printable(path)}")

@@ -7,23 +7,18 @@ those in place.
 """
 
 import ctypes
-import errno
-import fcntl
 import json
 import os
 import re
-import shutil
 import stat
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from worker.blobs.digest import (
     BIG_BYTES,
-    BIG_CHUNK_BYTES,
     Algorithm,
     Signature,
     Sink,
@@ -33,32 +28,35 @@ from worker.blobs.digest import (
     printable,
     read_chunks,
 )
+from worker.blobs.files import (
+    Placement,
+    Writer,
+    give_name,
+    has_content,
+    has_one_more_name,
+    is_directory,
+    make_directory,
+    place,
+    sync_file,
+    writing,
+)
 from worker.blobs.manifest import Manifest
 from worker.errors import (
     SourceChangedError,
-    StoreBrokenError,
     StoredBytesMismatchError,
     StoreFullError,
     StoreUnusableError,
 )
+from worker.sizes import reserve_of
 from worker.throttle import Pace, unlimited
 
 FORMAT = 1
 """Raised when the layout below changes in a way that older versions would misread."""
 
-_FICLONE = 0x40049409
-_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}
-"""What file systems without hard links answer."""
-
-_SYNC_FILE_RANGE_WRITE = 2
-_RWF_DONTCACHE = 0x80
-_WRITE_BACK_BYTES = 8 << 20
-_RESERVE_BYTES = 1 << 30
-"""What stays free on the store's file system, or a fiftieth of it if that is less."""
+_DRAFT = "store-"
+"""How the names of drafts of store.json begin in staging; no task id does."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
-
-Placement = Literal["hard", "reflink", "copy"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +97,7 @@ class Store:
                     root / "staging",
                     root / "quarantine",
                 ):
-                    _make_directory(directory)
+                    make_directory(directory)
                 _describe_once(root, algorithm)
             description = _description(root)
             if root.exists() and trees.exists() and root.stat().st_dev != trees.stat().st_dev:
@@ -151,7 +149,7 @@ class Store:
         with writing(staged):
             descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
         try:
-            write = _Writer(descriptor, staged, signature.size_bytes)
+            write = Writer(descriptor, staged, signature.size_bytes)
             show = abreast if signature.size_bytes >= BIG_BYTES else one_by_one
             sinks: list[Sink] = [hasher.update, write] if observe is None else [hasher.update, observe, write]
             for chunk in read_chunks(path, signature, buffer, pace):
@@ -174,7 +172,7 @@ class Store:
                 os.makedirs(folder, exist_ok=True)
             while True:
                 try:
-                    _name(staged, final)
+                    give_name(staged, final)
                 except FileExistsError:
                     if self.has_blob(digest, size_bytes):
                         return False
@@ -200,12 +198,15 @@ class Store:
         self.admitted.add(digest)
 
     def check_room(self, size_bytes: int) -> None:
-        """Raise `StoreFullError` unless so many bytes fit and a reserve stays for everybody else on the file system."""
+        """Raise `StoreFullError` unless so many bytes fit and a reserve stays for everybody else on the file system.
+
+        Who brings no bytes takes nothing from the reserve.
+        """
         with writing(self.root):
             status = os.statvfs(self.root)
         free = status.f_bavail * status.f_frsize
-        reserve = min(_RESERVE_BYTES, status.f_blocks * status.f_frsize // 50)
-        if size_bytes > free - reserve:
+        reserve = reserve_of(status.f_blocks * status.f_frsize)
+        if size_bytes > max(0, free - reserve):
             raise StoreFullError(
                 f"No space left in the store: {self.root}: {size_bytes} bytes are to be stored, {free} are free, "
                 f"{reserve} stay in reserve"
@@ -228,7 +229,7 @@ class Store:
             for directory in manifest.directories:
                 os.mkdir(f"{target}/{directory.path}", 0o755)
             for file in manifest.files:
-                placed[_place(self.blob_path(file.digest), f"{target}/{file.path}")] += 1
+                placed[place(self.blob_path(file.digest), f"{target}/{file.path}")] += 1
             for directory in reversed(manifest.directories):
                 os.chmod(f"{target}/{directory.path}", 0o555)
         return placed
@@ -243,11 +244,11 @@ class Store:
         directory = os.path.dirname(path)
         draft = f"{staging}/{uuid.uuid4().hex}"
         with writing(path):
-            if not _is_directory(directory):
+            if not is_directory(directory):
                 return
-            if _place(good, draft) != "hard":
+            if place(good, draft) != "hard":
                 # Rows may refer to this tree already.
-                _sync_file(draft)
+                sync_file(draft)
             os.chmod(directory, 0o755)
             try:
                 if is_bad_copy and os.path.lexists(path):
@@ -259,7 +260,7 @@ class Store:
     def differences(self, manifest: Manifest, tree: str) -> Iterator[str]:
         """What keeps the tree from being the manifest's, by presence, kind and size; nothing when all is well."""
         for directory in manifest.directories:
-            if not _is_directory(f"{tree}/{directory.path}"):
+            if not is_directory(f"{tree}/{directory.path}"):
                 yield f"directory is missing: {printable(directory.path)}"
         for file in manifest.files:
             try:
@@ -273,7 +274,7 @@ class Store:
     def holds(self, manifest: Manifest, tree: str) -> bool:
         """Is the dataset here in full, tree and manifest, so that a project may refer to it without a copy?"""
         return (
-            _has_content(self.manifest_path(manifest.digest), manifest.content)
+            has_content(self.manifest_path(manifest.digest), manifest.content)
             and next(self.differences(manifest, tree), None) is None
         )
 
@@ -330,7 +331,7 @@ class Store:
                 remove_tree(path)
 
     def clear_staging(self, prefix: str) -> None:
-        """Remove the staging directories that begin so: their attempt is over."""
+        """Remove the staging directories that begin so: their attempt is over. Likewise drafts of the store's description."""
         folder = f"{self.root}/staging"
         with writing(folder), suppress(FileNotFoundError):
             for name in os.listdir(folder):
@@ -338,6 +339,10 @@ class Store:
                     # The attempt may be asleep, wake up right now and remove it, too.
                     with suppress(FileNotFoundError):
                         remove_tree(f"{folder}/{name}")
+                elif name.startswith(_DRAFT) and self.store_id is not None:
+                    # The store has its description: whoever is still drafting one finds that out.
+                    with suppress(FileNotFoundError):
+                        os.unlink(f"{folder}/{name}")
 
     def quarantine(self, path: str, reason: str, *, stays: bool = False) -> None:
         """Move a bad thing out of the way and say beside it why it is there. What `stays` keeps its old name as well, where
@@ -345,13 +350,13 @@ class Store:
         """
         target = f"{self.root}/quarantine/{os.path.basename(path)}-{uuid.uuid4().hex[:8]}"
         os.makedirs(os.path.dirname(target), exist_ok=True)
-        if _is_directory(path):
+        if is_directory(path):
             os.chmod(path, 0o755)
         # The reason comes first: a crash in between must not leave a thing that nobody can explain.
         words = Path(f"{target}.reason.txt")
         words.write_text(f"{printable(path)}\n{reason}\n", encoding="utf-8")
         try:
-            if not (stays and _has_one_more_name(path, target)):
+            if not (stays and has_one_more_name(path, target)):
                 os.rename(path, target)
         except OSError:
             words.unlink()
@@ -384,20 +389,6 @@ def safe_name(name: str) -> str:
     return (f"_{safe}" if safe.startswith("raw_datasets") else safe)[:80] or "dataset"
 
 
-@contextmanager
-def writing(path: str | Path) -> Iterator[None]:
-    """Turn operating-system errors on the store into errors that name it."""
-    try:
-        yield
-    except OSError as error:
-        where = printable(os.fspath(error.filename or path))
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise StoreFullError(f"No space left in the store: {where}") from error
-        if error.errno in {errno.EIO, errno.EROFS}:
-            raise StoreBrokenError(f"Cannot write to the store: {where}: {error.strerror}") from error
-        raise StoreUnusableError(f"Cannot write to the store: {where}: {error.strerror}") from error
-
-
 class _OpenFolder:
     """A directory that stays open for as long as this lives.
 
@@ -425,42 +416,21 @@ def sync_file_system(directory: str | int) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def _sync_file(path: str) -> None:
-    """Wait until one file is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _make_directory(path: Path) -> None:
-    """Make a directory that the application can enter, whatever the worker's umask is."""
-    if os.path.isdir(path):
-        return
-    try:
-        path.mkdir(parents=True)
-    except FileExistsError:
-        if not path.is_dir():
-            raise
-    else:
-        path.chmod(0o755)
-
-
 def _describe_once(root: Path, algorithm: Algorithm) -> None:
     """Write store.json if nobody has; of several workers that start at once, one wins."""
     if (root / "store.json").exists():
         return
     description = {"format": FORMAT, "id": str(uuid.uuid4()), "digest": algorithm}
-    draft = root / f"staging/store-{uuid.uuid4().hex}.json"
+    draft = root / f"staging/{_DRAFT}{uuid.uuid4().hex}.json"
     try:
         with draft.open("x", encoding="utf-8") as file:
             file.write(json.dumps(description, indent=2) + "\n")
             file.flush()
             # A name without its bytes after a power failure would make the whole store unreadable.
             os.fsync(file.fileno())
-        with suppress(FileExistsError):
-            _name(os.fspath(draft), f"{root}/store.json")
+        # Somebody was first, and may have removed this draft since.
+        with suppress(FileExistsError, FileNotFoundError):
+            give_name(os.fspath(draft), f"{root}/store.json")
     finally:
         draft.unlink(missing_ok=True)
 
@@ -487,123 +457,6 @@ def _description(root: Path) -> tuple[Algorithm, str] | None:
             raise StoreUnusableError(
                 f"{path} is not a description of a store with digests of blake3 or sha256"
             )
-
-
-def _has_content(path: str, content: bytes) -> bool:
-    """Does a file hold exactly these bytes? Read in parts: there may be many."""
-    rest = memoryview(content)
-    try:
-        with open(path, "rb", buffering=0) as file:
-            while part := file.read(BIG_CHUNK_BYTES):
-                if rest[: len(part)] != part:
-                    return False
-                rest = rest[len(part) :]
-    except OSError:
-        return False
-    return not rest
-
-
-def _is_directory(path: str) -> bool:
-    """Is it a directory itself, and not a link to one?"""
-    try:
-        return stat.S_ISDIR(os.lstat(path).st_mode)
-    except OSError:
-        return False
-
-
-def _name(staged: str, final: str) -> None:
-    """Give a staged file its final name; raises `FileExistsError` when something has it.
-
-    Where the file system refuses links, by a rename: of two at once the later one then replaces an equal file.
-    """
-    try:
-        os.link(staged, final)
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        if os.path.lexists(final):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), final) from error
-        os.rename(staged, final)
-
-
-def _has_one_more_name(path: str, name: str) -> bool:
-    """Link a file, if that can be done; a directory cannot be linked, nor a file that has all the links it can have."""
-    try:
-        os.link(path, name)
-    except OSError:
-        return False
-    return True
-
-
-def _place(blob: str, target: str) -> Placement:
-    """Give a blob one more name; where the file system refuses links, share its blocks, or copy them."""
-    try:
-        os.link(blob, target)
-    except OSError as error:
-        if error.errno not in _NO_LINKS | {errno.EMLINK}:
-            raise
-    else:
-        return "hard"
-    with open(blob, "rb") as source, open(target, "xb") as copy:
-        placement: Placement = "reflink"
-        try:
-            fcntl.ioctl(copy.fileno(), _FICLONE, source.fileno())
-        except OSError:
-            placement = "copy"
-            shutil.copyfileobj(source, copy, 1 << 20)
-        os.fchmod(copy.fileno(), 0o444)
-    return placement
-
-
-class _Writer:
-    """Writes a new file from its beginning to its end, so that little is left to flush when it is synced.
-
-    Where the kernel can (RWF_DONTCACHE, Linux 6.14), written pages go to disk at once and are dropped: nobody reads a
-    blob soon, and filling memory that was never used costs more than writing. Elsewhere the disk is told to begin on
-    each window while the next is written (sync_file_range(2)); that is only a hint, durability is `Store.sync`'s.
-    """
-
-    def __init__(self, descriptor: int, path: str, size_bytes: int) -> None:
-        self._descriptor = descriptor
-        self._path = path
-        self._offset = 0
-        self._flags = _RWF_DONTCACHE if size_bytes >= BIG_BYTES else 0
-        if size_bytes >= BIG_BYTES:
-            with writing(path):
-                _reserve(descriptor, size_bytes)
-
-    def __call__(self, chunk: memoryview) -> None:
-        with writing(self._path):
-            while chunk:
-                written = self._write(chunk)
-                self._offset += written
-                chunk = chunk[written:]
-        if not self._flags and self._offset % _WRITE_BACK_BYTES < BIG_CHUNK_BYTES:
-            start = max(0, self._offset - 2 * _WRITE_BACK_BYTES)
-            _libc.sync_file_range(
-                self._descriptor,
-                ctypes.c_int64(start),
-                ctypes.c_int64(self._offset - start),
-                _SYNC_FILE_RANGE_WRITE,
-            )
-
-    def _write(self, chunk: memoryview) -> int:
-        try:
-            return os.pwritev(self._descriptor, [chunk], self._offset, self._flags)
-        except OSError as error:
-            if not self._flags or error.errno not in {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}:
-                raise
-            self._flags = 0
-            return self._write(chunk)
-
-
-def _reserve(descriptor: int, size_bytes: int) -> None:
-    """Ask for all blocks at once: fewer extents, and a full disk is noticed before hours of copying."""
-    try:
-        os.posix_fallocate(descriptor, 0, size_bytes)
-    except OSError as error:
-        if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}:
-            raise
 
 
 def remove_tree(path: str) -> None:

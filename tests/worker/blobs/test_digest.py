@@ -1,6 +1,7 @@
 """Reading a source: its digest, and whatever happens to the file meanwhile is noticed and never blocks."""
 
 import hashlib
+import itertools
 import os
 import socket
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from tests.worker.trees import as_ordinary_user, passable_folder, signature_of
 from worker.blobs.digest import (
     CHUNK_BYTES,
+    Signature,
     digest_of,
     hash_file,
     new_buffer,
@@ -209,6 +211,18 @@ def test_a_socket_in_a_files_place_is_an_error_that_names_it(tmp_path: Path, mon
 
         with pytest.raises(EntryUnreadableError, match=str(path)):
             hash_file(str(path), listed, "blake3", new_buffer())
+
+
+def test_a_stored_file_may_get_another_name_while_it_is_read_but_no_other_byte(tmp_path: Path):
+    path = write(tmp_path)
+    stored = Signature.of_stored(path.stat())
+    names = (tmp_path / str(number) for number in itertools.count())
+
+    digest = hash_file(str(path), stored, "blake3", new_buffer(), lambda _chunk: os.link(path, next(names)))
+
+    assert digest == digest_of("blake3", THREE_CHUNKS)
+    with pytest.raises(SourceChangedError, match=str(path)):
+        hash_file(str(path), stored, "blake3", new_buffer(), lambda _chunk: os.utime(path))
 
 
 def test_a_directory_on_the_way_that_went_is_a_change(tmp_path: Path):

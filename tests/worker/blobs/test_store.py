@@ -719,6 +719,21 @@ def test_a_full_disk_is_said_to_be_full_and_nothing_is_left_behind(
     assert files_below(store.root / "blobs") == []
 
 
+def test_who_brings_no_bytes_is_not_refused_where_the_reserve_is_used_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    store = open_store(tmp_path)
+    full = os.statvfs_result((4096, 4096, 1 << 20, 0, 0, 100, 100, 100, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda _path: full)
+
+    store.check_room(0)
+
+    with pytest.raises(
+        StoreFullError, match="1 bytes are to be stored, 0 are free, 85899345 stay in reserve"
+    ):
+        store.check_room(1)
+
+
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EIO])
 def test_a_broken_disk_is_named_with_what_it_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
