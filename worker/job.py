@@ -194,7 +194,7 @@ def _work(
 def _clear_staging_of_former(store: Store, lease: leases.Lease) -> None:
     """Remove what earlier attempts left when they died: a second message may bring the job here before any reaper looks."""
     try:
-        store.clear_staging(f"{lease.ref.task_id}-")
+        store.clear_staging(lease.ref.task_id, lease.attempt - 1)
     except MigratorError as error:
         # One that is only asleep may wake up and write there again; it cleans up itself when it finds its lease gone.
         _log.warning("staging_not_cleared", reason=str(error))

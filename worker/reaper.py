@@ -114,7 +114,7 @@ def _clear_staging(settings: Settings, dead: Expired) -> None:
     """Remove what the dead attempt was making. A sleeper that wakes up finds its files gone, and its lease, too."""
     try:
         store = Store.open(settings.store_dir, settings.datasets_dir, settings.store_digest, create=False)
-        store.clear_staging(f"{dead.lease.ref.task_id}-")
+        store.clear_staging(dead.lease.ref.task_id, dead.lease.attempt)
     except MigratorError as error:
         # Not mounted here, perhaps. gc removes what is left.
         _log.warning("staging_not_cleared", reason=str(error))

@@ -98,11 +98,15 @@ def _target(legacy_path: str, roots: Roots) -> str:
 
 
 def _remove_leftovers(building: str) -> None:
-    """Remove what earlier attempts of this job left when they died: a sleeping one that wakes up fails, and its lease is gone."""
+    """Remove what earlier attempts of this job left when they died: a sleeping one that wakes up fails, and its lease is gone.
+
+    Not what a later one is building: this attempt may be one that slept, and not know yet.
+    """
     parent, name = os.path.split(building)
-    job = name.rpartition("-")[0] + "-"
+    job, _, attempt = name.rpartition("-")
     for other in os.listdir(parent):
-        if other.startswith(job):
+        same, _, number = other.rpartition("-")
+        if same == job and number.isdecimal() and int(number) <= int(attempt):
             remove_tree(os.path.join(parent, other))
 
 

@@ -1,4 +1,6 @@
-"""What the dead leave behind is cleared by whoever takes their jobs, however these come to him."""
+"""What the dead leave behind is cleared by whoever takes their jobs, and what the living make is left alone by those who slept."""
+
+from typing import NoReturn
 
 import pytest
 
@@ -6,25 +8,73 @@ from tests.conftest import Site
 from tests.estate import make_project, record_session
 from tests.fidelity.runs import do, let_lease_run_out, open_run, tools_of
 from worker.db import leases
-from worker.messages import Status, Verb
+from worker.db.leases import Lease
+from worker.errors import LeaseLostError
+from worker.job import Job, _attempt
+from worker.messages import JobRef, Status, Verb
+from worker.restore import _remove_leftovers, building_place
 
 pytestmark = pytest.mark.stack
 
 
-def test_a_second_message_that_comes_before_any_reaper_clears_the_staging_of_the_dead(site: Site):
+def one_job(site: Site) -> JobRef:
     with site.engine.begin() as conn:
         project = make_project(conn, site.legacy_root, "study")
         record_session(conn, project, "day", rows=60)
-    ref = open_run(site.engine, Verb.MIGRATE)[0]
+    return open_run(site.engine, Verb.MIGRATE)[0]
+
+
+def take(site: Site, ref: JobRef, worker: str) -> Lease:
+    """Take the job as a worker does, once the lease of the one before has run out."""
+    let_lease_run_out(site.engine, ref)
+    with site.engine.begin() as conn:
+        lease = leases.take_lease(conn, ref, worker, 60)
+    assert lease is not None
+    return lease
+
+
+def test_a_second_message_that_comes_before_any_reaper_clears_the_staging_of_the_dead(site: Site):
+    ref = one_job(site)
     with tools_of(site) as tools:
         store = tools.open_store(create=True)
-        with site.engine.begin() as conn:
-            leases.take_lease(conn, ref, "who dies", 60)
+        take(site, ref, "who dies")
         for kind in ("", "-arrivals", "-mend"):
             (store.root / f"staging/{ref.task_id}-1{kind}").mkdir()
         let_lease_run_out(site.engine, ref)
 
-        outcome = do(tools, Verb.MIGRATE, [ref])[project.project_id]
+        outcome = do(tools, Verb.MIGRATE, [ref])[ref.project_id]
 
     assert (outcome.status, outcome.attempts) == (Status.MIGRATED, 2)
     assert list((store.root / "staging").iterdir()) == []
+
+
+def test_one_that_slept_as_soon_as_it_had_the_job_does_not_clear_the_staging_of_its_successor(site: Site):
+    """It wakes up and does not know yet that it is not the holder any more."""
+    ref = one_job(site)
+
+    def find_out(_job: Job) -> NoReturn:
+        raise LeaseLostError("somebody else has it")
+
+    with tools_of(site) as tools:
+        store = tools.open_store(create=True)
+        take(site, ref, "who dies")
+        sleeper = take(site, ref, "sleeper")
+        take(site, ref, "successor")
+        made = {kind: store.root / f"staging/{ref.task_id}-{kind}" for kind in ("1", "3", "3-arrivals", "10")}
+        for directory in made.values():
+            directory.mkdir()
+
+        assert _attempt(tools, sleeper, "sleeper", find_out) is None
+
+    assert {kind for kind, directory in made.items() if directory.exists()} == {"3", "3-arrivals", "10"}
+
+
+def test_a_restore_that_slept_does_not_remove_what_its_successor_builds(site: Site):
+    target = str(site.legacy_root / "study")
+    for attempt in ("job-1", "job-2", "job-3", "job-10", "another-1"):
+        (site.legacy_root / building_place(target, attempt)).mkdir()
+
+    _remove_leftovers(building_place(target, "job-2"))
+
+    left = {path.name for path in site.legacy_root.iterdir()}
+    assert left == {".restoring-job-3", ".restoring-job-10", ".restoring-another-1"}

@@ -1,5 +1,6 @@
 """A worker sleeps at any point of its way for longer than its lease, another one does its job, and then it wakes up."""
 
+import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as TimedOutError
@@ -7,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from producer.local_stack import Stack
 from tests.chaos.sleeping import Bedroom, bedroom
@@ -21,6 +23,7 @@ from worker.messages import JobRef, Status, Verb
 pytestmark = [pytest.mark.stack, pytest.mark.long]
 
 LEASE_S = "1"
+MEETINGS = 150
 _PATIENCE_S = 8.0
 """A sleeper must not keep anybody waiting for longer than this: some times its lease."""
 
@@ -129,6 +132,42 @@ def test_a_rollback_may_sleep_anywhere(site: Site, sleeping: Bedroom):
         nothing_is_left_over(site)
 
     assert found.waited == []
+
+
+@pytest.mark.timeout(1800)
+def test_a_sleeper_may_wake_up_while_another_one_is_in_the_middle_of_its_job(site: Site, sleeping: Bedroom):
+    """One stops at some point, its successor at some other; the first goes on to its end, and then the successor does."""
+    chance = random.Random(MEETINGS)
+    (ref,) = open_run(site.engine, Verb.MIGRATE, only=[make(site, 2000).project_id])
+    points = sleeping.do(Verb.MIGRATE, ref, sleep_at=None).points
+    # From there on a sleeper has rows in hand that others wait for.
+    converting = next(at for at, point in enumerate(points) if point.startswith("insert into raw_datasets"))
+
+    with bedroom(site, LEASE_S=LEASE_S) as beside:
+        for number in range(2001, 2001 + MEETINGS):
+            first, second = chance.choice(points[:converting]), chance.choice(points[:converting])
+            project = make(site, number)
+            legacy = look(site.engine, project.project_id)
+            (ref,) = open_run(site.engine, Verb.MIGRATE, only=[project.project_id])
+
+            if sleeping.do(Verb.MIGRATE, ref, sleep_at=first).asleep:
+                let_lease_run_out(site.engine, ref)
+                reaper._requeue_expired(site.settings, site.engine)
+                successor = beside.do(Verb.MIGRATE, ref, sleep_at=second)
+                sleeping.wake()
+                if successor.asleep:
+                    beside.wake()
+
+            assert outcome_of(site, ref) == ("done", None), (first, second)
+            check_migrated(look(site.engine, project.project_id), legacy)
+            nothing_is_left_over(site)
+
+
+def outcome_of(site: Site, ref: JobRef) -> tuple[str, str | None]:
+    with site.engine.connect() as conn:
+        query = text("select state, error from migration_jobs where run_id = :run_id")
+        row = conn.execute(query, {"run_id": ref.run_id}).one()
+        return row.state, row.error
 
 
 def _contents(tree: Path) -> dict[bytes, tuple[str, int, bytes]]:

@@ -34,7 +34,8 @@ def statements(
     (ref,) = open_run(site.engine, Verb.MIGRATE, only=[project.project_id])
     end = watched.migrate(ref)
     assert end.answer["status"] == Status.MIGRATED, end.answer
-    return list(end.answer["statements"])
+    # A renewal comes by the clock: of a slow machine's job some are made by the work itself, when it enters a phase.
+    return [one for one in end.answer["statements"] if "update migration_jobs j set lease_" not in one]
 
 
 def test_the_number_of_statements_does_not_depend_on_sessions_or_files(

@@ -52,9 +52,13 @@ def make(site: Site, number: int) -> Project:
 
 
 def deliver_again(tools: Tools, verb: Verb, ref: JobRef) -> Outcome:
-    """The broker delivers the dead worker's message again, once its lease has run out; what the ledger then says."""
+    """The broker delivers the dead worker's message again, once its lease has run out, and some worker's parent looks for
+    runs that have ended; what the ledger then says.
+    """
     let_lease_run_out(tools.engine, ref)
     WORK[verb](tools, ref, "the next worker")
+    with tools.engine.begin() as conn:
+        ledger.finish_ended_runs(conn)
     with tools.engine.connect() as conn:
         (job,) = ledger.jobs(conn, ref.run_id)
         assert job.state == JobState.DONE
@@ -129,6 +133,8 @@ def test_a_migration_onto_a_dataset_that_is_there_may_die_anywhere(site: Site, t
         check(between, legacy)
         died_in[between.is_legacy].append(end.points[-1])
         if between.is_legacy:
+            # Until then the other run has the project in hand.
+            let_lease_run_out(tools.engine, ref)
             (again,) = open_run(site.engine, Verb.MIGRATE, only=[project.project_id])
             outcome = WORK[Verb.MIGRATE](tools, again, "another run")
             assert outcome is not None

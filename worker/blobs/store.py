@@ -330,12 +330,15 @@ class Store:
             with suppress(OSError):
                 remove_tree(path)
 
-    def clear_staging(self, prefix: str) -> None:
-        """Remove the staging directories that begin so: their attempt is over. Likewise drafts of the store's description."""
+    def clear_staging(self, job: str, last_attempt: int) -> None:
+        """Remove the staging directories of a job's attempts up to this one: they are over. A later one may be at work, and
+        whoever calls may have slept meanwhile. Likewise drafts of the store's description.
+        """
         folder = f"{self.root}/staging"
         with writing(folder), suppress(FileNotFoundError):
             for name in os.listdir(folder):
-                if name.startswith(prefix):
+                attempt = _attempt_of(job, name)
+                if attempt is not None and attempt <= last_attempt:
                     # The attempt may be asleep, wake up right now and remove it, too.
                     with suppress(FileNotFoundError):
                         remove_tree(f"{folder}/{name}")
@@ -378,6 +381,12 @@ class Store:
             os.fchmod(file.fileno(), 0o444)
             os.fsync(file.fileno())
         os.rename(staged, self.manifest_path(manifest.digest))
+
+
+def _attempt_of(job: str, name: str) -> int | None:
+    """Which attempt of a job a staging directory is named for (`<job>-<attempt>`, perhaps with what it is for); None: no one."""
+    number = name.removeprefix(f"{job}-").partition("-")[0]
+    return int(number) if name.startswith(f"{job}-") and number.isdecimal() else None
 
 
 def safe_name(name: str) -> str:
