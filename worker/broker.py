@@ -127,11 +127,11 @@ def _client(settings: Settings) -> "redis.Redis":
 @contextmanager
 def _in_our_words(settings: Settings) -> Iterator[None]:
     import redis  # noqa: PLC0415 - as in _app
-    from kombu.exceptions import OperationalError  # noqa: PLC0415
+    from kombu.exceptions import BatchPublishError, OperationalError  # noqa: PLC0415
 
     try:
         yield
-    except (redis.RedisError, OperationalError, OSError) as error:
+    except (redis.RedisError, OperationalError, BatchPublishError, OSError) as error:
         address = urlsplit(settings.redis_url.get_secret_value())
         raise BrokerUnavailableError(
             f"Broker connection failed: {address.hostname}:{address.port or 6379}: {_reason(error)}"
@@ -139,5 +139,5 @@ def _in_our_words(settings: Settings) -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of the driver's words."""
-    return str(error).partition("\n")[0] or type(error).__name__
+    """The first line of the driver's words; a batch that broke hides them behind its own."""
+    return str(error.__cause__ or error).partition("\n")[0] or type(error).__name__
