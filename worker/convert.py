@@ -1,11 +1,11 @@
 """Moving rows: what each session of a project becomes, and the one transaction that makes it so. Reads no legacy file."""
 
-import json
 import os
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,12 +23,16 @@ from worker.errors import (
     ProjectChangedError,
     ProjectError,
 )
-from worker.ingest import LABELS, HashedTree
+from worker.hashed import HashedTree
+from worker.ingest import LABELS
 from worker.messages import Outcome, Warning_
 from worker.sessions_csv import RECORDING
 
 MIGRATED_FROM = "legacy"
 """The value of `migrated_from` by which Label's own tools recognise a converted project."""
+
+_PART = 4_096
+"""So many entries of a tree are written at a time."""
 
 
 class SessionNameRefusedError(ProjectError):
@@ -178,16 +182,34 @@ def check_still_legacy(project: Project | None, lease: leases.Lease, conn: Conne
 def tree_attributes(tree: HashedTree) -> bytes:
     """Modes, times and owners of the legacy tree in the manifest's order, which identity does not include but a restore needs."""
     directories = {entry.path: entry for entry in tree.scan.directories}
-    files = {file.path: file for file in tree.scan.files}
-    entries = [
-        [directories[entry.path].mode, directories[entry.path].mtime_ns, *directories[entry.path].owner]
-        if isinstance(entry, Directory)
-        else [files[entry.path].mode, files[entry.path].signature.mtime_ns, *files[entry.path].owner]
-        for entry in tree.manifest.entries
+
+    def rows() -> Iterator[str]:
+        for entry in tree.manifest.entries:
+            if isinstance(entry, Directory):
+                found = directories[entry.path]
+                yield _row(found.mode, found.mtime_ns, found.owner)
+            else:
+                file = tree.scan.files[tree.sources.numbers[entry.path]]
+                yield _row(file.mode, file.signature.mtime_ns, file.owner)
+
+    scanned = tree.scan
+    packed = zlib.compressobj()
+    # Some thousand at a time: the text is longer than what is kept of it, many times over.
+    parts = [
+        packed.compress(
+            f'{{"root":{_row(scanned.root_mode, scanned.root_mtime_ns, scanned.root_owner)},"entries":['.encode()
+        )
     ]
-    root = [tree.scan.root_mode, tree.scan.root_mtime_ns, *tree.scan.root_owner]
-    document = {"root": root, "entries": entries}
-    return zlib.compress(json.dumps(document, separators=(",", ":")).encode("ascii"))
+    all_rows = rows()
+    between = ""
+    while part := ",".join(islice(all_rows, _PART)):
+        parts.append(packed.compress(f"{between}{part}".encode("ascii")))
+        between = ","
+    return b"".join([*parts, packed.compress(b"]}"), packed.flush()])
+
+
+def _row(mode: int, mtime_ns: int, owner: tuple[int, int]) -> str:
+    return f"[{mode},{mtime_ns},{owner[0]},{owner[1]}]"
 
 
 def _write_rows(

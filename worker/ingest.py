@@ -3,12 +3,12 @@
 import codecs
 import os
 import threading
-from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from worker.blobs import admission
 from worker.blobs.admission import Admission
@@ -16,21 +16,20 @@ from worker.blobs.digest import (
     BIG_BYTES,
     BIG_CHUNK_BYTES,
     CHUNK_BYTES,
+    HEAD_BYTES,
     Algorithm,
     Signature,
     hash_file,
     head_of,
     new_buffer,
     opened,
-    printable,
     read_chunks,
 )
-from worker.blobs.manifest import Directory, Entry, File, Manifest
-from worker.blobs.store import Source, Store, distinct
+from worker.blobs.store import Source, Store
 from worker.csv_rows import RowCounter
-from worker.errors import SourceChangedError
+from worker.hashed import HashedTree, Sources, manifest_of
 from worker.messages import ByteCounts, FileCounts, LinkCounts
-from worker.scan import Roots, Scan, ScannedFile, scan
+from worker.scan import Roots, Scan, ScannedFile, check_same
 from worker.sessions_csv import RECORDING, count_records
 from worker.throttle import Pace, unlimited
 
@@ -39,42 +38,6 @@ LABELS = "labels.json"
 
 Advance = Callable[[int, int], None]
 """Called with files and bytes done since the last call; may raise to stop the work at a file boundary."""
-
-
-@dataclass(frozen=True)
-class HashedTree:
-    """A legacy tree whose every byte was read once: its manifest, where each file's bytes are, and the records of each
-    session's recording (None where the recording has none or cannot be parsed). `unreadable_labels` are the sessions
-    whose labels.json is not text that a row can hold. `uncounted` are the sessions whose recording was not counted, because
-    one of its size is known: `count_rest` completes `records`. `admitted` are the digests of new content that this job
-    stored already, while it was hashing; `keys` name its big files to other jobs; `known_counts` are
-    digests of recordings that were counted for another project.
-    """
-
-    scan: Scan
-    manifest: Manifest
-    sources: dict[str, Source]
-    records: dict[str, int | None]
-    unreadable_labels: frozenset[str]
-    uncounted: frozenset[str] = frozenset()
-    admitted: frozenset[str] = frozenset()
-    keys: Mapping[str, str] = field(default_factory=dict)
-    known_counts: frozenset[str] = frozenset()
-
-    @cached_property
-    def distinct(self) -> dict[str, Source]:
-        """One source for each different content."""
-        return distinct(self.sources.values())
-
-    @property
-    def counted(self) -> dict[str, tuple[int, int | None]]:
-        """Size and records, by content, of each recording that had to be counted."""
-        sources = {session: self.sources[f"{session}/{RECORDING}"] for session in self.records}
-        return {
-            source.digest: (source.signature.size_bytes, self.records[session])
-            for session, source in sources.items()
-            if source.digest not in self.known_counts
-        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,8 +49,7 @@ class Stored:
     links: LinkCounts
 
 
-T = TypeVar("T", bound=ScannedFile | Source)
-R = TypeVar("R")
+T = TypeVar("T")
 
 _MOST_THREADS = 64
 """More a worker process never has (HASH_THREADS)."""
@@ -109,12 +71,15 @@ def _buffer(size_bytes: int) -> memoryview:
 
 def heads(scanned: Scan, store: Store, threads: ThreadPoolExecutor) -> dict[str, str]:
     """The digest of the beginning of each big file, by path: what tells, with its size, whether it was met before."""
-    big = [file for file in scanned.files if file.signature.size_bytes >= BIG_BYTES]
+    found: dict[str, str] = {}
 
-    def one(file: ScannedFile) -> tuple[str, str]:
-        return file.path, head_of(file.source, file.signature, store.algorithm, _buffer(0))
+    def one(number: int) -> None:
+        file = scanned.files[number]
+        found[file.path] = head_of(file.source, file.signature, store.algorithm, _buffer(0))
 
-    return dict(_each(threads, one, big))
+    big = [number for number, size in enumerate(scanned.files.sizes()) if size >= BIG_BYTES]
+    _each(threads, one, big, len(big) * HEAD_BYTES)
+    return found
 
 
 def hash_tree(
@@ -137,8 +102,11 @@ def hash_tree(
     that cannot be read.
     """
     arrived = Admission(store)
+    digests = [""] * len(scanned.files)
+    observers: dict[int, RowCounter | TextCheck | None] = {}
 
-    def one(file: ScannedFile) -> tuple[ScannedFile, str, RowCounter | TextCheck | None]:
+    def one(number: int) -> None:
+        file = scanned.files[number]
         observer = _observer(file, counted_sizes)
         observe = observer.feed if observer is not None else None
         buffer = _buffer(file.signature.size_bytes)
@@ -148,31 +116,33 @@ def hash_tree(
         else:
             digest = store.take_in(file.source, file.signature, staged, buffer, pace, observe)
             arrived.add(staged, digest, file.signature.size_bytes)
+        digests[number] = digest
+        if observer is not None or is_recording(file.path):
+            observers[number] = observer
         advance(1, file.signature.size_bytes)
-        return file, digest, observer
 
-    sources: dict[str, Source] = {}
+    with arrived:
+        sizes = array("q", scanned.files.sizes())
+        _each(
+            threads, one, sorted(range(len(sizes)), key=sizes.__getitem__, reverse=True), scanned.size_bytes
+        )
     records: dict[str, int | None] = {}
     unreadable_labels: set[str] = set()
     uncounted: set[str] = set()
-    with arrived:
-        hashed = _each(threads, one, _biggest_first(scanned.files))
-    for file, digest, observer in hashed:
-        sources[file.path] = Source(path=file.source, signature=file.signature, digest=digest)
+    for number in sorted(observers):
+        file, observer = scanned.files[number], observers[number]
         session = os.path.dirname(file.path)
         if isinstance(observer, RowCounter):
             records[session] = _records(observer, file.source, file.signature)
-        elif is_recording(file.path):
+        elif observer is None:
             uncounted.add(session)
-        elif isinstance(observer, TextCheck) and not observer.is_text:
+        elif not observer.is_text:
             unreadable_labels.add(session)
-    _check_same_entries(scanned, scan(scanned.root, roots, needs_sessions=False))
-    entries: list[Entry] = [Directory(entry.path) for entry in scanned.directories]
-    entries += [File(path, source.signature.size_bytes, source.digest) for path, source in sources.items()]
+    check_same(scanned, roots)
     return HashedTree(
         scanned,
-        Manifest.of(store.algorithm, entries),
-        sources,
+        manifest_of(scanned, digests, store.algorithm),
+        Sources(scanned, digests),
         records,
         frozenset(unreadable_labels),
         frozenset(uncounted),
@@ -225,13 +195,12 @@ def store_tree(
         return Stored(files=count_files(tree, ()), bytes=count_bytes(tree, ()), links=LinkCounts())
     with store.staging(attempt) as staging:
         with Admission(store) as new:
-            missing = [tree.distinct[digest] for digest in missing_from(store, tree)]
 
             def finish(source: Source, copy: str) -> None:
                 new.add(copy, source.digest, source.signature.size_bytes)
                 advance(0, 0)
 
-            _copy_each(store, missing, staging, threads, pace, finish)
+            _copy_each(store, tree, missing_from(store, tree), staging, threads, pace, finish)
         placed = store.build_tree(tree.manifest, f"{staging}/tree")
         if placed["copy"]:
             # A tree that is found published is believed by its sizes: copies in it must have their bytes before that.
@@ -277,7 +246,7 @@ def copy_durably(
         copies[source.digest] = copy
         advance(0, 0)
 
-    _copy_each(store, [tree.distinct[digest] for digest in wanted], staging, threads, pace, finish)
+    _copy_each(store, tree, wanted, staging, threads, pace, finish)
     if copies:
         store.sync()
     return copies
@@ -299,44 +268,52 @@ def in_batches(tree: HashedTree, digests: Collection[str]) -> Iterator[list[str]
 
 def _copy_each(
     store: Store,
-    sources: Iterable[Source],
+    tree: HashedTree,
+    wanted: Collection[str],
     staging: str,
     threads: ThreadPoolExecutor,
     pace: Pace,
     finish: Callable[[Source, str], None],
 ) -> None:
-    """Copy sources into staging, biggest first; `finish` is told of each copy by the thread that made it, and may raise."""
+    """Copy contents of a tree into staging, biggest first; `finish` is told of each copy by the thread that made it, and may
+    raise.
+    """
 
-    def one(source: Source) -> None:
+    def one(digest: str) -> None:
+        source = tree.distinct[digest]
         finish(source, store.stage_file(source, staging, _buffer(source.signature.size_bytes), pace))
 
-    _each(threads, one, sorted(sources, key=lambda source: -source.signature.size_bytes))
+    sizes = {digest: _size(tree, digest) for digest in wanted}
+    _each(threads, one, sorted(sizes, key=sizes.__getitem__, reverse=True), sum(sizes.values()))
 
 
 def _size(tree: HashedTree, digest: str) -> int:
     return tree.distinct[digest].signature.size_bytes
 
 
-def _each(threads: ThreadPoolExecutor, call: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """Results of `call` in the order of items; the first error keeps back what has not begun and waits for what has.
+def _each(
+    threads: ThreadPoolExecutor, call: Callable[[T], None], items: Sequence[T], size_bytes: int
+) -> None:
+    """Call with each item; the first error keeps back what has not begun and waits for what has.
 
     Each thread takes the next item when it is free: a task an item would cost more than hashing a small file, and memory
-    for all of them at once.
+    for all of them at once. `size_bytes` is what there is to read in all.
     """
-    if len(items) <= _FEW and sum(item.signature.size_bytes for item in items) <= CHUNK_BYTES:
+    if len(items) <= _FEW and size_bytes <= CHUNK_BYTES:
         # Done before another thread has begun.
-        return [call(item) for item in items]
-    results: list[R | None] = [None] * len(items)
-    numbers = iter(range(len(items)))
+        for item in items:
+            call(item)
+        return
+    rest = iter(items)
     failed = threading.Event()
 
     def work() -> None:
-        # To take the next number is one step of the interpreter, which no other thread can come between.
-        for number in numbers:
+        # To take the next item is one step of the interpreter, which no other thread can come between.
+        for item in rest:
             if failed.is_set():
                 return
             try:
-                results[number] = call(items[number])
+                call(item)
             except BaseException:
                 failed.set()
                 raise
@@ -350,11 +327,6 @@ def _each(threads: ThreadPoolExecutor, call: Callable[[T], R], items: Sequence[T
         wait(tasks)
     for task in tasks:
         task.result()
-    return cast("list[R]", results)
-
-
-def _biggest_first(files: Iterable[ScannedFile]) -> list[ScannedFile]:
-    return sorted(files, key=lambda file: -file.signature.size_bytes)
 
 
 class TextCheck:
@@ -401,32 +373,3 @@ def _records(counter: RowCounter, path: str, signature: Signature) -> int | None
     # Pandas opens by name; by this one it gets the file that was checked, whatever lies at the path by now.
     with opened(path, signature) as descriptor:
         return count_records(Path(f"/proc/self/fd/{descriptor}"))
-
-
-def _check_same_entries(before: Scan, after: Scan) -> None:
-    """Files that came, went or were replaced while others were read would make the stored tree one that never was."""
-    if _is_same(before, after):
-        return
-    old = {file.path: file.signature for file in before.files} | {
-        entry.path: None for entry in before.directories
-    }
-    new = {file.path: file.signature for file in after.files} | {
-        entry.path: None for entry in after.directories
-    }
-    changed = min(path for path in old.keys() | new.keys() if old.get(path, 0) != new.get(path, 0))
-    raise SourceChangedError(
-        f"Entry changed while the directory was read: {printable(f'{before.root}/{changed}')}"
-    )
-
-
-def _is_same(before: Scan, after: Scan) -> bool:
-    """Do both list the same files and directories? Both are in one order; a directory's own times do not matter."""
-    return (
-        len(before.files) == len(after.files)
-        and len(before.directories) == len(after.directories)
-        and all(
-            old.path == new.path and old.signature == new.signature
-            for old, new in zip(before.files, after.files, strict=True)
-        )
-        and all(old.path == new.path for old, new in zip(before.directories, after.directories, strict=True))
-    )

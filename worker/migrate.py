@@ -24,8 +24,8 @@ from worker.errors import (
     StoreUnusableError,
     TransientError,
 )
+from worker.hashed import HashedTree
 from worker.ingest import (
-    HashedTree,
     Stored,
     count_bytes,
     count_files,
@@ -103,17 +103,24 @@ def _hash(job: Job) -> HashedTree:
     arriving = {key: path for path, key in keys.items() if key in never_met}
     if arriving:
         coming = set(arriving.values())
-        job.store.check_room(sum(file.signature.size_bytes for file in scanned.files if file.path in coming))
+        job.store.check_room(
+            sum(
+                size
+                for path, size in zip(scanned.files.paths, scanned.files.sizes(), strict=True)
+                if path in coming
+            )
+        )
     tree = _take_in(job, scanned, arriving, sizes) if arriving else _only_hash(job, scanned, sizes, {})
     return _with_counts(job, _with_admitted(job, replace(tree, keys=keys)))
 
 
 def _file_keys(job: Job, scanned: Scan) -> dict[str, str]:
     """For each big file what tells, before it is read to its end, whether it was met before."""
-    sizes = {file.path: file.signature.size_bytes for file in scanned.files}
+    found = heads(scanned, job.store, job.tools.threads)
     return {
-        path: claims.file_key(sizes[path], head)
-        for path, head in heads(scanned, job.store, job.tools.threads).items()
+        path: claims.file_key(size, found[path])
+        for path, size in zip(scanned.files.paths, scanned.files.sizes(), strict=True)
+        if path in found
     }
 
 
@@ -139,7 +146,8 @@ def _quick_to_count(scanned: Scan) -> bool:
 
 
 def _recording_sizes(scanned: Scan) -> list[int]:
-    return [file.signature.size_bytes for file in scanned.files if is_recording(file.path)]
+    files = zip(scanned.files.paths, scanned.files.sizes(), strict=True)
+    return [size for path, size in files if is_recording(path)]
 
 
 def _take_in(job: Job, scanned: Scan, arriving: Mapping[str, str], sizes: Container[int]) -> HashedTree:

@@ -2,10 +2,12 @@
 
 import os
 import stat
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NoReturn, overload
 
 from worker.blobs.digest import Signature, printable, reading
 from worker.errors import (
@@ -65,6 +67,73 @@ class ScannedDirectory:
     owner: tuple[int, int]
 
 
+_Entry = ScannedFile | ScannedDirectory
+
+
+class FileList(Sequence[ScannedFile]):
+    """Files in the order in which they were found, in columns, made into objects when they are asked for.
+
+    An object for each would take some 700 bytes, and a project may have a million files. `size_bytes` is the sum of their
+    sizes. Almost every file lies below `root` at its own path; `_elsewhere` has the others, which a link led to.
+    """
+
+    _NUMBERS = struct.Struct("=QQqqqIII")
+    """Device, inode, size, times of modification and change, mode, user, group."""
+
+    def __init__(self, root: str) -> None:
+        self.size_bytes = 0
+        self._root = root
+        self._paths: list[str] = []
+        self._elsewhere: dict[int, str] = {}
+        self._numbers = bytearray()
+
+    def append(self, file: ScannedFile) -> None:
+        """Take one more."""
+        if file.source != f"{self._root}/{file.path}":
+            self._elsewhere[len(self._paths)] = file.source
+        said = file.signature
+        self._numbers += self._NUMBERS.pack(
+            said.device, said.inode, said.size_bytes, said.mtime_ns, said.ctime_ns, file.mode, *file.owner
+        )
+        self._paths.append(file.path)
+        self.size_bytes += said.size_bytes
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    @overload
+    def __getitem__(self, number: int, /) -> ScannedFile: ...
+    @overload
+    def __getitem__(self, number: slice, /) -> list[ScannedFile]: ...
+    def __getitem__(self, number: int | slice, /) -> ScannedFile | list[ScannedFile]:
+        """One file, or several."""
+        if isinstance(number, slice):
+            return [self[one] for one in range(*number.indices(len(self)))]
+        path = self._paths[number]
+        number = range(len(self))[number]
+        device, inode, size_bytes, mtime_ns, ctime_ns, mode, user, group = self._NUMBERS.unpack_from(
+            self._numbers, number * self._NUMBERS.size
+        )
+        return ScannedFile(
+            path=path,
+            source=self._elsewhere.get(number) or f"{self._root}/{path}",
+            signature=Signature(
+                device=device, inode=inode, size_bytes=size_bytes, mtime_ns=mtime_ns, ctime_ns=ctime_ns
+            ),
+            mode=mode,
+            owner=(user, group),
+        )
+
+    @property
+    def paths(self) -> Sequence[str]:
+        """The paths alone."""
+        return self._paths
+
+    def sizes(self) -> Iterator[int]:
+        """The sizes alone, in bytes."""
+        return (numbers[2] for numbers in self._NUMBERS.iter_unpack(self._numbers))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scan:
     """Everything below a project's directory. `links` counts symbolic links that are stored as what they point to."""
@@ -74,13 +143,13 @@ class Scan:
     root_mtime_ns: int
     root_owner: tuple[int, int]
     directories: tuple[ScannedDirectory, ...]
-    files: tuple[ScannedFile, ...]
+    files: FileList
     links: int
 
     @property
     def size_bytes(self) -> int:
         """The sum of all file sizes."""
-        return sum(file.signature.size_bytes for file in self.files)
+        return self.files.size_bytes
 
     @property
     def session_names(self) -> tuple[str, ...]:
@@ -94,23 +163,71 @@ def scan(project_path: str, roots: Roots, *, needs_sessions: bool = True) -> Sca
     Raises a `ProjectError` that names the path or the entry: missing, not a directory, outside the allowed roots,
     overlapping the store, without sessions, unreadable, or holding what cannot be stored.
     """
-    status = _project_status(project_path)
-    real = os.path.realpath(project_path)
-    check_place(project_path, real, roots)
-    walk = _Walk(real, roots)
-    walk.run()
+    status, walk = _begin(project_path, roots)
+    directories: list[ScannedDirectory] = []
+    files = FileList(walk.root)
+    for entry in walk.entries():
+        if isinstance(entry, ScannedFile):
+            files.append(entry)
+        else:
+            directories.append(entry)
     found = Scan(
         root=project_path,
         root_mode=stat.S_IMODE(status.st_mode),
         root_mtime_ns=status.st_mtime_ns,
         root_owner=(status.st_uid, status.st_gid),
-        directories=tuple(walk.directories),
-        files=tuple(walk.files),
+        directories=tuple(directories),
+        files=files,
         links=walk.links,
     )
     if needs_sessions and not found.session_names:
         raise NoSessionsError(f"No session directories found: {printable(project_path)}")
     return found
+
+
+def check_same(before: Scan, roots: Roots) -> None:
+    """List the tree again; raise `SourceChangedError` naming the first entry that came, went or was replaced since.
+
+    A directory's own times do not matter. Nothing of the second list is kept while it is equal.
+    """
+    _, walk = _begin(before.root, roots)
+    now = walk.entries()
+    files, directories = iter(before.files), iter(before.directories)
+    for entry in now:
+        of_kind: Iterator[_Entry] = files if isinstance(entry, ScannedFile) else directories
+        old = next(of_kind, None)
+        if old is None or _content(old) != _content(entry):
+            was = _contents([*([old] if old else []), *files, *directories])
+            _refuse_change(before.root, was, _contents([entry, *now]))
+    if rest := _contents([*files, *directories]):
+        _refuse_change(before.root, rest, {})
+
+
+def _contents(entries: Iterable[_Entry]) -> dict[str, Signature | None]:
+    return dict(map(_content, entries))
+
+
+def _content(entry: _Entry) -> tuple[str, Signature | None]:
+    """What an entry is, as far as a stored tree goes."""
+    return entry.path, entry.signature if isinstance(entry, ScannedFile) else None
+
+
+def _refuse_change(
+    root: str, old: Mapping[str, Signature | None], new: Mapping[str, Signature | None]
+) -> NoReturn:
+    changed = min(
+        (path for path in old.keys() | new.keys() if old.get(path, 0) != new.get(path, 0)), default=""
+    )
+    raise SourceChangedError(
+        f"Entry changed while the directory was read: {printable(os.path.join(root, changed))}"
+    )
+
+
+def _begin(project_path: str, roots: Roots) -> tuple[os.stat_result, "_Walk"]:
+    status = _project_status(project_path)
+    real = os.path.realpath(project_path)
+    check_place(project_path, real, roots)
+    return status, _Walk(real, roots)
 
 
 def _project_status(path: str) -> os.stat_result:
@@ -156,23 +273,22 @@ class _Walk:
     def __init__(self, real_root: str, roots: Roots) -> None:
         self.roots = roots
         self.root = real_root
-        self.directories: list[ScannedDirectory] = []
-        self.files: list[ScannedFile] = []
         self.links = 0
 
-    def run(self) -> None:
+    def entries(self) -> Iterator[_Entry]:
         """Walk everything; a stack of its own, so that deep trees do not exhaust Python's."""
         pending: list[tuple[str, str, tuple[str, ...]]] = [(self.root, "", (self.root,))]
         while pending:
             real, relative, chain = pending.pop()
             for name in _names(real):
                 path = f"{relative}/{name}" if relative else name
-                descend = self._entry(os.path.join(real, name), path, chain)
+                entry, descend = self._entry(os.path.join(real, name), path, chain)
                 if descend is not None:
                     pending.append((descend, path, (*chain, descend)))
+                yield entry
 
-    def _entry(self, source: str, path: str, chain: tuple[str, ...]) -> str | None:
-        """Take one entry; the real directory to descend into, if it is one."""
+    def _entry(self, source: str, path: str, chain: tuple[str, ...]) -> tuple[_Entry, str | None]:
+        """One entry, and the real directory to descend into, if it is one."""
         with reading(source):
             status = os.lstat(source)
         if stat.S_ISLNK(status.st_mode):
@@ -181,36 +297,11 @@ class _Walk:
             with reading(source):
                 status = os.lstat(source)
         if stat.S_ISREG(status.st_mode):
-            self._file(source, path, status)
-            return None
+            return _file(source, path, status), None
         if stat.S_ISDIR(status.st_mode):
-            self._directory(path, status)
-            return source
+            return _directory(path, status), source
         kind = _SPECIAL.get(stat.S_IFMT(status.st_mode), "not a regular file")
         raise EntryRefusedError(f"Entry cannot be stored, it is {kind}: {printable(path)}")
-
-    def _file(self, source: str, path: str, status: os.stat_result) -> None:
-        self.files.append(
-            ScannedFile(
-                path=path,
-                source=source,
-                signature=Signature.of(status),
-                mode=stat.S_IMODE(status.st_mode),
-                owner=(status.st_uid, status.st_gid),
-            )
-        )
-
-    def _directory(self, path: str, status: os.stat_result) -> None:
-        if "/" not in path:
-            _check_row_can_hold(path)
-        self.directories.append(
-            ScannedDirectory(
-                path=path,
-                mode=stat.S_IMODE(status.st_mode),
-                mtime_ns=status.st_mtime_ns,
-                owner=(status.st_uid, status.st_gid),
-            )
-        )
 
     def _target(self, source: str, path: str, chain: tuple[str, ...]) -> str:
         """Where a link leads, if it may be followed."""
@@ -231,6 +322,27 @@ class _Walk:
         except PathRefusedError as error:
             raise EntryRefusedError(str(error)) from error
         return real
+
+
+def _file(source: str, path: str, status: os.stat_result) -> ScannedFile:
+    return ScannedFile(
+        path=path,
+        source=source,
+        signature=Signature.of(status),
+        mode=stat.S_IMODE(status.st_mode),
+        owner=(status.st_uid, status.st_gid),
+    )
+
+
+def _directory(path: str, status: os.stat_result) -> ScannedDirectory:
+    if "/" not in path:
+        _check_row_can_hold(path)
+    return ScannedDirectory(
+        path=path,
+        mode=stat.S_IMODE(status.st_mode),
+        mtime_ns=status.st_mtime_ns,
+        owner=(status.st_uid, status.st_gid),
+    )
 
 
 def _names(directory: str) -> Iterator[str]:

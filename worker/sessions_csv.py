@@ -16,10 +16,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from worker.errors import SessionUnreadableError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RECORDING = "accelerometer_data.csv"
 """The file of a session's directory that holds its rows."""
@@ -82,7 +84,7 @@ def locate(row: SessionRow, reader: Reader, data_dir: Path) -> Path:
     return _find(row, reader, data_dir).directory
 
 
-def read(row: SessionRow, reader: Reader, data_dir: Path) -> pd.DataFrame:
+def read(row: SessionRow, reader: Reader, data_dir: Path) -> "pd.DataFrame":
     """Read the session's rows as `reader` gets them: the columns of `COLUMNS`, all float64, sorted by time, index from 0.
 
     Which rows (a rule of Label for each):
@@ -165,12 +167,14 @@ def _parent_path_serves(row: SessionRow) -> bool:
     return bool(parent and "raw_datasets/raw_datasets" not in parent and os.path.exists(parent))
 
 
-def _records(path: Path, start: int = 0, end: int | None = None) -> pd.DataFrame:
+def _records(path: Path, start: int = 0, end: int | None = None) -> "pd.DataFrame":
     """Read records [start, end) of a CSV in the order of the file, as floats.
 
     `start` counts physical lines after the header, `end - start` counts records, so a blank line is counted in the
     first and not in the second: a rule of Label, whose own files have none.
     """
+    import pandas as pd  # noqa: PLC0415 - as in _chunks
+
     count = None if end is None else end - start
     try:
         frame = pd.concat([_floats(chunk) for chunk in _chunks(path, start, count)], ignore_index=True)
@@ -181,8 +185,11 @@ def _records(path: Path, start: int = 0, end: int | None = None) -> pd.DataFrame
     return frame
 
 
-def _chunks(path: Path, start: int = 0, count: int | None = None) -> Iterator[pd.DataFrame]:
+def _chunks(path: Path, start: int = 0, count: int | None = None) -> "Iterator[pd.DataFrame]":
     """Yield the records after `start` skipped lines, at most `count` of them, in frames that fit in memory; at least one."""
+    # A worker whose recordings are plain files of numbers never needs it, and has 50 MB less without.
+    import pandas as pd  # noqa: PLC0415
+
     # A function instead of a range: pandas would make a set of every number in it, hundreds of megabytes for a day.
     skipped = (lambda line: 0 < line <= start) if start else None
     if count is not None and count <= 0:
@@ -195,7 +202,7 @@ def _chunks(path: Path, start: int = 0, count: int | None = None) -> Iterator[pd
         yield from chunks
 
 
-def _floats(chunk: pd.DataFrame) -> pd.DataFrame:
+def _floats(chunk: "pd.DataFrame") -> "pd.DataFrame":
     named = chunk.rename(columns=_SPELLINGS)
     if absent := [column for column in COLUMNS if column not in named.columns]:
         raise ValueError(f"no column {', '.join(absent)} among {', '.join(map(str, chunk.columns))}")

@@ -1,22 +1,29 @@
 """May stored bytes be reused? Fresh checks say so by stat and age; otherwise the bytes are read again, and mended."""
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 from sqlalchemy import Connection
 
 from worker import log
 from worker.blobs.digest import Signature, printable
-from worker.blobs.manifest import Manifest
+from worker.blobs.manifest import File, Manifest
 from worker.blobs.store import Store
 from worker.db import checks, claims, datasets
 from worker.errors import EntryUnreadableError, SourceChangedError, StoredBytesMismatchError
-from worker.ingest import HashedTree, copy_durably, has_digest, in_batches
+from worker.hashed import HashedTree
+from worker.ingest import copy_durably, has_digest, in_batches
 from worker.job import Job
 
 _log = log.get(__name__)
+
+_BATCH = 10_000
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,24 +49,26 @@ def doubtful(job: Job, tree: HashedTree, place: Path) -> dict[str, str]:
     still have the bytes, but nobody has looked. Likewise files at `place` that are no links of their blobs: copies may go
     bad by themselves. The blobs that this job has just stored are beyond doubt.
     """
-    store = job.store
-    blobs = {digest: blob for digest in tree.distinct if (blob := _blob(store, digest)) is not None}
-    asked = [blob for blob in blobs.values() if blob.digest not in tree.admitted]
-    asked += _copies(tree.manifest, place, blobs)
-    gone: Collection[str] = ()
-    if os.path.exists(store.manifest_path(tree.manifest.digest)):
-        gone = tree.distinct.keys() - blobs.keys() - tree.admitted
-    return {store.blob_path(digest): digest for digest in gone} | {
-        file.path: file.digest for file in _not_checked(job, asked)
-    }
+    was_stored = os.path.exists(job.store.manifest_path(tree.manifest.digest))
+    place_is_there = place.is_dir()
+    doubts: dict[str, str] = {}
+    for files in _batches(tree.manifest.files):
+        blobs = {digest: _blob(job.store, digest) for digest in {file.digest for file in files}}
+        found = {digest: blob for digest, blob in blobs.items() if blob is not None}
+        asked = [blob for digest, blob in found.items() if digest not in tree.admitted]
+        if place_is_there:
+            asked += _copies(files, place, found)
+        if was_stored:
+            gone = blobs.keys() - found.keys() - tree.admitted
+            doubts |= {job.store.blob_path(digest): digest for digest in gone}
+        doubts |= {file.path: file.digest for file in _not_checked(job, asked)}
+    return doubts
 
 
-def _copies(manifest: Manifest, place: Path, blobs: Mapping[str, _File]) -> list[_File]:
+def _copies(files: Sequence[File], place: Path, blobs: Mapping[str, _File]) -> list[_File]:
     """The files of a tree that are there but are not links of their blobs."""
-    if not place.is_dir():
-        return []
     found = []
-    for file in manifest.files:
+    for file in files:
         blob = blobs.get(file.digest)
         path = f"{place}/{file.path}"
         # The number alone is looked at first: nearly all of so many files are links.
@@ -135,11 +144,19 @@ def _replace(job: Job, tree: HashedTree, bad: Mapping[str, str], place: Path) ->
 
 def record(conn: Connection, store: Store, digests: Iterable[str]) -> None:
     """Remember that these blobs have just been seen to be right: read again, or written and compared."""
-    _record(conn, [_blob(store, digest) for digest in digests])
+    _record(conn, (_blob(store, digest) for digest in digests))
 
 
 def _record(conn: Connection, files: Iterable[_File | None]) -> None:
-    checks.record(conn, {file.key: (file.inode, file.mtime_ns) for file in files if file is not None})
+    for some in _batches(files):
+        checks.record(conn, {file.key: (file.inode, file.mtime_ns) for file in some if file is not None})
+
+
+def _batches(items: Iterable[T]) -> Iterator[list[T]]:
+    """Some thousand at a time: one statement for each, and no more memory than these take."""
+    rest = iter(items)
+    while batch := list(islice(rest, _BATCH)):
+        yield batch
 
 
 def _is_right(job: Job, path: str, digest: str) -> bool:

@@ -3,9 +3,7 @@
 import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from worker.blobs.digest import printable
 from worker.db import datasets, leases, projects, sessions
@@ -17,6 +15,9 @@ from worker.job import Job, Tools, run_job
 from worker.messages import JobRef, Outcome, Status
 from worker.revert import check_still_converted, plan_return
 from worker.sessions_csv import Reader, SessionRow, read
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _SHOWN = 10
 
@@ -114,7 +115,7 @@ def _row(
     )
 
 
-def _read(row: SessionRow, reader: Reader, job: Job) -> pd.DataFrame | None:
+def _read(row: SessionRow, reader: Reader, job: Job) -> "pd.DataFrame | None":
     """The frame, or None where Label cannot read the session either."""
     try:
         return read(row, reader, job.tools.settings.data_dir)
@@ -122,11 +123,11 @@ def _read(row: SessionRow, reader: Reader, job: Job) -> pd.DataFrame | None:
         return None
 
 
-def _alike(before: pd.DataFrame | None, after: pd.DataFrame | None) -> bool:
+def _alike(before: "pd.DataFrame | None", after: "pd.DataFrame | None") -> bool:
     if before is None or after is None:
         return before is after
     return before.equals(after)
 
 
-def _words(frame: pd.DataFrame | None) -> str:
+def _words(frame: "pd.DataFrame | None") -> str:
     return "unreadable" if frame is None else f"{len(frame)} rows"

@@ -55,9 +55,6 @@ def test_the_number_of_statements_does_not_depend_on_sessions_or_files(
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-@pytest.mark.xfail(
-    strict=True, reason="open: a worker needs some 2 KB a file, most of it for two lists of the directory"
-)
 def test_a_worker_stays_small_at_two_hundred_thousand_files(site: Site, watched: Children):
     with site.engine.begin() as conn:
         project = make_project(conn, site.legacy_root, "very many")

@@ -11,13 +11,16 @@ from worker.errors import MigratorError
 BATCH_BYTES = 512 << 20
 """So many bytes of finished copies get their names together: about so much a worker that dies leaves to be written again."""
 
+BATCH_FILES = 20_000
+"""So many finished copies get their names at the latest, however small they are: what waits is kept in memory."""
+
 _log = log.get(__name__)
 
 
 class Admission:
     """Gives finished copies their names as blobs, many at a time, so that one wait for the disk serves a whole batch.
 
-    Every `BATCH_BYTES`, and what is left at the end of the `with` block: also when an error ends it, be it that the job is to
+    Every `BATCH_BYTES` or `BATCH_FILES`, and what is left at the end of the `with` block: also when an error ends it, be it that the job is to
     stop or that another file changed. Whoever goes on finds these blobs, and a copy has the digest it was read with,
     whatever became of its source. `admitted` are the digests that were not there before.
     """
@@ -51,7 +54,7 @@ class Admission:
         with self._lock:
             self._waiting.append((copy, digest, size_bytes))
             self._waiting_bytes += size_bytes
-            is_full = self._waiting_bytes >= BATCH_BYTES
+            is_full = self._waiting_bytes >= BATCH_BYTES or len(self._waiting) >= BATCH_FILES
         if is_full:
             self._admit_waiting()
 

@@ -60,6 +60,18 @@ def digest_of(algorithm: Algorithm, content: bytes) -> str:
     return hasher.hexdigest()
 
 
+def bytes_have_digest(path: str, digest: str, algorithm: Algorithm) -> bool:
+    """Is there a file whose bytes have this digest? Read in parts, as it may be large, and as it is right now."""
+    hasher = new_hasher(algorithm)
+    try:
+        with open(path, "rb", buffering=0) as file:
+            while part := file.read(BIG_CHUNK_BYTES):
+                hasher.update(memoryview(part))
+    except OSError:
+        return False
+    return hasher.hexdigest() == digest
+
+
 def new_buffer(size_bytes: int = CHUNK_BYTES) -> memoryview:
     """A page-aligned buffer: reads into odd addresses cost three times as much."""
     return memoryview(mmap.mmap(-1, size_bytes))

@@ -52,20 +52,6 @@ def is_directory(path: str) -> bool:
         return False
 
 
-def has_content(path: str, content: bytes) -> bool:
-    """Does a file hold exactly these bytes? Read in parts: there may be many."""
-    rest = memoryview(content)
-    try:
-        with open(path, "rb", buffering=0) as file:
-            while part := file.read(BIG_CHUNK_BYTES):
-                if rest[: len(part)] != part:
-                    return False
-                rest = rest[len(part) :]
-    except OSError:
-        return False
-    return not rest
-
-
 # Making and naming ---------------------------------------------------------------------------------------------
 
 

@@ -2,14 +2,16 @@
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from worker.blobs.digest import Algorithm, digest_of
+from worker.blobs.digest import Algorithm, new_hasher
 
 _FORMAT = 1
+_PART = 4_096
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +70,28 @@ class Manifest:
         """The sum of all file sizes."""
         return sum(file.size_bytes for file in self.files)
 
-    @cached_property
+    def parts(self) -> Iterator[bytes]:
+        """The serialised form, some thousand entries at a time: whole, it would be as big as all the entries themselves."""
+        yield f'{{"format":{_FORMAT},"digest":{json.dumps(self.algorithm)},"entries":[\n'.encode("ascii")
+        between = b""
+        for start in range(0, len(self.entries), _PART):
+            rows = (_encode(_row(entry)) for entry in self.entries[start : start + _PART])
+            yield between + ",\n".join(rows).encode("ascii")
+            between = b",\n"
+        yield b"\n]}\n"
+
+    @property
     def content(self) -> bytes:
         """The serialised form: ASCII JSON, one entry a line; names that are not UTF-8 as lone surrogates."""
-        head = f'{{"format":{_FORMAT},"digest":{json.dumps(self.algorithm)},"entries":['
-        rows = ",\n".join(json.dumps(_row(entry), separators=(",", ":")) for entry in self.entries)
-        return f"{head}\n{rows}\n]}}\n".encode("ascii")
+        return b"".join(self.parts())
 
     @cached_property
     def digest(self) -> str:
         """The dataset's digest: that of `content`."""
-        return digest_of(self.algorithm, self.content)
+        hasher = new_hasher(self.algorithm)
+        for part in self.parts():
+            hasher.update(memoryview(part))
+        return hasher.hexdigest()
 
     @staticmethod
     def parse(content: bytes) -> "Manifest":

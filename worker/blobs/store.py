@@ -12,7 +12,7 @@ import os
 import re
 import stat
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from worker.blobs.digest import (
     Signature,
     Sink,
     abreast,
+    bytes_have_digest,
     new_hasher,
     one_by_one,
     printable,
@@ -32,7 +33,6 @@ from worker.blobs.files import (
     Placement,
     Writer,
     give_name,
-    has_content,
     has_one_more_name,
     is_directory,
     make_directory,
@@ -274,7 +274,7 @@ class Store:
     def holds(self, manifest: Manifest, tree: str) -> bool:
         """Is the dataset here in full, tree and manifest, so that a project may refer to it without a copy?"""
         return (
-            has_content(self.manifest_path(manifest.digest), manifest.content)
+            bytes_have_digest(self.manifest_path(manifest.digest), manifest.digest, manifest.algorithm)
             and next(self.differences(manifest, tree), None) is None
         )
 
@@ -376,7 +376,7 @@ class Store:
     def _write_manifest(self, manifest: Manifest, staging: str) -> None:
         staged = f"{staging}/manifest.json"
         with open(staged, "xb") as file:
-            file.write(manifest.content)
+            file.writelines(manifest.parts())
             file.flush()
             os.fchmod(file.fileno(), 0o444)
             os.fsync(file.fileno())
@@ -484,11 +484,3 @@ def remove_tree(path: str) -> None:
                     os.unlink(entry.path)
     for directory in reversed(directories):
         os.rmdir(directory)
-
-
-def distinct(sources: Iterable[Source]) -> dict[str, Source]:
-    """One source for each digest: equal files of one project need to be copied once."""
-    by_digest: dict[str, Source] = {}
-    for source in sources:
-        by_digest.setdefault(source.digest, source)
-    return by_digest
