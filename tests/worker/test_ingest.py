@@ -37,9 +37,9 @@ from worker.errors import (
     SourceChangedError,
     StoreBrokenError,
 )
+from worker.hashed import HashedTree
 from worker.ingest import (
     Advance,
-    HashedTree,
     Stored,
     TextCheck,
     count_bytes,

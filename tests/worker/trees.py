@@ -16,7 +16,8 @@ from typing import TypeVar
 from worker.blobs.digest import Algorithm, Signature, digest_of
 from worker.blobs.manifest import Directory, Entry, File, Manifest
 from worker.blobs.store import Source, Store
-from worker.ingest import Advance, HashedTree, hash_tree
+from worker.hashed import HashedTree
+from worker.ingest import Advance, hash_tree
 from worker.scan import Roots, scan
 
 T = TypeVar("T")
