@@ -24,8 +24,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import growth
-from tests.bench.corpora import MAKERS, Corpus, large, warm
+from tests.bench import growth, phases
+from tests.bench.corpora import MAKERS, Corpus, large, tiny, warm
 from tests.bench.measure import Measured, Settle, machine
 from tests.bench.peers import B3SUM, CP, DVC, GIT_ANNEX, NAIVE, Measure, Peer, available
 from tests.bench.plot import growth_svg, svg
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bench = Bench(console, folder, options)
     try:
         with System.running(folder, folder / "corpora") as system:
-            failed = bench.grow(system) if options.growth else bench.run_all(system)
+            failed = bench.work(system)
     finally:
         if not options.keep:
             for made in ("runs", "corpora", "state", "logs"):
@@ -72,6 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run = [contest for contest in bench.contests if contest.runs[OURS]]
     if run:
         _publish(console, run, facts, options)
+    if bench.phases is not None:
+        console.print(phases.table(bench.phases))
+        console.print(_machine_line(facts))
+        _write(console, "phases", {"machine": facts, "phases": phases.as_json(bench.phases)})
     if bench.steps:
         _publish_growth(console, bench.steps, facts, options)
     for line in failed:
@@ -88,6 +92,22 @@ class Bench:
         self.options = options
         self.contests: list[Contest] = []
         self.steps: list[growth.Step] = []
+        self.phases: phases.Phases | None = None
+
+    def work(self, system: System) -> list[str]:
+        """What the options ask for; what went wrong, one line each."""
+        if self.options.phases is not None:
+            return self.go_through_phases(system, self.options.phases)
+        return self.grow(system) if self.options.growth else self.run_all(system)
+
+    def go_through_phases(self, system: System, count: int) -> list[str]:
+        """So many tiny projects, as an operator sees them."""
+        data_dir = self.folder / "runs" / "phases"
+        data_dir.mkdir(parents=True)
+        corpus = tiny(self.folder / "corpora", 1, name=f"phases-{count}", projects=count)
+        corpus.make()
+        self.phases = phases.measure(system, corpus, data_dir, partial(self._settle, corpus))
+        return []
 
     def run_all(self, system: System) -> list[str]:
         """All corpora that were asked for; what went wrong, one line each. One that fails does not stop the others."""
@@ -212,7 +232,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--size",
         type=float,
         default=float(os.environ.get("SIZE") or 0.2),
-        help="1.0 has the sizes of the issue (large 3.4 GB, one-big 3 GB); default: $SIZE or 0.2",
+        help="1.0 is full size (large 3.4 GB, one-big 3 GB); default: $SIZE or 0.2",
     )
     parser.add_argument(
         "--only",
@@ -237,6 +257,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--growth",
         action="store_true",
         help="do not compare; show what a project costs among more and more, and a file in bigger and bigger projects",
+    )
+    parser.add_argument(
+        "--phases",
+        type=int,
+        metavar="N",
+        help="do not compare; show how long an operator waits for each phase of a run over N tiny projects",
     )
     parser.add_argument("--verbose", action="store_true", help="errors with everything around them")
     options = parser.parse_args(arguments)
@@ -302,7 +328,7 @@ def _publish_growth(
     )
 
 
-def _write(console: Console, name: str, document: dict[str, object], drawing: str) -> None:
+def _write(console: Console, name: str, document: dict[str, object], drawing: str | None = None) -> None:
     """Leave figures and plot in bench-results/."""
     now = datetime.now(UTC)
     RESULTS.mkdir(exist_ok=True)
@@ -310,8 +336,10 @@ def _write(console: Console, name: str, document: dict[str, object], drawing: st
     stem.with_suffix(".json").write_text(
         json.dumps({"at": now.isoformat(timespec="seconds")} | document, indent=2) + "\n"
     )
-    stem.with_suffix(".svg").write_text(drawing)
-    console.print(f"Written: {stem}.json and {stem}.svg")
+    console.print(f"Written: {stem}.json")
+    if drawing is not None:
+        stem.with_suffix(".svg").write_text(drawing)
+        console.print(f"Written: {stem}.svg")
 
 
 def _machine_line(facts: dict[str, str | float | int]) -> str:

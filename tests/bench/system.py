@@ -73,7 +73,7 @@ class System:
             )
             begin = time.perf_counter()
             run_id = enqueue(settings, engine, dry_run=False).run_id
-            _await_end(engine, run_id)
+            await_end(engine, run_id)
             seconds = time.perf_counter() - begin
             # After so many tasks a worker's process is replaced by a new one.
             pids = descendants(first)
@@ -108,6 +108,15 @@ class System:
                 count=count,
                 peak_mb=peak_mb(pids),
             )
+
+    @contextmanager
+    def ready(self, corpus: Corpus, data_dir: Path) -> Iterator[tuple[Engine, set[int], dict[str, str]]]:
+        """Only the rows of a corpus, and warm workers; gives their processes' ids and the environment of a producer."""
+        self._empty()
+        with self._database(data_dir) as (settings, engine), self.workers(data_dir) as pids:
+            self._warm(settings, engine)
+            self._register(engine, corpus)
+            yield engine, pids, dict(os.environ)
 
     @contextmanager
     def prepared(self, corpus: Corpus, data_dir: Path) -> Iterator[tuple[Settings, Engine]]:
@@ -183,7 +192,7 @@ class System:
         self._warm_up.make()
         self._register(engine, self._warm_up)
         run_id = enqueue(settings, engine, dry_run=False).run_id
-        _await_end(engine, run_id)
+        await_end(engine, run_id)
         _collected(settings, engine, run_id)
 
     def _register(self, engine: Engine, corpus: Corpus) -> None:
@@ -198,7 +207,7 @@ def _processes(children: Sequence[Child]) -> set[int]:
     return descendants({child.process.pid for child in children})
 
 
-def _await_end(engine: Engine, run_id: uuid.UUID) -> None:
+def await_end(engine: Engine, run_id: uuid.UUID | str) -> None:
     """Wait until the last outcome is committed. The producer's collector looks only four times a second."""
     deadline = time.monotonic() + _WITHIN_S
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
