@@ -77,6 +77,8 @@ _DELIVERY: dict[str, Any] = {
 }
 
 _CONNECTIONS: dict[str, Any] = {
+    # A broker that is killed while a task runs must not take its workers along.
+    "worker_consumer": "worker.consumer:LastingConsumer",
     "broker_connection_retry_on_startup": True,
     "broker_connection_max_retries": None,
     "redis_socket_timeout": 10,
