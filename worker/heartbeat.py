@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -35,11 +36,22 @@ _RENEW_S = 2.0
 """How often the ledger is asked what it wants of the job: an operator's word is heard within seconds."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a job is. `files_total` is 0 until somebody has counted them."""
+
+    phase: str
+    files_done: int
+    files_total: int
+    bytes_done: int
+
+
 class Heartbeat:
     """Renews a lease every two seconds (sooner if it is a short one) until the `with` block ends.
 
     The work calls `advance` at each file boundary and `keep_pace` after each chunk; there it learns that it has to stop:
     because the job is not its own any more, the run is held or cancelled, or `stopping` says that the worker stops.
+    `on_progress` is told every two seconds how far the job is, and must return at once.
     A database that does not answer is no reason to stop: the lease may outlive the outage, and if it does not, the
     fencing number refuses the late outcome.
     """
@@ -50,7 +62,10 @@ class Heartbeat:
         lease: leases.Lease,
         lease_s: float,
         stopping: Callable[[], bool] = lambda: False,
+        on_progress: Callable[["Progress"], None] = lambda _progress: None,
     ) -> None:
+        self._on_progress = on_progress
+        self._told_at = time.monotonic()
         self._engine = engine
         self._lease = lease
         self._lease_s = lease_s
@@ -139,10 +154,24 @@ class Heartbeat:
         while not self._stopped.wait(min(_TICK_S, self._lease_s / 3)):
             if self._stopping():
                 self._stop = self._stop or WorkerStoppingError("The worker was told to stop")
+            self._tell_progress()
             age_s = time.monotonic() - self._renewed_at
             if age_s >= every_s or (self._has_news.is_set() and age_s >= _TICK_S):
                 self._renew()
                 self._ping()
+
+    def _tell_progress(self) -> None:
+        if time.monotonic() - self._told_at < _RENEW_S:
+            return
+        self._told_at = time.monotonic()
+        self._on_progress(
+            Progress(
+                phase=self._phase,
+                files_done=self._files_done,
+                files_total=self.files_seen,
+                bytes_done=self._bytes_done,
+            )
+        )
 
     def _renew(self) -> None:
         self._has_news.clear()

@@ -26,7 +26,7 @@ from worker.errors import (
     TransientError,
     UnexpectedError,
 )
-from worker.heartbeat import Heartbeat
+from worker.heartbeat import Heartbeat, Progress
 from worker.messages import FileCounts, JobRef, Outcome, RunState, Status
 from worker.scan import Roots
 from worker.settings import Settings
@@ -50,6 +50,8 @@ class Tools:
     threads: ThreadPoolExecutor
     pace: Pace = unlimited
     stopping: Callable[[], bool] = lambda: False
+    on_progress: Callable[[Progress], None] = lambda _progress: None
+    """Told every other second how far the job is; must return at once."""
 
     @property
     def roots(self) -> Roots:
@@ -151,7 +153,9 @@ def _attempt(
 
 def _ended(tools: Tools, lease: leases.Lease, worker: str, work: Callable[[Job], Outcome]) -> Outcome | None:
     """Do the work; its outcome, which is in the ledger by then, or None for a job that waits again."""
-    heartbeat = Heartbeat(tools.engine, lease, tools.settings.granted_lease_s, tools.stopping)
+    heartbeat = Heartbeat(
+        tools.engine, lease, tools.settings.granted_lease_s, tools.stopping, tools.on_progress
+    )
     outcome: Outcome | None = None
     try:
         outcome = _work(tools, lease, worker, work, heartbeat)

@@ -10,6 +10,8 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass
 
+from worker.sizes import human_bytes
+
 QUEUE = "label_migration"
 """The one queue of the broker."""
 
@@ -176,6 +178,16 @@ class Outcome:
     started_at: datetime | None = None
     finished_at: datetime | None = None
     duration_s: float = 0.0
+
+    @property
+    def summary(self) -> str:
+        """One line for people: what became of the project, and of its bytes where there were any."""
+        if not self.bytes.read:
+            return f"{self.status}: {self.reason}"
+        return (
+            f"{self.status}: {human_bytes(self.bytes.stored)} stored, {human_bytes(self.bytes.reused)} reused, "
+            f"{self.sessions_count} sessions ({self.reason})"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""

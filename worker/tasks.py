@@ -3,7 +3,8 @@
 import os
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from dataclasses import asdict, replace
+from functools import cache, partial
 from typing import Any
 
 from celery import Task, bootsteps, shared_task
@@ -12,9 +13,11 @@ from celery.exceptions import Ignore
 from worker import settings as settings_module
 from worker import stopping
 from worker.db import engine
+from worker.heartbeat import Progress
 from worker.job import Tools
 from worker.messages import JobRef, Outcome, Status, Verb
 from worker.migrate import migrate
+from worker.progress import Teller
 from worker.reaper import Reaper
 from worker.rollback import rollback
 from worker.throttle import pace
@@ -26,41 +29,55 @@ class JobFailedError(Exception):
 
 
 @shared_task(name=Verb.MIGRATE.task, bind=True, throws=(JobFailedError,))
-def migrate_project(self: Task, run_id: str, project_id: int) -> dict[str, Any]:
+def migrate_project(self: Task, run_id: str, project_id: int) -> "Result":
     """Migrate one legacy project, or rehearse it if the run is a dry run; the outcome as JSON.
 
     Twice: the second delivery finds no lease to take and is ignored, the first one's result stays. At once: one of
     them gets the lease. Dying here: the ledger's lease runs out and the job is done by whoever gets it next.
     """
     ref = JobRef(run_id=uuid.UUID(run_id), project_id=project_id)
-    return _result(migrate(_tools(os.getpid()), ref, self.request.hostname))
+    return _result(migrate(_tools_of(self), ref, self.request.hostname))
 
 
 @shared_task(name=Verb.ROLLBACK.task, bind=True, throws=(JobFailedError,))
-def rollback_project(self: Task, run_id: str, project_id: int) -> dict[str, Any]:
+def rollback_project(self: Task, run_id: str, project_id: int) -> "Result":
     """Take one migrated project back, or rehearse it; the outcome as JSON.
 
     Twice, at once, or dying here: as `migrate_project`. A rollback and a migration of one project cannot both proceed:
     each checks the project's row under its lock.
     """
     ref = JobRef(run_id=uuid.UUID(run_id), project_id=project_id)
-    return _result(rollback(_tools(os.getpid()), ref, self.request.hostname))
+    return _result(rollback(_tools_of(self), ref, self.request.hostname))
 
 
 @shared_task(name=Verb.VERIFY.task, bind=True, throws=(JobFailedError,))
-def verify_project(self: Task, run_id: str, project_id: int) -> dict[str, Any]:
+def verify_project(self: Task, run_id: str, project_id: int) -> "Result":
     """Prove that one migrated project's sessions read as before; the outcome as JSON. Writes nothing but its outcome."""
     ref = JobRef(run_id=uuid.UUID(run_id), project_id=project_id)
-    return _result(verify_sessions(_tools(os.getpid()), ref, self.request.hostname))
+    return _result(verify_sessions(_tools_of(self), ref, self.request.hostname))
 
 
-def _result(outcome: Outcome | None) -> dict[str, Any]:
+class Result:
+    """What a task returns: the outcome's JSON for the collector, one line for whoever looks at it in Flower or a log."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        self._outcome = outcome
+
+    def __json__(self) -> dict[str, Any]:
+        """Asked for by kombu's JSON encoder."""
+        return self._outcome.to_json()
+
+    def __repr__(self) -> str:
+        return self._outcome.summary
+
+
+def _result(outcome: Outcome | None) -> Result:
     if outcome is None:
         # Returning would overwrite the result of the delivery that has the job.
         raise Ignore
     if outcome.status is Status.FAILED:
         raise JobFailedError(f"project {outcome.project_id}: {outcome.error}")
-    return outcome.to_json()
+    return Result(outcome)
 
 
 @cache
@@ -74,6 +91,24 @@ def _tools(pid: int) -> Tools:
         pace=pace(settings.bwlimit),
         stopping=stopping.told,
     )
+
+
+def _tools_of(task: Task) -> Tools:
+    """This process's tools, for one task: whoever watches is told of its progress as a `task-progress` event."""
+    events, number, hostname = task.app.events, task.request.id, task.request.hostname
+
+    def tell(progress: Progress) -> None:
+        with events.default_dispatcher(hostname=hostname) as dispatcher:
+            dispatcher.send("task-progress", uuid=number, retry=False, **asdict(progress))
+
+    teller = _teller(os.getpid())
+    return replace(_tools(os.getpid()), on_progress=lambda progress: teller.tell(partial(tell, progress)))
+
+
+@cache
+def _teller(_pid: int) -> Teller:
+    """This process's thread for events; a fork inherits none."""
+    return Teller()
 
 
 class Reaping(bootsteps.StartStopStep):  # type: ignore[misc]

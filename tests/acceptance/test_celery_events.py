@@ -1,5 +1,6 @@
 """What Celery's events, and so Flower, show of a run: one task for each project, with arguments that a person can read."""
 
+import itertools
 import threading
 from collections import defaultdict
 from typing import Any, Self
@@ -7,6 +8,7 @@ from typing import Any, Self
 import pytest
 from sqlalchemy import text
 
+from tests.acceptance.slow import big_study, enqueue, small_studies
 from tests.conftest import Site
 from tests.estate import make_project, record_session
 from worker.app import create_app
@@ -99,6 +101,32 @@ def test_each_project_is_one_task_with_readable_arguments(shared_site: Site):
             assert kinds[kind]["name"] == Verb.MIGRATE.task == "worker.tasks.migrate_project"
             assert kinds[kind]["args"] == f"project {project.project_id} · {project.name}{size}"
             assert kinds[kind]["kwargs"] == ""
+        if project is not gone:
+            assert kinds[ending]["result"].startswith(
+                f"migrated: {sizes[project.project_id]} bytes stored, 0 bytes reused, 1 sessions"
+            )
         if project is gone:
             why = f"project {gone.project_id}: Directory does not exist: {gone.path}"
             assert why in kinds[ending]["exception"]
+
+
+def test_a_long_task_says_how_far_it_is(site: Site):
+    """Flower makes a state of it; a task that is over within a moment says nothing."""
+    number = big_study(site, "slow", 1, 2, 3)
+    (small,) = small_studies(site, 1)
+    with site.workers(1, BWLIMIT="5M"), Watcher(site) as watcher:
+        enqueue(site)
+        watcher.await_events({"task-succeeded"}, 2)
+
+    told = [event for event in watcher.events if event["type"] == "task-progress"]
+    with site.engine.connect() as conn:
+        run_id = conn.execute(text("select run_id from migration_runs")).scalar_one()
+    assert {event["uuid"] for event in told} == {JobRef(run_id=run_id, project_id=number).task_id}
+    assert small.exists()
+    assert {event["hostname"] for event in told} == {watcher.of_tasks()[told[0]["uuid"]][-1]["hostname"]}
+    done = [event["bytes_done"] for event in told]
+    assert done == sorted(done)
+    assert len(told) >= 2
+    assert all(after["timestamp"] - before["timestamp"] > 1.5 for before, after in itertools.pairwise(told))
+    assert told[-1]["files_total"] == 3
+    assert told[-1]["phase"]
