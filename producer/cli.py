@@ -1,8 +1,10 @@
 """Arguments in, one call per verb, exit code out. Knows no rows, no files and no Celery."""
 
 import enum
+import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +18,7 @@ from producer.collect import Collected
 from producer.collect import collect as collect_outcomes
 from producer.enqueue import Opened
 from producer.report import RunFacts
+from producer.signals import stopped_by_signals
 from producer.terminal import (
     Terminal,
     escape,
@@ -376,6 +379,38 @@ def runs(
         found = status.all_runs(engine, limit)
     terminal.table(runs_table(found))
     terminal.document(found)
+
+
+@app.command(epilog=_epilog("producer metrics --port 9187"))
+def metrics(
+    *,
+    address: Annotated[
+        str, typer.Option("--address", metavar="A", help="Where to listen; anybody who reaches it may look.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", metavar="P", min=0, max=65535, help="0 takes any free one.")
+    ] = 9187,
+    once: Annotated[bool, typer.Option("--once", help="Print one look and end.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Serve figures of ledger, broker and store to Prometheus until Ctrl-C; --once and --json print them and end."""
+    from producer import metrics as metrics_room  # noqa: PLC0415 - only this verb needs Prometheus' client
+
+    terminal = Terminal(as_json=as_json)
+    with _surroundings(needs_schema=False) as (settings, engine):
+        if as_json:
+            terminal.document(metrics_room.as_json(settings, engine))
+        elif once:
+            sys.stdout.write(metrics_room.scrape(settings, engine))
+        else:
+            _serve_metrics(terminal, metrics_room.served(settings, engine, address, port))
+
+
+def _serve_metrics(terminal: Terminal, served: AbstractContextManager[str]) -> None:
+    """Serve until somebody ends it, which is a good end."""
+    with stopped_by_signals(), suppress(KeyboardInterrupt), served as url:
+        terminal.say(f"Serving {url} until Ctrl-C")
+        threading.Event().wait()
 
 
 @app.command(epilog=_epilog("producer up --workers 2 --flower"))

@@ -104,7 +104,7 @@ def room_warnings(settings: Settings, surveys: Sequence[Survey]) -> tuple[str, .
     Nothing is said where the store's directory cannot be seen from here.
     """
     planned = sum({found.signature: found.size_bytes for found in surveys}.values())
-    room = _room_in(settings)
+    room = room_in(settings)
     if room is None or planned <= room:
         return ()
     warning = (
@@ -115,7 +115,7 @@ def room_warnings(settings: Settings, surveys: Sequence[Survey]) -> tuple[str, .
     return (warning,)
 
 
-def _room_in(settings: Settings) -> int | None:
+def room_in(settings: Settings) -> int | None:
     """How many bytes the store takes before it calls itself full; None if its file system is not to be seen from here.
 
     Above DATA_DIR may be another file system than on the workers.

@@ -13,8 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import FrameType
-from typing import IO, Never
+from typing import IO
 
 from dotenv import dotenv_values
 from pydantic import SecretStr
@@ -31,6 +30,7 @@ from producer.local_servers import (
     valkey,
     write_secret,
 )
+from producer.signals import stopped_by_signals
 from worker.app import create_app
 from worker.db import schema
 from worker.db.engine import connect
@@ -42,6 +42,17 @@ _WORKER_START_WITHIN_S = 90.0
 _WORKER_STOP_WITHIN_S = 75.0
 _ANSWER_WITHIN_S = 0.5
 _LOOK_EVERY_S = 0.1
+
+_FLOWER_OPTIONS = (
+    # It shows; what may be done to a run, the producer does.
+    "--read-only",
+    "--persistent",
+    "--state-save-interval=60000",
+    # Every task has the same name; its arguments say which project it is.
+    "--tasks-columns=args,state,result,received,started,runtime,worker",
+    # Seconds: a project takes from less than one to hours.
+    "--task-runtime-metric-buckets=0.1,1,10,60,300,1800,7200,28800",
+)
 
 FLOWER_PASSWORD = "flower.password"  # noqa: S105 - its name, not itself
 """The file, beside the stack's addresses, with the password of Flower's user `label`."""
@@ -255,6 +266,8 @@ def run_flower(env: Mapping[str, str], state: Path) -> Iterator[Server]:
             "flower",
             f"--address={LOOPBACK}",
             f"--port={port}",
+            f"--db={state / 'flower.db'}",
+            *_FLOWER_OPTIONS,
         ],
         log_file=state / "flower.log",
         on_parent_death=signal.SIGKILL,
@@ -293,7 +306,7 @@ def up(state: Path, *, workers: int, flower: bool, data_dir: Path | None) -> int
         data_dir = Path(named)  # other commands use that one, so the workers must not have another
     try:
         with (
-            _stopped_by_signals(),
+            stopped_by_signals(),
             stack(state, data_dir=data_dir, workers=workers, flower=flower) as running,
         ):
             try:
@@ -353,23 +366,3 @@ def _first_to_end(children: tuple[Child, ...]) -> Child:
             if child.process.poll() is not None:
                 return child
         time.sleep(_LOOK_EVERY_S)
-
-
-@contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """Turn the first Ctrl-C, SIGTERM or hang-up into `KeyboardInterrupt` and ignore the rest: stopping is not interrupted."""
-    signals = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup is respected
-        signals.append(signal.SIGHUP)
-
-    def interrupt(_signum: int, _frame: FrameType | None) -> Never:
-        for each in signals:
-            signal.signal(each, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    before = {each: signal.signal(each, interrupt) for each in signals}
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)

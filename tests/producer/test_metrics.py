@@ -1,0 +1,169 @@
+"""What Prometheus is told: the ledger's counts and the broker's queue, whichever of them is there to answer."""
+
+import json
+import signal
+import subprocess
+import sys
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import Engine, event
+
+from producer import metrics
+from producer.local_servers import free_port
+from tests.conftest import Site
+from tests.estate import make_project, record_session
+from tests.worker.db.rows import end, make_run, must_take, outcome
+from worker.errors import DirectoryMissingError
+from worker.messages import Status
+
+pytestmark = pytest.mark.stack
+
+Samples = dict[str, dict[tuple[str, ...], float]]
+
+
+def parsed(text: str) -> Samples:
+    """Each metric's values by their labels, in the order of the labels' names."""
+    return {
+        family.name: {
+            tuple(value for _, value in sorted(sample.labels.items())): sample.value
+            for sample in family.samples
+        }
+        for family in text_string_to_metric_families(text)
+    }
+
+
+def fail(engine: Engine, run_id: uuid.UUID, number: int) -> None:
+    lost = outcome(
+        number, Status.FAILED, error_class=DirectoryMissingError.__name__, error="gone", remedy="mend"
+    )
+    end(engine, must_take(engine, run_id, number), lost)
+
+
+@contextmanager
+def serving(site: Site, **env: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run `producer metrics` on a free port; gives the process and its address."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "producer", "metrics", "--port", "0"],
+        cwd=site.folder,
+        env={**site.env, **env},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stderr is not None
+            line = process.stderr.readline()
+            assert line.startswith("Serving http://127.0.0.1:"), line + process.stderr.read()
+            yield process, line.split()[1]
+        finally:
+            process.kill()
+
+
+def fetch(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - an address of our own
+        text: str = answer.read().decode()
+    return text
+
+
+def test_jobs_are_counted_by_what_became_of_them(site: Site):
+    run_id = make_run(site.engine, range(1, 6), size_bytes=100)
+    end(site.engine, must_take(site.engine, run_id, 1))
+    fail(site.engine, run_id, 2)
+    must_take(site.engine, run_id, 3)
+
+    seen = parsed(metrics.scrape(site.settings, site.engine))
+
+    assert seen["label_migrator_up"] == {("database",): 1, ("broker",): 1}
+    assert seen["label_migrator_jobs"] == {
+        ("false", "done", "migrate"): 1,
+        ("false", "failed", "migrate"): 1,
+        ("false", "running", "migrate"): 1,
+        ("false", "queued", "migrate"): 2,
+    }
+    assert seen["label_migrator_failed_jobs"] == {("DirectoryMissingError",): 1}
+    assert seen["label_migrator_runs"] == {("false", "running", "migrate"): 1}
+    assert seen["label_migrator_open_bytes_total"] == {(): 500}
+    assert seen["label_migrator_open_bytes_done"] == {(): 200}
+    assert seen["label_migrator_workers_busy"] == {(): 1}
+    assert seen["label_migrator_oldest_waiting_seconds"][()] > 0
+    assert seen["label_migrator_queue_messages"] == {(): 0}
+    assert seen["label_migrator_incidents"] == {
+        ("attempt_fenced",): 0,
+        ("lease_ran_out",): 0,
+        ("retried",): 0,
+    }
+    assert seen["label_migrator_store_room_bytes"][()] > 0
+
+
+def test_an_empty_ledger_has_figures_too(site: Site):
+    seen = parsed(metrics.scrape(site.settings, site.engine))
+
+    assert seen["label_migrator_up"] == {("database",): 1, ("broker",): 1}
+    assert seen["label_migrator_open_bytes_total"] == {(): 0}
+    assert seen["label_migrator_oldest_waiting_seconds"] == {(): 0}
+
+
+def test_a_scrape_asks_the_same_few_statements_however_many_jobs_there_are(site: Site):
+    asked: list[str] = []
+    event.listen(site.engine, "before_cursor_execute", lambda *about: asked.append(about[2]))
+    counts = []
+    for number in (1, 2):
+        make_run(site.engine, range(number * 1000, number * 1000 + 200 * number))
+        asked.clear()
+        metrics.scrape(site.settings, site.engine)
+        counts.append(len(asked))
+
+    assert counts == [3, 3]
+
+
+def test_queued_messages_are_counted(site: Site):
+    with site.engine.begin() as conn:
+        record_session(conn, make_project(conn, site.legacy_root, "study"), "day", rows=10, seed=1)
+    assert site.run_producer("enqueue").returncode == 0
+
+    assert parsed(metrics.scrape(site.settings, site.engine))["label_migrator_queue_messages"] == {(): 1}
+
+
+def test_a_part_that_is_away_is_said_to_be_and_costs_the_others_nothing(site: Site):
+    away = {"REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"}
+    no_database = {"DATABASE_URL": f"postgresql://nobody:nothing@127.0.0.1:{free_port()}/none"}
+
+    without_broker = site.run_producer("metrics", "--once", **away)
+    without_database = site.run_producer("metrics", "--json", **no_database)
+
+    assert without_broker.returncode == 0, without_broker.stderr
+    seen = parsed(without_broker.stdout)
+    assert seen["label_migrator_up"] == {("database",): 1, ("broker",): 0}
+    assert "label_migrator_queue_messages" not in seen
+    assert seen["label_migrator_open_bytes_total"] == {(): 0}
+    assert without_database.returncode == 0, without_database.stderr
+    document = json.loads(without_database.stdout)
+    assert {"labels": {"part": "database"}, "value": 0.0} in document["label_migrator_up"]
+    assert document["label_migrator_queue_messages"] == [{"labels": {}, "value": 0}]
+
+
+def test_prometheus_gets_fresh_figures_at_each_scrape_until_the_program_is_told_to_end(site: Site):
+    with serving(site) as (process, url):
+        before = parsed(fetch(url))
+        make_run(site.engine, range(1, 4))
+        after = parsed(fetch(url))
+        process.send_signal(signal.SIGTERM)
+
+        assert process.wait(10) == 0
+
+    assert "label_migrator_jobs" not in before or before["label_migrator_jobs"] == {}
+    assert after["label_migrator_jobs"] == {("false", "queued", "migrate"): 3}
+
+
+def test_a_port_that_is_taken_is_a_usage_error(site: Site):
+    with serving(site) as (_, url):
+        port = url.split(":")[2].split("/")[0]
+
+        refused = site.run_producer("metrics", "--port", port)
+
+    assert refused.returncode == 2
+    assert f"Cannot listen at 127.0.0.1:{port}: Address already in use" in refused.stderr
