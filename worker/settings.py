@@ -125,6 +125,17 @@ class Settings(BaseSettings):
         return min(5.0, self.lease_s / 12)
 
     @property
+    def common(self) -> dict[str, str]:
+        """What every machine must have alike, by variable. Threads, limits and logging are each machine's own affair."""
+        return {
+            "DATA_DIR": os.fspath(self.data_dir),
+            "LEGACY_ROOTS": ":".join(sorted(map(os.fspath, self.legacy_roots))),
+            "STORE_DIGEST": self.store_digest,
+            "VERIFY_AFTER_DAYS": f"{self.verify_after_days:g}",
+            "LEASE_S": f"{self.lease_s:g}",
+        }
+
+    @property
     def datasets_dir(self) -> Path:
         """Where the application reads the trees of datasets."""
         return self.data_dir / "raw_datasets"
