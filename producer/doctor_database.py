@@ -1,7 +1,6 @@
 """What the doctor asks PostgreSQL: is it there, is it Label's, may we do what we have to, is anybody in the way."""
 
 import ipaddress
-from datetime import UTC, datetime
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -28,21 +27,26 @@ def look(engine: Engine) -> Chapter:
     try:
         with autocommit(engine) as conn:
             health.give_up_after(conn, _STATEMENT_S)
-            server = health.server(conn)
-            notes.add(passed("reachable", f"{_address(engine)} as {server.role}"))
-            notes.add(
-                version_check(server), encryption_check(engine.url.host, server), tables_check(engine, conn)
-            )
-            notes.look("schema steps", lambda: _steps(engine))
-            notes.look("rights", lambda: _rights(conn))
-            notes.add(role_check(server))
-            notes.look("clock", lambda: _clock(conn))
-            notes.look("in the way", lambda: _in_the_way(conn))
+            _look(notes, engine, conn, health.server(conn))
     except (MigratorError, SQLAlchemyError) as error:
         words = str(error).partition("\n")[0]
         notes.add(failed("reachable", words, "Check DATABASE_URL and that PostgreSQL runs and lets us in."))
         notes.leave_out(_REST, "PostgreSQL cannot be asked")
     return notes.chapter()
+
+
+def _look(notes: Notes, engine: Engine, conn: Connection, server: Server) -> None:
+    notes.add(
+        passed("reachable", f"{_address(engine)} as {server.role}"),
+        version_check(server),
+        encryption_check(engine.url.host, server),
+    )
+    notes.look("tables", lambda: _tables(engine, conn))
+    notes.look("schema steps", lambda: _steps(engine))
+    notes.look("rights", lambda: _rights(conn))
+    notes.add(role_check(server))
+    notes.look("clock", lambda: clock_check(health.clock_ahead_s(conn)))
+    notes.look("in the way", lambda: _in_the_way(conn))
 
 
 def is_local(host: str | None) -> bool:
@@ -74,8 +78,8 @@ def encryption_check(host: str | None, server: Server) -> Check:
     )
 
 
-def tables_check(engine: Engine, conn: Connection) -> Check:
-    """Is every table and column there, Label's and ours?"""
+def _tables(engine: Engine, conn: Connection) -> Check:
+    """Label's and ours, with every column that is used."""
     name = "tables"
     try:
         schema.require(engine)
@@ -123,13 +127,13 @@ def role_check(server: Server) -> Check:
     return passed("role", f"{server.role} cannot drop Label's tables")
 
 
-def _clock(conn: Connection) -> Check:
+def clock_check(ahead_s: float) -> Check:
+    """Leases run by the database's clock alone; a report's name and the times of a plan are this machine's."""
     name = "clock"
-    before = datetime.now(UTC)
-    theirs = health.clock(conn)
-    apart_s = (before + (datetime.now(UTC) - before) / 2 - theirs).total_seconds()
-    words = f"this machine's is {abs(apart_s):.1f} s {'after' if apart_s >= 0 else 'behind'} the database's"
-    if abs(apart_s) > _CLOCKS_APART_S:
+    words = (
+        f"this machine's is {abs(ahead_s):.1f} s {'ahead of' if ahead_s >= 0 else 'behind'} the database's"
+    )
+    if abs(ahead_s) > _CLOCKS_APART_S:
         return warned(name, words, "Let both be set by NTP: times in reports are off.")
     return passed(name, words)
 

@@ -14,7 +14,7 @@ from producer.diagnosis import Chapter, Notes
 from worker import broker
 from worker.db import health, ledger
 from worker.errors import BrokerUnavailableError, MigratorError
-from worker.messages import Check, Step, Testimony, Verdict, edition, failed, passed, warned
+from worker.messages import Check, Evidence, Step, Verdict, edition, failed, passed, warned
 from worker.settings import Settings
 
 WORKER_COMMAND = "celery -A worker.app worker --concurrency 2 -E"
@@ -30,14 +30,14 @@ _FEW = 5
 _ALIKE = ("answers", "same program", "same settings", "same database", "same data directory", "same store")
 _TOGETHER = ("staging", "legacy projects", "database connections")
 
-Testimonies = Mapping[str, Testimony]
+AllEvidence = Mapping[str, Evidence]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
     """What came of asking: who answered with what, whose marks each one saw, and what became of the others."""
 
-    testimonies: Testimonies
+    evidence: AllEvidence
     marks: Mapping[str, frozenset[str]]
     silent: Mapping[str, str]
 
@@ -46,6 +46,8 @@ def look(settings: Settings, engine: Engine) -> Chapter:
     """Everything about the workers that are online, and what they say of their machines."""
     notes = Notes("Workers")
     try:
+        # Celery's own client tries for long to reach a broker that is away.
+        broker.check(settings)
         online = broker.workers_online(settings)
         asked = ask_all(settings, online) if online else None
     except BrokerUnavailableError:
@@ -55,12 +57,12 @@ def look(settings: Settings, engine: Engine) -> Chapter:
         notes.add(failed("online", "No worker is online", f"Start one: {WORKER_COMMAND}"))
         notes.leave_out((*_ALIKE, *_TOGETHER), "no worker is online")
         return notes.chapter()
-    notes.add(online_check(online, asked.testimonies), answers_check(asked))
-    if asked.testimonies:
-        notes.add(*alike_checks(settings, engine, asked), *checks_of_all(asked.testimonies))
-        notes.look("staging", lambda: staging_check(_names_of_live_jobs(engine), asked.testimonies))
-        notes.add(projects_check(asked.testimonies))
-        notes.look("database connections", lambda: _connections(engine, asked.testimonies))
+    notes.add(online_check(online, asked.evidence), answers_check(asked))
+    if asked.evidence:
+        notes.add(*alike_checks(settings, engine, asked), *checks_of_all(asked.evidence))
+        notes.look("staging", lambda: staging_check(_names_of_live_jobs(engine), asked.evidence))
+        notes.add(projects_check(asked.evidence))
+        notes.look("database connections", lambda: _connections(engine, asked.evidence))
     else:
         notes.leave_out((*_ALIKE[1:], *_TOGETHER), "no worker has answered")
     return notes.chapter()
@@ -73,20 +75,20 @@ def ask_all(settings: Settings, workers: Sequence[str]) -> Asked:
     """Have every worker examine its machine; when all have left their marks, have each say whose it sees."""
     token = uuid.uuid4().hex
     silent: dict[str, str] = {}
-    testimonies: dict[str, Testimony] = {}
+    evidence: dict[str, Evidence] = {}
     try:
         for name, answer in _ask(settings, workers, token, Step.EXAMINE, silent).items():
             try:
-                testimonies[name] = Testimony.from_json(answer["testimony"])
+                evidence[name] = Evidence.from_json(answer["evidence"])
             except (KeyError, ValidationError):
                 silent[name] = "answers in words of another version of the program"
         # One worker alone sees its own mark, or none could be made.
-        several = sorted(testimonies) if len(testimonies) > 1 else []
+        several = sorted(evidence) if len(evidence) > 1 else []
         seen = _ask(settings, several, token, Step.LOOK, silent)
     finally:
         broker.ask(settings, workers, token, Step.END)
     marks = {name: frozenset(answer.get("marks", ())) for name, answer in seen.items()}
-    return Asked(testimonies=testimonies, marks=marks, silent=silent)
+    return Asked(evidence=evidence, marks=marks, silent=silent)
 
 
 def _ask(
@@ -118,9 +120,9 @@ def _ask(
 # Who is there -----------------------------------------------------------------------------------------------------
 
 
-def online_check(workers: Sequence[str], testimonies: Testimonies) -> Check:
+def online_check(workers: Sequence[str], evidence: AllEvidence) -> Check:
     """Who takes jobs right now."""
-    processes = sum(testimony.processes for testimony in testimonies.values())
+    processes = sum(one.processes for one in evidence.values())
     return passed("online", f"{_some(workers)}; {processes} processes")
 
 
@@ -139,18 +141,18 @@ def answers_check(asked: Asked) -> Check:
 
 def alike_checks(settings: Settings, engine: Engine, asked: Asked) -> Iterator[Check]:
     """Same program, settings, database and store."""
-    testimonies = asked.testimonies
-    yield edition_check(edition(), testimonies)
-    yield settings_check(settings.common, testimonies)
-    yield database_check(_identity(engine), testimonies)
+    evidence = asked.evidence
+    yield edition_check(edition(), evidence)
+    yield settings_check(settings.common, evidence)
+    yield database_check(_identity(engine), evidence)
     yield directory_check(asked)
-    yield store_check(testimonies)
+    yield store_check(evidence)
 
 
-def edition_check(ours: str, testimonies: Testimonies) -> Check:
+def edition_check(ours: str, evidence: AllEvidence) -> Check:
     """Is everybody's program the one that runs here? By its source, not by what it calls itself."""
     name = "same program"
-    others = {who: said.edition for who, said in testimonies.items() if said.edition != ours}
+    others = {who: said.edition for who, said in evidence.items() if said.edition != ours}
     if not others:
         return passed(name, ours)
     words = "; ".join(f"{who} runs {theirs}" for who, theirs in sorted(others.items()))
@@ -159,12 +161,12 @@ def edition_check(ours: str, testimonies: Testimonies) -> Check:
     )
 
 
-def settings_check(ours: Mapping[str, str], testimonies: Testimonies) -> Check:
+def settings_check(ours: Mapping[str, str], evidence: AllEvidence) -> Check:
     """Do all have the settings that all must have alike?"""
     name = "same settings"
     differ = [
         f"{who} has {variable}={said.settings.get(variable)}, here it is {value}"
-        for who, said in sorted(testimonies.items())
+        for who, said in sorted(evidence.items())
         for variable, value in ours.items()
         if said.settings.get(variable) != value
     ]
@@ -173,10 +175,10 @@ def settings_check(ours: Mapping[str, str], testimonies: Testimonies) -> Check:
     return passed(name, f"{', '.join(ours)} are alike everywhere")
 
 
-def database_check(ours: str | None, testimonies: Testimonies) -> Check:
+def database_check(ours: str | None, evidence: AllEvidence) -> Check:
     """Do all mean the same database, whatever they call it? One that cannot get there has said so already."""
     name = "same database"
-    theirs = {who: said.database for who, said in testimonies.items() if said.database is not None}
+    theirs = {who: said.database for who, said in evidence.items() if said.database is not None}
     reference = ours or next(iter(theirs.values()), None)
     others = sorted(who for who, database in theirs.items() if database != reference)
     if others:
@@ -188,9 +190,7 @@ def database_check(ours: str | None, testimonies: Testimonies) -> Check:
 def directory_check(asked: Asked) -> Check:
     """Is DATA_DIR the same directory for all? Everybody has left a mark there that all others must see."""
     name = "same data directory"
-    made = {
-        who: said.machine.mark for who, said in asked.testimonies.items() if said.machine.mark is not None
-    }
+    made = {who: said.machine.mark for who, said in asked.evidence.items() if said.machine.mark is not None}
     blind = {
         who: sorted(other for other, mark in made.items() if mark not in asked.marks[who])
         for who in made.keys() & asked.marks.keys()
@@ -199,18 +199,18 @@ def directory_check(asked: Asked) -> Check:
     if apart:
         words = "; ".join(f"{who} does not see what {_some(others)} wrote" for who, others in apart.items())
         return failed(name, words, "Mount the same file system at DATA_DIR on every worker's machine.")
-    if len(made) < len(asked.testimonies):
-        others = sorted(asked.testimonies.keys() - made.keys())
+    if len(made) < len(asked.evidence):
+        others = sorted(asked.evidence.keys() - made.keys())
         return warned(name, f"not known of {_some(others)}, which cannot write there", "See: data directory.")
     return passed(
         name, "everybody sees what the others write" if len(made) > 1 else "one worker, one directory"
     )
 
 
-def store_check(testimonies: Testimonies) -> Check:
+def store_check(evidence: AllEvidence) -> Check:
     """Do all find the same store in it, or none yet?"""
     name = "same store"
-    ids = {who: said.machine.store_id for who, said in testimonies.items()}
+    ids = {who: said.machine.store_id for who, said in evidence.items()}
     if len(set(ids.values())) > 1:
         words = "; ".join(f"{who} finds {found or 'none'}" for who, found in sorted(ids.items()))
         return failed(name, words, "Mount the same file system at DATA_DIR on every worker's machine.")
@@ -228,10 +228,10 @@ def _identity(engine: Engine) -> str | None:
 # What each says of its machine ------------------------------------------------------------------------------------
 
 
-def checks_of_all(testimonies: Testimonies) -> Iterator[Check]:
+def checks_of_all(evidence: AllEvidence) -> Iterator[Check]:
     """One check for each thing that the workers looked at, with the worst verdict and whose it is."""
     by_name: dict[str, dict[str, Check]] = {}
-    for who, said in sorted(testimonies.items()):
+    for who, said in sorted(evidence.items()):
         for check in (*said.checks, *said.machine.checks):
             by_name.setdefault(check.name, {})[who] = check
     return (together(name, checks) for name, checks in by_name.items())
@@ -253,10 +253,10 @@ def together(name: str, checks: Mapping[str, Check]) -> Check:
     return Check(name=name, verdict=worst, finding=words, remedy=remedy)
 
 
-def staging_check(of_live_jobs: Sequence[str], testimonies: Testimonies) -> Check:
+def staging_check(of_live_jobs: Sequence[str], evidence: AllEvidence) -> Check:
     """Does anything lie in staging that no running job can have made?"""
     name = "staging"
-    names = {entry for said in testimonies.values() for entry in said.machine.staging}
+    names = {entry for said in evidence.values() for entry in said.machine.staging}
     leftovers = sorted(entry for entry in names if not entry.startswith(tuple(of_live_jobs)))
     if leftovers:
         return warned(
@@ -267,15 +267,15 @@ def staging_check(of_live_jobs: Sequence[str], testimonies: Testimonies) -> Chec
     return passed(name, "nothing is left over")
 
 
-def projects_check(testimonies: Testimonies) -> Check:
+def projects_check(evidence: AllEvidence) -> Check:
     """Can everybody read the legacy projects? One that nobody sees is lost; one that some do not see lacks a mount there."""
     name = "legacy projects"
     unseen: dict[int, dict[str, str]] = {}
-    for who, said in sorted(testimonies.items()):
+    for who, said in sorted(evidence.items()):
         for number, trouble in said.machine.unseen.items():
             unseen.setdefault(number, {})[who] = trouble
-    by_some = {number: troubles for number, troubles in unseen.items() if len(troubles) < len(testimonies)}
-    sampled = max(said.sampled for said in testimonies.values())
+    by_some = {number: troubles for number, troubles in unseen.items() if len(troubles) < len(evidence)}
+    sampled = max(said.sampled for said in evidence.values())
     if by_some:
         return failed(
             name,
@@ -306,10 +306,10 @@ def _names_of_live_jobs(engine: Engine) -> list[str]:
         return [f"{ref.task_id}-" for ref in ledger.running_jobs(conn)]
 
 
-def _connections(engine: Engine, testimonies: Testimonies) -> Check:
+def _connections(engine: Engine, evidence: AllEvidence) -> Check:
     with engine.connect() as conn:
         server = health.server(conn)
-    parents, processes = len(testimonies), sum(said.processes for said in testimonies.values())
+    parents, processes = len(evidence), sum(said.processes for said in evidence.values())
     return connections_check(server.room - server.others, parents=parents, processes=processes)
 
 

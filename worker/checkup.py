@@ -12,7 +12,6 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Engine
@@ -23,7 +22,7 @@ from worker.db import engine as engine_module
 from worker.db import health
 from worker.errors import MigratorError
 from worker.examine import WITHIN_S, Lines
-from worker.messages import Check, Machine, Step, Testimony, edition, failed, passed, warned
+from worker.messages import Check, Evidence, Machine, Step, edition, failed, passed, warned
 from worker.places import Request
 from worker.settings import Settings
 
@@ -56,23 +55,24 @@ class Checkup:
         self._beside = beside
         self._begun = time.monotonic()
         self._doing = "asking PostgreSQL"
-        self._testimony: Testimony | None = None
+        self._evidence: Evidence | None = None
         self._marks: list[str] | None = None
         self._look = threading.Event()
         self._ended = threading.Event()
+        self._over = False
         self._thread = threading.Thread(target=self._run, name="checkup", daemon=True)
         self._thread.start()
 
     @property
     def is_over(self) -> bool:
         """Has it come to its end, or had its time?"""
-        return not self._thread.is_alive() or time.monotonic() - self._begun > _LIMIT_S + _WAITS_FOR_WORDS_S
+        return self._over or time.monotonic() - self._begun > _LIMIT_S + 2 * _WAITS_FOR_WORDS_S
 
     def answer(self, step: Step) -> dict[str, Any]:
         """What is known by now, as JSON. `state`: done, examining (ask again), or silent (it hangs, and where)."""
         match step:
-            case Step.EXAMINE if self._testimony is not None:
-                return {"state": "done", "testimony": self._testimony.to_json()}
+            case Step.EXAMINE if self._evidence is not None:
+                return {"state": "done", "evidence": self._evidence.to_json()}
             case Step.LOOK if self._marks is not None:
                 return {"state": "done", "marks": self._marks}
             case Step.LOOK:
@@ -83,7 +83,7 @@ class Checkup:
                 return {"state": "done"}
             case _:
                 pass
-        if not self._thread.is_alive() or time.monotonic() - self._begun > _LIMIT_S:
+        if self._over or time.monotonic() - self._begun > _LIMIT_S:
             return {"state": "silent", "because": f"it did not get beyond {self._doing}"}
         return {"state": "examining"}
 
@@ -92,6 +92,7 @@ class Checkup:
             self._examine()
         except Exception:  # noqa: BLE001 - said with its trace; the doctor hears where it ended
             _log.exception("checkup_failed")
+            self._over = True
 
     def _examine(self) -> None:
         seen = _ask_database(self._settings, self._token)
@@ -109,11 +110,13 @@ class Checkup:
         try:
             self._converse(process, request, seen)
         finally:
+            self._over = True
             try:
                 process.wait(_GRACE_S)
             except subprocess.TimeoutExpired:
-                # Not waited for again: it may hang in the kernel, where the kill reaches it when it comes back.
                 process.kill()
+                # It may hang in the kernel, where the kill reaches it when it comes back. This thread alone waits for that.
+                process.wait()
 
     def _converse(self, process: subprocess.Popen[bytes], request: Request, seen: "_Seen") -> None:
         assert process.stdin is not None and process.stdout is not None  # noqa: S101, PT018 - both are pipes
@@ -124,7 +127,7 @@ class Checkup:
             found = lines.next(WITHIN_S + _GRACE_S)
             if found is None:
                 return
-            self._testimony = self._put_together(seen, Machine.from_json(json.loads(found)))
+            self._evidence = self._put_together(seen, Machine.from_json(json.loads(found)))
             self._doing = "looking for marks"
             if self._look.wait(_WAITS_FOR_WORDS_S) and not self._ended.is_set():
                 words.write(f"{Step.LOOK}\n".encode())
@@ -134,8 +137,8 @@ class Checkup:
                 self._ended.wait(_WAITS_FOR_WORDS_S)
             words.write(f"{Step.END}\n".encode())
 
-    def _put_together(self, seen: "_Seen", machine: Machine) -> Testimony:
-        return Testimony(
+    def _put_together(self, seen: "_Seen", machine: Machine) -> Evidence:
+        return Evidence(
             edition=edition(),
             settings=self._settings.common,
             processes=self._processes,
@@ -208,23 +211,21 @@ def _ask_database(settings: Settings, token: str) -> _Seen:
 def _questions(engine: Engine, token: str, answers: Check) -> _Seen:
     with engine_module.autocommit(engine) as conn:
         health.give_up_after(conn, _STATEMENT_S)
-        before = datetime.now(UTC)
-        theirs = health.clock(conn)
-        apart_s = (before + (datetime.now(UTC) - before) / 2 - theirs).total_seconds()
+        ahead_s = health.clock_ahead_s(conn)
         identity = health.identity(conn)
         try:
             projects = health.sample_of_legacy(conn, token, _SAMPLE)
         except SQLAlchemyError:
             # No table, or no right to read it: the producer's own look at the database says so.
             projects = {}
-    return _Seen(checks=(answers, clock_check(apart_s)), identity=identity, projects=projects)
+    return _Seen(checks=(answers, clock_check(ahead_s)), identity=identity, projects=projects)
 
 
-def clock_check(apart_s: float) -> Check:
+def clock_check(ahead_s: float) -> Check:
     """Leases run by the database's clock alone; reports and logs hold the machine's."""
     name = "clocks of workers"
-    words = f"{abs(apart_s):.1f} s {'after' if apart_s >= 0 else 'behind'} the database's"
-    if abs(apart_s) > _CLOCKS_APART_S:
+    words = f"{abs(ahead_s):.1f} s {'ahead of' if ahead_s >= 0 else 'behind'} the database's"
+    if abs(ahead_s) > _CLOCKS_APART_S:
         return warned(
             name, words, "Let the machine's clock be set by NTP; times in reports and logs are off."
         )

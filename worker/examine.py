@@ -44,7 +44,10 @@ def examine(request: Request, mark: str, *, within_s: float = WITHIN_S) -> Machi
         "staging": partial(places.staging_names, request),
         "free space": partial(places.room, request),
         "legacy roots protected": partial(sources.read_only_check, request),
-        **{("root", root): partial(sources.look_at_root, root) for root in request.legacy_roots},
+        **{
+            ("root", root): partial(sources.look_at_root, root, may_be_empty=root == request.data_dir)
+            for root in request.legacy_roots
+        },
         **{
             ("project", number): partial(sources.look_at_project, path, roots)
             for number, path in request.projects.items()

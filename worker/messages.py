@@ -267,7 +267,7 @@ class Machine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
-class Testimony:
+class Evidence:
     """What a worker answers the doctor. `settings` are those that all workers must have alike; `database` tells one
     PostgreSQL and database from another; `sampled` counts the projects that the machine was to look for.
     """
@@ -282,16 +282,16 @@ class Testimony:
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
-        return _TESTIMONY.dump_python(self, mode="json")  # type: ignore[no-any-return]
+        return _EVIDENCE.dump_python(self, mode="json")  # type: ignore[no-any-return]
 
     @staticmethod
-    def from_json(document: Mapping[str, Any]) -> "Testimony":
+    def from_json(document: Mapping[str, Any]) -> "Evidence":
         """Back from JSON values; raises `pydantic.ValidationError` on what a worker of another edition may say."""
-        return _TESTIMONY.validate_python(document)
+        return _EVIDENCE.validate_python(document)
 
 
 _MACHINE: TypeAdapter[Machine] = TypeAdapter(Machine)
-_TESTIMONY: TypeAdapter[Testimony] = TypeAdapter(Testimony)
+_EVIDENCE: TypeAdapter[Evidence] = TypeAdapter(Evidence)
 
 
 @cache

@@ -15,14 +15,16 @@ from worker.places import Request
 from worker.scan import Roots, check_place
 
 
-def look_at_root(root: str) -> tuple[Verdict, str | None]:
-    """Is it there and readable? An empty one may be a mount point without its mount."""
+def look_at_root(root: str, *, may_be_empty: bool = False) -> tuple[Verdict, str | None]:
+    """Is it there and readable? An empty one may be a mount point without its mount; a new DATA_DIR is empty as well."""
     try:
         with os.scandir(root) as entries:
             empty = next(entries, None) is None
     except OSError as error:
         return Verdict.FAIL, _reason(error)
-    return (Verdict.WARN, "is empty; is it mounted?") if empty else (Verdict.PASS, None)
+    if empty and not may_be_empty:
+        return Verdict.WARN, "is empty; is it mounted?"
+    return Verdict.PASS, None
 
 
 def roots_check(roots: Mapping[str, tuple[Verdict, str | None]]) -> Check:

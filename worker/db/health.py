@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection
@@ -72,10 +72,11 @@ def server(conn: Connection) -> Server:
     return Server(**row._mapping)  # noqa: SLF001 - the public name of a row as a mapping
 
 
-def clock(conn: Connection) -> datetime:
-    """The database's time, by which leases run."""
-    now: datetime = conn.execute(sql("select clock_timestamp()")).scalar_one()
-    return now
+def clock_ahead_s(conn: Connection) -> float:
+    """How far this machine's clock is ahead of the database's, by which leases run; half the round trip may be wrong."""
+    before = datetime.now(UTC)
+    theirs: datetime = conn.execute(sql("select clock_timestamp()")).scalar_one()
+    return (before + (datetime.now(UTC) - before) / 2 - theirs).total_seconds()
 
 
 def identity(conn: Connection) -> str:
