@@ -37,6 +37,14 @@ class Diagnosis:
         """How many checks said so."""
         return sum(check.verdict is verdict for chapter in self.chapters for check in chapter.checks)
 
+    def names(self, verdict: Verdict) -> str:
+        """Which checks said so, by chapter."""
+        by_chapter = {
+            chapter.title: ", ".join(check.name for check in chapter.checks if check.verdict is verdict)
+            for chapter in self.chapters
+        }
+        return "; ".join(f"{title}: {names}" for title, names in by_chapter.items() if names)
+
     @property
     def is_well(self) -> bool:
         """No check failed; there may be warnings."""

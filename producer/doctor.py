@@ -1,4 +1,4 @@
-"""`producer doctor`: looks at everything a migration stands on and says what is not as it should be. Changes nothing."""
+"""`producer doctor`: looks at everything a migration stands on and says what is not as it should be. Leaves nothing behind."""
 
 import sys
 from importlib.metadata import version

@@ -46,7 +46,7 @@ def _look(notes: Notes, engine: Engine, conn: Connection, server: Server) -> Non
     notes.look("rights", lambda: _rights(conn))
     notes.add(role_check(server))
     notes.look("clock", lambda: clock_check(health.clock_ahead_s(conn)))
-    notes.look("in the way", lambda: _in_the_way(conn))
+    notes.look("in the way", lambda: _in_the_way(conn, server))
 
 
 def is_local(host: str | None) -> bool:
@@ -138,11 +138,13 @@ def clock_check(ahead_s: float) -> Check:
     return passed(name, words)
 
 
-def _in_the_way(conn: Connection) -> Check:
+def _in_the_way(conn: Connection, server: Server) -> Check:
     name = "in the way"
     rows = health.in_the_way(conn, WAITS_TOO_LONG_S)
     if not rows:
-        return passed(name, f"no transaction is forgotten, nobody waits longer than {WAITS_TOO_LONG_S:.0f} s")
+        words = f"no transaction is forgotten, nobody waits longer than {WAITS_TOO_LONG_S:.0f} s"
+        blind = " (as far as our role sees: it is no member of pg_read_all_stats)"
+        return passed(name, words if server.sees_all else words + blind)
     words = "; ".join(
         f"{row.application} ({row.role}, process {row.pid}) {'left a transaction open' if row.idle else 'waits for a lock'} "
         f"{row.seconds:.0f} s ago"

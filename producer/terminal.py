@@ -227,6 +227,10 @@ def diagnosis_lines(diagnosis: Diagnosis, width: int) -> Iterator[str]:
                 yield from _entry(" ", "", f"→ {check.remedy}", width)
         for one in chapter.not_checked:
             yield from _entry("[dim]-[/]", one.name, f"not checked: {one.because}", width)
+    # The lines above may have left the screen.
+    for verdict in (Verdict.FAIL, Verdict.WARN):
+        if diagnosis.count(verdict):
+            yield from _entry(_MARKS[verdict], f"in short, {verdict.value}:", diagnosis.names(verdict), width)
     passed, warnings, failures = (diagnosis.count(verdict) for verdict in Verdict)
     not_checked = sum(len(chapter.not_checked) for chapter in diagnosis.chapters)
     yield (

@@ -38,8 +38,9 @@ _LABEL_COLUMNS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """What the server is, and how it sees us. `room` counts the connections that ordinary roles may have, `others` those that
-    are in use and not the migrator's. `encrypted` is None where there is no network in between.
+    """What the server is, and how it sees us. `encrypted` is None where there is no network in between; `sees_all`: may our
+    role see what the sessions of others do? `room` counts the connections that ordinary roles may have, `others` those that are
+    in use and not the migrator's.
     """
 
     version: str
@@ -48,6 +49,7 @@ class Server:
     role: str
     is_superuser: bool
     is_owner: bool
+    sees_all: bool
     room: int
     others: int
 
@@ -64,10 +66,13 @@ def server(conn: Connection) -> Server:
                    coalesce((select rolsuper from pg_roles where rolname = current_user), false) as is_superuser,
                    coalesce((select pg_has_role(relowner, 'usage') from pg_class where oid = to_regclass('projects')), false)
                        as is_owner,
+                   pg_has_role('pg_read_all_stats', 'usage') as sees_all,
                    current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer
                        - coalesce(current_setting('reserved_connections', true), '0')::integer as room,
+                   -- Of a session that we may not see, its kind is hidden as well; the server's own are in no database.
                    (select count(*) from pg_stat_activity
-                    where backend_type = 'client backend' and application_name not like 'label-migrator%') as others""")
+                    where datid is not null and coalesce(backend_type, 'client backend') = 'client backend'
+                      and application_name not like 'label-migrator%') as others""")
     ).one()
     return Server(**row._mapping)  # noqa: SLF001 - the public name of a row as a mapping
 

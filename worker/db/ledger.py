@@ -413,17 +413,15 @@ def holders(conn: Connection, run_id: uuid.UUID) -> list[Row[Any]]:
 
 
 def open_jobs(conn: Connection) -> Row[Any]:
-    """What is still to be done, over all runs: `waiting` for a worker right now, `running`, those of them that are `dead` (their
-    lease ran out), and `bytes_left` of real migrations.
+    """What is still to be done, over all runs: `waiting` for a worker right now, `running`, and those of them that are `dead`
+    (their lease ran out).
     """
     return conn.execute(
         sql("""
             select count(*) filter (where j.state = 'queued' and r.state in ('planned', 'running')
                                     and coalesce(j.not_before <= clock_timestamp(), true)) as waiting,
                    count(*) filter (where j.state = 'running') as running,
-                   count(*) filter (where j.state = 'running' and j.lease_until < clock_timestamp()) as dead,
-                   coalesce(sum(greatest(0, j.bytes_total - j.bytes_done))
-                            filter (where r.verb = 'migrate' and not r.dry_run), 0)::bigint as bytes_left
+                   count(*) filter (where j.state = 'running' and j.lease_until < clock_timestamp()) as dead
             from migration_jobs j join migration_runs r using (run_id) where j.state in ('queued', 'running')""")
     ).one()
 
