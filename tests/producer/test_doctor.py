@@ -464,6 +464,31 @@ def test_all_is_well(shared_site: Site, monkeypatch: pytest.MonkeyPatch):
     eventually(lambda: not any(shared_site.data_dir.iterdir()), "nothing is left behind")
 
 
+def test_with_postgresql_away_everything_else_is_looked_at(shared_site: Site, closed_port: int):
+    url = shared_site.engine.url.set(drivername="postgresql", port=closed_port, password=PASSWORD)
+
+    done = shared_site.run_producer(
+        "doctor", "--json", DATABASE_URL=url.render_as_string(hide_password=False)
+    )
+
+    assert done.returncode == 5
+    document = json.loads(done.stdout)
+    failing = [(one["chapter"], one["name"]) for one in document["checks"] if one["verdict"] == "fail"]
+    assert failing == [("PostgreSQL", "reachable")]
+    asked = {one["name"] for one in document["checks"] if one["chapter"] == "Workers"}
+    assert asked >= {"same settings", "same database", "data directory", "legacy projects", "reaper"}
+    assert {one["name"] for one in document["not_checked"]} == {
+        *doctor_database._REST,
+        "queue",
+        "staging",
+        "database connections",
+        "held runs",
+        "dead holders",
+    }
+    assert done.stderr.splitlines()[-1].endswith("1 failed, 13 not checked")
+    assert PASSWORD not in done.stdout + done.stderr
+
+
 # Workers that are not alike -------------------------------------------------------------------------------------
 
 

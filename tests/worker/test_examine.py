@@ -209,14 +209,12 @@ def test_a_data_directory_that_is_not_there(tmp_path: Path):
 @pytest.mark.parametrize("closed", ["", "raw_datasets", "dataset_store/staging"])
 def test_directories_that_an_ordinary_user_may_not_write_to(closed: str):
     with passable_folder() as folder:
-        for name in ("raw_datasets", "dataset_store/staging"):
+        folder.chmod(0o777)
+        # Closed itself, DATA_DIR is one in which nothing was made yet.
+        for name in ("raw_datasets", "dataset_store/staging") if closed else ():
             (folder / name).mkdir(parents=True)
-        for each in (folder, folder / "raw_datasets", folder / "dataset_store/staging"):
-            each.chmod(0o777)
+            (folder / name).chmod(0o777)
         (folder / closed).chmod(0o555)
-        if not closed:
-            (folder / "raw_datasets").rmdir()
-            (folder / "dataset_store/staging").chmod(0o555)
 
         found = as_ordinary_user(lambda: look(request(folder)))
 
