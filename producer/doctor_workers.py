@@ -49,7 +49,7 @@ def look(settings: Settings, engine: Engine) -> Chapter:
         # Celery's own client tries for long to reach a broker that is away.
         broker.check(settings)
         online = broker.workers_online(settings)
-        asked = ask_all(settings, online) if online else None
+        asked = ask_all(settings, sorted(set(online))) if online else None
     except BrokerUnavailableError:
         notes.leave_out(("online", *_ALIKE, *_TOGETHER), "Redis cannot be asked")
         return notes.chapter()
@@ -77,14 +77,15 @@ def ask_all(settings: Settings, workers: Sequence[str]) -> Asked:
     silent: dict[str, str] = {}
     evidence: dict[str, Evidence] = {}
     try:
-        for name, answer in _ask(settings, workers, token, Step.EXAMINE, silent).items():
+        for name, answer in _ask(settings, workers, (token, Step.EXAMINE, ()), silent).items():
             try:
                 evidence[name] = Evidence.from_json(answer["evidence"])
             except (KeyError, ValidationError):
                 silent[name] = "answers in words of another version of the program"
         # One worker alone sees its own mark, or none could be made.
         several = sorted(evidence) if len(evidence) > 1 else []
-        seen = _ask(settings, several, token, Step.LOOK, silent)
+        made = [said.machine.mark for said in evidence.values() if said.machine.mark is not None]
+        seen = _ask(settings, several, (token, Step.LOOK, made), silent)
     finally:
         broker.ask(settings, workers, token, Step.END)
     marks = {name: frozenset(answer.get("marks", ())) for name, answer in seen.items()}
@@ -92,14 +93,17 @@ def ask_all(settings: Settings, workers: Sequence[str]) -> Asked:
 
 
 def _ask(
-    settings: Settings, workers: Sequence[str], token: str, step: Step, silent: dict[str, str]
+    settings: Settings,
+    workers: Sequence[str],
+    question: tuple[str, Step, Sequence[str]],
+    silent: dict[str, str],
 ) -> dict[str, dict[str, Any]]:
     """Ask again and again until all have come to an end; who does not, and why, goes to `silent`."""
     done: dict[str, dict[str, Any]] = {}
     pending = set(workers)
     deadline = time.monotonic() + _WITHIN_S
     while pending and time.monotonic() < deadline:
-        for name, answer in broker.ask(settings, sorted(pending), token, step).items():
+        for name, answer in broker.ask(settings, sorted(pending), *question).items():
             match answer.get("state"):
                 case "examining":
                     continue
@@ -121,7 +125,13 @@ def _ask(
 
 
 def online_check(workers: Sequence[str], evidence: AllEvidence) -> Check:
-    """Who takes jobs right now."""
+    """Who takes jobs right now. Names are how they are told apart, also in the ledger."""
+    twice = sorted({name for name in workers if list(workers).count(name) > 1})
+    if twice:
+        words = f"several workers are called {_some(twice)}"
+        return warned(
+            "online", words, "Give each worker a name of its own: celery … worker --hostname NAME@%h"
+        )
     processes = sum(one.processes for one in evidence.values())
     return passed("online", f"{_some(workers)}; {processes} processes")
 
@@ -210,11 +220,18 @@ def directory_check(asked: Asked) -> Check:
 def store_check(evidence: AllEvidence) -> Check:
     """Do all find the same store in it, or none yet?"""
     name = "same store"
-    ids = {who: said.machine.store_id for who, said in evidence.items()}
+    ids = {who: said.machine.store_id for who, said in evidence.items() if not _cannot_tell(said)}
+    if not ids:
+        return warned(name, "nobody can tell", "See: store.")
     if len(set(ids.values())) > 1:
         words = "; ".join(f"{who} finds {found or 'none'}" for who, found in sorted(ids.items()))
         return failed(name, words, "Mount the same file system at DATA_DIR on every worker's machine.")
     return passed(name, next(iter(ids.values())) or "none yet")
+
+
+def _cannot_tell(said: Evidence) -> bool:
+    """One whose store cannot be read has said so already."""
+    return any(check.name == "store" and check.verdict is Verdict.FAIL for check in said.machine.checks)
 
 
 def _identity(engine: Engine) -> str | None:

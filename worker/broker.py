@@ -106,10 +106,12 @@ def workers_online(settings: Settings) -> list[str]:
     return sorted(name for reply in replies for name in reply)
 
 
-def ask(settings: Settings, workers: Sequence[str], token: str, step: Step) -> dict[str, dict[str, Any]]:
+def ask(
+    settings: Settings, workers: Sequence[str], token: str, step: Step, marks: Sequence[str] = ()
+) -> dict[str, dict[str, Any]]:
     """What these workers answer to one step of an examination, by name; those that do not answer at once are not in it."""
     app = _app(settings, with_results=False)
-    arguments = {"token": token, "step": step.value}
+    arguments = {"token": token, "step": step.value, "marks": list(marks)}
     with _in_our_words(settings):
         replies: list[dict[str, Any]] = (
             app.control.broadcast(

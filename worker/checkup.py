@@ -10,7 +10,8 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,6 +57,7 @@ class Checkup:
         self._begun = time.monotonic()
         self._doing = "asking PostgreSQL"
         self._evidence: Evidence | None = None
+        self._wanted: Sequence[str] = ()
         self._marks: list[str] | None = None
         self._look = threading.Event()
         self._ended = threading.Event()
@@ -68,14 +70,15 @@ class Checkup:
         """Has it come to its end, or had its time?"""
         return self._over or time.monotonic() - self._begun > _LIMIT_S + 2 * _WAITS_FOR_WORDS_S
 
-    def answer(self, step: Step) -> dict[str, Any]:
+    def answer(self, step: Step, marks: Sequence[str] = ()) -> dict[str, Any]:
         """What is known by now, as JSON. `state`: done, examining (ask again), or silent (it hangs, and where)."""
         match step:
             case Step.EXAMINE if self._evidence is not None:
                 return {"state": "done", "evidence": self._evidence.to_json()}
             case Step.LOOK if self._marks is not None:
                 return {"state": "done", "marks": self._marks}
-            case Step.LOOK:
+            case Step.LOOK if not self._look.is_set():
+                self._wanted = marks
                 self._look.set()
             case Step.END:
                 self._ended.set()
@@ -130,12 +133,12 @@ class Checkup:
             self._evidence = self._put_together(seen, Machine.from_json(json.loads(found)))
             self._doing = "looking for marks"
             if self._look.wait(_WAITS_FOR_WORDS_S) and not self._ended.is_set():
-                words.write(f"{Step.LOOK}\n".encode())
+                words.write(json.dumps(self._wanted).encode() + b"\n")
                 words.flush()
                 marks = lines.next(WITHIN_S + _GRACE_S)
                 self._marks = json.loads(marks) if marks is not None else None
                 self._ended.wait(_WAITS_FOR_WORDS_S)
-            words.write(f"{Step.END}\n".encode())
+            words.write(b"null\n")
 
     def _put_together(self, seen: "_Seen", machine: Machine) -> Evidence:
         return Evidence(
@@ -159,7 +162,7 @@ class Checkups:
         # What runs here, and not what the files say when somebody asks.
         edition()
 
-    def answer(self, token: str, step: str, *, processes: int) -> dict[str, Any]:
+    def answer(self, token: str, step: str, marks: Sequence[str] = (), *, processes: int) -> dict[str, Any]:
         """The answer to one question; see `Checkup.answer`. The first one begins an examination.
 
         Raises `ValueError` for what is no token or no step: both came through the broker, and the token becomes a part of
@@ -177,7 +180,7 @@ class Checkups:
                 return {"state": "examining"}
             checkup = Checkup(self._settings, token, processes=processes, beside=self._beside)
             self._by_token[token] = checkup
-        return checkup.answer(asked)
+        return checkup.answer(asked, marks)
 
 
 # The database, as this worker sees it -----------------------------------------------------------------------------
@@ -212,12 +215,12 @@ def _questions(engine: Engine, token: str, answers: Check) -> _Seen:
     with engine_module.autocommit(engine) as conn:
         health.give_up_after(conn, _STATEMENT_S)
         ahead_s = health.clock_ahead_s(conn)
-        identity = health.identity(conn)
-        try:
+        identity: str | None = None
+        projects: dict[int, str] = {}
+        # A table that is missing, or a right: the producer's own look at the database says so.
+        with suppress(SQLAlchemyError):
+            identity = health.identity(conn)
             projects = health.sample_of_legacy(conn, token, _SAMPLE)
-        except SQLAlchemyError:
-            # No table, or no right to read it: the producer's own look at the database says so.
-            projects = {}
     return _Seen(checks=(answers, clock_check(ahead_s)), identity=identity, projects=projects)
 
 

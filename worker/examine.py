@@ -2,7 +2,7 @@
 
 `python -m worker.examine` is a process of its own, because a mount that hangs must hold up nobody: a thread for each place,
 one deadline for all, and what has not answered by then is said. It reads a request as a line of JSON, writes what it found as
-another, and again which marks it sees when it is asked to look. Its own mark in DATA_DIR lives as long as it does.
+another, and again which marks it sees when it is asked for some. Its own mark in DATA_DIR lives as long as it does.
 """
 
 import json
@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from worker import places, sources
 from worker.blobs.digest import printable
 from worker.machine import machine_checks
-from worker.messages import Check, Machine, Step, Verdict, failed, warned
+from worker.messages import Check, Machine, Verdict, failed, warned
 from worker.places import Request
 
 T = TypeVar("T")
@@ -143,8 +143,8 @@ def main() -> None:
     try:
         _say(examine(request, mark).to_json())
         # The end of the pipe is not waited for: children that the worker forked meanwhile hold it open.
-        while words.next(_LIVES_S) == Step.LOOK:
-            _say(abreast({"marks": partial(places.marks, request)}, WITHIN_S).get("marks", []))
+        while (names := json.loads(words.next(_LIVES_S) or "null")) is not None:
+            _say(abreast({"seen": partial(places.marks_seen, request, names)}, WITHIN_S).get("seen", []))
     finally:
         abreast({"mark": lambda: _remove(mark)}, WITHIN_S)
         # Threads that hang in the kernel are not waited for.

@@ -18,7 +18,7 @@ _FEW_FILES = 512
 
 def machine_checks() -> Iterator[Check]:
     """Everything that is known without looking at a disk."""
-    yield memory_check(Path("/proc/meminfo").read_text(encoding="ascii"))
+    yield memory_check(Path("/proc/meminfo").read_text(encoding="utf-8"))
     yield open_files_check(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     yield user_check(os.geteuid())
 

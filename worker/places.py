@@ -4,9 +4,10 @@ Each look is one call that may hang with its mount; who calls sees to that. Know
 """
 
 import os
+import re
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -272,10 +273,11 @@ def leave_mark(mark: str) -> bool:
     return True
 
 
-def marks(request: Request) -> list[str]:
-    """The marks of this call of the doctor that can be seen here, whoever made them."""
-    try:
-        names = os.listdir(request.data_dir)
-    except OSError:
-        return []
-    return sorted(name for name in names if name.startswith(f"{_MARK}-{request.token}-"))
+def marks_seen(request: Request, names: Iterable[str]) -> list[str]:
+    """Those of the marks that can be seen here, whoever made them. Names that are no marks of this call are not looked for:
+    they came through the broker.
+
+    Each by its name: what a network file system lists may be half a minute old, and a name that was never asked for is not.
+    """
+    ours = re.compile(rf"{re.escape(_MARK)}-{request.token}-[0-9a-f]{{32}}")
+    return [name for name in names if ours.fullmatch(name) and os.path.lexists(f"{request.data_dir}/{name}")]

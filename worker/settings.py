@@ -128,8 +128,8 @@ class Settings(BaseSettings):
     def common(self) -> dict[str, str]:
         """What every machine must have alike, by variable. Threads, limits and logging are each machine's own affair."""
         return {
-            "DATA_DIR": os.fspath(self.data_dir),
-            "LEGACY_ROOTS": ":".join(sorted(map(os.fspath, self.legacy_roots))),
+            "DATA_DIR": _printable(self.data_dir),
+            "LEGACY_ROOTS": ":".join(sorted(map(_printable, self.legacy_roots))),
             "STORE_DIGEST": self.store_digest,
             "VERIFY_AFTER_DAYS": f"{self.verify_after_days:g}",
             "LEASE_S": f"{self.lease_s:g}",
@@ -144,6 +144,11 @@ class Settings(BaseSettings):
     def store_dir(self) -> Path:
         """Where blobs, manifests, staging and quarantine are."""
         return self.data_dir / "dataset_store"
+
+
+def _printable(path: Path) -> str:
+    """A path for JSON and for people, whatever bytes it has."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def load() -> Settings:

@@ -2,6 +2,7 @@
 
 import os
 import uuid
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
@@ -98,11 +99,11 @@ class Reaping(bootsteps.StartStopStep):  # type: ignore[misc]
 
 
 @inspect_command(args=[("token", str), ("step", str)], signature="TOKEN {examine|look|end}")
-def examine(state: Any, token: str, step: str) -> dict[str, Any]:
+def examine(state: Any, token: str, step: str, marks: Sequence[str] = ()) -> dict[str, Any]:
     """Answer the doctor for this worker and its machine: at once, with what is known by now.
 
     Runs in the parent's event loop, so a worker whose children are all busy answers, too. Twice, or at once: one examination
     for each token.
     """
     parent = state.consumer.controller
-    return parent.checkups.answer(token, step, processes=parent.concurrency)  # type: ignore[no-any-return]
+    return parent.checkups.answer(token, step, marks, processes=parent.concurrency)  # type: ignore[no-any-return]

@@ -529,6 +529,7 @@ def test_a_worker_with_other_settings_or_another_database_is_found(
         "odd": {"DATA_DIR": str(tmp_path / "not there"), "LEASE_S": "7", "DATABASE_URL": other},
         "lost": {"DATABASE_URL": nowhere.render_as_string(hide_password=False)},
     }
+    (shared_site.data_dir / "projects").mkdir()
     with shared_site.engine.begin() as conn:
         make_project(conn, shared_site.legacy_root, "study")
     with running(shared_site, odd, {}):
@@ -649,6 +650,13 @@ def test_the_worst_of_several_counts_and_says_whose_it_is():
     assert (one.verdict, one.finding, one.remedy) == (Verdict.FAIL, "b: broken", "mend it")
     assert all_of_them.finding == "away"
     assert differing.finding == "a: aa; b: bb; c: cc; d: dd; e: ee; and 3 more"
+
+
+def test_two_workers_of_one_name_are_warned_of():
+    check = doctor_workers.online_check(["a@x", "b@x", "a@x"], {})
+
+    assert (check.verdict, check.finding) == (Verdict.WARN, "several workers are called a@x")
+    assert doctor_workers.online_check(["a@x", "b@x"], {}).verdict is Verdict.PASS
 
 
 def test_workers_that_do_not_answer_are_named():

@@ -23,9 +23,9 @@ def ask(site: Site) -> Callable[..., dict[str, Any]]:
     """Ask one worker's parent."""
     checkups = Checkups(site.settings, lambda: (passed("reaper", "works"),))
 
-    def ask(token: str, step: str = Step.EXAMINE) -> dict[str, Any]:
+    def ask(token: str, step: str = Step.EXAMINE, *marks: str) -> dict[str, Any]:
         begin = time.monotonic()
-        answer = checkups.answer(token, step, processes=3)
+        answer = checkups.answer(token, step, marks, processes=3)
         assert time.monotonic() - begin < 0.5, "the event loop does not wait"
         return answer
 
@@ -40,7 +40,8 @@ def test_a_question_is_answered_at_once_and_its_findings_are_there_when_it_is_as
     first = ask(token)
     eventually(lambda: ask(token)["state"] == "done", "the examination is done")
     said = Evidence.from_json(ask(token)["evidence"])
-    ask(token, Step.LOOK)
+    assert said.machine.mark is not None
+    ask(token, Step.LOOK, said.machine.mark)
     eventually(lambda: ask(token, Step.LOOK)["state"] == "done", "marks are looked for")
     marks = ask(token, Step.LOOK)["marks"]
     ask(token, Step.END)

@@ -111,18 +111,19 @@ def test_a_machine_where_all_works(tmp_path: Path, *, with_store: bool):
 
 def test_the_process_answers_shows_marks_and_clears_up_when_it_is_told_to(tmp_path: Path):
     asked = request(tmp_path)
-    (tmp_path / f".label-doctor-{asked.token}-other").touch()
-    (tmp_path / ".label-doctor-of-another-call").touch()
+    other, unseen = (f".label-doctor-{asked.token}-{uuid.uuid4().hex}" for _ in range(2))
+    (tmp_path / other).touch()
+    (tmp_path / "secret").touch()
 
     with process(asked) as (say, lines):
         found = Machine.from_json(json.loads(lines.next(PATIENCE_S) or ""))
-        say("look")
+        say(json.dumps([found.mark, other, unseen, "secret", "../../etc/passwd"]))
         marks = json.loads(lines.next(PATIENCE_S) or "")
-        say("end")
+        say("null")
         assert lines.next(PATIENCE_S) is None
 
     assert found.mark is not None
-    assert marks == sorted([found.mark, f".label-doctor-{asked.token}-other"])
+    assert marks == [found.mark, other]
     assert not (tmp_path / found.mark).exists()
 
 
