@@ -263,6 +263,9 @@ def together(name: str, checks: Mapping[str, Check]) -> Check:
         said.setdefault(check.finding, []).append(who)
     if len(said) == 1 and len(of_worst) == len(checks):
         words = next(iter(said))
+    elif worst is Verdict.PASS:
+        first, check = next(iter(of_worst.items()))
+        words = f"{first}: {check.finding}; {len(checks) - 1} more {'is' if len(checks) == 2 else 'are'} well"
     else:
         parts = [f"{_some(whose)}: {finding}" for finding, whose in said.items()]
         words = "; ".join(parts[:_FEW]) + (f"; and {len(parts) - _FEW} more" if len(parts) > _FEW else "")

@@ -214,6 +214,7 @@ def status_lines(status: Mapping[str, Any]) -> Iterator[str]:
 
 
 _MARKS = {Verdict.PASS: "[green]✓[/]", Verdict.WARN: "[yellow]![/]", Verdict.FAIL: "[red]✗[/]"}
+_IN_SHORT = {Verdict.FAIL: "in short, failed:", Verdict.WARN: "in short, warnings:"}
 _NAMES_WIDTH = 24
 
 
@@ -230,7 +231,7 @@ def diagnosis_lines(diagnosis: Diagnosis, width: int) -> Iterator[str]:
     # The lines above may have left the screen.
     for verdict in (Verdict.FAIL, Verdict.WARN):
         if diagnosis.count(verdict):
-            yield from _entry(_MARKS[verdict], f"in short, {verdict.value}:", diagnosis.names(verdict), width)
+            yield from _entry(_MARKS[verdict], _IN_SHORT[verdict], diagnosis.names(verdict), width)
     passed, warnings, failures = (diagnosis.count(verdict) for verdict in Verdict)
     not_checked = sum(len(chapter.not_checked) for chapter in diagnosis.chapters)
     yield (

@@ -42,6 +42,7 @@ _MOST = 4
 _STATEMENT_S = 3.0
 _SAMPLE = 50
 _CLOCKS_APART_S = 5.0
+_ALIKE_S = 0.1
 
 
 class Checkup:
@@ -227,6 +228,8 @@ def _questions(engine: Engine, token: str, answers: Check) -> _Seen:
 def clock_check(ahead_s: float) -> Check:
     """Leases run by the database's clock alone; reports and logs hold the machine's."""
     name = "clocks of workers"
+    if abs(ahead_s) < _ALIKE_S:
+        return passed(name, "the same as the database's")
     words = f"{abs(ahead_s):.1f} s {'ahead of' if ahead_s >= 0 else 'behind'} the database's"
     if abs(ahead_s) > _CLOCKS_APART_S:
         return warned(

@@ -438,7 +438,7 @@ def test_it_fits_a_terminal_of_eighty_columns(site: Site, monkeypatch: pytest.Mo
     marked = [line for line in plain if line[2:3] and line[2] in "✓!✗"]
     in_short = [line for line in marked if "in short" in line]
     assert plain[-1].startswith(f"{len(marked) - len(in_short)} checks: ")
-    assert any(line.split() == ["✗", "in", "short,", "fail:", "Workers:", "online"] for line in in_short)
+    assert any(line.split() == ["✗", "in", "short,", "failed:", "Workers:", "online"] for line in in_short)
     assert plain[0] == "Here"
 
 
@@ -647,8 +647,11 @@ def test_the_worst_of_several_counts_and_says_whose_it_is():
         "store", {name: failed("store", name * 2, "x") for name in "abcdefgh"}
     )
 
+    alike = doctor_workers.together("sync", {name: passed("sync", f"{ord(name) - 96} s") for name in "abc"})
+
     assert (one.verdict, one.finding, one.remedy) == (Verdict.FAIL, "b: broken", "mend it")
     assert all_of_them.finding == "away"
+    assert alike.finding == "a: 1 s; 2 more are well"
     assert differing.finding == "a: aa; b: bb; c: cc; d: dd; e: ee; and 3 more"
 
 
