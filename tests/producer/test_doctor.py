@@ -20,6 +20,7 @@ import worker
 from producer import doctor, doctor_broker, doctor_database, doctor_workers
 from producer.children import Child, start, stop
 from producer.diagnosis import Chapter
+from producer.inquiry import Asked
 from producer.terminal import diagnosis_lines
 from tests.conftest import Site
 from tests.estate import make_project, record_session, split_session
@@ -663,7 +664,7 @@ def test_two_workers_of_one_name_are_warned_of():
 
 
 def test_workers_that_do_not_answer_are_named():
-    asked = doctor_workers.Asked(
+    asked = Asked(
         evidence={}, marks={}, silent={"w@b": "it did not get beyond looking at its machine's files"}
     )
 
