@@ -13,14 +13,17 @@ import typer
 from sqlalchemy import Engine
 
 from producer import control, converted, report, report_html, status
+from producer import doctor as doctor_room
 from producer import enqueue as enqueue_room
 from producer.collect import Collected
 from producer.collect import collect as collect_outcomes
+from producer.doctor_workers import WORKER_COMMAND
 from producer.enqueue import Opened
 from producer.report import RunFacts
 from producer.signals import stopped_by_signals
 from producer.terminal import (
     Terminal,
+    diagnosis_lines,
     escape,
     left_out_lines,
     plan_table,
@@ -37,9 +40,6 @@ from worker.errors import BrokerUnavailableError, SessionsDifferError, StoredByt
 from worker.messages import RunState
 from worker.settings import Settings
 from worker.sizes import human_bytes, parse_bytes
-
-WORKER_COMMAND = "celery -A worker.app worker --concurrency 2 -E"
-
 
 _MISMATCHES = {StoredBytesMismatchError.__name__, SessionsDifferError.__name__}
 
@@ -161,6 +161,18 @@ def schema_status(*, as_json: AsJson = False) -> None:
     if any(step.state != "applied" for step in steps):
         terminal.say("Run: producer schema apply")
         raise typer.Exit(Exit.NOT_READY)
+
+
+@app.command(epilog=_epilog("producer doctor"))
+def doctor(*, as_json: AsJson = False) -> None:
+    """Look at settings, servers, tables, workers and their machines, and say what to do (exit 5 if a check fails)."""
+    terminal = Terminal(as_json=as_json)
+    log.configure(log_format="console", level="error")
+    diagnosis = doctor_room.diagnose()
+    for line in diagnosis_lines(diagnosis, terminal.width):
+        terminal.say(line)
+    terminal.document(diagnosis.to_json())
+    raise typer.Exit(Exit.WELL if diagnosis.is_well else Exit.NOT_READY)
 
 
 @app.command(epilog=_epilog("producer enqueue --dry-run --project-id 42 --wait"))

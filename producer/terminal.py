@@ -2,6 +2,7 @@
 
 import json
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,9 +16,10 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
+from producer.diagnosis import Diagnosis
 from producer.enqueue import Opened
 from worker.db.ledger import Progress
-from worker.messages import RunState, Verb
+from worker.messages import RunState, Verb, Verdict
 from worker.sizes import human_bytes, human_duration
 
 _LINE_EVERY_S = 10.0
@@ -43,6 +45,11 @@ class Terminal:
         if not self.people.is_terminal:
             # In a file or a pipe nothing has to fit: a path stays on one line, whole.
             self.people.width = _WIDTH_OF_FILES
+
+    @property
+    def width(self) -> int:
+        """So many characters a line has room for."""
+        return self.people.width
 
     def document(self, value: Mapping[str, Any] | Sequence[Any]) -> None:
         """One JSON document on standard output, only when it was asked for."""
@@ -204,6 +211,42 @@ def status_lines(status: Mapping[str, Any]) -> Iterator[str]:
             f"[dim]leases run out: {incidents['leases_run_out']}, attempts that came too late: "
             f"{incidents['attempts_fenced']}, jobs tried again: {incidents['retries']}[/]"
         )
+
+
+_MARKS = {Verdict.PASS: "[green]✓[/]", Verdict.WARN: "[yellow]![/]", Verdict.FAIL: "[red]✗[/]"}
+_IN_SHORT = {Verdict.FAIL: "in short, failed:", Verdict.WARN: "in short, warnings:"}
+_NAMES_WIDTH = 24
+
+
+def diagnosis_lines(diagnosis: Diagnosis, width: int) -> Iterator[str]:
+    """What the doctor found, chapter by chapter, within so many columns; what to do stands under what is not well."""
+    for chapter in diagnosis.chapters:
+        yield f"[bold]{chapter.title}[/]"
+        for check in chapter.checks:
+            yield from _entry(_MARKS[check.verdict], check.name, check.finding, width)
+            if check.remedy:
+                yield from _entry(" ", "", f"→ {check.remedy}", width)
+        for one in chapter.not_checked:
+            yield from _entry("[dim]-[/]", one.name, f"not checked: {one.because}", width)
+    # The lines above may have left the screen.
+    for verdict in (Verdict.FAIL, Verdict.WARN):
+        if diagnosis.count(verdict):
+            yield from _entry(_MARKS[verdict], _IN_SHORT[verdict], diagnosis.names(verdict), width)
+    passed, warnings, failures = (diagnosis.count(verdict) for verdict in Verdict)
+    not_checked = sum(len(chapter.not_checked) for chapter in diagnosis.chapters)
+    yield (
+        f"[bold]{passed + warnings + failures} checks: {passed} pass, {warnings} warning{'s' * (warnings != 1)}, "
+        f"{failures} failed[/]{f', {not_checked} not checked' if not_checked else ''}"
+    )
+
+
+def _entry(mark: str, name: str, words: str, width: int) -> Iterator[str]:
+    """A line with its continuation below its own words. Names and paths are not cut, but they may be broken."""
+    room = max(20, width - _NAMES_WIDTH - 4)
+    first, *rest = textwrap.wrap(words.translate(_CONTROLS), room, break_on_hyphens=False) or [""]
+    yield f"  {mark} {name:<{_NAMES_WIDTH}}{escape(first)}"
+    for line in rest:
+        yield f"    {'':<{_NAMES_WIDTH}}{escape(line)}"
 
 
 class _Speed:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from worker.errors import BrokerUnavailableError
-from worker.messages import QUEUE, JobRef, Verb
+from worker.messages import QUEUE, JobRef, Step, Verb
 from worker.settings import Settings
 from worker.sizes import human_bytes
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _TIMEOUT_S = 5
 _BATCH = 500
 _PING_S = 1.0
+_ANSWER_S = 2.0
+_SAVES = ("rdb_last_bgsave_status", "aof_last_write_status", "aof_last_bgrewrite_status")
 _EPOCH_KEY = "label_migrator:epoch"
 
 
@@ -45,6 +47,21 @@ class Condition:
 
     epoch: str
     waiting: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """What kind of server the broker is. `eviction`: what it does when `memory_limit_bytes` (0: none) is reached. `writes_log`:
+    does it append what it is told to a file? `cannot_save` names what of its last saving to disk went wrong.
+    """
+
+    product: str
+    redis_version: str
+    eviction: str
+    memory_bytes: int
+    memory_limit_bytes: int
+    writes_log: bool
+    cannot_save: tuple[str, ...]
 
 
 def check(settings: Settings) -> None:
@@ -87,6 +104,45 @@ def workers_online(settings: Settings) -> list[str]:
     with _in_our_words(settings):
         replies: list[dict[str, Any]] = app.control.ping(timeout=_PING_S) or []
     return sorted(name for reply in replies for name in reply)
+
+
+def ask(
+    settings: Settings, workers: Sequence[str], token: str, step: Step, marks: Sequence[str] = ()
+) -> dict[str, dict[str, Any]]:
+    """What these workers answer to one step of an examination, by name; those that do not answer at once are not in it."""
+    app = _app(settings, with_results=False)
+    arguments = {"token": token, "step": step.value, "marks": list(marks)}
+    with _in_our_words(settings):
+        replies: list[dict[str, Any]] = (
+            app.control.broadcast(
+                "examine",
+                arguments,
+                destination=list(workers),
+                reply=True,
+                timeout=_ANSWER_S,
+                limit=len(workers),
+            )
+            or []
+        )
+    return {name: answer for reply in replies for name, answer in reply.items()}
+
+
+def server(settings: Settings) -> Server:
+    """What the broker's server says of itself. By `INFO` alone: a careful operator forbids `CONFIG`."""
+    with _in_our_words(settings), _client(settings) as client:
+        said: dict[str, Any] = {}
+        for section in ("server", "memory", "persistence"):
+            said |= client.info(section)
+    is_valkey = said.get("server_name") == "valkey"
+    return Server(
+        product=f"Valkey {said.get('valkey_version')}" if is_valkey else f"Redis {said['redis_version']}",
+        redis_version=str(said["redis_version"]),
+        eviction=str(said.get("maxmemory_policy", "noeviction")),
+        memory_bytes=int(said.get("used_memory", 0)),
+        memory_limit_bytes=int(said.get("maxmemory", 0)),
+        writes_log=bool(said.get("aof_enabled")),
+        cannot_save=tuple(name for name in _SAVES if said.get(name, "ok") != "ok"),
+    )
 
 
 def results(settings: Settings, refs: Iterable[JobRef]) -> dict[int, dict[str, Any]]:

@@ -5,6 +5,7 @@ Every worker has one, and any number may look at the same rows: each takes what 
 
 import random
 import threading
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
@@ -19,13 +20,17 @@ from worker.db import leases, ledger
 from worker.db.leases import MOST_CRASHES, Expired
 from worker.db.ledger import Waiting
 from worker.errors import MigratorError, WorkerCrashedError
-from worker.messages import Outcome, RunState, Status
+from worker.messages import Check, Outcome, RunState, Status, failed, passed, warned
 from worker.settings import Settings
 
 _log = log.get(__name__)
 
 _BATCH = 500
 """How many rows are looked at in one transaction."""
+
+_NAME = "reaper"
+_SILENT_AFTER_LOOKS = 12
+"""So many times the usual interval without a look is a thread that hangs."""
 
 
 class Reaper:
@@ -38,7 +43,9 @@ class Reaper:
             settings.sqlalchemy_url, application_name="label-migrator reaper", keeps_connections=False
         )
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=_NAME, daemon=True)
+        self._looked_at = time.monotonic()
+        self._trouble: str | None = None
 
     def start(self) -> None:
         """Begin to look."""
@@ -50,17 +57,34 @@ class Reaper:
         if self._thread.is_alive():
             self._thread.join(1.0)
 
+    def check(self) -> Check:
+        """Does it still look, and with success? For the doctor."""
+        ago_s = time.monotonic() - self._looked_at
+        if not self._thread.is_alive():
+            return failed(_NAME, "its thread has ended", "Restart the worker; its log says what happened.")
+        if ago_s > self._settings.reap_every_s * _SILENT_AFTER_LOOKS:
+            return failed(_NAME, f"has not looked for {ago_s:.0f} s", "Restart the worker.")
+        if self._trouble is not None:
+            return warned(
+                _NAME, f"cannot look: {self._trouble}", "Nothing, if it passes; else read the worker's log."
+            )
+        return passed(_NAME, "looks after jobs of dead workers and lost messages")
+
     def _run(self) -> None:
         epoch: str | None = None
         # Not all workers at the same moment.
         while not self._stopped.wait(self._settings.reap_every_s * random.uniform(0.8, 1.2)):  # noqa: S311
             try:
                 epoch = reap(self._settings, self._engine, epoch)
+                self._trouble = None
             except (MigratorError, SQLAlchemyError) as error:
+                self._trouble = str(error).partition("\n")[0]
                 _log.warning("not_reaped", reason=str(error))
-            except Exception:  # noqa: BLE001 - said with its trace
+            except Exception as error:  # noqa: BLE001 - said with its trace
                 # A thread that ends here would leave the jobs of the dead to nobody.
+                self._trouble = type(error).__name__
                 _log.exception("not_reaped")
+            self._looked_at = time.monotonic()
 
 
 def reap(settings: Settings, engine: Engine, known_epoch: str | None = None) -> str:

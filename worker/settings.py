@@ -125,6 +125,17 @@ class Settings(BaseSettings):
         return min(5.0, self.lease_s / 12)
 
     @property
+    def common(self) -> dict[str, str]:
+        """What every machine must have alike, by variable. Threads, limits and logging are each machine's own affair."""
+        return {
+            "DATA_DIR": _printable(self.data_dir),
+            "LEGACY_ROOTS": ":".join(sorted(map(_printable, self.legacy_roots))),
+            "STORE_DIGEST": self.store_digest,
+            "VERIFY_AFTER_DAYS": f"{self.verify_after_days:g}",
+            "LEASE_S": f"{self.lease_s:g}",
+        }
+
+    @property
     def datasets_dir(self) -> Path:
         """Where the application reads the trees of datasets."""
         return self.data_dir / "raw_datasets"
@@ -133,6 +144,11 @@ class Settings(BaseSettings):
     def store_dir(self) -> Path:
         """Where blobs, manifests, staging and quarantine are."""
         return self.data_dir / "dataset_store"
+
+
+def _printable(path: Path) -> str:
+    """A path for JSON and for people, whatever bytes it has."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def load() -> Settings:

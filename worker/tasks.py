@@ -2,6 +2,7 @@
 
 import os
 import uuid
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import cache, partial
@@ -9,9 +10,11 @@ from typing import Any
 
 from celery import Task, bootsteps, shared_task
 from celery.exceptions import Ignore
+from celery.worker.control import inspect_command
 
 from worker import settings as settings_module
 from worker import stopping
+from worker.checkup import Checkups
 from worker.db import engine
 from worker.heartbeat import Progress
 from worker.job import Tools
@@ -116,7 +119,10 @@ class Reaping(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def __init__(self, parent: Any, **arguments: Any) -> None:
         super().__init__(parent, **arguments)
-        self._reaper = Reaper(settings_module.load())
+        settings = settings_module.load()
+        self._reaper = Reaper(settings)
+        # Where the remote-control command below finds it.
+        parent.checkups = Checkups(settings, lambda: (self._reaper.check(),))
 
     def start(self, _parent: Any) -> None:
         """Begin to look."""
@@ -125,3 +131,14 @@ class Reaping(bootsteps.StartStopStep):  # type: ignore[misc]
     def stop(self, _parent: Any) -> None:
         """Look no more."""
         self._reaper.stop()
+
+
+@inspect_command(args=[("token", str), ("step", str)], signature="TOKEN {examine|look|end}")
+def examine(state: Any, token: str, step: str, marks: Sequence[str] = ()) -> dict[str, Any]:
+    """Answer the doctor for this worker and its machine: at once, with what is known by now.
+
+    Runs in the parent's event loop, so a worker whose children are all busy answers, too. Twice, or at once: one examination
+    for each token.
+    """
+    parent = state.consumer.controller
+    return parent.checkups.answer(token, step, marks, processes=parent.concurrency)  # type: ignore[no-any-return]

@@ -15,7 +15,7 @@ from worker.blobs.digest import BIG_BYTES, BIG_CHUNK_BYTES, printable
 from worker.errors import StoreBrokenError, StoreFullError, StoreUnusableError
 
 _FICLONE = 0x40049409
-_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}
+NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}
 """What file systems without hard links answer."""
 
 _SYNC_FILE_RANGE_WRITE = 2
@@ -76,7 +76,7 @@ def give_name(staged: str, final: str) -> None:
     try:
         os.link(staged, final)
     except OSError as error:
-        if error.errno not in _NO_LINKS:
+        if error.errno not in NO_LINKS:
             raise
         if os.path.lexists(final):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), final) from error
@@ -97,7 +97,7 @@ def place(blob: str, target: str) -> Placement:
     try:
         os.link(blob, target)
     except OSError as error:
-        if error.errno not in _NO_LINKS | {errno.EMLINK}:
+        if error.errno not in NO_LINKS | {errno.EMLINK}:
             raise
     else:
         return "hard"

@@ -412,6 +412,32 @@ def holders(conn: Connection, run_id: uuid.UUID) -> list[Row[Any]]:
     )
 
 
+def open_jobs(conn: Connection) -> Row[Any]:
+    """What is still to be done, over all runs: `waiting` for a worker right now, `running`, and those of them that are `dead`
+    (their lease ran out).
+    """
+    return conn.execute(
+        sql("""
+            select count(*) filter (where j.state = 'queued' and r.state in ('planned', 'running')
+                                    and coalesce(j.not_before <= clock_timestamp(), true)) as waiting,
+                   count(*) filter (where j.state = 'running') as running,
+                   count(*) filter (where j.state = 'running' and j.lease_until < clock_timestamp()) as dead
+            from migration_jobs j join migration_runs r using (run_id) where j.state in ('queued', 'running')""")
+    ).one()
+
+
+def running_jobs(conn: Connection) -> list[JobRef]:
+    """Every job that some worker has, or had when it died."""
+    rows = conn.execute(sql("select run_id, project_id from migration_jobs where state = 'running'"))
+    return [JobRef(run_id=row.run_id, project_id=row.project_id) for row in rows]
+
+
+def held_runs(conn: Connection) -> list[Run]:
+    """The runs that stand still until somebody lets them go on."""
+    rows = conn.execute(sql("select * from migration_runs where state = 'paused' order by created_at"))
+    return [_run(row) for row in rows]
+
+
 def retrying(conn: Connection, run_id: uuid.UUID, limit: int) -> list[Row[Any]]:
     """Jobs that met something passing and wait to be tried again."""
     return list(
