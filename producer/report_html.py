@@ -22,6 +22,7 @@ from markupsafe import Markup
 from producer.report import VERB_WORDS
 from producer.report_timeline import timeline
 from worker.messages import RunState, Verb
+from worker.sizes import human_bytes
 
 T = TypeVar("T")
 Detail = Mapping[str, Any]
@@ -280,19 +281,6 @@ def _elapsed_s(document: Mapping[str, Any]) -> float:
 
 
 # How values are written ---------------------------------------------------------------------------------------------
-
-
-def human_bytes(size: int) -> str:
-    """Write a number of bytes with three figures and a binary unit: `1.21 GiB`."""
-    value, unit = float(size), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB"):
-        if value < 1023.5:
-            break
-        value, unit = value / 1024, larger
-    if unit == "B":
-        return f"{size} B"
-    decimals = 2 if value < 9.995 else 1 if value < 99.95 else 0
-    return f"{value:.{decimals}f} {unit}"
 
 
 def human_duration(seconds: float) -> str:

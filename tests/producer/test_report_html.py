@@ -353,24 +353,6 @@ def test_ten_thousand_projects_are_all_in_the_table_and_the_rest_stays_short():
 
 
 @pytest.mark.parametrize(
-    ("size", "text"),
-    [
-        (0, "0 B"),
-        (1023, "1023 B"),
-        (1024, "1.00 KiB"),
-        (10_235, "10.0 KiB"),
-        (1_048_575, "1.00 MiB"),
-        (1_300_000_000, "1.21 GiB"),
-        (123 << 30, "123 GiB"),
-        (1 << 50, "1.00 PiB"),
-        (5000 << 60, "5000 EiB"),
-    ],
-)
-def test_bytes_are_written_with_three_figures(size, text):
-    assert report_html.human_bytes(size) == text
-
-
-@pytest.mark.parametrize(
     ("seconds", "text"),
     [
         (0, "0 ms"),

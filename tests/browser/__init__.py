@@ -1,0 +1,1 @@
+"""What people see of reports and of Flower, in a real browser."""

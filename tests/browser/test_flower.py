@@ -1,0 +1,130 @@
+"""Flower as people see it: closed to strangers, and each task named by its project, with what became of it."""
+
+import base64
+import http.client
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import pytest
+
+from producer.local_stack import FLOWER_PASSWORD, run_flower
+from tests.acceptance.slow import big_study, small_studies
+from tests.browser.webdriver import Browser
+from tests.conftest import Site
+from tests.estate import make_project
+from tests.worker.trees import eventually
+
+pytestmark = [pytest.mark.stack, pytest.mark.slow]
+
+WORKERS = 4
+WITHIN_S = 40
+SLOW = "4M"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """Flower, whoever may look, and what it has to show."""
+
+    url: str
+    login_url: str
+    big_id: int
+    gone_id: int
+    gone_path: str
+
+
+@pytest.fixture
+def watched(site: Site) -> Iterator[Watched]:
+    """Give Flower with four workers: one at a project for some seconds, the others done with a good and a missing one."""
+    with run_flower(site.env, site.folder) as flower, site.workers(WORKERS, BWLIMIT=SLOW):
+        big_id = big_study(site, "Wrist study", 1, 2, 3)
+        small_studies(site, 1)
+        with site.engine.begin() as conn:
+            gone = make_project(conn, site.legacy_root, "Lost in the move", path=f"{site.legacy_root}/gone")
+        assert site.run_producer("enqueue").returncode == 0
+        password = (site.folder / FLOWER_PASSWORD).read_text()
+        yield Watched(
+            url=flower.url,
+            login_url=flower.url.replace("://", f"://label:{password}@"),
+            big_id=big_id,
+            gone_id=gone.project_id,
+            gone_path=gone.path or "",
+        )
+
+
+def asked(watched: Watched, method: str, path: str, *, password: str | None = None) -> tuple[int, str]:
+    """Status and body that Flower answers, to the operator or to somebody without a password."""
+    address = urlsplit(watched.url)
+    headers = {}
+    if password is not None:
+        headers["Authorization"] = f"Basic {base64.b64encode(f'label:{password}'.encode()).decode()}"
+    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=10)
+    try:
+        connection.request(method, path, headers=headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    finally:
+        connection.close()
+
+
+def rows(browser: Browser, table: str) -> list[list[str]]:
+    """The cells of a page's table as they are read."""
+    found: list[list[str]] = browser.run(
+        """
+        return [...document.querySelectorAll(arguments[0] + ' tbody tr')]
+          .map(row => [...row.cells].map(cell => cell.innerText.trim()));
+        """,
+        table,
+    )
+    return found
+
+
+def task_rows(browser: Browser, watched: Watched) -> dict[str, list[str]]:
+    browser.open(f"{watched.url}/tasks")
+    eventually(lambda: len(rows(browser, "#tasks-table")) >= 1, "the table is filled", within_s=WITHIN_S)
+    return {row[0]: row for row in rows(browser, "#tasks-table")}
+
+
+def state_of(browser: Browser, watched: Watched, begin: str) -> str:
+    found = {name: row for name, row in task_rows(browser, watched).items() if name.startswith(begin)}
+    return next(iter(found.values()))[1] if found else ""
+
+
+def test_a_stranger_is_refused_and_the_operator_sees_every_project_by_name(
+    browser: Browser, watched: Watched
+):
+    pages = ("/", "/tasks", "/workers", "/api/tasks")
+    assert {asked(watched, "GET", page)[0] for page in pages} == {http.HTTPStatus.UNAUTHORIZED}
+
+    browser.open(watched.login_url)
+    eventually(
+        lambda: len([row for row in rows(browser, "table") if "Online" in " ".join(row)]) == WORKERS,
+        "four workers are online",
+        within_s=WITHIN_S,
+    )
+    big = f"project {watched.big_id} · Wrist study"
+    eventually(
+        lambda: state_of(browser, watched, big) == "PROGRESS", "a long task shows progress", within_s=WITHIN_S
+    )
+    eventually(lambda: state_of(browser, watched, big) == "SUCCESS", "it ends", within_s=WITHIN_S)
+
+    seen = task_rows(browser, watched)
+    (done,) = [row for name, row in seen.items() if name.startswith(big)]
+    (lost,) = [row for name, row in seen.items() if name.startswith(f"project {watched.gone_id} · ")]
+    assert done[0] == f"{big} · 28.3 MB"
+    assert done[2].startswith("migrated: 28.3 MB stored, 0 bytes reused, 3 sessions")
+    assert lost[1] == "FAILURE"
+    assert f"Directory does not exist: {watched.gone_path}" in lost[3]
+    assert {row[1] for row in seen.values()} == {"SUCCESS", "FAILURE"}
+
+
+def test_what_prometheus_asks_for_is_there_and_nothing_can_be_done_to_a_task(watched: Watched):
+    eventually(
+        lambda: "flower_worker_online{" in asked(watched, "GET", "/metrics")[1],
+        "Flower counts",
+        within_s=WITHIN_S,
+    )
+
+    status, _ = asked(watched, "POST", "/api/task/revoke/none", password=urlsplit(watched.login_url).password)
+
+    assert status == http.HTTPStatus.FORBIDDEN

@@ -1,0 +1,211 @@
+"""The report as people see it: its figures are those of the JSON, and it serves every screen, keyboard and printer."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from producer import report, report_html
+from tests.browser.webdriver import Browser
+from tests.producer.reports import HOSTILE, failed, migrated, run_facts, skipped
+from tests.worker.trees import eventually
+from worker.messages import Outcome, Warning_
+
+pytestmark = pytest.mark.slow
+
+PROJECTS = 400
+PHONE = (390, 844)
+A4_PIXELS = 794
+
+
+def outcomes() -> Iterator[Outcome]:
+    """Projects with every fate, some sharing data, with names that people give and names that attack."""
+    for number in range(1, PROJECTS + 1):
+        name = f"Study {number}"
+        if number <= len(HOSTILE):
+            name = HOSTILE[number - 1]
+        elif number % 50 == 0:
+            name = f"{'a_name_without_any_place_to_break_it' * 7} {number}"
+        if number % 29 == 0:
+            yield failed(number, project_name=name)
+        elif number % 31 == 0:
+            yield skipped(number, project_name=name)
+        else:
+            warnings = (Warning_(session="day 1", message=f"left alone {name}"),) if number % 100 == 1 else ()
+            yield migrated(
+                number,
+                digest=f"{number // 3:064x}",
+                stored=1_234_567 * number if number % 3 == 0 else 0,
+                reused=0 if number % 3 == 0 else 7_654 * number,
+                project_name=name,
+                worker=f"celery@machine{number % 4}",
+                duration_s=0.37 * (number % 17),
+                warnings=warnings,
+            )
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    """Give a report that has something in every section."""
+    built: dict[str, Any] = json.loads(json.dumps(report.build(run_facts(), list(outcomes()))))
+    return built
+
+
+@pytest.fixture
+def page(document: dict[str, Any], tmp_path: Path, browser: Browser) -> Browser:
+    """Give the browser with the report open."""
+    path = tmp_path / "report.html"
+    path.write_text(report_html.render(document), encoding="utf-8")
+    browser.open(path.as_uri())
+    return browser
+
+
+def shown_rows(page: Browser) -> list[str]:
+    rows: list[str] = page.run(
+        "return [...document.querySelectorAll('#table tbody tr')].filter(r => !r.hidden).map(r => r.id)"
+    )
+    return rows
+
+
+def too_wide(page: Browser) -> bool:
+    """Does the page, or any of its text, end right of the window?"""
+    found: bool = page.run(
+        """
+        const width = document.documentElement.clientWidth;
+        return document.documentElement.scrollWidth > width
+          || [...document.querySelectorAll('h1, h2, h3, p, dd, code, th, label')].some(
+               e => e.getClientRects().length && e.getBoundingClientRect().right > width + 1
+                    && getComputedStyle(e).position !== 'absolute');
+        """
+    )
+    return found
+
+
+def named(document: dict[str, Any], key: str) -> Any:
+    value: Any = document
+    for part in key.split("."):
+        value = value[part]
+    return value
+
+
+def test_every_figure_is_the_json_s(page: Browser, document: dict[str, Any]):
+    figures = page.run(
+        "return [...document.querySelectorAll('data[data-figure]')].map(e => [e.dataset.figure, e.value, e.textContent])"
+    )
+    rows = page.run(
+        """
+        return [...document.querySelectorAll('#table tbody tr')].map(row => [
+          row.id, row.dataset.status, ...[...row.querySelectorAll('data')].map(e => Number(e.value))]);
+        """
+    )
+
+    assert {"projects_migrated", "projects_failed", "bytes.saved", "bytes.read", "files.total"} <= {
+        key for key, _, _ in figures
+    }
+    for key, value, _ in figures:
+        assert int(value) == named(document, key), key
+    assert {text for key, _, text in figures if key == "projects_processed"} == {f"{PROJECTS}"}
+    assert rows == [
+        [
+            f"p{detail['project_id']}",
+            detail["status"],
+            detail["bytes_read"],
+            detail["bytes_stored"],
+            detail["bytes_reused"],
+            detail["files"]["total"],
+            detail["sessions_count"],
+            detail["duration_s"],
+        ]
+        for detail in document["details"]
+    ]
+
+
+def test_the_page_asks_for_nothing_and_has_no_complaint(page: Browser):
+    """Names that are scripts stay names: the policy would complain, and an alert would stand in the way."""
+    assert [url for url in page.requests() if not url.startswith(("file:", "data:"))] == []
+    assert page.console() == []
+    assert (
+        page.run("return document.querySelectorAll('img, iframe, link[rel=stylesheet], script[src]').length")
+        == 0
+    )
+    names = page.run(
+        "return [...document.querySelectorAll('#table tbody th > bdi')].slice(0, 6).map(e => e.textContent)"
+    )
+    assert [" ".join(name.split()) for name in names] == [" ".join(name.split()) for name in HOSTILE]
+
+
+def test_words_find_projects_and_a_link_finds_what_is_hidden(page: Browser, document: dict[str, Any]):
+    page.run("document.getElementById('find').focus()")
+    page.press("study 17")
+    eventually(lambda: len(shown_rows(page)) < PROJECTS, "the table is filtered", within_s=10)
+    wanted = [
+        f"p{detail['project_id']}"
+        for detail in document["details"]
+        if "study" in str(detail).lower() and "17" in (detail["project_name"] or "")
+    ]
+    assert set(wanted) <= set(shown_rows(page))
+    assert (
+        page.run("return document.getElementById('found').value")
+        == f"{len(shown_rows(page))} of {PROJECTS} projects"
+    )
+
+    page.run("document.querySelector('#failures a').click()")
+    eventually(lambda: len(shown_rows(page)) == PROJECTS, "the linked project is shown", within_s=10)
+
+
+def test_the_keyboard_alone_sorts_the_table(page: Browser, document: dict[str, Any]):
+    page.press("tab", "enter")  # the first stop skips to the table
+    assert page.run("return location.hash") == "#projects"
+    for _ in range(20):
+        page.press("tab")
+        if page.run("return document.activeElement.textContent") == "Time":
+            break
+    page.press("enter")
+
+    slowest = page.run("return document.querySelector('#table tbody tr:last-child').id")
+    outline = page.run("return getComputedStyle(document.activeElement).outlineStyle")
+    assert page.run("return document.activeElement.closest('th').getAttribute('aria-sort')") == "ascending"
+    longest = max(detail["duration_s"] for detail in document["details"])
+    assert slowest in {f"p{one['project_id']}" for one in document["details"] if one["duration_s"] == longest}
+    assert outline != "none", "whoever uses the keyboard sees where they are"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [PHONE[0], 820, 1280])
+def test_nothing_is_cut_off_at_any_width(page: Browser, width: int, scheme: str):
+    page.prefer(scheme)
+    page.size(width, PHONE[1], is_phone=width == PHONE[0])
+
+    assert not too_wide(page)
+
+
+def test_text_can_be_read_in_light_and_dark(page: Browser):
+    """At least 4.5 to 1 against the page, as WCAG 2.2 asks (1.4.3)."""
+    for scheme in ("light", "dark"):
+        page.prefer(scheme)
+        assert page.run(_WORST_CONTRAST) >= 4.5, scheme
+
+
+def test_print_takes_the_whole_table_and_nothing_is_cut_off(page: Browser):
+    pdf = page.pdf()
+
+    page.prefer("light", media="print")
+    page.size(A4_PIXELS, 1123)
+    assert pdf.startswith(b"%PDF")
+    assert pdf.count(b"/Type /Page\n") + pdf.count(b"/Type /Page ") + pdf.count(b"/Type /Page/") >= 5
+    assert not too_wide(page)
+    assert page.run("return getComputedStyle(document.querySelector('form.find')).display") == "none"
+
+
+_WORST_CONTRAST = """
+const channel = v => { v /= 255; return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; };
+const light = c => { const [r, g, b] = c.match(/[\\d.]+/g).map(Number);
+                     return 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b); };
+const page = light(getComputedStyle(document.body).backgroundColor);
+const seen = new Set([...document.querySelectorAll('h1, h2, p, small, dt, dd, td, th, a, code, caption')]
+  .filter(e => !e.matches('.skip') && e.textContent.trim() && e.getClientRects().length).map(e => getComputedStyle(e).color));
+return Math.min(...[...seen].map(c => { const l = light(c);
+  return (Math.max(l, page) + 0.05) / (Math.min(l, page) + 0.05); }));
+"""
