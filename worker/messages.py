@@ -188,9 +188,10 @@ class Outcome:
         """One line for people: what became of the project, and of its bytes where there were any."""
         if not self.bytes.read:
             return f"{self.status}: {self.reason}"
+        sessions = f"{self.sessions_count} session{'' if self.sessions_count == 1 else 's'}"
         return (
             f"{self.status}: {human_bytes(self.bytes.stored)} stored, {human_bytes(self.bytes.reused)} reused, "
-            f"{self.sessions_count} sessions ({self.reason})"
+            f"{sessions} ({self.reason})"
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -30,6 +30,9 @@ from worker.verify import verify_sessions
 class JobFailedError(Exception):
     """How Celery learns that a job failed: one line for Flower. The whole outcome is in the ledger."""
 
+    def __repr__(self) -> str:
+        return str(self)
+
 
 @shared_task(name=Verb.MIGRATE.task, bind=True, throws=(JobFailedError,))
 def migrate_project(self: Task, run_id: str, project_id: int) -> "Result":

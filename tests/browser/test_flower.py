@@ -114,7 +114,7 @@ def test_a_stranger_is_refused_and_the_operator_sees_every_project_by_name(
     assert done[0] == f"{big} · 28.3 MB"
     assert done[2].startswith("migrated: 28.3 MB stored, 0 bytes reused, 3 sessions")
     assert lost[1] == "FAILURE"
-    assert f"Directory does not exist: {watched.gone_path}" in lost[3]
+    assert lost[3] == f"project {watched.gone_id}: Directory does not exist: {watched.gone_path}"
     assert {row[1] for row in seen.values()} == {"SUCCESS", "FAILURE"}
 
 
