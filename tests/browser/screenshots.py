@@ -15,7 +15,7 @@ from worker.settings import Settings
 
 WORKERS = 4
 DESKTOP = (1280, 860)
-WIDE = (1720, 860)
+WIDE = (2360, 900)
 PHONE = (390, 844)
 
 _MEGABYTES = 120
@@ -28,8 +28,8 @@ def main(folder: Path) -> int:
     """Migrate the demo's estate with four workers, and take every picture on the way."""
     folder.mkdir(parents=True, exist_ok=True)
     with (
-        tempfile.TemporaryDirectory(prefix="label-") as work,
-        stack(Path(work, ".state"), data_dir=Path(work, "label"), flower=True) as running,
+        tempfile.TemporaryDirectory(prefix="l-") as work,
+        stack(Path(work, ".state"), data_dir=Path(work, "lab"), flower=True) as running,
         run_workers({**running.env, "BWLIMIT": _SLOWLY}, WORKERS, concurrency=1, log_folder=running.state),
         browser() as window,
     ):

@@ -112,9 +112,9 @@ def test_a_stranger_is_refused_and_the_operator_sees_every_project_by_name(
     (done,) = [row for name, row in seen.items() if name.startswith(big)]
     (lost,) = [row for name, row in seen.items() if name.startswith(f"project {watched.gone_id} · ")]
     assert done[0] == f"{big} · 28.3 MB"
-    assert done[2].startswith("migrated: 28.3 MB stored, 0 bytes reused, 3 sessions")
+    assert done[3].startswith("migrated: 28.3 MB stored, 0 bytes reused, 3 sessions")
     assert lost[1] == "FAILURE"
-    assert lost[3] == f"project {watched.gone_id}: Directory does not exist: {watched.gone_path}"
+    assert lost[4] == f"project {watched.gone_id}: Directory does not exist: {watched.gone_path}"
     assert {row[1] for row in seen.values()} == {"SUCCESS", "FAILURE"}
 
 
