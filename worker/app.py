@@ -22,10 +22,14 @@ def create_app(settings: Settings, *, with_results: bool = True) -> Celery:
     subscription of its own in Redis.
     """
     app = Celery("label_dataset_migrator", include=["worker.tasks"], set_as_current=with_results)
-    url = settings.redis_url.get_secret_value()
+    broker = settings.broker
     app.conf.update(
-        broker_url=url,
-        result_backend=url if with_results else None,
+        broker_url=broker.url,
+        # Not in the URL: Flower and the result backend do not look for it there, and kombu would take silence for "do not
+        # look at the certificate".
+        broker_use_ssl=dict(broker.tls) or None,
+        redis_backend_use_ssl=dict(broker.tls) or None,
+        result_backend=broker.url if with_results else None,
         broker_transport_options=_transport(_PATIENCE_S if with_results else _HURRY_S),
         **_MESSAGES,
         **_DELIVERY,

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
+from worker.broker_url import BrokerUrl
 from worker.errors import BrokerUnavailableError
 from worker.messages import QUEUE, JobRef, Verb
 from worker.settings import Settings
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _TIMEOUT_S = 5
 _BATCH = 500
 _PING_S = 1.0
+_CUT_OFF = ("closed by server", "Connection reset", "Broken pipe")
 _EPOCH_KEY = "label_migrator:epoch"
 
 
@@ -59,7 +60,7 @@ def condition(settings: Settings) -> Condition:
         client.set(_EPOCH_KEY, str(uuid.uuid4()), nx=True)
         epoch, waiting = client.get(_EPOCH_KEY), client.llen(QUEUE)
     # Emptied between the two: whoever asks next finds the new epoch.
-    return Condition(epoch=epoch.decode() if epoch is not None else "", waiting=waiting)
+    return Condition(epoch=_storable(epoch or b""), waiting=waiting)
 
 
 def send(settings: Settings, messages: Sequence[Message]) -> None:
@@ -101,12 +102,25 @@ def results(settings: Settings, refs: Iterable[JobRef]) -> dict[int, dict[str, A
         for start in range(0, len(wanted), _BATCH):
             part = wanted[start : start + _BATCH]
             values: list[bytes | None] = client.mget([backend.get_key_for_task(ref.task_id) for ref in part])
-            found |= {
-                ref.project_id: json.loads(value)
-                for ref, value in zip(part, values, strict=True)
-                if value is not None
+            documents = {
+                ref.project_id: _document(value) for ref, value in zip(part, values, strict=True) if value
             }
+            found |= {number: document for number, document in documents.items() if document is not None}
     return found
+
+
+def _document(value: bytes) -> dict[str, Any] | None:
+    """A stored result, if it is one: anybody who can write to the broker may have put something else there."""
+    try:
+        document = json.loads(value)
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) and "result" in document else None
+
+
+def _storable(epoch: bytes) -> str:
+    """The epoch as the ledger can keep it, whatever somebody wrote in its place."""
+    return epoch[:64].decode("ascii", "backslashreplace").replace("\0", "\\0")
 
 
 def _app(settings: Settings, *, with_results: bool = True) -> "Celery":
@@ -120,7 +134,10 @@ def _client(settings: Settings) -> "redis.Redis":
     import redis  # noqa: PLC0415 - as in _app
 
     return redis.Redis.from_url(
-        settings.redis_url.get_secret_value(), socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S
+        settings.broker.url,
+        socket_timeout=_TIMEOUT_S,
+        socket_connect_timeout=_TIMEOUT_S,
+        **settings.broker.tls,
     )
 
 
@@ -132,12 +149,22 @@ def _in_our_words(settings: Settings) -> Iterator[None]:
     try:
         yield
     except (redis.RedisError, OperationalError, OSError) as error:
-        address = urlsplit(settings.redis_url.get_secret_value())
+        broker = settings.broker
         raise BrokerUnavailableError(
-            f"Broker connection failed: {address.hostname}:{address.port or 6379}: {_reason(error)}"
+            f"Broker connection failed: {broker.place}: {_reason(error)}{_hint(broker, error)}"
         ) from error
 
 
 def _reason(error: BaseException) -> str:
     """The first line of the driver's words."""
     return str(error).partition("\n")[0] or type(error).__name__
+
+
+def _hint(broker: BrokerUrl, error: BaseException) -> str:
+    """What the driver cannot know: one end speaks TLS and the other does not."""
+    said = str(error)
+    if not broker.tls and any(word in said for word in _CUT_OFF):
+        return " (a server that wants TLS ends plain connections so: its URL begins with rediss://)"
+    if broker.tls and "WRONG_VERSION_NUMBER" in said.upper().replace(" ", "_"):
+        return " (there is no TLS on this port; nothing was sent in plain text)"
+    return ""
