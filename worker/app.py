@@ -8,6 +8,7 @@ from celery.signals import setup_logging, worker_shutting_down
 
 from worker import log, stopping
 from worker import settings as settings_module
+from worker.door import Door
 from worker.messages import QUEUE
 from worker.settings import Settings
 
@@ -21,7 +22,7 @@ def create_app(settings: Settings, *, with_results: bool = True) -> Celery:
     """An app for these settings. The producer sends with one that has no result backend: each kept result would be a
     subscription of its own in Redis.
     """
-    app = Celery("label_dataset_migrator", include=["worker.tasks"], set_as_current=with_results)
+    app = Celery("label_dataset_migrator", include=["worker.tasks"], set_as_current=with_results, amqp=Door)
     broker = settings.broker
     app.conf.update(
         broker_url=broker.url,

@@ -5,15 +5,18 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 QUEUE = "label_migration"
 """The one queue of the broker."""
 
 _STRICT = ConfigDict(extra="forbid")
+
+ProjectId = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
+"""`projects.project_id`, as PostgreSQL's `integer` holds it and sequences give it."""
 
 
 class Verb(StrEnum):
@@ -88,7 +91,7 @@ class JobRef:
     """One project in one run: all that a broker message carries."""
 
     run_id: uuid.UUID
-    project_id: int
+    project_id: ProjectId
 
     @property
     def task_id(self) -> str:
