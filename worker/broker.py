@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 _TIMEOUT_S = 5
 _BATCH = 500
 _PING_S = 1.0
-_CUT_OFF = ("closed by server", "Connection reset", "Broken pipe")
+_NOT_ENCRYPTED_ENOUGH = ("closed by server", "Connection reset", "Broken pipe")
+_NOT_UNDERSTOOD = ("WRONG_VERSION_NUMBER", "wrong version number", "EOF occurred", "Timeout connecting")
+"""What clients say when a server wants TLS and gets plain text, and the other way round."""
 _EPOCH_KEY = "label_migrator:epoch"
 
 
@@ -161,10 +163,10 @@ def _reason(error: BaseException) -> str:
 
 
 def _hint(broker: BrokerUrl, error: BaseException) -> str:
-    """What the driver cannot know: one end speaks TLS and the other does not."""
-    said = str(error)
-    if not broker.tls and any(word in said for word in _CUT_OFF):
-        return " (a server that wants TLS ends plain connections so: its URL begins with rediss://)"
-    if broker.tls and "WRONG_VERSION_NUMBER" in said.upper().replace(" ", "_"):
-        return " (there is no TLS on this port; nothing was sent in plain text)"
-    return ""
+    """What the driver cannot know: perhaps one end speaks TLS and the other does not."""
+    words = _NOT_ENCRYPTED_ENOUGH if not broker.tls else _NOT_UNDERSTOOD
+    if not any(word in str(error) for word in words):
+        return ""
+    other = "redis" if broker.tls else "rediss"
+    speaks = "no TLS" if broker.tls else "TLS only"
+    return f" (if the server speaks {speaks} there, its URL begins with {other}://)"
