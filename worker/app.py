@@ -8,6 +8,7 @@ from celery.signals import setup_logging, worker_shutting_down
 
 from worker import log, stopping
 from worker import settings as settings_module
+from worker.broker_url import BrokerUrl
 from worker.door import Door
 from worker.messages import QUEUE
 from worker.settings import Settings
@@ -26,11 +27,8 @@ def create_app(settings: Settings, *, with_results: bool = True) -> Celery:
     broker = settings.broker
     app.conf.update(
         broker_url=broker.url,
-        # Not in the URL: Flower and the result backend do not look for it there, and kombu would take silence for "do not
-        # look at the certificate".
-        broker_use_ssl=dict(broker.tls) or None,
-        redis_backend_use_ssl=dict(broker.tls) or None,
         result_backend=broker.url if with_results else None,
+        **_tls(broker),
         broker_transport_options=_transport(_PATIENCE_S if with_results else _HURRY_S),
         **_MESSAGES,
         **_DELIVERY,
@@ -38,6 +36,15 @@ def create_app(settings: Settings, *, with_results: bool = True) -> Celery:
         **_VISIBILITY,
     )
     return app
+
+
+def _tls(broker: BrokerUrl) -> dict[str, Any]:
+    """Not in the URL: Flower and the result backend do not look for it there, and kombu would take silence for "do not look
+    at the certificate". Nothing at all for plain text: `celery report` fails at settings of nothing.
+    """
+    if not broker.tls:
+        return {}
+    return {"broker_use_ssl": dict(broker.tls), "redis_backend_use_ssl": dict(broker.tls)}
 
 
 def _transport(socket_timeout_s: int) -> dict[str, Any]:
