@@ -8,7 +8,8 @@ in need of an acknowledgement.
 
 import base64
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 from celery.app.amqp import AMQP
@@ -46,13 +47,9 @@ def job_of(message: bytes) -> JobRef:
     """
     if len(message) > MOST_BYTES:
         raise RefusedError(f"larger than {MOST_BYTES} bytes")
-    try:
+    with _in_our_words():
         envelope = _JobEnvelope.model_validate_json(message)
         (run_id, project_id), _, _ = _BODY.validate_json(base64.b64decode(envelope.body, validate=True))
-    except ValidationError as error:
-        raise RefusedError(_first_fault(error)) from None
-    except ValueError:
-        raise RefusedError("body: not base64") from None
     ref = JobRef(run_id=run_id, project_id=project_id)
     if envelope.headers.id != ref.task_id:
         # Its result would be stored as another task's.
@@ -60,10 +57,27 @@ def job_of(message: bytes) -> JobRef:
     return ref
 
 
-def check_remote_control(message: Any) -> None:
+def check_command(message: Any) -> None:
     """Raise `RefusedError` for a decoded message of the remote control that Celery could not even begin to read."""
+    with _in_our_words():
+        base64.b64decode(_CommandEnvelope.model_validate(message).body, validate=True)
+
+
+def check_answer(message: bytes) -> None:
+    """Raise `RefusedError` for what is no answer to a command. One that names a task would be taken for a job, whatever
+    queue it came out of.
+    """
+    with _in_our_words():
+        envelope = _AnswerEnvelope.model_validate_json(message)
+        answers = _ANSWERS.validate_json(base64.b64decode(envelope.body, validate=True))
+    if "task" in answers:
+        raise RefusedError("body: names a task")
+
+
+@contextmanager
+def _in_our_words() -> Iterator[None]:
     try:
-        base64.b64decode(_RemoteEnvelope.model_validate(message).body, validate=True)
+        yield
     except ValidationError as error:
         raise RefusedError(_first_fault(error)) from None
     except ValueError:
@@ -93,6 +107,10 @@ class _Exactly(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
+class _Nothing(_Exactly):
+    """An object without fields."""
+
+
 class _Headers(_Exactly):
     """Celery's protocol 2 without all that delays, repeats, limits or continues a task."""
 
@@ -108,7 +126,7 @@ class _Headers(_Exactly):
     # False where the sender knows the task, as a worker does.
     ignore_result: Literal[False] | None
     timelimit: tuple[None, None]
-    stamps: dict[str, None] = Field(max_length=0)
+    stamps: _Nothing
     stamped_headers: None
     parent_id: None
     shadow: None
@@ -151,10 +169,6 @@ class _JobEnvelope(_Exactly):
     body: str
 
 
-class _NoKeywords(_Exactly):
-    """No argument by name."""
-
-
 class _NothingAfterwards(_Exactly):
     """No task to go on with."""
 
@@ -164,13 +178,16 @@ class _NothingAfterwards(_Exactly):
     chord: None
 
 
-_BODY: TypeAdapter[tuple[tuple[uuid.UUID, ProjectId], _NoKeywords, _NothingAfterwards]] = TypeAdapter(
-    tuple[tuple[uuid.UUID, ProjectId], _NoKeywords, _NothingAfterwards]
+_BODY: TypeAdapter[tuple[tuple[uuid.UUID, ProjectId], _Nothing, _NothingAfterwards]] = TypeAdapter(
+    tuple[tuple[uuid.UUID, ProjectId], _Nothing, _NothingAfterwards]
 )
 
 
-class _RemoteProperties(BaseModel):
-    """The properties that Celery reads of any message before it asks what it is."""
+# What Celery's remote control looks like -------------------------------------------------------------------------------
+
+
+class _LooseProperties(BaseModel):
+    """What kombu needs of any message before it can be read."""
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
 
@@ -179,14 +196,30 @@ class _RemoteProperties(BaseModel):
     body_encoding: Literal["base64"]
 
 
-class _RemoteEnvelope(_Exactly):
-    """A message of the remote control, for Celery to understand or to decline."""
+class _CommandEnvelope(_Exactly):
+    """A command, for Celery to understand or to decline."""
 
     content_type: Literal["application/json"] = Field(alias="content-type")
     content_encoding: Literal["utf-8"] = Field(alias="content-encoding")
     headers: dict[str, Any]
-    properties: _RemoteProperties
+    properties: _LooseProperties
     body: str
+
+
+class _AnswerHeaders(_Exactly):
+    """Which question is answered, and when."""
+
+    ticket: _Text
+    clock: int
+
+
+class _AnswerEnvelope(_CommandEnvelope):
+    """A worker's answer to a command."""
+
+    headers: _AnswerHeaders  # type: ignore[assignment]
+
+
+_ANSWERS = TypeAdapter(dict[str, Any])
 
 
 # Where messages come in -----------------------------------------------------------------------------------------------
@@ -203,7 +236,7 @@ class _Channel(of_redis.Channel):
     def _deliver_fanout_message(self, message: Any, exchange: str) -> bool:
         """Remote control comes by publication, decoded."""
         try:
-            check_remote_control(message)
+            check_command(message)
         except RefusedError as error:
             _refuse(exchange, error)
             return True
@@ -220,7 +253,7 @@ def _let_pass(taken: Sequence[bytes] | None, **_options: Any) -> tuple[bytes, by
     queue = key.partition(of_redis.Channel.sep.encode())[0].decode(errors="replace")
     try:
         if queue.endswith(_REMOTE_CONTROL):
-            check_remote_control(_RemoteEnvelope.model_validate_json(message).model_dump(by_alias=True))
+            check_answer(message)
         else:
             job_of(message)
     except RefusedError as error:

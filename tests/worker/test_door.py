@@ -19,7 +19,7 @@ from tests.worker.db.rows import job_of, make_run
 from tests.worker.trees import eventually
 from worker import broker
 from worker.broker import Message
-from worker.door import MOST_BYTES, RefusedError
+from worker.door import MOST_BYTES, RefusedError, check_answer
 from worker.door import job_of as job_named_by
 from worker.messages import QUEUE, JobRef, Verb
 from worker.settings import Settings
@@ -120,6 +120,7 @@ FORGERIES: Mapping[str, tuple[str, Forgery]] = {
     "a limit that is a text": ("headers.timelimit: tuple_type", with_headers(timelimit="x")),
     "retries": ("headers.retries: literal_error", with_headers(retries=3)),
     "a group": ("headers.group: none_required", with_headers(group="g")),
+    "stamps": ("headers.stamps: extra_forbidden", with_headers(stamps={SECRET: SECRET})),
     "a field of its own": ("headers: extra_forbidden", with_headers(**{SECRET: SECRET})),
     "no headers": ("headers.task: missing", with_changes(headers={})),
     "no delivery tag": ("properties.delivery_tag: missing", without("properties", "delivery_tag")),
@@ -180,6 +181,18 @@ def test_everything_else_is_refused_with_a_reason_that_quotes_nothing(genuine: b
 def _forged(genuine: bytes, forge: Forgery) -> bytes:
     message = forge(json.loads(genuine))
     return message if isinstance(message, bytes) else json.dumps(message).encode()
+
+
+def test_an_answer_to_a_command_names_no_task(genuine: bytes):
+    """Where answers are waited for, Celery would do a task as well as anywhere."""
+    answer = json.loads(genuine) | {"headers": {"ticket": RUN, "clock": 1}}
+    for body in (b'{"task": "worker.tasks.migrate_project"}', b"[]", b"5", b"no JSON"):
+        with pytest.raises(RefusedError):
+            check_answer(json.dumps(with_body(body)(answer)).encode())
+    with pytest.raises(RefusedError):
+        check_answer(genuine)
+
+    check_answer(json.dumps(with_body(b'{"worker@host": {"ok": "pong"}}')(answer)).encode())
 
 
 # A real worker -----------------------------------------------------------------------------------------------------------
