@@ -8,6 +8,8 @@ from celery.signals import setup_logging, worker_shutting_down
 
 from worker import log, stopping
 from worker import settings as settings_module
+from worker.broker_url import BrokerUrl
+from worker.door import Door
 from worker.messages import QUEUE
 from worker.settings import Settings
 
@@ -21,11 +23,12 @@ def create_app(settings: Settings, *, with_results: bool = True) -> Celery:
     """An app for these settings. The producer sends with one that has no result backend: each kept result would be a
     subscription of its own in Redis.
     """
-    app = Celery("label_dataset_migrator", include=["worker.tasks"], set_as_current=with_results)
-    url = settings.redis_url.get_secret_value()
+    app = Celery("label_dataset_migrator", include=["worker.tasks"], set_as_current=with_results, amqp=Door)
+    broker = settings.broker
     app.conf.update(
-        broker_url=url,
-        result_backend=url if with_results else None,
+        broker_url=broker.url,
+        result_backend=broker.url if with_results else None,
+        **_tls(broker),
         broker_transport_options=_transport(_PATIENCE_S if with_results else _HURRY_S),
         **_MESSAGES,
         **_DELIVERY,
@@ -33,6 +36,15 @@ def create_app(settings: Settings, *, with_results: bool = True) -> Celery:
         **_VISIBILITY,
     )
     return app
+
+
+def _tls(broker: BrokerUrl) -> dict[str, Any]:
+    """Not in the URL: Flower and the result backend do not look for it there, and kombu would take silence for "do not look
+    at the certificate". Nothing at all for plain text: `celery report` fails at settings of nothing.
+    """
+    if not broker.tls:
+        return {}
+    return {"broker_use_ssl": dict(broker.tls), "redis_backend_use_ssl": dict(broker.tls)}
 
 
 def _transport(socket_timeout_s: int) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
+from worker.broker_url import BrokerUrl
 from worker.errors import BrokerUnavailableError
 from worker.messages import QUEUE, JobRef, Step, Verb
 from worker.settings import Settings
@@ -22,6 +22,9 @@ _BATCH = 500
 _PING_S = 1.0
 _ANSWER_S = 2.0
 _SAVES = ("rdb_last_bgsave_status", "aof_last_write_status", "aof_last_bgrewrite_status")
+_NOT_ENCRYPTED_ENOUGH = ("closed by server", "Connection reset", "Broken pipe")
+_NOT_UNDERSTOOD = ("WRONG_VERSION_NUMBER", "wrong version number", "EOF occurred", "Timeout connecting")
+"""What clients say when a server wants TLS and gets plain text, and the other way round."""
 _EPOCH_KEY = "label_migrator:epoch"
 
 
@@ -76,7 +79,7 @@ def condition(settings: Settings) -> Condition:
         client.set(_EPOCH_KEY, str(uuid.uuid4()), nx=True)
         epoch, waiting = client.get(_EPOCH_KEY), client.llen(QUEUE)
     # Emptied between the two: whoever asks next finds the new epoch.
-    return Condition(epoch=epoch.decode() if epoch is not None else "", waiting=waiting)
+    return Condition(epoch=_storable(epoch or b""), waiting=waiting)
 
 
 def send(settings: Settings, messages: Sequence[Message]) -> None:
@@ -157,12 +160,25 @@ def results(settings: Settings, refs: Iterable[JobRef]) -> dict[int, dict[str, A
         for start in range(0, len(wanted), _BATCH):
             part = wanted[start : start + _BATCH]
             values: list[bytes | None] = client.mget([backend.get_key_for_task(ref.task_id) for ref in part])
-            found |= {
-                ref.project_id: json.loads(value)
-                for ref, value in zip(part, values, strict=True)
-                if value is not None
+            documents = {
+                ref.project_id: _document(value) for ref, value in zip(part, values, strict=True) if value
             }
+            found |= {number: document for number, document in documents.items() if document is not None}
     return found
+
+
+def _document(value: bytes) -> dict[str, Any] | None:
+    """A stored result, if it is one: anybody who can write to the broker may have put something else there."""
+    try:
+        document = json.loads(value)
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) and "result" in document else None
+
+
+def _storable(epoch: bytes) -> str:
+    """The epoch as the ledger can keep it, whatever somebody wrote in its place."""
+    return epoch[:64].decode("ascii", "backslashreplace").replace("\0", "\\0")
 
 
 def _app(settings: Settings, *, with_results: bool = True) -> "Celery":
@@ -176,7 +192,10 @@ def _client(settings: Settings) -> "redis.Redis":
     import redis  # noqa: PLC0415 - as in _app
 
     return redis.Redis.from_url(
-        settings.redis_url.get_secret_value(), socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S
+        settings.broker.url,
+        socket_timeout=_TIMEOUT_S,
+        socket_connect_timeout=_TIMEOUT_S,
+        **settings.broker.tls,
     )
 
 
@@ -188,12 +207,25 @@ def _in_our_words(settings: Settings) -> Iterator[None]:
     try:
         yield
     except (redis.RedisError, OperationalError, BatchPublishError, OSError) as error:
-        address = urlsplit(settings.redis_url.get_secret_value())
+        broker = settings.broker
         raise BrokerUnavailableError(
-            f"Broker connection failed: {address.hostname}:{address.port or 6379}: {_reason(error)}"
+            f"Broker connection failed: {broker.place}: {_reason(error)}{_hint(broker, error)}"
         ) from error
 
 
 def _reason(error: BaseException) -> str:
     """The first line of the driver's words; a batch that broke hides them behind its own."""
-    return str(error.__cause__ or error).partition("\n")[0] or type(error).__name__
+    from kombu.exceptions import BatchPublishError  # noqa: PLC0415 - as in _app
+
+    told = error.__cause__ if isinstance(error, BatchPublishError) else None
+    return str(told or error).partition("\n")[0] or type(error).__name__
+
+
+def _hint(broker: BrokerUrl, error: BaseException) -> str:
+    """What the driver cannot know: perhaps one end speaks TLS and the other does not."""
+    words = _NOT_ENCRYPTED_ENOUGH if not broker.tls else _NOT_UNDERSTOOD
+    if not any(word in str(error) for word in words):
+        return ""
+    other = "redis" if broker.tls else "rediss"
+    speaks = "no TLS" if broker.tls else "TLS only"
+    return f" (if the server speaks {speaks} there, its URL begins with {other}://)"

@@ -27,7 +27,7 @@ from worker.errors import (
     UnexpectedError,
 )
 from worker.heartbeat import Heartbeat, Progress
-from worker.messages import FileCounts, JobRef, Outcome, RunState, Status
+from worker.messages import FileCounts, JobRef, Outcome, RunState, Status, Verb
 from worker.scan import Roots
 from worker.settings import Settings
 from worker.throttle import Pace, unlimited
@@ -107,9 +107,11 @@ class Job:
         return _outcome(self.lease, self.worker, status, reason)
 
 
-def run_job(tools: Tools, ref: JobRef, worker: str, work: Callable[[Job], Outcome]) -> Outcome | None:
+def run_job(
+    tools: Tools, ref: JobRef, worker: str, work: Callable[[Job], Outcome], verb: Verb
+) -> Outcome | None:
     """Take the job's lease, do `work`, see that its outcome is in the ledger; None when the job is not ours to do, or was
-    handed back.
+    handed back. `verb` is what `work` does: a job whose run is of another verb is not ours, whoever sent its message.
 
     `work` ends the job itself when it succeeds, in the transaction of what it changed; every error it raises is
     recorded here. Twice, or at once: one caller gets the lease, the others None. Dying anywhere: the lease runs out and
@@ -121,11 +123,11 @@ def run_job(tools: Tools, ref: JobRef, worker: str, work: Callable[[Job], Outcom
 
     def take() -> leases.Lease | None:
         with autocommit(tools.engine) as conn:
-            return leases.take_lease(conn, ref, worker, tools.settings.granted_lease_s)
+            return leases.take_lease(conn, ref, worker, tools.settings.granted_lease_s, verb)
 
     lease = when_there(take, _PATIENCE_S)
     if lease is None:
-        _log.info("duplicate_delivery", run=str(ref.run_id), project=ref.project_id)
+        _say_why_not(tools, ref, verb)
         return None
     with log.bound(run=str(ref.run_id), project=ref.project_id, attempt=lease.attempt):
         outcome = _attempt(tools, lease, worker, work)
@@ -134,6 +136,17 @@ def run_job(tools: Tools, ref: JobRef, worker: str, work: Callable[[Job], Outcom
                 "job_ended", status=outcome.status.value, reason=outcome.reason, seconds=outcome.duration_s
             )
     return outcome
+
+
+def _say_why_not(tools: Tools, ref: JobRef, verb: Verb) -> None:
+    """Nothing to take: mostly somebody else has it or had it. A message may also speak of what the ledger never heard of."""
+    with autocommit(tools.engine) as conn:
+        known = leases.is_known(conn, ref, verb)
+    if known:
+        _log.info("duplicate_delivery", run=str(ref.run_id), project=ref.project_id)
+    else:
+        reason = f"the ledger has no such job to {verb.value}"
+        _log.warning("message_refused", run=str(ref.run_id), project=ref.project_id, reason=reason)
 
 
 def _attempt(

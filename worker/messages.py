@@ -8,9 +8,9 @@ from datetime import datetime
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from worker import __version__
@@ -20,6 +20,9 @@ QUEUE = "label_migration"
 """The one queue of the broker."""
 
 _STRICT = ConfigDict(extra="forbid")
+
+ProjectId = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
+"""`projects.project_id`, as PostgreSQL's `integer` holds it and sequences give it."""
 
 
 class Verb(StrEnum):
@@ -94,7 +97,7 @@ class JobRef:
     """One project in one run: all that a broker message carries."""
 
     run_id: uuid.UUID
-    project_id: int
+    project_id: ProjectId
 
     @property
     def task_id(self) -> str:

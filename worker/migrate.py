@@ -37,7 +37,7 @@ from worker.ingest import (
     store_tree,
 )
 from worker.job import Job, Tools, run_job
-from worker.messages import JobRef, Outcome, Status
+from worker.messages import JobRef, Outcome, Status, Verb
 from worker.scan import Scan, scan
 from worker.trust import doubtful, mend, record
 
@@ -52,7 +52,7 @@ def migrate(tools: Tools, ref: JobRef, worker: str) -> Outcome | None:
 
     Twice, at once, or dying anywhere: as `run_job` says; what an earlier attempt stored is found and used.
     """
-    return run_job(tools, ref, worker, _work)
+    return run_job(tools, ref, worker, _work, Verb.MIGRATE)
 
 
 def _work(job: Job) -> Outcome:

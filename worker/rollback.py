@@ -12,7 +12,7 @@ from worker.db.projects import Conversion
 from worker.errors import LegacyPathMissingError, NothingToDoError, RollbackRefusedError
 from worker.ingest import hash_tree
 from worker.job import Job, Tools, run_job
-from worker.messages import JobRef, Outcome, Status
+from worker.messages import JobRef, Outcome, Status, Verb
 from worker.restore import rehearse_restore, restore_tree
 from worker.revert import (
     check_config,
@@ -35,7 +35,7 @@ def rollback(tools: Tools, ref: JobRef, worker: str) -> Outcome | None:
     Twice, at once, or dying anywhere: as `run_job` says. A directory that was rebuilt before a crash is found, compared
     and used by the next attempt.
     """
-    return run_job(tools, ref, worker, _work)
+    return run_job(tools, ref, worker, _work, Verb.ROLLBACK)
 
 
 def _work(job: Job) -> Outcome:

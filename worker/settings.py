@@ -6,16 +6,21 @@ import sys
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from worker import broker_url
+from worker.broker_url import BrokerUrl
 from worker.errors import SettingsError
 from worker.sizes import parse_bytes
+
+_TOLD = "told"
+"""The type of an error whose text is for people and holds nothing of the value."""
 
 STACK_FILE = Path(".state/stack.env")
 """Where `producer up` leaves the addresses of the running local stack, below the working directory."""
@@ -25,7 +30,7 @@ STACK_LOCK = STACK_FILE.with_name("stack.lock")
 
 _EXPECTED = {
     "database_url": "postgresql://USER:PASSWORD@HOST:PORT/DATABASE",
-    "redis_url": "redis://:PASSWORD@HOST:PORT/0 or rediss://…",
+    "redis_url": "redis://:PASSWORD@HOST:PORT/0 or rediss://:PASSWORD@HOST:PORT/0?ssl_ca_certs=FILE",
     "data_dir": "an absolute path of a directory",
     "legacy_roots": "absolute paths of directories, separated by colons",
     "store_digest": "blake3 or sha256",
@@ -91,10 +96,10 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _is_redis(cls, value: SecretStr) -> SecretStr:
-        address = urlsplit(value.get_secret_value())
-        # Reading the port raises ValueError for one that is no number.
-        if address.scheme not in {"redis", "rediss"} or not address.hostname or address.port == 0:
-            raise ValueError(address.scheme)
+        try:
+            broker_url.parse(value.get_secret_value())
+        except broker_url.NotUnderstoodError as error:
+            raise PydanticCustomError(_TOLD, str(error)) from None
         return value
 
     @field_validator("log_level", "log_format", "store_digest", mode="before")
@@ -113,6 +118,11 @@ class Settings(BaseSettings):
     def sqlalchemy_url(self) -> URL:
         """The database's address with the driver named: both spellings mean psycopg2."""
         return make_url(self.database_url.get_secret_value()).set(drivername="postgresql+psycopg2")
+
+    @cached_property
+    def broker(self) -> BrokerUrl:
+        """The broker's address and how to speak to it."""
+        return broker_url.parse(self.redis_url.get_secret_value())
 
     @property
     def granted_lease_s(self) -> float:
@@ -190,11 +200,9 @@ def _stack_is_running() -> bool:
 
 def _explain(error: ValidationError) -> str:
     """One sentence for each bad variable; both ways out where there is no database and no broker at all."""
-    fields = {
-        str(problem["loc"][0]): problem["type"]
-        for problem in error.errors(include_input=False)
-        if problem["loc"]
-    }
+    problems = [one for one in error.errors(include_input=False) if one["loc"]]
+    fields = {str(one["loc"][0]): one["type"] for one in problems}
+    details = {str(one["loc"][0]): f" ({one['msg']})" for one in problems if one["type"] == _TOLD}
     missing = {name for name, kind in fields.items() if kind == "missing"}
     if {"database_url", "redis_url"} <= missing:
         return (
@@ -202,6 +210,7 @@ def _explain(error: ValidationError) -> str:
             "set both (environment or .env), or start a stack in this directory with: producer up"
         )
     return "; ".join(
-        f"{name.upper()} is {'not set' if name in missing else 'not usable'}: expected {_EXPECTED.get(name, 'another value')}"
+        f"{name.upper()} is {'not set' if name in missing else 'not usable'}: "
+        f"expected {_EXPECTED.get(name, 'another value')}{details.get(name, '')}"
         for name in sorted(fields)
     )

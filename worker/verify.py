@@ -12,7 +12,7 @@ from worker.db.projects import Conversion
 from worker.db.sessions import Session
 from worker.errors import NothingToDoError, SessionsDifferError, SessionUnreadableError
 from worker.job import Job, Tools, run_job
-from worker.messages import JobRef, Outcome, Status
+from worker.messages import JobRef, Outcome, Status, Verb
 from worker.revert import check_still_converted, plan_return
 from worker.sessions_csv import Reader, SessionRow, read
 
@@ -27,7 +27,7 @@ def verify_sessions(tools: Tools, ref: JobRef, worker: str) -> Outcome | None:
 
     Changes nothing but the job's own row, so twice or at once is only slower.
     """
-    return run_job(tools, ref, worker, _work)
+    return run_job(tools, ref, worker, _work, Verb.VERIFY)
 
 
 def _work(job: Job) -> Outcome:

@@ -24,7 +24,7 @@ from worker.errors import (
     TransientError,
 )
 from worker.job import Job, Tools, run_job
-from worker.messages import JobRef, Outcome, Status
+from worker.messages import JobRef, Outcome, Status, Verb
 
 pytestmark = pytest.mark.stack
 
@@ -95,7 +95,7 @@ def test_every_error_says_whether_waiting_can_help():
 def test_what_may_pass_is_tried_again_later(site: Site, tools: Tools, kind: type[TransientError]):
     run_id = make_run(site.engine)
 
-    assert run_job(tools, ref_of(run_id), "w", raising(kind("not now"))) is None
+    assert run_job(tools, ref_of(run_id), "w", raising(kind("not now")), Verb.MIGRATE) is None
 
     job = job_of(site.engine, run_id)
     if kind is errors.DatabaseUnavailableError:
@@ -104,14 +104,16 @@ def test_what_may_pass_is_tried_again_later(site: Site, tools: Tools, kind: type
         return
     assert (job["state"], job["retries"], job["phase"]) == ("queued", 1, "not now")
     assert job["not_before"] is not None
-    assert run_job(tools, ref_of(run_id), "w", ending) is None, "not before its time"
+    assert run_job(tools, ref_of(run_id), "w", ending, Verb.MIGRATE) is None, "not before its time"
 
 
 def test_each_wait_is_longer_and_the_last_try_fails(site: Site, tools: Tools):
     run_id = make_run(site.engine)
     waits = []
     for _ in range(TransientError.retries):
-        assert run_job(tools, ref_of(run_id), "w", raising(ClaimLostError("lost again"))) is None
+        assert (
+            run_job(tools, ref_of(run_id), "w", raising(ClaimLostError("lost again")), Verb.MIGRATE) is None
+        )
         with site.engine.begin() as conn:
             waits.append(
                 conn.execute(
@@ -122,7 +124,7 @@ def test_each_wait_is_longer_and_the_last_try_fails(site: Site, tools: Tools):
             )
             conn.execute(text("update migration_jobs set not_before = clock_timestamp()"))
 
-    outcome = run_job(tools, ref_of(run_id), "w", raising(ClaimLostError("lost again")))
+    outcome = run_job(tools, ref_of(run_id), "w", raising(ClaimLostError("lost again")), Verb.MIGRATE)
 
     assert outcome is not None
     assert (outcome.status, outcome.error_class, outcome.attempts) == (Status.FAILED, "ClaimLostError", 6)
@@ -135,7 +137,11 @@ def test_what_will_not_pass_fails_at_once(site: Site, tools: Tools):
     run_id = make_run(site.engine)
 
     outcome = run_job(
-        tools, ref_of(run_id), "w", raising(DirectoryMissingError("Directory does not exist: /x"))
+        tools,
+        ref_of(run_id),
+        "w",
+        raising(DirectoryMissingError("Directory does not exist: /x")),
+        Verb.MIGRATE,
     )
 
     assert outcome is not None
@@ -146,7 +152,7 @@ def test_what_will_not_pass_fails_at_once(site: Site, tools: Tools):
 def test_a_full_store_holds_the_run(site: Site, tools: Tools):
     run_id = make_run(site.engine)
 
-    assert run_job(tools, ref_of(run_id), "w", raising(StoreFullError("No space left"))) is None
+    assert run_job(tools, ref_of(run_id), "w", raising(StoreFullError("No space left")), Verb.MIGRATE) is None
 
     assert run_state(site, run_id) == ("paused", "No space left")
     job = job_of(site.engine, run_id)
@@ -160,7 +166,7 @@ def test_a_full_store_holds_the_run(site: Site, tools: Tools):
 def test_whatever_else_is_raised_is_an_outcome(site: Site, tools: Tools, error: Exception, error_class: str):
     run_id = make_run(site.engine)
 
-    outcome = run_job(tools, ref_of(run_id), "w", raising(error))
+    outcome = run_job(tools, ref_of(run_id), "w", raising(error), Verb.MIGRATE)
 
     assert outcome is not None
     assert (outcome.status, outcome.error_class) == (Status.FAILED, error_class)
@@ -171,7 +177,7 @@ def test_a_process_that_is_made_to_exit_hands_its_job_back(site: Site, tools: To
     run_id = make_run(site.engine)
 
     with pytest.raises(SystemExit):
-        run_job(tools, ref_of(run_id), "w", raising(SystemExit(1)))
+        run_job(tools, ref_of(run_id), "w", raising(SystemExit(1)), Verb.MIGRATE)
 
     job = job_of(site.engine, run_id)
     assert (job["state"], job["crashes"], job["sent_at"]) == ("queued", 0, None)
@@ -203,7 +209,7 @@ def test_work_stops_when_its_run_is_held_or_cancelled(
         set_run_state(site.engine, run_id, state)
         return work(job)
 
-    outcome = run_job(tools, ref_of(run_id), "w", told)
+    outcome = run_job(tools, ref_of(run_id), "w", told, Verb.MIGRATE)
 
     job = job_of(site.engine, run_id)
     assert (job["state"], job["crashes"], job["fenced"]) == (expected, 0, 0)
@@ -223,10 +229,10 @@ def test_work_stops_when_its_worker_is_told_to_stop(site: Site, work: Callable[[
         tools = Tools(
             settings=site.settings, engine=site.engine, threads=threads, stopping=lambda: bool(told)
         )
-        assert run_job(tools, ref_of(run_id), "w", telling) is None
+        assert run_job(tools, ref_of(run_id), "w", telling, Verb.MIGRATE) is None
         assert job_of(site.engine, run_id)["state"] == "queued"
 
-        assert run_job(tools, ref_of(run_id), "w", ending) is None, "it takes no more jobs"
+        assert run_job(tools, ref_of(run_id), "w", ending, Verb.MIGRATE) is None, "it takes no more jobs"
 
     job = job_of(site.engine, run_id)
     assert (job["state"], job["attempt"], job["sent_at"]) == ("queued", 1, None)
@@ -246,7 +252,7 @@ def test_a_job_that_is_to_wait_in_a_run_that_is_being_cancelled_ends_instead(
             ledger.cancel_run(operator, run_id, "by the operator")
             raise error
 
-        done = worker.submit(run_job, tools, ref_of(run_id), "w", held)
+        done = worker.submit(run_job, tools, ref_of(run_id), "w", held, Verb.MIGRATE)
         eventually(lambda: somebody_waits(site), "the worker waits for the operator's transaction")
         operator.commit()
         outcome = done.result(30)
@@ -271,7 +277,7 @@ def test_an_attempt_that_came_too_late_is_counted_and_changes_nothing(site: Site
             leases.end_job(conn, other, job.outcome(Status.MIGRATED, "by another"))
         return ending(job)
 
-    assert run_job(tools, ref_of(run_id), "w", asleep) is None
+    assert run_job(tools, ref_of(run_id), "w", asleep, Verb.MIGRATE) is None
 
     job = job_of(site.engine, run_id)
     assert (job["outcome"]["reason"], job["fenced"], job["attempt"]) == ("by another", 1, 2)
@@ -281,7 +287,9 @@ def test_a_project_that_another_run_has_in_hand_is_skipped_with_that_run_s_id(si
     first, second = make_run(site.engine), make_run(site.engine)
     must_take(site.engine, first)
 
-    outcome = run_job(tools, ref_of(second), "w", raising(AssertionError("not to be worked on")))
+    outcome = run_job(
+        tools, ref_of(second), "w", raising(AssertionError("not to be worked on")), Verb.MIGRATE
+    )
 
     assert outcome is not None
     assert (outcome.status, outcome.reason) == (
@@ -297,7 +305,7 @@ def test_a_rehearsal_and_a_dead_holder_hinder_nobody(site: Site, tools: Tools, o
     if not options:
         expire(site.engine, first)
 
-    outcome = run_job(tools, ref_of(second), "w", ending)
+    outcome = run_job(tools, ref_of(second), "w", ending, Verb.MIGRATE)
 
     assert outcome is not None
     assert outcome.status is Status.MIGRATED

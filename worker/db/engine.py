@@ -15,7 +15,7 @@ from sqlalchemy.exc import DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool, PoolProxiedConnection
 
 from worker import log
-from worker.errors import DatabaseBusyError, DatabaseUnavailableError, MigratorError
+from worker.errors import DatabaseBusyError, DatabaseUnavailableError, MigratorError, SettingsError
 
 T = TypeVar("T")
 
@@ -156,6 +156,9 @@ def _in_our_words(context: ExceptionContext) -> None:
         raise DatabaseBusyError(
             f"The database could not finish the statement now: {_first_line(error)}"
         ) from error
+    if context.connection is None and isinstance(error, psycopg2.ProgrammingError):
+        # Nobody was asked yet: the driver does not know what follows the question mark.
+        raise SettingsError(f"DATABASE_URL is not usable: {_first_line(error)}") from error
     lost = context.is_disconnect or context.connection is None
     if lost and isinstance(context.sqlalchemy_exception, OperationalError | InterfaceError):
         raise DatabaseUnavailableError(

@@ -57,8 +57,12 @@ class Expired:
     crashes: int
 
 
-def take_lease(conn: Connection, ref: JobRef, worker: str, lease_s: float) -> Lease | None:
+def take_lease(
+    conn: Connection, ref: JobRef, worker: str, lease_s: float, verb: Verb | None = None
+) -> Lease | None:
     """Take a job that waits or whose holder's lease ran out; None when there is nothing to take.
+
+    With `verb`, only a job of a run of that verb: what a message asks for is done only if the ledger says the same.
 
     The conditions on states are worded so that PostgreSQL does not look for the job in the index of open jobs, which may hold
     the whole run; only a running job has a `lease_until`.
@@ -73,7 +77,7 @@ def take_lease(conn: Connection, ref: JobRef, worker: str, lease_s: float) -> Le
                 lease_until = clock_timestamp() + make_interval(secs => :lease_s), started_at = clock_timestamp()
             from migration_runs r
             where j.run_id = :run_id and j.project_id = :project_id and r.run_id = j.run_id
-              and r.state in ('planned', 'running')
+              and r.state in ('planned', 'running') and r.verb = coalesce(:verb, r.verb)
               and case j.state
                   when 'queued' then coalesce(j.not_before <= clock_timestamp(), true)
                   when 'running' then j.lease_until < clock_timestamp() and j.crashes + 1 < :most_crashes
@@ -94,10 +98,22 @@ def take_lease(conn: Connection, ref: JobRef, worker: str, lease_s: float) -> Le
             "project_id": ref.project_id,
             "worker": worker,
             "lease_s": lease_s,
+            "verb": verb,
             "most_crashes": MOST_CRASHES,
         },
     ).one_or_none()
     return _lease(ref, row) if row is not None else None
+
+
+def is_known(conn: Connection, ref: JobRef, verb: Verb) -> bool:
+    """Whether the ledger has such a job, in whatever state."""
+    known: bool = conn.execute(
+        sql("""
+            select exists (select from migration_jobs join migration_runs using (run_id)
+                           where run_id = :run_id and project_id = :project_id and verb = :verb)"""),
+        {"run_id": ref.run_id, "project_id": ref.project_id, "verb": verb},
+    ).scalar_one()
+    return known
 
 
 def renew_lease(

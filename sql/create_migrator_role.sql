@@ -1,0 +1,66 @@
+-- A role that may do what the migrator does and nothing else: it cannot drop, truncate or alter a table, cannot add or delete
+-- one of Label's projects or sessions, and reads neither labels nor who the participants are.
+--
+-- For psql, as the owner of Label's tables, after every "producer schema apply" (which needs the owner, too):
+--
+--     psql -v migrator=label_migrator -f create_migrator_role.sql "$DATABASE_URL"
+--     psql -c '\password label_migrator' "$DATABASE_URL"
+--
+-- Then DATABASE_URL of producer and workers names this role. To make the role takes the right to create roles; where it is
+-- there already, the owner of the tables is enough. Repeatable: what the role has too much in this schema is taken away.
+-- Nothing else applies this file.
+\set ON_ERROR_STOP on
+\if :{?migrator}
+\else
+    \set migrator label_migrator
+\endif
+begin;
+
+select format('create role %I login', :'migrator')
+where not exists (select from pg_roles where rolname = :'migrator') \gexec
+
+select current_schema() as schema \gset
+revoke all on all tables    in schema :"schema" from :"migrator";
+revoke all on all sequences in schema :"schema" from :"migrator";
+grant connect on database :"DBNAME" to :"migrator";
+grant usage on schema :"schema" to :"migrator";
+
+-- Label's own tables. A row lock takes the right to update some column. Labels (sessions.bouts) are not among these columns.
+grant select (project_id, project_name, path, legacy_path, project_type, analysis_config),
+      update (path, legacy_path, project_type, analysis_config)
+    on projects to :"migrator";
+grant select (session_id, project_id, session_name, start_ns, stop_ns, parent_session_data_path, raw_session_name,
+              dataset_id, data_start_offset, data_end_offset, split_config_id),
+      update (parent_session_data_path, raw_session_name, dataset_id, data_start_offset, data_end_offset, split_config_id)
+    on sessions to :"migrator";
+
+-- Datasets are added and stay. They are locked while a project is led to one: updated_at stands for that.
+grant select (dataset_id, dataset_name, dataset_hash, file_path),
+      insert (dataset_name, dataset_hash, file_path, file_size_bytes, session_count, description, metadata),
+      update (updated_at)
+    on raw_datasets to :"migrator";
+grant insert (dataset_id, session_name, session_path, original_labels_json, file_count)
+    on raw_dataset_sessions to :"migrator";
+-- What a migration adds for a project, its rollback takes away.
+grant select (ref_id, project_id, dataset_id), insert (project_id, dataset_id), delete
+    on project_dataset_refs to :"migrator";
+grant select (config_id, raw_session_name),
+      insert (project_id, dataset_id, raw_session_name, split_strategy, split_parameters), delete
+    on project_split_configs to :"migrator";
+
+-- The ledger. No row of it is ever deleted, and no before-image is rewritten.
+grant select on migration_state_arrows, schema_steps to :"migrator";
+grant select, insert on migration_recording_counts to :"migrator";
+grant select, insert, update on migration_runs, migration_jobs, migration_dry_run_blobs, migration_blob_checks
+    to :"migrator";
+grant select, insert, update (rolled_back_at, rollback_run_id) on project_conversions to :"migrator";
+grant select, insert, update (claimed_at) on dataset_claims to :"migrator";
+
+-- Identity columns need no right of their own. Tables that were made by hand may number their rows by a default.
+select format('grant usage on sequence %s to %I', pg_get_serial_sequence(t.name, t.key), :'migrator')
+from (values ('raw_datasets', 'dataset_id'), ('raw_dataset_sessions', 'raw_session_id'),
+             ('project_dataset_refs', 'ref_id'), ('project_split_configs', 'config_id')) as t (name, key)
+join pg_attribute a on a.attrelid = t.name::regclass and a.attname = t.key and a.attidentity = ''
+where pg_get_serial_sequence(t.name, t.key) is not null \gexec
+
+commit;
