@@ -1,5 +1,6 @@
 """A worker's connection to a broker that dies: given away whatever state it is in, and never the end of the worker."""
 
+import uuid
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,10 @@ from kombu.transport.redis import Channel
 from producer.local_servers import servers_folder, valkey
 from tests.conftest import Site
 from worker.app import create_app
+from worker.broker import Message, send
 from worker.consumer import LastingConsumer
+from worker.messages import QUEUE, JobRef, Verb
+from worker.settings import Settings
 
 pytestmark = pytest.mark.stack
 
@@ -26,15 +30,15 @@ def asking(channel: Channel, name: str, taken: list[object]) -> None:
 def test_a_broker_that_dies_while_a_task_runs_does_not_take_the_worker_along(site: Site, tmp_path: Path):
     """With a message that is not acknowledged, and two channels that ask for more, each of which fails while it is closed."""
     with valkey(servers_folder(tmp_path), durable=False) as broker:
-        app = create_app(site.settings)
-        app.conf.broker_url = broker.url
+        settings = Settings(**site.settings.model_dump() | {"redis_url": broker.url})
+        app = create_app(settings)
         consumer = WorkController(app=app, pool_cls="solo").consumer
         consumer.connection = app.connection_for_read()
         taken: list[object] = []
         channel = consumer.connection.default_channel
-        asking(channel, "tasks", taken)
-        with consumer.connection.Producer() as producer:
-            producer.publish({}, routing_key="tasks")
+        asking(channel, QUEUE, taken)
+        ref = JobRef(run_id=uuid.uuid4(), project_id=1)
+        send(settings, [Message(ref=ref, verb=Verb.MIGRATE, project_name="study", size_bytes=1)])
         channel._brpop_read()
         channel.connection.cycle._register_BRPOP(channel)
         asking(consumer.connection.channel(), "others", taken)
