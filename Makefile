@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+LOCK := pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url --no-emit-find-links \
+  --no-emit-trusted-host --no-header
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help venv demo test chaos check bench format lock clean
@@ -47,10 +49,13 @@ format: $(READY) ## Rewrite the code in the house format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-lock: ## Renew requirements.txt from pyproject.toml (needs pip-tools)
-	pip-compile --quiet --upgrade --generate-hashes --strip-extras --allow-unsafe --extra local --extra dev \
-	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header --output-file requirements.txt pyproject.toml
+lock: ## Renew the requirements files from pyproject.toml (needs pip-tools)
+	$(LOCK) --upgrade --extra local --extra dev --output-file requirements.txt pyproject.toml
+	$(LOCK) --constraint requirements.txt --output-file requirements-runtime.txt pyproject.toml
+	$(LOCK) --constraint requirements.txt --only-build-deps --build-deps-for wheel --output-file requirements-build.txt pyproject.toml
 	sed -i '1i # Exact versions and hashes of everything in .venv; written by `make lock`.' requirements.txt
+	sed -i '1i # Exact versions and hashes of what the program needs at run time, as in requirements.txt; written by `make lock`.' requirements-runtime.txt
+	sed -i '1i # Exact versions and hashes of what builds the wheel, as in requirements.txt; written by `make lock`.' requirements-build.txt
 
 clean: ## Remove .venv, caches and results
 	chmod -R u+w demo 2>/dev/null || true
