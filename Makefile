@@ -9,10 +9,10 @@ LOCK := pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no
   --no-emit-trusted-host --no-header
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help venv demo test chaos check bench format lock clean
+.PHONY: help venv demo test chaos compose-test check bench format lock clean
 
 help: ## List these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: $(READY) ## Create .venv from the pinned requirements (the other targets do it themselves)
 
@@ -34,6 +34,9 @@ test: $(READY) ## Run every test against a real PostgreSQL, a real Valkey and re
 chaos: $(READY) ## Run N schedules of faults on real processes from SEED on; without both also the long fault and race tests
 	$(if $(N)$(SEED),,$(BIN)/python -m pytest -m long --timeout 3600 $(ARGS))
 	$(BIN)/python -m tests.chaos --schedules $(or $(N),200) --seed $(or $(SEED),1)
+
+compose-test: $(READY) ## Build the image and play the operator's story by Compose (needs a Docker engine)
+	$(BIN)/python -m tests.compose $(ARGS)
 
 check: $(READY) ## Format and lint check, strict types, import contracts, README against --help
 	$(BIN)/ruff format --check .
