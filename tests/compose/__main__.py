@@ -51,7 +51,7 @@ def _arguments() -> argparse.Namespace:
         help=f"compare {', '.join(map(str, throughput.COUNTS))} workers on one estate in place of the story",
     )
     parser.add_argument(
-        "--megabytes", type=int, default=600, metavar="N", help="the size of the estate for --throughput"
+        "--megabytes", type=int, default=2000, metavar="N", help="the size of the estate for --throughput"
     )
     return parser.parse_args()
 
@@ -72,7 +72,7 @@ def _build(say: Say) -> None:
 
 
 def _play(say: Say) -> None:
-    with installation(concurrency=1) as made:
+    with installation() as made:
         try:
             begin = time.monotonic()
             made.start_servers()

@@ -5,7 +5,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,12 +74,15 @@ class Installation:
 
 
 @contextmanager
-def installation(*, concurrency: int) -> Iterator[Installation]:
-    """Make an installation whose workers do `concurrency` jobs at a time; with the block it is gone, volumes included."""
+def installation(**variables: str) -> Iterator[Installation]:
+    """Make an installation whose workers do one job at a time; with the block it is gone, volumes included.
+
+    `variables` are added to those of `.env`.
+    """
     # Not below a folder that is closed to the containers' user.
     folder = Path(tempfile.mkdtemp(prefix="label-compose-"))
     folder.chmod(0o755)
-    made = _made(folder, concurrency)
+    made = _made(folder, variables)
     try:
         yield made
     finally:
@@ -87,7 +90,7 @@ def installation(*, concurrency: int) -> Iterator[Installation]:
         _remove(folder)
 
 
-def _made(folder: Path, concurrency: int) -> Installation:
+def _made(folder: Path, added: Mapping[str, str]) -> Installation:
     identity = _identity()
     data_dir, legacy_dir, reports = (folder / name for name in ("label", "legacy", "reports"))
     for each in (data_dir, legacy_dir, reports):
@@ -106,13 +109,14 @@ def _made(folder: Path, concurrency: int) -> Installation:
         "REPORTS_DIR": str(reports),
         "RUN_AS": f"{identity.uid}:{identity.gid}",
         "LEASE_S": str(LEASE_S),
-        "WORKER_CONCURRENCY": str(concurrency),
+        "WORKER_CONCURRENCY": "1",
         "MIGRATOR_IMAGE": IMAGE,
         **{
             name: os.environ[name]
             for name in ("PYTHON_IMAGE", "POSTGRES_IMAGE", "REDIS_IMAGE")
             if name in os.environ
         },
+        **added,
     }
     write_secret(folder / "env", "".join(f"{name}={value}\n" for name, value in variables.items()))
     override = folder / "override.json"
