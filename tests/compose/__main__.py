@@ -11,11 +11,10 @@ import time
 from collections.abc import Callable
 
 from tests.compose import story, throughput
-from tests.compose.engine import CHECKOUT, EngineError, docker, why_not
-from tests.compose.installation import IMAGE, installation
+from tests.compose.engine import EngineError, docker, why_not
+from tests.compose.installation import IMAGE, image_bytes, installation
 from worker.sizes import human_bytes
 
-_BUILD_WITHIN_S = 1800.0
 _NO_ENGINE = 5
 
 Say = Callable[[str], None]
@@ -32,7 +31,6 @@ def main() -> int:
     os.umask(0o022)  # containers read what we write
     say = _clock()
     try:
-        _build(say)
         if arguments.throughput:
             throughput.measure(megabytes=arguments.megabytes, say=say)
         else:
@@ -62,18 +60,11 @@ def _clock() -> Say:
     return lambda line: print(f"[{time.monotonic() - begin:5.1f} s] {line}", flush=True)
 
 
-def _build(say: Say) -> None:
-    """Build the image as Compose would; the name of the base image comes from the environment, as always."""
-    base = os.environ.get("PYTHON_IMAGE")
-    options = [f"--build-arg=PYTHON_IMAGE={base}"] if base else []
-    docker("build", "--quiet", f"--tag={IMAGE}", *options, str(CHECKOUT), within_s=_BUILD_WITHIN_S)
-    size = int(docker("image", "inspect", "--format={{.Size}}", IMAGE))
-    say(f"the image is built: {human_bytes(size)}")
-
-
 def _play(say: Say) -> None:
     with installation() as made:
         try:
+            made.build()
+            say(f"the image is built: {human_bytes(image_bytes())}")
             begin = time.monotonic()
             made.start_servers()
             made.start_everything(workers=story.WORKERS)

@@ -75,6 +75,7 @@ def _env(installation: Installation) -> dict[str, str]:
         "DATABASE_URL": installation.database_url,
         "REDIS_URL": installation.redis_url,
         "DATA_DIR": str(installation.data_dir),
-        "LEGACY_ROOTS": str(installation.legacy_dir),
+        # As in the containers: all workers of an installation need the same.
+        "LEGACY_ROOTS": f"{installation.legacy_dir}:{installation.data_dir}",
         "LEASE_S": str(LEASE_S),
     }

@@ -14,13 +14,14 @@ from sqlalchemy import Engine, make_url
 
 from producer.children import Identity
 from producer.local_servers import LOOPBACK, free_port, write_secret
-from tests.compose.engine import CHECKOUT, Composed
+from tests.compose.engine import CHECKOUT, Composed, docker
 from tests.worker.trees import eventually
 from worker.db.engine import connect
 
 IMAGE = "label-dataset-migrator:compose-test"
 LEASE_S = 10
 _OF_THE_IMAGE = Identity(uid=10001, gid=10001, extra_groups=())
+_BUILD_WITHIN_S = 1800.0
 _UP_WITHIN_S = 180.0
 
 
@@ -52,6 +53,10 @@ class Installation:
         """What the producer prints when an operator runs it; its reports land in `reports`."""
         return self.compose("run", "--rm", "--no-TTY", "producer", *words, exit_code=exit_code)
 
+    def build(self) -> None:
+        """Build the image, as an operator does."""
+        self.compose("build", "--quiet", within_s=_BUILD_WITHIN_S)
+
     def start_servers(self) -> None:
         """Start PostgreSQL and Redis alone, and give the database what Label brings."""
         self.compose("up", "--detach", "--wait", "postgres", "redis")
@@ -71,6 +76,11 @@ class Installation:
     def _are_well(self, workers: int) -> bool:
         well = [each.service for each in self.compose.containers() if each.is_healthy]
         return well.count("worker") == workers and "flower" in well
+
+
+def image_bytes() -> int:
+    """The size of the image that is built."""
+    return int(docker("image", "inspect", "--format={{.Size}}", IMAGE))
 
 
 @contextmanager
