@@ -5,12 +5,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+LOCK := pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url --no-emit-find-links \
+  --no-emit-trusted-host --no-header
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help venv demo test chaos check bench format lock clean
+.PHONY: help venv demo test chaos compose-test check bench format lock clean
 
 help: ## List these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: $(READY) ## Create .venv from the pinned requirements (the other targets do it themselves)
 
@@ -33,6 +35,9 @@ chaos: $(READY) ## Run N schedules of faults on real processes from SEED on; wit
 	$(if $(N)$(SEED),,$(BIN)/python -m pytest -m long --timeout 3600 $(ARGS))
 	$(BIN)/python -m tests.chaos --schedules $(or $(N),200) --seed $(or $(SEED),1)
 
+compose-test: $(READY) ## Build the image and play the operator's story by Compose (needs a Docker engine)
+	$(BIN)/python -m tests.compose $(ARGS)
+
 check: $(READY) ## Format and lint check, strict types, import contracts, README against --help
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -47,10 +52,13 @@ format: $(READY) ## Rewrite the code in the house format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-lock: ## Renew requirements.txt from pyproject.toml (needs pip-tools)
-	pip-compile --quiet --upgrade --generate-hashes --strip-extras --allow-unsafe --extra local --extra dev \
-	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header --output-file requirements.txt pyproject.toml
+lock: ## Renew the requirements files from pyproject.toml (needs pip-tools)
+	$(LOCK) --upgrade --extra local --extra dev --output-file requirements.txt pyproject.toml
+	$(LOCK) --constraint requirements.txt --output-file requirements-runtime.txt pyproject.toml
+	$(LOCK) --constraint requirements.txt --only-build-deps --build-deps-for wheel --output-file requirements-build.txt pyproject.toml
 	sed -i '1i # Exact versions and hashes of everything in .venv; written by `make lock`.' requirements.txt
+	sed -i '1i # Exact versions and hashes of what the program needs at run time, as in requirements.txt; written by `make lock`.' requirements-runtime.txt
+	sed -i '1i # Exact versions and hashes of what builds the wheel, as in requirements.txt; written by `make lock`.' requirements-build.txt
 
 clean: ## Remove .venv, caches and results
 	chmod -R u+w demo 2>/dev/null || true

@@ -1,10 +1,11 @@
 """The Celery app and every Celery setting, each with its reason. Knows no task's inside and opens no connection."""
 
-from functools import cache
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 from celery import Celery
-from celery.signals import setup_logging, worker_shutting_down
+from celery.signals import heartbeat_sent, setup_logging, worker_shutting_down
 
 from worker import log, stopping
 from worker import settings as settings_module
@@ -124,9 +125,19 @@ def _tell_the_children(**_arguments: Any) -> None:
 
 @cache
 def _worker_app() -> Celery:
-    app = create_app(settings_module.load())
+    settings = settings_module.load()
+    app = create_app(settings)
     app.steps["worker"].add("worker.tasks:Reaping")
+    if settings.alive_file is not None:
+        heartbeat_sent.connect(partial(_say_alive, settings.alive_file), weak=False)
     return app
+
+
+def _say_alive(alive_file: Path, **_arguments: Any) -> None:
+    """Runs in the parent's event loop, every two seconds while it is connected to the broker. Where the file cannot be
+    written Celery logs that, and the worker works on.
+    """
+    alive_file.touch()
 
 
 def __getattr__(name: str) -> Any:

@@ -40,6 +40,7 @@ _EXPECTED = {
     "lease_s": "seconds, from 1 to 3600",
     "log_format": "console or json",
     "log_level": "debug, info, warning or error",
+    "alive_file": "an absolute path of a file",
 }
 
 
@@ -68,17 +69,19 @@ class Settings(BaseSettings):
     lease_s: float = Field(default=60.0, ge=1, le=3600)
     log_format: Literal["console", "json"] = "console"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    alive_file: Path | None = None
+    """What a worker touches with each of its heartbeats, so that a health check can ask this one worker."""
 
     @field_validator("legacy_roots", mode="before")
     @classmethod
     def _split_roots(cls, value: Any) -> Any:
         return tuple(part for part in value.split(":") if part) if isinstance(value, str) else value
 
-    @field_validator("data_dir", "legacy_roots")
+    @field_validator("data_dir", "legacy_roots", "alive_file")
     @classmethod
-    def _absolute(cls, value: Path | tuple[Path, ...]) -> Path | tuple[Path, ...]:
+    def _absolute(cls, value: Path | tuple[Path, ...] | None) -> Path | tuple[Path, ...] | None:
         for path in value if isinstance(value, tuple) else (value,):
-            if not path.is_absolute():
+            if path is not None and not path.is_absolute():
                 raise ValueError(str(path))
         return value
 

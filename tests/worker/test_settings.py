@@ -98,6 +98,7 @@ def test_what_is_not_set_has_a_default():
         ("LOG_LEVEL", "Debug", "debug"),
         ("LOG_LEVEL", "warning", "warning"),
         ("LOG_LEVEL", "error", "error"),
+        ("ALIVE_FILE", "/tmp/alive", Path("/tmp/alive")),  # noqa: S108 - nothing is written there
     ],
 )
 def test_a_good_value_is_taken(monkeypatch: pytest.MonkeyPatch, name: str, text: str, value: Any):
@@ -118,6 +119,7 @@ EXPECTED = {
     "LEASE_S": "seconds, from 1 to 3600",
     "LOG_FORMAT": "console or json",
     "LOG_LEVEL": "debug, info, warning or error",
+    "ALIVE_FILE": "an absolute path of a file",
 }
 
 
@@ -177,6 +179,8 @@ def test_every_setting_has_words_for_what_is_expected():
         ("LOG_LEVEL", ""),
         ("LOG_LEVEL", "critical"),
         ("LOG_LEVEL", PASSWORD),
+        ("ALIVE_FILE", ""),
+        ("ALIVE_FILE", f"relative/{PASSWORD}"),
     ],
 )
 def test_a_bad_value_is_refused_with_the_name_and_the_expectation_and_never_the_value(

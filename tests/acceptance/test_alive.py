@@ -1,0 +1,44 @@
+"""The file that a worker touches with each heartbeat: young while it takes part, old when it does not."""
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from producer.children import Child
+from tests.conftest import Site
+from tests.worker.trees import eventually
+
+pytestmark = [pytest.mark.stack, pytest.mark.slow]
+
+HEARTBEAT_S = 2.0
+
+
+def test_the_file_is_young_while_the_worker_lives_and_grows_old_while_its_parent_hangs(site: Site):
+    alive_file = site.folder / "alive"
+    with site.workers(ALIVE_FILE=str(alive_file)) as (worker,):
+        eventually(alive_file.exists, "a first heartbeat")
+        first = alive_file.stat().st_mtime_ns
+        eventually(lambda: alive_file.stat().st_mtime_ns > first, "another heartbeat")
+
+        with hanging(worker):
+            eventually(lambda: age_s(alive_file) > 3 * HEARTBEAT_S, "an old file")
+
+        eventually(lambda: age_s(alive_file) < HEARTBEAT_S, "a young file")
+
+
+@contextmanager
+def hanging(worker: Child) -> Iterator[None]:
+    """Stop the worker's parent in the middle of whatever it does."""
+    worker.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        worker.process.send_signal(signal.SIGCONT)
+
+
+def age_s(file: Path) -> float:
+    return time.time() - file.stat().st_mtime

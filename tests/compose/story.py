@@ -1,0 +1,147 @@
+"""The operator's story by Compose: rehearse, migrate with four workers and one outside, lose one, verify, roll back."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine
+
+from producer import demo_estate, report, status
+from tests.compose import flower, hardening
+from tests.compose.beside import NODE, worker_beside
+from tests.compose.engine import Container
+from tests.compose.installation import Installation
+from tests.estate import differences, readings, snapshot_tree
+from tests.estate.compare import Reading
+from tests.worker.trees import eventually
+from worker.db import ledger
+from worker.sessions_csv import Reader
+
+WORKERS = 4
+_MEGABYTES = 60
+_SLOW = "2M"
+"""Bytes a second for all workers together: each holds a job long enough to be found with it."""
+
+_SOUND, _UNSOUND, _DATASETS = 12, 3, 9
+"""Of the demo's estate: projects that can be migrated, those that cannot, and the different contents of the first."""
+
+_SOME_FAILED = 3
+
+Say = Callable[[str], None]
+Readings = dict[tuple[int, Reader], Reading]
+Report = dict[str, Any]
+
+
+def tell(installation: Installation, say: Say) -> None:
+    """All chapters; `AssertionError` if anything is not as it should be."""
+    hardening.check(installation)
+    say("every container is hardened, and no password is to be seen")
+    flower.check(installation, workers=WORKERS)
+    say(f"Flower asks for its password and lists {WORKERS} workers")
+    with installation.engine() as engine:
+        demo_estate.build(engine, installation.legacy_dir, megabytes=_MEGABYTES, say=lambda _: None)
+        before, trees = _readings(engine, installation), snapshot_tree(installation.legacy_dir)
+        say(f"an estate of {_SOUND + _UNSOUND} projects is there")
+        _migrate(installation, engine, say)
+        _check_sessions(installation, engine, before)
+        say("every session reads as before")
+        _roll_back(installation)
+        assert snapshot_tree(installation.legacy_dir) == trees
+        assert differences(before, _readings(engine, installation)) == []
+        say("rolled back: every legacy file is as it was, and every session reads as before")
+
+
+def _migrate(installation: Installation, engine: Engine, say: Say) -> None:
+    """Rehearse, migrate, and lose a worker meanwhile."""
+    foretold = _report(installation, "enqueue", "--dry-run", "--wait", exit_code=_SOME_FAILED)
+    _check_figures(foretold)
+    assert list(installation.data_dir.iterdir()) == [], "a dry run writes nothing"
+    say("dry run: its report has the right figures, and nothing is written")
+    with worker_beside(installation):
+        lost = _lose_one_at_work(installation, engine)
+        say("a worker beside the containers takes jobs of the same run; a container is killed at work")
+        migrated = _report(installation, "collect", exit_code=_SOME_FAILED)
+    _check_figures(migrated)
+    _check_workers(migrated, lost)
+    assert migrated["bytes"] == foretold["bytes"]
+    assert len(list((installation.data_dir / "raw_datasets").iterdir())) == _DATASETS
+    say(
+        "the run is complete, its figures are those that were foretold; another attempt migrated the lost project"
+    )
+    eventually(lambda: _all_are_back(installation), f"{WORKERS} workers again", within_s=60)
+    say("the engine has started the killed container again")
+
+
+def _lose_one_at_work(installation: Installation, engine: Engine) -> int:
+    """Start a run and kill a container that holds a job; the project that it holds."""
+    installation.producer("enqueue", "--limit-bytes-per-second", _SLOW)
+    everybody = WORKERS + 1
+    eventually(lambda: len(_holders(engine)) == everybody, f"{everybody} workers hold jobs", within_s=60)
+    holders = _holders(engine)
+    assert NODE in holders
+    host_names = {
+        f"celery@{each.container_id[:12]}": each for each in installation.compose.containers("worker")
+    }
+    node = max(host_names, key=lambda name: holders[name]["bytes_total"] - holders[name]["bytes_done"])
+    _kill(host_names[node])
+    installation.producer("throttle")
+    project_id: int = holders[node]["project_id"]
+    return project_id
+
+
+def _holders(engine: Engine) -> dict[str, dict[str, Any]]:
+    """What each worker holds of the latest run."""
+    with engine.connect() as conn:
+        run = ledger.find_run(conn, "latest")
+    return {job["worker"]: job for job in status.describe(engine, run)["holders"]}
+
+
+def _kill(container: Container) -> None:
+    """As a crash does: a container that the engine is told to kill is not started again."""
+    os.kill(container.main_pid, signal.SIGKILL)
+
+
+def _all_are_back(installation: Installation) -> bool:
+    workers = installation.compose.containers("worker")
+    return all(each.is_healthy for each in workers) and sum(each.starts_again for each in workers) == 1
+
+
+def _report(installation: Installation, *words: str, exit_code: int = 0) -> Report:
+    """Call a verb that writes a report; that report, whose totals add up."""
+    said = json.loads(installation.producer(*words, "--json", exit_code=exit_code))
+    written = installation.reports / Path(said["report_path"]).name
+    document: Report = json.loads(written.read_text(encoding="utf-8"))
+    report.check_totals(document)
+    return document
+
+
+def _check_figures(document: Report) -> None:
+    """The demo's estate, migrated or rehearsed."""
+    keys = ("projects_processed", "projects_migrated", "projects_failed", "datasets_created")
+    assert [document[key] for key in keys] == [_SOUND + _UNSOUND, _SOUND, _UNSOUND, _DATASETS]
+
+
+def _check_workers(document: Report, lost: int) -> None:
+    """Somebody else migrated what the killed worker had; the worker beside the containers did its part."""
+    (detail,) = (one for one in document["details"] if one["project_id"] == lost)
+    assert (detail["status"], detail["attempts"]) == ("migrated", 2)
+    assert NODE in {one["worker"] for one in document["details"]}
+
+
+def _check_sessions(installation: Installation, engine: Engine, before: Readings) -> None:
+    verified = _report(installation, "verify", "--sessions")
+    assert verified["projects_verified"] == _SOUND
+    assert differences(before, _readings(engine, installation)) == []
+
+
+def _roll_back(installation: Installation) -> None:
+    document = _report(installation, "rollback", "--wait")
+    assert document["projects_rolled_back"] == _SOUND
+
+
+def _readings(engine: Engine, installation: Installation) -> Readings:
+    with engine.connect() as conn:
+        return readings(conn, installation.data_dir)

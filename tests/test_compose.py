@@ -1,0 +1,247 @@
+"""What can be said of image and Compose files without an engine. `make compose-test` builds and runs them."""
+
+import re
+import textwrap
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.compose.engine import documented
+from worker.settings import Settings
+
+CHECKOUT = Path(__file__).parents[1]
+COMPOSE = (CHECKOUT / "docker-compose.yml").read_text(encoding="utf-8")
+DOCKERFILE = (CHECKOUT / "Dockerfile").read_text(encoding="utf-8")
+EXAMPLE = (CHECKOUT / ".env.example").read_text(encoding="utf-8")
+SECRETS = ("POSTGRES_PASSWORD", "REDIS_PASSWORD", "FLOWER_BASIC_AUTH")
+
+_KEY = re.compile(r"^([\w.<-]+):", re.MULTILINE)
+_VARIABLE = re.compile(r"(?<!\$)\$\{([A-Z_]+)")
+_PIN = re.compile(r"^([a-z0-9-]+==\S+) \\\n((?:    --hash=\S+(?: \\)?\n)+)", re.MULTILINE)
+
+Keys = dict[str, str]
+
+
+def keys(block: str) -> Keys:
+    """The keys of a block of YAML, each with its value: what stands beside it, and the lines below. Comments are gone."""
+    lines = [line for line in block.splitlines() if line.strip() and not line.strip().startswith("#")]
+    plain = textwrap.dedent("\n".join(lines))
+    starts = list(_KEY.finditer(plain))
+    ends = [*(start.start() for start in starts[1:]), len(plain)]
+    return {
+        start[1]: plain[start.end() : end].strip(" ").removeprefix("\n").rstrip()
+        for start, end in zip(starts, ends, strict=True)
+    }
+
+
+TOP = keys(COMPOSE)
+ANCHORS = {text.split()[0].removeprefix("&"): text for text in TOP.values() if text.startswith("&")}
+
+
+def resolved(block: str) -> Keys:
+    """The keys of a block with those that it merges; its own win."""
+    own = keys(block)
+    merged = own.pop("<<", "").removeprefix("*")
+    return (resolved(below(ANCHORS[merged])) if merged else {}) | own
+
+
+def below(anchored: str) -> str:
+    """What comes after an anchor."""
+    return anchored.partition("\n")[2]
+
+
+SERVICES = {name: resolved(block) for name, block in keys(TOP["services"]).items()}
+LONG_LIVED = {name for name, service in SERVICES.items() if "restart" in service}
+
+
+def networks(service: str) -> set[str]:
+    return set(SERVICES[service]["networks"].strip("[]").split(", "))
+
+
+def mounts(service: str) -> list[Keys]:
+    """The bind mounts of a service."""
+    volumes = textwrap.dedent(SERVICES[service].get("volumes", ""))
+    return [
+        keys("  " + mount) for mount in re.split(r"^- ", volumes, flags=re.MULTILINE) if "source:" in mount
+    ]
+
+
+def test_the_services_are_these():
+    assert set(SERVICES) == {"postgres", "redis", "schema", "worker", "flower", "producer", "metrics"}
+    assert {"postgres", "redis", "worker", "flower", "metrics"} == LONG_LIVED
+    assert {name: SERVICES[name]["profiles"] for name in SERVICES if "profiles" in SERVICES[name]} == {
+        "producer": "[tools]",
+        "metrics": "[metrics]",
+    }
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_service_may_do_little(name: str):
+    service = SERVICES[name]
+
+    assert service["read_only"] == "true"
+    assert service["cap_drop"] == "[ALL]"
+    assert service["security_opt"] == '["no-new-privileges:true"]'
+    assert "cap_add" not in service
+    assert "privileged" not in service
+    assert "/tmp" in service["tmpfs"]  # noqa: S108 - a mount of its own
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_service_that_stays_says_whether_it_is_well(name: str):
+    check = SERVICES[name]["healthcheck"]
+
+    if name in LONG_LIVED:
+        assert {"test", "interval", "timeout", "retries", "start_period"} <= keys(check).keys()
+    else:
+        assert check == "{disable: true}"
+
+
+def test_workers_wait_for_servers_and_tables():
+    for name in ("worker", "producer", "metrics"):
+        assert SERVICES[name]["depends_on"] == "*tables-are-there"
+    waits = resolved(below(ANCHORS["tables-are-there"]))
+    assert waits == {
+        "postgres": "{condition: service_healthy, required: false}",
+        "redis": "{condition: service_healthy}",
+        "schema": "{condition: service_completed_successfully}",
+    }
+
+
+def test_one_service_builds_the_image_that_the_others_name():
+    ours = {name for name, service in SERVICES.items() if "MIGRATOR_IMAGE" in service["image"]}
+
+    assert ours == {"schema", "worker", "flower", "producer", "metrics"}
+    assert [name for name, service in SERVICES.items() if "build" in service] == ["schema"]
+    assert {SERVICES[name]["init"] for name in ours} == {"true"}
+
+
+def test_nobody_is_root():
+    assert SERVICES["postgres"]["user"] == "postgres"
+    assert SERVICES["redis"]["user"] == '"999"'
+    assert {SERVICES[name]["user"] for name in ("worker", "producer")} == {"${RUN_AS:-10001:10001}"}
+    assert re.findall(r"^USER (.*)", DOCKERFILE, re.MULTILINE) == ["10001:10001"]
+
+
+def test_only_those_who_need_postgresql_reach_it():
+    assert {name for name in SERVICES if "database" in networks(name)} == {
+        "postgres",
+        "schema",
+        "worker",
+        "producer",
+        "metrics",
+    }
+    assert {name for name in SERVICES if "broker" in networks(name)} == {
+        "redis",
+        "worker",
+        "flower",
+        "producer",
+        "metrics",
+    }
+    assert keys(TOP["networks"])["database"] == keys(TOP["networks"])["broker"] == "{internal: true}"
+
+
+def test_what_is_published_is_on_loopback_unless_a_variable_says_otherwise():
+    assert {name: service["ports"] for name, service in SERVICES.items() if "ports" in service} == {
+        "flower": '["${FLOWER_BIND:-127.0.0.1:5555}:5555"]',
+        "metrics": '["${METRICS_BIND:-127.0.0.1:9187}:9187"]',
+    }
+
+
+def test_only_workers_write_to_the_store_and_nobody_to_legacy_directories():
+    writable = {
+        (name, mount["target"])
+        for name in SERVICES
+        for mount in mounts(name)
+        if mount.get("read_only") != "true"
+    }
+
+    assert writable == {("worker", "${DATA_DIR}"), ("producer", "/reports")}
+    assert "${LEGACY_DIR}" in {mount["target"] for mount in mounts("worker")}
+    assert all(mount["bind"] == "{create_host_path: false}" for name in SERVICES for mount in mounts(name))
+
+
+def test_a_worker_has_time_to_hand_back_its_jobs_and_a_limit():
+    assert SERVICES["worker"]["stop_grace_period"] == "90s"
+    assert "mem_limit" in SERVICES["worker"]
+
+
+@pytest.mark.parametrize("file", sorted(CHECKOUT.glob("docker-compose*.yml")), ids=lambda file: file.name)
+def test_every_variable_is_documented(file: Path):
+    assert set(_VARIABLE.findall(file.read_text(encoding="utf-8"))) <= documented()
+
+
+def test_every_documented_variable_is_one():
+    passed_on = {name for name, value in keys(below(ANCHORS["settings"])).items() if not value}
+
+    assert documented() - {"COMPOSE_FILE"} == set(_VARIABLE.findall(COMPOSE)) | passed_on
+
+
+def test_every_setting_reaches_the_containers():
+    set_by_the_image = {"ALIVE_FILE"}
+
+    assert keys(below(ANCHORS["settings"])).keys() | set_by_the_image == {
+        name.upper() for name in Settings.model_fields
+    }
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_no_password_has_a_default(name: str):
+    assert f"{name}: ${{{name}:?" in COMPOSE, "it is refused where it is missing"
+    assert not re.search(rf"\${{{name}:?[-+]", COMPOSE)
+    assert re.search(rf"^{name}=$", EXAMPLE, re.MULTILINE)
+
+
+def test_no_password_is_an_argument():
+    for service in SERVICES.values():
+        words = service.get("command", "") + service.get("entrypoint", "") + service["healthcheck"]
+        assert not set(_VARIABLE.findall(words)) & {*SECRETS, "DATABASE_URL"}
+
+
+def test_the_image_is_built_from_what_a_variable_names():
+    assert not re.search(r"^# *syntax=", DOCKERFILE, re.MULTILINE)
+    assert set(re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)) == {"${PYTHON_IMAGE}"}
+    assert "ARG PYTHON_IMAGE=python:3.11-slim\n" in DOCKERFILE
+    defaults = dict(re.findall(r"\$\{([A-Z]+_IMAGE):-([^}]+)\}", COMPOSE))
+    assert defaults == {
+        "PYTHON_IMAGE": "python:3.11-slim",
+        "POSTGRES_IMAGE": "postgres:17-alpine",
+        "REDIS_IMAGE": "valkey/valkey:8-alpine",
+        "MIGRATOR_IMAGE": "label-dataset-migrator",
+    }
+
+
+def test_the_build_sees_what_the_image_is_made_of_and_nothing_else():
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE)
+    ignored = (CHECKOUT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+
+    assert {name for names in copied for name in names.split()} == {
+        line.removeprefix("!") for line in ignored if line.startswith("!")
+    }
+    assert "*" in ignored
+
+
+def pins(file: str) -> dict[str, set[str]]:
+    """Each pinned requirement with its hashes."""
+    text = (CHECKOUT / file).read_text(encoding="utf-8")
+    return {pin: set(re.findall(r"--hash=(\S+)", hashes)) for pin, hashes in _PIN.findall(text)}
+
+
+@pytest.mark.parametrize("file", ["requirements-runtime.txt", "requirements-build.txt"])
+def test_the_image_has_the_versions_that_are_tested(file: str):
+    assert pins(file)
+    assert pins(file).items() <= pins("requirements.txt").items()
+
+
+def test_the_image_has_what_the_program_needs_and_no_more():
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    in_image = {pin.partition("==")[0] for pin in pins("requirements-runtime.txt")}
+
+    assert names(project["dependencies"]) <= in_image
+    assert not names(project["optional-dependencies"]["local"]) & in_image
+    assert not names(project["optional-dependencies"]["dev"]) & in_image
+
+
+def names(requirements: list[str]) -> set[str]:
+    return {re.split(r"[\[<>=]", requirement)[0] for requirement in requirements}
