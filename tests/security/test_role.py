@@ -96,6 +96,9 @@ def test_real_workers_and_every_verb_can_do_with_it(role: Role):
         assert _say(site, "verify", "--sessions")["report"]["projects_verified"] == 3
         assert _say(site, "rollback", "--wait")["report"]["projects_rolled_back"] == 3
         assert _say(site, "status")["state"] == "finished"
+        checks = _say(site, "doctor")["checks"]
+        assert [one for one in checks if one["name"] in {"rights", "role"} and one["verdict"] != "pass"] == []
+        assert {"labels": {"part": "database"}, "value": 1.0} in _say(site, "metrics")["label_migrator_up"]
 
     assert _labels_tables(role.owner) == before
     for log in site.folder.glob("*.log"):
