@@ -18,7 +18,8 @@ from tests.compose.engine import CHECKOUT, Composed, docker
 from tests.worker.trees import eventually
 from worker.db.engine import connect
 
-IMAGE = "label-dataset-migrator:compose-test"
+# A name of its own, because two tests at once would take each other's image away.
+IMAGE = f"label-dataset-migrator:compose-test-{secrets.token_hex(4)}"
 LEASE_S = 10
 _OF_THE_IMAGE = Identity(uid=10001, gid=10001, extra_groups=())
 _BUILD_WITHIN_S = 1800.0
