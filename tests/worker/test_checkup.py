@@ -91,7 +91,7 @@ def test_only_a_few_run_at_once(ask: Callable[..., dict[str, Any]]):
     ask(tokens[-1], Step.END)
 
 
-@pytest.mark.parametrize(("token", "step"), [("../../etc", "examine"), (uuid.uuid4().hex, "format")])
+@pytest.mark.parametrize(("token", "step"), [("../../etc", "examine"), ("0" * 32, "format")])
 def test_what_is_no_token_or_no_step_is_refused(ask: Callable[..., dict[str, Any]], token: str, step: str):
     """Both come through the broker, to which others may write."""
     with pytest.raises(ValueError, match=r"badly formed|not a valid Step"):
