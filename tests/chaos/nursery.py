@@ -66,7 +66,8 @@ class Nursery:
     def __init__(self, orders: IO[str], answers: IO[str]) -> None:
         self._orders = orders
         self._answers = answers
-        self._ends: dict[int, int] = {}
+        # By process and not by number: a machine that starts so many gives the same number again.
+        self._ends: dict[Process, int] = {}
 
     def start(
         self, name: str, module: str, arguments: Sequence[str], *, env: Mapping[str, str], folder: Path
@@ -79,11 +80,11 @@ class Nursery:
 
     def ended(self, process: Process) -> int | None:
         """The status that a process ended with (of a killed one the negative signal), or None while it runs."""
-        if process.pid not in self._ends:
+        if process not in self._ends:
             code = self._ask({"ended": process.pid})
             if code is not None:
-                self._ends[process.pid] = code
-        return self._ends.get(process.pid)
+                self._ends[process] = code
+        return self._ends.get(process)
 
     def _ask(self, order: Mapping[str, Any]) -> Any:
         self._orders.write(json.dumps(order) + "\n")
