@@ -275,9 +275,9 @@ def test_a_run_is_finished_by_its_last_job_only(database: Engine):
 def test_when_the_last_two_jobs_end_at_once_the_run_is_finished(database: Engine):
     with processes(database, 2) as engines:
         for _ in range(10):
-            run_id = make_run(database, [0, 1])
+            run_id = make_run(database, [1, 2])
             leases = {
-                id(engine): must_take(database, run_id, number) for number, engine in enumerate(engines)
+                id(engine): must_take(database, run_id, number) for number, engine in enumerate(engines, 1)
             }
 
             def end_and_finish(engine: Engine, leases: Any = leases, run_id: uuid.UUID = run_id) -> None:
