@@ -29,7 +29,7 @@ demo: $(READY) ## Run the whole story on made-up projects and a local stack; the
 	$(BIN)/producer demo --folder demo
 
 test: $(READY) ## Run every test against a real PostgreSQL, a real Valkey and real workers
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 chaos: $(READY) ## Run N schedules of faults on real processes from SEED on; without both also the long fault and race tests
 	$(if $(N)$(SEED),,$(BIN)/python -m pytest -m long --timeout 3600 $(ARGS))

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from worker import broker, log
+from worker import broker, forking, log
 from worker.blobs.store import Store
 from worker.broker import Condition, Message
 from worker.db import engine as engine_module
@@ -75,7 +75,8 @@ class Reaper:
         # Not all workers at the same moment.
         while not self._stopped.wait(self._settings.reap_every_s * random.uniform(0.8, 1.2)):  # noqa: S311
             try:
-                epoch = reap(self._settings, self._engine, epoch)
+                with forking.at_work():
+                    epoch = reap(self._settings, self._engine, epoch)
                 self._trouble = None
             except (MigratorError, SQLAlchemyError) as error:
                 self._trouble = str(error).partition("\n")[0]

@@ -118,7 +118,12 @@ def _teller(_pid: int) -> Teller:
 
 
 class Reaping(bootsteps.StartStopStep):  # type: ignore[misc]
-    """The reaper in each worker's parent process: starts and stops with it, whatever its children do."""
+    """The reaper in each worker's parent process: starts and stops with it, whatever its children do.
+
+    Not before the first children are there: they are to be forked while the parent has no other thread (`worker.forking`).
+    """
+
+    requires = ("celery.worker.components:Pool",)
 
     def __init__(self, parent: Any, **arguments: Any) -> None:
         super().__init__(parent, **arguments)
