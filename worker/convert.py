@@ -130,13 +130,16 @@ def convert(
     row is there after all). None means the row must be there (`DatasetGoneError` otherwise). Raises `NothingToDoError` for a project that is gone or converted, `ProjectChangedError` for one with
     another path, `LeaseLostError` when the job has another holder. A crash anywhere leaves the project as it was.
     """
-    return when_free(lambda: _convert(engine, lease, tree, outcome, create_at, store_root))
+    # Outside of the transaction: of many files they take a while, in which the server would hear nothing.
+    attributes = tree_attributes(tree)
+    return when_free(lambda: _convert(engine, lease, tree, attributes, outcome, create_at, store_root))
 
 
 def _convert(
     engine: Engine,
     lease: leases.Lease,
     tree: HashedTree,
+    attributes: bytes,
     outcome: Outcome,
     create_at: Path | None,
     store_root: Path,
@@ -151,7 +154,7 @@ def _convert(
         project = check_still_legacy(projects.lock(conn, lease.ref.project_id, gives_way=True), lease, conn)
         rows = sessions.lock_of_project(conn, project.project_id)
         plan = plan_sessions(project.path or "", rows, tree)
-        _write_rows(conn, lease, dataset, tree, plan)
+        _write_rows(conn, lease, dataset, attributes, plan)
         converted = outcome.with_changes(
             dataset_id=dataset.dataset_id,
             dataset_path=dataset.file_path,
@@ -213,7 +216,7 @@ def _row(mode: int, mtime_ns: int, owner: tuple[int, int]) -> str:
 
 
 def _write_rows(
-    conn: Connection, lease: leases.Lease, dataset: Dataset, tree: HashedTree, plan: Plan
+    conn: Connection, lease: leases.Lease, dataset: Dataset, attributes: bytes, plan: Plan
 ) -> None:
     """All rows of the project, and the before-image of each. Seven statements, however many sessions there are."""
     project_id = lease.ref.project_id
@@ -247,7 +250,7 @@ def _write_rows(
             "sessions": changes,
             "left_alone": [{"session_id": row.session_id, "before": row.values()} for row in plan.left_alone],
         },
-        tree_attributes=tree_attributes(tree),
+        tree_attributes=attributes,
     )
     sessions.write(conn, [{"session_id": change["session_id"], **change["after"]} for change in changes])
     projects.make_dataset_based(conn, project_id, written)

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine
 
 from worker import log
 from worker.blobs.store import Store
-from worker.db import leases, ledger
+from worker.db import engine, leases, ledger
 from worker.db.engine import autocommit, when_there
 from worker.errors import (
     DatabaseUnavailableError,
@@ -65,6 +65,15 @@ class Tools:
         return Store.open(
             self.settings.store_dir, self.settings.datasets_dir, self.settings.store_digest, create=create
         )
+
+
+def connect(settings: Settings, application_name: str) -> Engine:
+    """The engine of a process that does jobs: no transaction of it stays open, with all its locks, longer than a lease while
+    the process is stopped.
+    """
+    return engine.connect(
+        settings.sqlalchemy_url, application_name=application_name, idle_limit_s=settings.lease_s
+    )
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,10 @@ class Reaper:
         self._settings = settings
         # The parent forks: a connection must not live longer than its use.
         self._engine = engine_module.connect(
-            settings.sqlalchemy_url, application_name="label-migrator reaper", keeps_connections=False
+            settings.sqlalchemy_url,
+            application_name="label-migrator reaper",
+            keeps_connections=False,
+            idle_limit_s=settings.lease_s,
         )
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name=_NAME, daemon=True)

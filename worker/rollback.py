@@ -100,13 +100,15 @@ def _gone_around(job: Job, conversion: Conversion) -> list[Conversion]:
     """Other converted projects whose directory, which is gone, too, contained this one's; the outermost first."""
     inner = os.path.normpath(conversion.legacy_path)
     with job.engine.connect() as conn:
-        gone = [
-            other.project_id
-            for other in projects.converted(conn)
-            if other.legacy_path is not None
-            and inner.startswith(os.path.normpath(other.legacy_path).rstrip("/") + "/")
-            and not os.path.lexists(other.legacy_path)
-        ]
+        others = projects.converted(conn)
+    gone = [
+        other.project_id
+        for other in others
+        if other.legacy_path is not None
+        and inner.startswith(os.path.normpath(other.legacy_path).rstrip("/") + "/")
+        and not os.path.lexists(other.legacy_path)
+    ]
+    with job.engine.connect() as conn:
         found = projects.active_conversions(conn, gone)
     return sorted(found.values(), key=lambda other: len(os.path.normpath(other.legacy_path)))
 

@@ -12,10 +12,9 @@ from celery import Task, bootsteps, shared_task
 from celery.exceptions import Ignore
 from celery.worker.control import inspect_command
 
+from worker import job, stopping
 from worker import settings as settings_module
-from worker import stopping
 from worker.checkup import Checkups
-from worker.db import engine
 from worker.heartbeat import Progress
 from worker.job import Tools
 from worker.messages import JobRef, Outcome, Status, Verb
@@ -92,7 +91,7 @@ def _tools(pid: int) -> Tools:
     settings = settings_module.load()
     return Tools(
         settings=settings,
-        engine=engine.connect(settings.sqlalchemy_url, application_name=f"label-migrator worker {pid}"),
+        engine=job.connect(settings, f"label-migrator worker {pid}"),
         threads=ThreadPoolExecutor(settings.hash_threads, thread_name_prefix="ingest"),
         pace=pace(settings.bwlimit),
         stopping=stopping.told,

@@ -28,9 +28,7 @@ from tests.conftest import Site
 from tests.fidelity.runs import WORK
 from worker import log
 from worker import settings as settings_module
-from worker.db import engine as engine_module
-from worker.db.engine import connect
-from worker.job import Tools
+from worker.job import Tools, connect
 from worker.messages import JobRef, Verb
 
 _ASLEEP = "asleep"
@@ -143,9 +141,7 @@ def _work(order: dict[str, Any], writable: int) -> int:
     """What a Celery child does for one task; asleep, none of its threads goes on."""
     settings = settings_module.load()
     log.configure(log_format="console", level="warning")
-    # As its lease is shortened, so is what PostgreSQL grants to a transaction whose client says nothing.
-    engine_module._IDLE_S = float(settings.lease_s)
-    engine = connect(settings.sqlalchemy_url, application_name="sleeping worker")
+    engine = connect(settings, "sleeping worker")
     watch = _Watch(order["sleep_at"], writable, str(settings.data_dir))
     event.listen(engine, "before_cursor_execute", lambda *args: watch.pass_by(args[2]))
     event.listen(engine, "commit", lambda _conn: watch.pass_by("commit"))

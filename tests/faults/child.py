@@ -32,8 +32,7 @@ from worker import log
 from worker import settings as settings_module
 from worker.blobs import admission
 from worker.blobs.store import Store
-from worker.db.engine import connect
-from worker.job import Tools
+from worker.job import Tools, connect
 from worker.messages import JobRef
 from worker.migrate import migrate
 
@@ -150,7 +149,7 @@ def _migrate(asked: dict[str, Any]) -> dict[str, Any]:
         _refuse_links_of_blobs()
     admission.BATCH_BYTES = asked["batch_bytes"]
     settings = settings_module.load()
-    engine = connect(settings.sqlalchemy_url, application_name="a child")
+    engine = connect(settings, "a child")
     statements: list[str] = []
 
     def take_down(*args: Any) -> None:

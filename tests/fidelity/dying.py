@@ -26,8 +26,7 @@ from tests.conftest import Site
 from tests.fidelity.runs import WORK
 from worker import log
 from worker import settings as settings_module
-from worker.db.engine import connect
-from worker.job import Tools
+from worker.job import Tools, connect
 from worker.messages import JobRef, Verb
 
 
@@ -127,7 +126,7 @@ def _work(order: dict[str, object], writable: int) -> int:
     """What a Celery child does for one task, up to its death."""
     settings = settings_module.load()
     log.configure(log_format="console", level="error")
-    engine = connect(settings.sqlalchemy_url, application_name="dying worker")
+    engine = connect(settings, "dying worker")
     _die_at(engine, order["die_at"], writable)
     ref = JobRef(run_id=uuid.UUID(str(order["run_id"])), project_id=int(str(order["project_id"])))
     with ThreadPoolExecutor(2) as threads:

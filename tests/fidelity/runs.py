@@ -10,9 +10,8 @@ from sqlalchemy import Engine, text
 
 from tests.conftest import Site
 from worker.db import ledger, projects
-from worker.db.engine import connect
 from worker.db.ledger import NewJob
-from worker.job import Tools
+from worker.job import Tools, connect
 from worker.messages import JobRef, Outcome, Verb
 from worker.migrate import migrate
 from worker.rollback import rollback
@@ -38,7 +37,7 @@ def tools_of(site: Site, *, engine: Engine | None = None) -> Iterator[Tools]:
 @contextmanager
 def another_worker(site: Site, name: str) -> Iterator[Tools]:
     """The same with connections of its own, as another process would have."""
-    engine = connect(site.engine.url, application_name=name)
+    engine = connect(site.settings, name)
     try:
         with tools_of(site, engine=engine) as tools:
             yield tools

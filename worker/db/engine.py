@@ -35,11 +35,18 @@ _BUSY = {
 }
 
 
-def connect(url: URL, *, application_name: str, keeps_connections: bool = True) -> Engine:
+def connect(
+    url: URL,
+    *,
+    application_name: str,
+    keeps_connections: bool = True,
+    idle_limit_s: float | None = None,
+) -> Engine:
     """An engine that opens connections when they are first needed, never at import or before a fork.
 
     Four connections are the most one job uses at once: two claims, its lease, and a transaction of its own. A process that
-    forks must not keep any while it does: without `keeps_connections` each lives for one use only.
+    forks must not keep any while it does: without `keeps_connections` each lives for one use only. The server ends a
+    transaction whose client says nothing for `idle_limit_s`: a process that is stopped must not keep its row locks.
     Raises `DatabaseUnavailableError` from any later call that cannot reach the server.
     """
     engine = create_engine(
@@ -54,13 +61,17 @@ def connect(url: URL, *, application_name: str, keeps_connections: bool = True) 
             "keepalives_count": 3,
             # And one that vanishes while an answer is waited for must not hold it for the retransmissions' quarter hour.
             "tcp_user_timeout": 30_000,
-            "options": "-c timezone=UTC",
+            "options": "-c timezone=UTC" + _idle_limit(idle_limit_s),
         },
     )
     event.listen(engine, "handle_error", _in_our_words)
     event.listen(engine, "checkin", _note_time)
     event.listen(engine, "checkout", _ping_if_idle)
     return engine
+
+
+def _idle_limit(seconds: float | None) -> str:
+    return "" if seconds is None else f" -c idle_in_transaction_session_timeout={int(seconds * 1000)}"
 
 
 def _note_time(_connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
