@@ -227,7 +227,8 @@ def start_worker(env: Mapping[str, str], *, name: str, concurrency: int, log_fil
     node = f"{name}@{socket.gethostname()}"
     # Neighbours have nothing to tell each other that the ledger does not say; asking takes a second.
     quiet = ["--without-mingle", "--without-gossip"]
-    options = ["--concurrency", str(concurrency), "--task-events", "--hostname", node, *quiet]
+    # No -E: that workers tell what they do is a setting, and so holds however one is started.
+    options = ["--concurrency", str(concurrency), "--hostname", node, *quiet]
     return start(
         node,
         [sys.executable, "-m", "celery", "-A", "worker.app", "worker", *options],
