@@ -24,7 +24,8 @@ _PREFIX = "label_migrator"
 
 
 class LedgerCollector(Collector):
-    """What Flower cannot know: jobs and runs by state, bytes, failures, the queue's length, the store's room.
+    """What Flower cannot know: jobs and runs by state, bytes, failures, the queue's length, the store's room. And how many
+    workers answer now, which Flower only hears by and by.
 
     A part that does not answer is `up 0`, never an error. No label names a project: each would be a series of its own.
     """
@@ -32,6 +33,7 @@ class LedgerCollector(Collector):
     def __init__(self, settings: Settings, engine: Engine) -> None:
         self._settings = settings
         self._engine = engine
+        self._count_workers = broker.workers_counter(settings)
 
     def describe(self) -> Iterable[Metric]:
         """Nothing, so that to register this asks no server."""
@@ -71,6 +73,8 @@ class LedgerCollector(Collector):
     def _broker(self) -> Iterator[Metric]:
         waiting = broker.condition(self._settings).waiting
         yield _single("queue_messages", "Messages that no worker has taken yet", waiting)
+        online = self._count_workers()
+        yield _single("workers_online", "Workers that answer, busy or not", online)
 
 
 def _of_jobs(found: Figures) -> Iterator[Metric]:

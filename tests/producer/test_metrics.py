@@ -10,14 +10,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+import redis
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import Engine, event
 
 from producer import metrics
 from producer.local_servers import free_port
+from tests.acceptance.slow import signal_all
 from tests.conftest import Site
 from tests.estate import make_project, record_session
 from tests.worker.db.rows import end, make_run, must_take, outcome
+from tests.worker.trees import eventually
 from worker.errors import DirectoryMissingError
 from worker.messages import Status
 
@@ -91,6 +94,7 @@ def test_jobs_are_counted_by_what_became_of_them(site: Site):
     assert seen["label_migrator_workers_busy"] == {(): 1}
     assert seen["label_migrator_oldest_waiting_seconds"][()] > 0
     assert seen["label_migrator_queue_messages"] == {(): 0}
+    assert seen["label_migrator_workers_online"] == {(): 0}
     assert seen["label_migrator_incidents"] == {
         ("attempt_fenced",): 0,
         ("lease_ran_out",): 0,
@@ -128,6 +132,23 @@ def test_queued_messages_are_counted(site: Site):
     assert parsed(metrics.scrape(site.settings, site.engine))["label_migrator_queue_messages"] == {(): 1}
 
 
+def test_workers_are_counted_also_when_redis_was_emptied_and_when_one_is_dead(site: Site):
+    def online() -> float:
+        return parsed(metrics.scrape(site.settings, site.engine))["label_migrator_workers_online"][()]
+
+    with site.workers(2) as workers:
+        idle = online()
+        with redis.Redis.from_url(site.redis_url) as client:
+            client.flushdb()
+        eventually(lambda: online() == 2, "both are counted again", within_s=10)
+        signal_all(workers[0], signal.SIGKILL)
+        workers[0].process.wait(10)
+        bereaved = online()
+
+    assert idle == 2
+    assert bereaved == 1
+
+
 def test_a_part_that_is_away_is_said_to_be_and_costs_the_others_nothing(site: Site):
     away = {"REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"}
     no_database = {"DATABASE_URL": f"postgresql://nobody:nothing@127.0.0.1:{free_port()}/none"}
@@ -139,6 +160,7 @@ def test_a_part_that_is_away_is_said_to_be_and_costs_the_others_nothing(site: Si
     seen = parsed(without_broker.stdout)
     assert seen["label_migrator_up"] == {("database",): 1, ("broker",): 0}
     assert "label_migrator_queue_messages" not in seen
+    assert "label_migrator_workers_online" not in seen
     assert seen["label_migrator_open_bytes_total"] == {(): 0}
     assert without_database.returncode == 0, without_database.stderr
     document = json.loads(without_database.stdout)
