@@ -1,7 +1,10 @@
 """Figures of ledger, broker and store in Prometheus' text format. Asks anew at each scrape; changes nothing."""
 
+import threading
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +25,11 @@ _log = log.get(__name__)
 
 _PREFIX = "label_migrator"
 
+_WITHIN_S = 8.0
+"""How long a scrape waits for all parts together: less than the ten seconds that Prometheus waits by default."""
+
+Look = Callable[[], Iterable[Metric]]
+
 
 class LedgerCollector(Collector):
     """What Flower cannot know: jobs and runs by state, bytes, failures, the queue's length, the store's room. And how many
@@ -34,6 +42,13 @@ class LedgerCollector(Collector):
         self._settings = settings
         self._engine = engine
         self._count_workers = broker.workers_counter(settings)
+        self._looks: dict[str, Look] = {
+            "database": self._ledger,
+            "broker": self._broker,
+            "store": self._store,
+        }
+        self._asking = threading.Lock()
+        self._under_way: dict[str, Future[list[Metric]]] = {}
 
     def describe(self) -> Iterable[Metric]:
         """Nothing, so that to register this asks no server."""
@@ -41,18 +56,25 @@ class LedgerCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """One look at everything."""
+        deadline = time.monotonic() + _WITHIN_S
+        asked = {part: self._ask(part, look) for part, look in self._looks.items()}
         up = _gauge("up", "Whether a part answered this scrape", ["part"])
-        for part, look in (("database", self._ledger), ("broker", self._broker)):
-            try:
-                found = list(look())
-            except (MigratorError, SQLAlchemyError) as error:
-                _log.warning("part_away", part=part, reason=str(error).partition("\n")[0])
-                found = []
-            up.add_metric([part], float(bool(found)))
-            yield from found
+        for part, answer in asked.items():
+            found = _answered(part, answer, deadline)
+            up.add_metric([part], float(found is not None))
+            yield from found or ()
         yield up
-        if (room := room_in(self._settings)) is not None:
-            yield _single("store_room_bytes", "What the store takes before it calls itself full", room)
+
+    def _ask(self, part: str, look: Look) -> Future[list[Metric]]:
+        """Have a thread look; one that hangs in an earlier look is waited for again, so that there is never more than one."""
+        with self._asking:
+            under_way = self._under_way.get(part)
+            if under_way is not None and not under_way.done():
+                return under_way
+            answer = self._under_way[part] = Future()
+        # Not by an executor: the program's end would wait for a thread that hangs.
+        threading.Thread(target=_look, args=(look, answer), name=f"look at {part}", daemon=True).start()
+        return answer
 
     def _ledger(self) -> Iterator[Metric]:
         with self._engine.connect() as conn:
@@ -75,6 +97,30 @@ class LedgerCollector(Collector):
         yield _single("queue_messages", "Messages that no worker has taken yet", waiting)
         online = self._count_workers()
         yield _single("workers_online", "Workers that answer, busy or not", online)
+
+    def _store(self) -> Iterator[Metric]:
+        if (room := room_in(self._settings)) is not None:
+            yield _single("store_room_bytes", "What the store takes before it calls itself full", room)
+
+
+def _look(look: Look, answer: Future[list[Metric]]) -> None:
+    """Let a thread look, and leave what it saw, or what it met, to whoever asks."""
+    try:
+        answer.set_result(list(look()))
+    except Exception as error:  # noqa: BLE001 - raised again where it is waited for
+        answer.set_exception(error)
+
+
+def _answered(part: str, answer: Future[list[Metric]], deadline: float) -> list[Metric] | None:
+    """What a part said, if it does so in time."""
+    try:
+        return answer.result(max(0.0, deadline - time.monotonic()))
+    except (MigratorError, SQLAlchemyError) as error:
+        reason = str(error).partition("\n")[0]
+    except TimeoutError:
+        reason = f"no answer within {_WITHIN_S:g} s"
+    _log.warning("part_away", part=part, reason=reason)
+    return None
 
 
 def _of_jobs(found: Figures) -> Iterator[Metric]:

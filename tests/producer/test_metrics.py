@@ -1,6 +1,7 @@
 """What Prometheus is told: the ledger's counts and the broker's queue, whichever of them is there to answer."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 import pytest
 import redis
 from prometheus_client.parser import text_string_to_metric_families
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, event, text
 
 from producer import metrics
 from producer.local_servers import free_port
@@ -80,7 +81,7 @@ def test_jobs_are_counted_by_what_became_of_them(site: Site):
 
     seen = parsed(metrics.scrape(site.settings, site.engine))
 
-    assert seen["label_migrator_up"] == {("database",): 1, ("broker",): 1}
+    assert seen["label_migrator_up"] == {("database",): 1, ("broker",): 1, ("store",): 1}
     assert seen["label_migrator_jobs"] == {
         ("false", "done", "migrate"): 1,
         ("false", "failed", "migrate"): 1,
@@ -106,7 +107,7 @@ def test_jobs_are_counted_by_what_became_of_them(site: Site):
 def test_an_empty_ledger_has_figures_too(site: Site):
     seen = parsed(metrics.scrape(site.settings, site.engine))
 
-    assert seen["label_migrator_up"] == {("database",): 1, ("broker",): 1}
+    assert seen["label_migrator_up"] == {("database",): 1, ("broker",): 1, ("store",): 1}
     assert seen["label_migrator_open_bytes_total"] == {(): 0}
     assert seen["label_migrator_oldest_waiting_seconds"] == {(): 0}
 
@@ -158,7 +159,7 @@ def test_a_part_that_is_away_is_said_to_be_and_costs_the_others_nothing(site: Si
 
     assert without_broker.returncode == 0, without_broker.stderr
     seen = parsed(without_broker.stdout)
-    assert seen["label_migrator_up"] == {("database",): 1, ("broker",): 0}
+    assert seen["label_migrator_up"] == {("database",): 1, ("broker",): 0, ("store",): 1}
     assert "label_migrator_queue_messages" not in seen
     assert "label_migrator_workers_online" not in seen
     assert seen["label_migrator_open_bytes_total"] == {(): 0}
@@ -189,3 +190,34 @@ def test_a_port_that_is_taken_is_a_usage_error(site: Site):
 
     assert refused.returncode == 2
     assert f"Cannot listen at 127.0.0.1:{port}: Address already in use" in refused.stderr
+
+
+def test_a_database_that_hangs_is_said_to_be_away_and_comes_back(site: Site):
+    with serving(site) as (process, url):
+        fetch(url)
+        # A connection that lies in the pool, and a server that still takes bytes but never answers.
+        with site.engine.connect() as conn:
+            its_server = conn.scalar(
+                text(
+                    "select pid from pg_stat_activity where datname = current_database() and application_name = :name"
+                ),
+                {"name": "label-migrator producer"},
+            )
+        os.kill(its_server, signal.SIGSTOP)
+        try:
+            hanging = parsed(fetch(url))
+        finally:
+            os.kill(its_server, signal.SIGCONT)
+        again = parsed(fetch(url))
+        os.kill(its_server, signal.SIGSTOP)
+        try:
+            process.send_signal(signal.SIGTERM)
+            ended = process.wait(10)
+        finally:
+            os.kill(its_server, signal.SIGCONT)
+
+    assert hanging["label_migrator_up"] == {("database",): 0, ("broker",): 1, ("store",): 1}
+    assert "label_migrator_jobs" not in hanging
+    assert hanging["label_migrator_queue_messages"] == {(): 0}
+    assert again["label_migrator_up"] == {("database",): 1, ("broker",): 1, ("store",): 1}
+    assert ended == 0
