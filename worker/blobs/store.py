@@ -7,6 +7,7 @@ those in place.
 """
 
 import ctypes
+import errno
 import json
 import os
 import re
@@ -286,11 +287,22 @@ class Store:
         """
         with writing(tree):
             self._write_manifest(manifest, staging)
-            if not self.holds(manifest, os.fspath(tree)):
-                if os.path.lexists(tree):
-                    self.quarantine(os.fspath(tree), "tree is incomplete; a new one takes its place")
-                os.rename(built, tree)
+            self._put_in_place(manifest, built, tree)
         self.seal(tree)
+
+    def _put_in_place(self, manifest: Manifest, built: str, tree: Path) -> None:
+        # Looked for before it is looked at: what comes to the place after this comes in one piece, and is not to be moved away.
+        if os.path.lexists(tree):
+            if self.holds(manifest, os.fspath(tree)):
+                return
+            self.quarantine(os.fspath(tree), "tree is incomplete; a new one takes its place")
+        try:
+            os.rename(built, tree)
+        except OSError as error:
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST} or not self.holds(
+                manifest, os.fspath(tree)
+            ):
+                raise
 
     def seal(self, tree: Path) -> None:
         """Close a published tree for writing and wait until it is on the disk. Whoever published it may have died before."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import given, settings
@@ -437,6 +438,37 @@ def test_one_who_lost_the_claim_without_knowing_leaves_the_tree_that_is_there(tm
         store_tree(store, tree, target, "the one", threads, meanwhile)
 
     assert target.stat().st_ino == inodes[1]
+    assert condemned(store) == {}
+
+
+@pytest.mark.parametrize(
+    ("module", "call"),
+    [(os.path, "lexists"), (os, "rename")],
+    ids=["before the place is looked at", "before the rename"],
+)
+def test_a_tree_that_comes_to_the_place_at_the_last_moment_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType, call: str
+):
+    store = open_store(tmp_path)
+    manifest, first, _ = store_project(store, write_tree(tmp_path / "study"))
+    place = store.trees / "second"
+    with store.staging("the other") as other, store.staging("the one") as staging:
+        store.build_tree(manifest, f"{other}/tree")
+        store.build_tree(manifest, f"{staging}/tree")
+        real = getattr(module, call)
+
+        def meanwhile(path: str, *more: str) -> object:
+            if place in {Path(path), *map(Path, more)}:
+                monkeypatch.undo()
+                store.publish(manifest, f"{other}/tree", place, other)
+            return real(path, *more)
+
+        came = os.stat(f"{other}/tree").st_ino
+        monkeypatch.setattr(module, call, meanwhile)
+        store.publish(manifest, f"{staging}/tree", place, staging)
+
+    assert place.stat().st_ino == came
+    assert read_tree(place) == read_tree(first)
     assert condemned(store) == {}
 
 
