@@ -49,7 +49,7 @@ _FLOWER_OPTIONS = (
     "--persistent",
     "--state-save-interval=60000",
     # Every task has the same name; its arguments say which project it is.
-    "--tasks-columns=args,state,received,result,exception",
+    "--tasks-columns=args,state,exception,result,received",
     # Seconds: a project takes from less than one to hours.
     "--task-runtime-metric-buckets=0.1,1,10,60,300,1800,7200,28800",
 )

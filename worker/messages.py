@@ -191,11 +191,13 @@ class Outcome:
         """One line for people: what became of the project, and of its bytes where there were any."""
         if not self.bytes.read:
             return f"{self.status}: {self.reason}"
-        sessions = f"{self.sessions_count} session{'' if self.sessions_count == 1 else 's'}"
-        return (
-            f"{self.status}: {human_bytes(self.bytes.stored)} stored, {human_bytes(self.bytes.reused)} reused, "
-            f"{sessions} ({self.reason})"
-        )
+        parts = [f"{self.sessions_count} session{'' if self.sessions_count == 1 else 's'}"]
+        parts += [
+            f"{human_bytes(count)} {what}"
+            for count, what in ((self.bytes.stored, "stored"), (self.bytes.reused, "reused"))
+            if count
+        ]
+        return f"{self.status}: {', '.join(parts)} ({self.reason})"
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""

@@ -26,11 +26,17 @@ from worker.throttle import pace
 from worker.verify import verify_sessions
 
 
+_BEGIN, _END = 30, 17
+"""So many characters of a reason have room in Flower's table beside project, state and result."""
+
+
 class JobFailedError(Exception):
     """How Celery learns that a job failed: one line for Flower. The whole outcome is in the ledger."""
 
     def __repr__(self) -> str:
-        return str(self)
+        """What Flower has in its table: without its middle when it is long, because paths differ at their end."""
+        words = str(self)
+        return words if len(words) <= _BEGIN + _END else f"{words[:_BEGIN]}…{words[-_END:]}"
 
 
 @shared_task(name=Verb.MIGRATE.task, bind=True, throws=(JobFailedError,))
@@ -81,7 +87,7 @@ def _result(outcome: Outcome | None) -> Result:
         # Returning would overwrite the result of the delivery that has the job.
         raise Ignore
     if outcome.status is Status.FAILED:
-        raise JobFailedError(f"project {outcome.project_id}: {outcome.error}")
+        raise JobFailedError(outcome.error)
     return Result(outcome)
 
 

@@ -15,7 +15,7 @@ from worker.settings import Settings
 
 WORKERS = 4
 DESKTOP = (1280, 860)
-WIDE = (2360, 900)
+WIDE = (1680, 900)
 PHONE = (390, 844)
 
 _MEGABYTES = 120
