@@ -9,6 +9,7 @@
   const find = document.getElementById("find");
   const status = document.getElementById("status");
   const found = document.getElementById("found");
+  const number = (value) => value.toLocaleString("en-US");
   const rows = Array.from(body.rows, (row) => ({ row, text: null }));
   const collator = new Intl.Collator(undefined, { numeric: true, sensitivity: "base" });
 
@@ -24,7 +25,7 @@
       entry.row.hidden = !fits;
       shown += fits;
     }
-    found.value = shown === rows.length ? `${shown} projects` : `${shown} of ${rows.length} projects`;
+    found.value = shown === rows.length ? `${number(shown)} projects` : `${number(shown)} of ${number(rows.length)} projects`;
   };
 
   const keyOf = (row, column) => {

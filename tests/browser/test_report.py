@@ -1,6 +1,7 @@
 """The report as people see it: its figures are those of the JSON, and it serves every screen, keyboard and printer."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from worker.messages import Outcome, Warning_
 
 pytestmark = pytest.mark.slow
 
-PROJECTS = 400
+PROJECTS = 1_200
 PHONE = (390, 844)
 A4_PIXELS = 794
+MEDIA_BOX = rb"/MediaBox \[0 0 ([\d.]+) ([\d.]+)\]"
+"""The size of a page of a PDF, as Chromium writes it."""
 
 
 def outcomes() -> Iterator[Outcome]:
@@ -106,7 +109,7 @@ def test_every_figure_is_the_json_s(page: Browser, document: dict[str, Any]):
     }
     for key, value, _ in figures:
         assert int(value) == named(document, key), key
-    assert {text for key, _, text in figures if key == "projects_processed"} == {f"{PROJECTS}"}
+    assert {text for key, _, text in figures if key == "projects_processed"} == {f"{PROJECTS:,}"}
     assert rows == [
         [
             f"p{detail['project_id']}",
@@ -148,7 +151,7 @@ def test_words_find_projects_and_a_link_finds_what_is_hidden(page: Browser, docu
     assert set(wanted) <= set(shown_rows(page))
     assert (
         page.run("return document.getElementById('found').value")
-        == f"{len(shown_rows(page))} of {PROJECTS} projects"
+        == f"{len(shown_rows(page)):,} of {PROJECTS:,} projects"
     )
 
     page.run("document.querySelector('#failures a').click()")
@@ -189,12 +192,17 @@ def test_text_can_be_read_in_light_and_dark(page: Browser):
 
 
 def test_print_takes_the_whole_table_and_nothing_is_cut_off(page: Browser):
+    page.prefer("light", media="print")
     pdf = page.pdf()
 
-    page.prefer("light", media="print")
     page.size(A4_PIXELS, 1123)
     assert pdf.startswith(b"%PDF")
-    assert pdf.count(b"/Type /Page\n") + pdf.count(b"/Type /Page ") + pdf.count(b"/Type /Page/") >= 5
+    sizes = [(float(width), float(height)) for width, height in re.findall(MEDIA_BOX, pdf)]
+    on_the_side = [width > height for width, height in sizes]
+    # First what is read, upright; then the table, on its side, a dozen projects or more on each page.
+    assert on_the_side == sorted(on_the_side)
+    assert 3 <= on_the_side.count(False) <= 12
+    assert PROJECTS / 40 < on_the_side.count(True) < PROJECTS / 12
     assert not too_wide(page)
     assert page.run("return getComputedStyle(document.querySelector('form.find')).display") == "none"
 
