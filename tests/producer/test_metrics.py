@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import urllib.request
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import redis
@@ -26,6 +28,8 @@ from worker.errors import DirectoryMissingError
 from worker.messages import Status
 
 pytestmark = pytest.mark.stack
+
+ROOT = Path(__file__).parents[2]
 
 Samples = dict[str, dict[tuple[str, ...], float]]
 
@@ -102,6 +106,17 @@ def test_jobs_are_counted_by_what_became_of_them(site: Site):
         ("retried",): 0,
     }
     assert seen["label_migrator_store_room_bytes"][()] > 0
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/operations.md"])
+def test_the_documents_queries_ask_for_what_is_there(site: Site, document: str):
+    run_id = make_run(site.engine, [1, 2], size_bytes=100)
+    fail(site.engine, run_id, 1)
+
+    asked = set(re.findall(r"label_migrator_\w+", (ROOT / document).read_text()))
+
+    assert len(asked) >= 5
+    assert asked <= parsed(metrics.scrape(site.settings, site.engine)).keys()
 
 
 def test_an_empty_ledger_has_figures_too(site: Site):
