@@ -171,9 +171,7 @@ def _truncate(engine: Engine) -> None:
             tables = connection.scalars(
                 text("select quote_ident(tablename) from pg_tables where schemaname = 'public'")
             )
-            of_people = [
-                table for table in tables if table not in {"schema_steps", "migration_state_arrows"}
-            ]
+            of_people = [table for table in tables if table not in {"schema_steps", "migration_state_arrows"}]
             connection.execute(text("set local lock_timeout = '200ms'"))
             connection.execute(text(f"truncate {', '.join(of_people)} restart identity cascade"))
 
