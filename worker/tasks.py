@@ -25,7 +25,6 @@ from worker.rollback import rollback
 from worker.throttle import pace
 from worker.verify import verify_sessions
 
-
 _BEGIN, _END = 30, 17
 """So many characters of a reason have room in Flower's table beside project, state and result."""
 

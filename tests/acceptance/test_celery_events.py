@@ -111,7 +111,9 @@ def test_each_project_is_one_task_with_readable_arguments(shared_site: Site):
         if project is gone:
             why = f"Directory does not exist: {gone.path}"
             begin, end = kinds[ending]["exception"].split("…")
-            assert why.startswith(begin) and why.endswith(end) and len(begin + end) < len(why)
+            assert why.startswith(begin)
+            assert why.endswith(end)
+            assert len(begin + end) < len(why)
             assert kinds[ending]["traceback"].rstrip().endswith(why)
 
 
