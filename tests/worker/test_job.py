@@ -16,6 +16,7 @@ from worker import errors
 from worker.db import leases, ledger
 from worker.errors import (
     ClaimLostError,
+    DatabaseUnavailableError,
     DirectoryMissingError,
     MigratorError,
     PermanentError,
@@ -23,8 +24,9 @@ from worker.errors import (
     StoreStoppedError,
     TransientError,
 )
-from worker.job import Job, Tools, run_job
+from worker.job import Job, Tools, connect, run_job
 from worker.messages import JobRef, Outcome, Status, Verb
+from worker.reaper import Reaper
 
 pytestmark = pytest.mark.stack
 
@@ -309,3 +311,22 @@ def test_a_rehearsal_and_a_dead_holder_hinder_nobody(site: Site, tools: Tools, o
 
     assert outcome is not None
     assert outcome.status is Status.MIGRATED
+
+
+@pytest.mark.parametrize("whose", ["a worker's", "its parent's"])
+def test_a_transaction_that_says_nothing_ends_with_the_lease(site: Site, whose: str):
+    settings = site.settings.model_copy(update={"lease_s": 1.0})
+    engine = connect(settings, "asleep") if whose == "a worker's" else Reaper(settings)._engine
+    lock = text("select pg_advisory_xact_lock(1)")
+    try:
+        with engine.connect() as asleep:
+            asleep.execute(lock)
+
+            with site.engine.begin() as other:
+                other.execute(text("set local lock_timeout = '10s'"))
+                other.execute(lock)
+
+            with pytest.raises(DatabaseUnavailableError):
+                asleep.execute(lock)
+    finally:
+        engine.dispose()
