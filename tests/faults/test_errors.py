@@ -17,7 +17,7 @@ import pytest
 from tests.conftest import Site
 from tests.estate import snapshot_tree
 from tests.faults.child import Children, End
-from tests.faults.disks import fill, fill_with_names, overcommitted_disk, small_disk
+from tests.faults.disks import fill, fill_with_names, mounted_twice, overcommitted_disk, small_disk
 from tests.faults.shim import REMOVALS, Act, Call, Fault
 from tests.faults.stories import STORIES, BigFiles, Mending, Story, first_of_each_kind
 from tests.faults.studies import check_store, check_tree, folder_of, staged, study
@@ -27,7 +27,7 @@ from tests.worker.trees import source_of
 from worker.blobs.digest import new_buffer
 from worker.blobs.store import Store
 from worker.db import ledger
-from worker.errors import StoreStoppedError
+from worker.errors import StoreStoppedError, StoreUnusableError
 from worker.job import Tools
 from worker.messages import JobRef, JobState, Outcome, RunState, Status, Verb
 
@@ -274,6 +274,21 @@ def test_a_disk_that_fills_up_in_the_middle_loses_nothing_and_the_run_goes_on(
     check_tree(Path(str(outcome.dataset_path)), first)
     (small.data_dir / "filler").unlink()
     check_goes_on(small, tools, ref, folder)
+
+
+def test_trees_that_are_mounted_apart_from_their_store_are_refused_by_name(site: Site, tools: Tools):
+    study(site, "one", 1)
+    trees = site.settings.datasets_dir
+    trees.mkdir()
+    with mounted_twice(trees):
+        ref, outcome = migrate_next(site, tools)
+
+    assert outcome is not None
+    assert outcome.error_class == StoreUnusableError.__name__
+    assert "dataset_store and raw_datasets are on different mounts, and need one" in str(outcome.error)
+    assert staged(site) == []
+    assert list(trees.iterdir()) == []
+    assert look(site.engine, ref.project_id).is_legacy
 
 
 def test_a_disk_without_room_for_names_is_as_full_as_any(small: Site, tools: Tools):

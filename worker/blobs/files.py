@@ -38,6 +38,11 @@ def writing(path: str | Path) -> Iterator[None]:
             raise StoreFullError(f"No space left in the store: {where}") from error
         if error.errno in {errno.EIO, errno.EROFS}:
             raise StoreBrokenError(f"Cannot write to the store: {where}: {error.strerror}") from error
+        if error.errno == errno.EXDEV:
+            # One file system that is mounted twice has one device number; only to link or to move tells.
+            raise StoreUnusableError(
+                f"{where} can be neither moved nor linked: dataset_store and raw_datasets are on different mounts, and need one"
+            ) from error
         raise StoreUnusableError(f"Cannot write to the store: {where}: {error.strerror}") from error
 
 
