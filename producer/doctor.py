@@ -1,5 +1,7 @@
 """`producer doctor`: looks at everything a migration stands on and says what is not as it should be. Leaves nothing behind."""
 
+import os
+import stat
 import sys
 from importlib.metadata import version
 
@@ -12,7 +14,7 @@ from worker.db import engine as engine_module
 from worker.db import ledger
 from worker.errors import SettingsError
 from worker.messages import Check, edition, failed, passed, warned
-from worker.settings import Settings
+from worker.settings import ENV_FILE, Settings
 
 PYTHON = (3, 11)
 CELERY = (5, 7)
@@ -57,7 +59,17 @@ def program_check(python: tuple[int, ...], celery: str) -> Check:
 
 def _settings_check(settings: Settings) -> Check:
     roots = ":".join(map(str, settings.legacy_roots))
-    return passed("settings", f"DATA_DIR={settings.data_dir} LEGACY_ROOTS={roots}")
+    name, words = "settings", f"DATA_DIR={settings.data_dir} LEGACY_ROOTS={roots}"
+    if _others_may_read(ENV_FILE):
+        return warned(name, f"{words}; others may read the passwords in {ENV_FILE}", f"chmod 600 {ENV_FILE}")
+    return passed(name, words)
+
+
+def _others_may_read(file: str) -> bool:
+    try:
+        return bool(os.stat(file).st_mode & (stat.S_IRGRP | stat.S_IROTH))
+    except OSError:
+        return False
 
 
 # Runs -------------------------------------------------------------------------------------------------------------

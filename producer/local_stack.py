@@ -35,7 +35,7 @@ from worker.app import create_app
 from worker.db import schema
 from worker.db.engine import connect
 from worker.errors import UsageError
-from worker.settings import STACK_FILE, STACK_LOCK, Settings
+from worker.settings import ENV_FILE, STACK_FILE, STACK_LOCK, Settings
 
 _WORKER_START_WITHIN_S = 90.0
 # A worker that is told to stop lets its tasks hand their jobs back; see worker_soft_shutdown_timeout in worker/app.py.
@@ -328,7 +328,7 @@ def up(state: Path, *, workers: int, flower: bool, data_dir: Path | None) -> int
 
 def _set_by_operator(name: str) -> str | None:
     """Find a variable where every other command in this directory finds it, too."""
-    return os.environ.get(name) or dotenv_values(".env").get(name)
+    return os.environ.get(name) or dotenv_values(ENV_FILE).get(name)
 
 
 def _introduction(running: Stack, workers: int) -> str:

@@ -22,6 +22,9 @@ from worker.sizes import parse_bytes
 _TOLD = "told"
 """The type of an error whose text is for people and holds nothing of the value."""
 
+ENV_FILE = ".env"
+"""Where settings may stand that the environment does not have, in the working directory."""
+
 STACK_FILE = Path(".state/stack.env")
 """Where `producer up` leaves the addresses of the running local stack, below the working directory."""
 
@@ -56,7 +59,9 @@ def _parse_bytes_per_second(value: Any) -> Any:
 class Settings(BaseSettings):
     """What an operator can set. Sources, strongest first: environment, `.env`, the running local stack, defaults."""
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_file=ENV_FILE, extra="ignore", frozen=True, hide_input_in_errors=True
+    )
 
     database_url: SecretStr
     redis_url: SecretStr
@@ -182,7 +187,7 @@ def load() -> Settings:
 
 def _local_stack() -> dict[str, Any]:
     """The local stack's addresses, for those variables that neither environment nor `.env` sets."""
-    set_already = {name.lower() for name in os.environ} | {name.lower() for name in dotenv_values(".env")}
+    set_already = {name.lower() for name in os.environ} | {name.lower() for name in dotenv_values(ENV_FILE)}
     if {"database_url", "redis_url"} & set_already or not _stack_is_running():
         return {}
     stack = {name.lower(): value for name, value in dotenv_values(STACK_FILE, interpolate=False).items()}

@@ -86,6 +86,21 @@ def test_settings_that_cannot_be_used_are_named_and_end_the_examination(site: Si
     assert PASSWORD not in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(
+    ("mode", "verdict"), [(0o600, Verdict.PASS), (0o640, Verdict.WARN), (0o644, Verdict.WARN)]
+)
+def test_a_file_of_passwords_that_others_may_read_is_a_warning(site: Site, mode: int, verdict: Verdict):
+    file = site.folder / ".env"
+    file.write_text(f"REDIS_URL=redis://:{PASSWORD}@127.0.0.1/0\n")
+    file.chmod(mode)
+
+    document = json.loads(site.run_producer("doctor", "--json").stdout)
+
+    (settings,) = [check for check in document["checks"] if check["name"] == "settings"]
+    assert settings["verdict"] == verdict
+    assert settings["remedy"] == (None if verdict is Verdict.PASS else "chmod 600 .env")
+
+
 # PostgreSQL -----------------------------------------------------------------------------------------------------
 
 
