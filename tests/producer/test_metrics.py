@@ -152,17 +152,15 @@ def test_workers_are_counted_also_when_redis_was_emptied_and_when_one_is_dead(si
     def online() -> float:
         return parsed(metrics.scrape(site.settings, site.engine))["label_migrator_workers_online"][()]
 
+    # Whoever has not answered within a second is not counted, and on a busy machine that may be anybody.
     with site.workers(2) as workers:
-        idle = online()
+        eventually(lambda: online() == 2, "both are counted", within_s=60)
         with redis.Redis.from_url(site.redis_url) as client:
             client.flushdb()
-        eventually(lambda: online() == 2, "both are counted again", within_s=10)
+        eventually(lambda: online() == 2, "both are counted again", within_s=60)
         signal_all(workers[0], signal.SIGKILL)
         workers[0].process.wait(10)
-        bereaved = online()
-
-    assert idle == 2
-    assert bereaved == 1
+        eventually(lambda: online() == 1, "the other one is counted", within_s=60)
 
 
 def test_a_part_that_is_away_is_said_to_be_and_costs_the_others_nothing(site: Site):
