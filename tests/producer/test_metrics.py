@@ -72,7 +72,7 @@ def serving(site: Site, **env: str) -> Iterator[tuple[subprocess.Popen[str], str
 
 
 def fetch(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - an address of our own
+    with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310 - an address of our own
         text: str = answer.read().decode()
     return text
 
