@@ -110,9 +110,10 @@ def workers_online(settings: Settings) -> list[str]:
 
 
 def workers_counter(settings: Settings) -> Callable[[], int]:
-    """Make a function that tells how many workers answer within a second, two of one name counted once: `workers_online` for
-    whoever asks for weeks. One app for all calls, each new one would leave some kilobytes behind; and a new connection for
-    each, none outlives the broker.
+    """Make a function that tells how many workers answer within a second: `workers_online` for whoever asks for weeks.
+
+    One app for all calls, each new one would leave some kilobytes behind; and a new connection for each, none outlives the
+    broker.
     """
     app = _app(settings, with_results=False)
 
