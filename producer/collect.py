@@ -8,11 +8,12 @@ from typing import Any
 
 from pydantic import ValidationError
 from sqlalchemy import Engine
+from sqlalchemy.engine import Row
 
 from worker import broker, log
 from worker.db import ledger
 from worker.db.ledger import Progress, Run
-from worker.errors import BrokerUnavailableError
+from worker.errors import BrokerUnavailableError, OutcomeMissingError
 from worker.messages import ByteCounts, FileCounts, JobRef, Outcome, RunState, Status
 from worker.settings import Settings
 
@@ -50,8 +51,9 @@ def collect(
     with engine.connect() as conn:
         run = ledger.find_run(conn, str(run.run_id))
         recorded = ledger.outcomes(conn, run.run_id)
+        missing = ledger.without_outcome(conn, run.run_id) if stopped is None else []
         owned = ledger.new_content_by_project(conn, run.run_id) if run.dry_run else {}
-    outcomes = _reconcile(settings, run, recorded)
+    outcomes = _reconcile(settings, run, recorded) | {row.project_id: _missing(run, row) for row in missing}
     if run.dry_run:
         outcomes = settle_between_equals(outcomes, owned)
     return Collected(
@@ -59,6 +61,22 @@ def collect(
         outcomes=tuple(outcomes[number] for number in sorted(outcomes)),
         progress=progress,
         stopped=stopped,
+    )
+
+
+def _missing(run: Run, job: Row[Any]) -> Outcome:
+    """What the report says of a job that has no outcome although its run has ended: every selected project is in it."""
+    error = f"project {job.project_id}: no outcome was recorded: the run is {run.state}, its job still {job.state}"
+    _log.warning("outcome_missing", run=str(run.run_id), project=job.project_id, state=job.state)
+    return Outcome(
+        project_id=job.project_id,
+        project_name=job.project_name,
+        status=Status.FAILED,
+        reason=error,
+        original_path=job.path,
+        error_class=OutcomeMissingError.__name__,
+        error=error,
+        remedy=OutcomeMissingError.remedy,
     )
 
 

@@ -214,6 +214,12 @@ class WorkerCrashedError(PermanentError):
     remedy = "Look at the workers' logs and the machine's memory at these times; then: producer retry"
 
 
+class OutcomeMissingError(PermanentError):
+    """A run has ended and one of its jobs has no outcome."""
+
+    remedy = "Start a worker: its parent ends such a job within seconds; then: producer collect"
+
+
 class HandBackError(MigratorError):
     """Somebody wants the job to stop at its next file and to wait; what is stored is kept."""
 

@@ -127,7 +127,7 @@ def run_job(
     whoever takes the job next begins it again. Without a database: waits for it.
     """
     if tools.stopping():
-        _write(tools, lambda conn: leases.want_message(conn, ref))
+        _write(tools, autocommit, lambda conn: leases.want_message(conn, ref))
         return None
 
     def take() -> leases.Lease | None:
@@ -166,7 +166,7 @@ def _attempt(
         return _ended(tools, lease, worker, work)
     except LeaseLostError as error:
         _log.warning("lease_lost", reason=str(error))
-        _write(tools, lambda conn: leases.note_fenced(conn, lease))
+        _write(tools, autocommit, lambda conn: leases.note_fenced(conn, lease))
     except DatabaseUnavailableError as error:
         # The database was away longer than the lease lasts: somebody else begins the job again.
         _log.warning("job_left_to_its_lease", reason=str(error))
@@ -198,10 +198,10 @@ def _ended(tools: Tools, lease: leases.Lease, worker: str, work: Callable[[Job],
             outcome = _try_later(tools, lease, worker, error)
         else:
             ended = _outcome_of(lease, worker, error, heartbeat.files_seen)
-            _write(tools, lambda conn: leases.end_job(conn, lease, ended))
+            _write(tools, autocommit, lambda conn: leases.end_job(conn, lease, ended))
             outcome = ended
     if outcome is not None:
-        _write(tools, lambda conn: ledger.finish_run_if_ended(conn, lease.ref.run_id))
+        _write(tools, autocommit, lambda conn: ledger.finish_run_if_ended(conn, lease.ref.run_id))
     return outcome
 
 
@@ -254,7 +254,7 @@ def _try_later(tools: Tools, lease: leases.Lease, worker: str, error: TransientE
 def _hold_the_run(tools: Tools, lease: leases.Lease, worker: str, error: StoreStoppedError) -> Outcome | None:
     """A full or broken store would fail one project after the other: the run waits instead, and this job with it."""
     _log.error("run_paused", reason=str(error))
-    _write(tools, lambda conn: ledger.pause_run(conn, lease.ref.run_id, str(error)))
+    _write(tools, autocommit, lambda conn: ledger.pause_run(conn, lease.ref.run_id, str(error)))
     return _let_wait(tools, lease, worker)
 
 
@@ -280,16 +280,18 @@ def _let_wait(
         else:
             leases.hand_back(conn, lease, retry_in_s=retry_in_s, reason=reason)
 
-    _write(tools, write)
+    _write(tools, Engine.begin, write)
     return ended[0] if ended else None
 
 
 def _write(
     tools: Tools,
+    opened: Callable[[Engine], AbstractContextManager[Connection]],
     write: Callable[[Connection], None],
-    opened: Callable[[Engine], AbstractContextManager[Connection]] = autocommit,
 ) -> None:
-    """One statement, or one transaction, as soon as there is a database, but no later than a lease lasts."""
+    """Write as soon as there is a database, but no later than a lease lasts. `opened` says whether it is a single statement
+    (`autocommit`) or a transaction (`Engine.begin`), whose locks last until its end.
+    """
 
     def transaction() -> None:
         with opened(tools.engine) as conn:

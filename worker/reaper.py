@@ -111,6 +111,9 @@ def reap(settings: Settings, engine: Engine, known_epoch: str | None = None) -> 
             ),
         )
     with engine.begin() as conn:
+        for ref in ledger.end_waiting_jobs_of_cancelled_runs(conn, "The run was cancelled"):
+            # Left by an earlier release, which let a job wait again while its run was being cancelled.
+            _log.warning("waited_in_a_cancelled_run", run=str(ref.run_id), project=ref.project_id)
         ledger.finish_ended_runs(conn)
     return condition.epoch
 

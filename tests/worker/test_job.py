@@ -3,11 +3,11 @@
 import itertools
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NoReturn
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from tests.conftest import Site
 from tests.worker.db.rows import expire, job_of, make_run, must_take, set_run_state
@@ -25,7 +25,7 @@ from worker.errors import (
     TransientError,
 )
 from worker.job import Job, Tools, connect, run_job
-from worker.messages import JobRef, Outcome, Status, Verb
+from worker.messages import JobRef, Outcome, RunState, Status, Verb
 from worker.reaper import Reaper
 
 pytestmark = pytest.mark.stack
@@ -261,6 +261,34 @@ def test_a_job_that_is_to_wait_in_a_run_that_is_being_cancelled_ends_instead(
 
     assert outcome is not None
     assert outcome.status is Status.CANCELLED
+    assert job_of(site.engine, run_id)["state"] == "cancelled"
+
+
+def test_a_cancellation_waits_for_a_job_that_is_being_handed_back(
+    site: Site, tools: Tools, monkeypatch: pytest.MonkeyPatch
+):
+    """The other order: the job was told that its run goes on, and is about to wait again."""
+    run_id = make_run(site.engine)
+    told = ledger.hold_state
+
+    def cancel() -> None:
+        with site.engine.begin() as operator:
+            ledger.cancel_run(operator, run_id, "by the operator")
+
+    with ThreadPoolExecutor(1) as operator:
+        cancelling: list[Future[None]] = []
+
+        def told_then_cancelled(conn: Connection, of: uuid.UUID) -> RunState:
+            state = told(conn, of)
+            cancelling.append(operator.submit(cancel))
+            eventually(lambda: somebody_waits(site) or cancelling[0].done(), "the operator cancels")
+            return state
+
+        monkeypatch.setattr(ledger, "hold_state", told_then_cancelled)
+        run_job(tools, ref_of(run_id), "w", raising(errors.RunHeldError("held")), Verb.MIGRATE)
+        cancelling[0].result(30)
+
+    assert run_state(site, run_id)[0] == "cancelled"
     assert job_of(site.engine, run_id)["state"] == "cancelled"
 
 

@@ -8,12 +8,13 @@ import pytest
 import redis
 from sqlalchemy import Engine, text
 
+from producer.collect import collect
 from tests.conftest import Site
 from tests.worker.db.rows import at_once, expire, job_of, make_run, must_take, processes, set_run_state, take
 from tests.worker.trees import eventually, open_store
 from worker import broker
 from worker.db import leases, ledger
-from worker.messages import QUEUE, JobRef, Outcome, Verb
+from worker.messages import QUEUE, JobRef, Outcome, Status, Verb
 from worker.reaper import Reaper, reap
 
 pytestmark = pytest.mark.stack
@@ -127,6 +128,24 @@ def test_the_third_holder_s_job_is_not_taken_over_by_a_message(site: Site):
         expire(site.engine, run_id)
 
     assert take(site.engine, run_id) is None
+
+
+def test_a_job_that_waits_in_a_cancelled_run_is_named_by_the_collector_and_ended(
+    site: Site, look: Callable[[], object]
+):
+    """An earlier release could leave one behind."""
+    run_id = make_run(site.engine)
+    set_run_state(site.engine, run_id, "cancelled")
+    with site.engine.connect() as conn:
+        run = ledger.find_run(conn, str(run_id))
+
+    (missing,) = collect(site.settings, site.engine, run, timeout_s=10).outcomes
+    look()
+    (ended,) = collect(site.settings, site.engine, run, timeout_s=10).outcomes
+
+    assert (missing.status, missing.error_class) == (Status.FAILED, "OutcomeMissingError")
+    assert "project 1: no outcome was recorded" in missing.reason
+    assert (ended.status, ended.reason) == (Status.CANCELLED, "The run was cancelled")
 
 
 def test_a_dead_holder_in_a_cancelled_run_ends_as_cancelled(site: Site, look: Callable[[], object]):

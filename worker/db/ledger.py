@@ -212,15 +212,26 @@ def cancel_run(conn: Connection, run_id: uuid.UUID, reason: str) -> None:
             where run_id = :run_id and state in ('planned', 'running', 'paused')"""),
         {"run_id": run_id},
     )
-    conn.execute(
+    end_waiting_jobs_of_cancelled_runs(conn, reason, run_id)
+
+
+def end_waiting_jobs_of_cancelled_runs(
+    conn: Connection, reason: str, run_id: uuid.UUID | None = None
+) -> list[JobRef]:
+    """End as cancelled what still waits in a cancelled run, or in any: no worker would ever take it. Which jobs these were."""
+    rows = conn.execute(
         sql("""
             update migration_jobs
             set state = 'cancelled', finished_at = clock_timestamp(),
                 outcome = jsonb_build_object('project_id', project_id, 'project_name', project_name,
                     'status', 'cancelled', 'reason', cast(:reason as text), 'original_path', path)
-            where run_id = :run_id and state = 'queued'"""),
+            where run_id in (select run_id from migration_runs
+                             where state = 'cancelled' and run_id = coalesce(:run_id, run_id))
+              and state = 'queued'
+            returning run_id, project_id"""),
         {"run_id": run_id, "reason": reason},
     )
+    return [JobRef(run_id=row.run_id, project_id=row.project_id) for row in rows]
 
 
 def hold_state(conn: Connection, run_id: uuid.UUID) -> RunState:
@@ -490,6 +501,18 @@ def outcomes(conn: Connection, run_id: uuid.UUID) -> dict[int, Outcome]:
         {"run_id": run_id},
     )
     return {row.project_id: Outcome.from_json(row.outcome) for row in rows}
+
+
+def without_outcome(conn: Connection, run_id: uuid.UUID) -> list[Row[Any]]:
+    """The jobs of a run that have no outcome: open ones, or such as an ended run has lost sight of."""
+    return list(
+        conn.execute(
+            sql("""
+                select project_id, project_name, path, state from migration_jobs
+                where run_id = :run_id and outcome is null order by project_id"""),
+            {"run_id": run_id},
+        )
+    )
 
 
 # Dry runs -------------------------------------------------------------------------------------------------------------
