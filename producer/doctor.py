@@ -3,6 +3,7 @@
 import os
 import stat
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 
 from sqlalchemy import Engine
@@ -30,7 +31,9 @@ def diagnose() -> Diagnosis:
     except SettingsError as error:
         notes.add(failed("settings", str(error), error.remedy))
         return Diagnosis(chapters=(notes.chapter(),))
-    notes.add(_settings_check(settings))
+    notes.add(
+        _settings_check(settings), environment_check(list(settings_module.variables_of_other_applications()))
+    )
     engine = engine_module.connect(settings.sqlalchemy_url, application_name="label-migrator doctor")
     try:
         return Diagnosis(
@@ -63,6 +66,15 @@ def _settings_check(settings: Settings) -> Check:
     if _others_may_read(ENV_FILE):
         return warned(name, f"{words}; others may read the passwords in {ENV_FILE}", f"chmod 600 {ENV_FILE}")
     return passed(name, words)
+
+
+def environment_check(of_others: Sequence[str]) -> Check:
+    """Are there variables that would lead Celery to another application's broker? They are shut out, and said to be."""
+    name = "environment"
+    if not of_others:
+        return passed(name, "nothing in it points Celery elsewhere")
+    words = f"{', '.join(of_others)}: not used here; REDIS_URL alone says where the broker is"
+    return warned(name, words, "Nothing, if another Celery application has set it; else unset it.")
 
 
 def _others_may_read(file: str) -> bool:

@@ -1,9 +1,11 @@
 """The Celery app and every Celery setting, each with its reason. Knows no task's inside and opens no connection."""
 
+import os
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import click
 from celery import Celery
 from celery.signals import heartbeat_sent, setup_logging, worker_shutting_down
 
@@ -11,8 +13,11 @@ from worker import log, stopping
 from worker import settings as settings_module
 from worker.broker_url import BrokerUrl
 from worker.door import Door
+from worker.errors import SettingsError
 from worker.messages import QUEUE
 from worker.settings import Settings
+
+_log = log.get(__name__)
 
 _WEEK_S = 7 * 86_400
 _PATIENCE_S = 30
@@ -23,7 +28,10 @@ _HURRY_S = 8
 def create_app(settings: Settings, *, with_results: bool = True) -> Celery:
     """An app for these settings. The producer sends with one that has no result backend: each kept result would be a
     subscription of its own in Redis.
+
+    Raises `SettingsError` for an option of `celery` that names another broker, result backend or configuration.
     """
+    _shut_out_other_applications()
     app = Celery("label_dataset_migrator", include=["worker.tasks"], set_as_current=with_results, amqp=Door)
     broker = settings.broker
     app.conf.update(
@@ -37,6 +45,29 @@ def create_app(settings: Settings, *, with_results: bool = True) -> Celery:
         **_VISIBILITY,
     )
     return app
+
+
+def _shut_out_other_applications() -> None:
+    """Take such variables out of this process's environment, and so out of its children's, and say so. What was written on
+    the command line for this very process is refused instead: it must not be ignored.
+    """
+    for name, option in settings_module.variables_of_other_applications().items():
+        if option is not None and _is_on_the_command_line(option):
+            raise SettingsError(
+                f"celery --{option.replace('_', '-')} is not understood here: REDIS_URL alone says where the broker and "
+                "the results are"
+            )
+        del os.environ[name]
+        _log.warning(
+            "celery_variable_ignored", variable=name, reason="REDIS_URL alone says where the broker is"
+        )
+
+
+def _is_on_the_command_line(option: str) -> bool:
+    """Whether `celery` got it as an option; a variable such as `BROKER_URL`, which it reads as one, is another application's."""
+    context = click.get_current_context(silent=True)
+    source = click.core.ParameterSource.COMMANDLINE
+    return context is not None and context.find_root().get_parameter_source(option) is source
 
 
 def _tls(broker: BrokerUrl) -> dict[str, Any]:
@@ -126,6 +157,7 @@ def _tell_the_children(**_arguments: Any) -> None:
 @cache
 def _worker_app() -> Celery:
     settings = settings_module.load()
+    log.configure(log_format=settings.log_format, level=settings.log_level)
     app = create_app(settings)
     app.steps["worker"].add("worker.tasks:Reaping")
     if settings.alive_file is not None:

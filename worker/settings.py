@@ -47,6 +47,25 @@ _EXPECTED = {
 }
 
 
+_OF_OTHER_APPLICATIONS = {
+    "CELERY_BROKER_URL": "broker",
+    "CELERY_BROKER_READ_URL": None,
+    "CELERY_BROKER_WRITE_URL": None,
+    "CELERY_RESULT_BACKEND": "result_backend",
+    "CELERY_LOADER": "loader",
+    "CELERY_CONFIG_MODULE": "config",
+    "FLOWER_BROKER_API": None,
+}
+"""What Celery and Flower take from the environment before they look at any setting of ours, and the option of `celery` that
+sets it. There they belong to another application: with them its Redis would get our messages, and we its results.
+"""
+
+
+def variables_of_other_applications() -> dict[str, str | None]:
+    """Variables in the environment that would point Celery or Flower elsewhere than `REDIS_URL` does, with that option."""
+    return {name: option for name, option in _OF_OTHER_APPLICATIONS.items() if os.environ.get(name)}
+
+
 def _parse_bytes_per_second(value: Any) -> Any:
     """`500M` as a number of bytes; an empty text means no limit."""
     if not isinstance(value, str):

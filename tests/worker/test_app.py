@@ -1,11 +1,16 @@
 """The Celery app: every setting is one that Celery has, says what the design needs, and nothing is shared across a fork."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 from celery.app.defaults import SETTING_KEYS
 from kombu import Connection
 from sqlalchemy import event
 
 from tests.conftest import Site
+from tests.estate import make_project, record_session
 from worker import app as room
 from worker import stopping, tasks
 from worker.app import create_app
@@ -127,3 +132,55 @@ def test_a_child_sees_that_its_parent_was_told_to_stop(monkeypatch: pytest.Monke
     assert os.read(reading, 2)[1] == 1
     for descriptor in (reading, writing, told, tell):
         os.close(descriptor)
+
+
+OF_OTHERS = {
+    "CELERY_BROKER_URL": "redis://127.0.0.1:1/5",
+    "CELERY_BROKER_READ_URL": "redis://127.0.0.1:1/5",
+    "CELERY_BROKER_WRITE_URL": "redis://127.0.0.1:1/5",
+    "CELERY_RESULT_BACKEND": "redis://127.0.0.1:1/6",
+    "CELERY_LOADER": "default",
+    "CELERY_CONFIG_MODULE": "no_such_module",
+    "FLOWER_BROKER_API": "http://127.0.0.1:1/api/",
+}
+
+
+@pytest.mark.parametrize("name", OF_OTHERS)
+def test_variables_of_another_celery_application_change_nothing(
+    name: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv(name, OF_OTHERS[name])
+
+    conf = create_app(settings).conf
+
+    urls = {conf.broker_url, conf.broker_read_url, conf.broker_write_url, conf.result_backend}
+    assert urls == {settings.broker.url}
+    assert conf.task_default_queue == QUEUE
+    assert name not in os.environ
+
+
+def test_a_run_goes_its_way_beside_another_celery_application(site: Site):
+    """Worker and producer both have its variables; neither its Redis nor its configuration is touched."""
+    with site.engine.begin() as conn:
+        record_session(conn, make_project(conn, site.legacy_root, "study"), "day", rows=20)
+
+    with site.workers(**OF_OTHERS):
+        done = site.run_producer("enqueue", "--wait", "--timeout", "60", **OF_OTHERS)
+
+    assert done.returncode == 0, done.stderr
+    assert "CELERY_BROKER_URL" in done.stderr
+
+
+def test_another_broker_on_the_command_line_is_refused(site: Site):
+    done = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "worker.app", "--broker", "redis://127.0.0.1:1/5", "report"],
+        env=site.env,
+        cwd=site.folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == 2
+    assert "celery --broker is not understood here: REDIS_URL alone" in done.stderr
