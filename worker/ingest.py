@@ -69,13 +69,13 @@ def _buffer(size_bytes: int) -> memoryview:
     return buffer
 
 
-def heads(scanned: Scan, store: Store, threads: ThreadPoolExecutor) -> dict[str, str]:
+def heads(scanned: Scan, store: Store, threads: ThreadPoolExecutor, pace: Pace = unlimited) -> dict[str, str]:
     """The digest of the beginning of each big file, by path: what tells, with its size, whether it was met before."""
     found: dict[str, str] = {}
 
     def one(number: int) -> None:
         file = scanned.files[number]
-        found[file.path] = head_of(file.source, file.signature, store.algorithm, _buffer(0))
+        found[file.path] = head_of(file.source, file.signature, store.algorithm, _buffer(0), pace)
 
     big = [number for number, size in enumerate(scanned.files.sizes()) if size >= BIG_BYTES]
     _each(threads, one, big, len(big) * HEAD_BYTES)
@@ -138,7 +138,7 @@ def hash_tree(
             uncounted.add(session)
         elif not observer.is_text:
             unreadable_labels.add(session)
-    check_same(scanned, roots)
+    check_same(scanned, roots, pace)
     return HashedTree(
         scanned,
         manifest_of(scanned, digests, store.algorithm),
@@ -150,18 +150,18 @@ def hash_tree(
     )
 
 
-def count_rest(tree: HashedTree, known: Mapping[str, int | None]) -> HashedTree:
+def count_rest(tree: HashedTree, known: Mapping[str, int | None], pace: Pace = unlimited) -> HashedTree:
     """Complete `records` from what is known by digest; a recording of a known size but new content is counted now."""
     records = dict(tree.records)
     for session in tree.uncounted:
         source = tree.sources[f"{session}/{RECORDING}"]
-        records[session] = known[source.digest] if source.digest in known else _count(source)
+        records[session] = known[source.digest] if source.digest in known else _count(source, pace)
     return replace(tree, records=records, uncounted=frozenset(), known_counts=frozenset(known))
 
 
-def _count(source: Source) -> int | None:
+def _count(source: Source, pace: Pace) -> int | None:
     counter = RowCounter()
-    for chunk in read_chunks(source.path, source.signature, _buffer(source.signature.size_bytes)):
+    for chunk in read_chunks(source.path, source.signature, _buffer(source.signature.size_bytes), pace):
         counter.feed(chunk)
     return _records(counter, source.path, source.signature)
 
@@ -227,7 +227,8 @@ def count_bytes(tree: HashedTree, new: Collection[str]) -> ByteCounts:
 
 def has_digest(path: str, signature: Signature, digest: str, algorithm: Algorithm) -> bool:
     """Read a stored file to its end: are its bytes those of the digest?"""
-    return hash_file(path, signature, algorithm, _buffer(signature.size_bytes)) == digest
+    found = hash_file(path, signature, algorithm, _buffer(signature.size_bytes), through_links=True)
+    return found == digest
 
 
 def copy_durably(

@@ -94,7 +94,7 @@ def _from_directory_to_rows(job: Job) -> Outcome:
 
 def _hash(job: Job) -> HashedTree:
     """Read every byte once: new big files are stored in the same pass, known recordings are not counted again."""
-    scanned = scan(job.lease.path or "", job.tools.roots)
+    scanned = scan(job.lease.path or "", job.tools.roots, job.pace)
     job.heartbeat.files_seen = len(scanned.files)
     job.heartbeat.enter("hash")
     keys = _file_keys(job, scanned)
@@ -116,7 +116,7 @@ def _hash(job: Job) -> HashedTree:
 
 def _file_keys(job: Job, scanned: Scan) -> dict[str, str]:
     """For each big file what tells, before it is read to its end, whether it was met before."""
-    found = heads(scanned, job.store, job.tools.threads)
+    found = heads(scanned, job.store, job.tools.threads, job.pace)
     return {
         path: claims.file_key(size, found[path])
         for path, size in zip(scanned.files.paths, scanned.files.sizes(), strict=True)
@@ -204,7 +204,7 @@ def _with_counts(job: Job, tree: HashedTree) -> HashedTree:
     if tree.uncounted:
         with autocommit(job.engine) as conn:
             known = recordings.counts(conn, tree.distinct)
-    return count_rest(tree, known)
+    return count_rest(tree, known, job.pace)
 
 
 def _remember(job: Job, tree: HashedTree, proved: Collection[str]) -> None:

@@ -145,7 +145,7 @@ def _proved(store: Store, file: File, pace: Pace) -> Iterator[memoryview]:
     blob = store.blob_path(file.digest)
     hasher = new_hasher(store.algorithm)
     try:
-        for chunk in read_chunks(blob, Signature.of(os.lstat(blob)), new_buffer(), pace):
+        for chunk in read_chunks(blob, Signature.of(os.lstat(blob)), new_buffer(), pace, through_links=True):
             hasher.update(chunk)
             yield chunk
     except (EntryUnreadableError, SourceChangedError, FileNotFoundError) as error:

@@ -118,7 +118,7 @@ def _compare(job: Job, conversion: Conversion, manifest: Manifest) -> None:
     path = conversion.legacy_path
     if not os.path.isdir(path):
         raise RollbackRefusedError(f"Legacy path is not a directory any more: {printable(path)}")
-    scanned = scan(path, job.tools.roots, needs_sessions=False)
+    scanned = scan(path, job.tools.roots, job.pace, needs_sessions=False)
     job.heartbeat.files_seen = len(scanned.files)
     job.heartbeat.enter("compare", conversion.dataset_hash)
     found = hash_tree(

@@ -4,12 +4,14 @@ import os
 import stat
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import NoReturn, overload
 
-from worker.blobs.digest import Signature, printable, reading
+from worker.blobs.beneath import PATH_MOST_BYTES, directory, status_of
+from worker.blobs.digest import Signature, not_read, printable, reading
 from worker.errors import (
     DirectoryMissingError,
     EntryRefusedError,
@@ -19,6 +21,9 @@ from worker.errors import (
     PathRefusedError,
     SourceChangedError,
 )
+from worker.throttle import Pace, unlimited
+
+_NS_PER_S = 1_000_000_000
 
 _SPECIAL = {
     stat.S_IFIFO: "a named pipe",
@@ -26,6 +31,45 @@ _SPECIAL = {
     stat.S_IFCHR: "a character device",
     stat.S_IFBLK: "a block device",
 }
+
+_NOISE = frozenset(
+    {
+        "$RECYCLE.BIN",
+        "#recycle",
+        "#snapshot",
+        "@eaDir",
+        "@Recycle",
+        "@tmp",
+        "__MACOSX",
+        ".AppleDouble",
+        ".bzr",
+        ".DS_Store",
+        ".fseventsd",
+        ".git",
+        ".hg",
+        ".snapshot",
+        ".snapshots",
+        ".Spotlight-V100",
+        ".stfolder",
+        ".stversions",
+        ".svn",
+        ".TemporaryItems",
+        ".zfs",
+        "desktop.ini",
+        "lost+found",
+        "System Volume Information",
+        "Thumbs.db",
+    }
+)
+"""What file servers, version control and desktops leave in directories. Nobody recorded it."""
+
+_NOISE_BEGINS = ("._", ".nfs0", ".Trash", ".smbdelete", ".fuse_hidden")
+
+_NOISE_KEPT = 10
+"""So many of them are named."""
+
+_NESTED_MOST = 1_000_000
+"""The most entries behind links that stand in linked directories: a handful of such links can stand for more than all memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +121,11 @@ class FileList(Sequence[ScannedFile]):
     sizes. Almost every file lies below `root` at its own path; `_elsewhere` has the others, which a link led to.
     """
 
-    _NUMBERS = struct.Struct("=QQqqqIII")
-    """Device, inode, size, times of modification and change, mode, user, group."""
+    _NUMBERS = struct.Struct("=QQqqIqIIII")
+    """Device, inode, size, times of modification and change, mode, user, group.
+
+    A time is seconds and nanoseconds: nanoseconds alone leave 64 bits in the year 2262, and file systems go further.
+    """
 
     def __init__(self, root: str) -> None:
         self.size_bytes = 0
@@ -93,7 +140,13 @@ class FileList(Sequence[ScannedFile]):
             self._elsewhere[len(self._paths)] = file.source
         said = file.signature
         self._numbers += self._NUMBERS.pack(
-            said.device, said.inode, said.size_bytes, said.mtime_ns, said.ctime_ns, file.mode, *file.owner
+            said.device,
+            said.inode,
+            said.size_bytes,
+            *divmod(said.mtime_ns, _NS_PER_S),
+            *divmod(said.ctime_ns or 0, _NS_PER_S),
+            file.mode,
+            *file.owner,
         )
         self._paths.append(file.path)
         self.size_bytes += said.size_bytes
@@ -111,14 +164,18 @@ class FileList(Sequence[ScannedFile]):
             return [self[one] for one in range(*number.indices(len(self)))]
         path = self._paths[number]
         number = range(len(self))[number]
-        device, inode, size_bytes, mtime_ns, ctime_ns, mode, user, group = self._NUMBERS.unpack_from(
-            self._numbers, number * self._NUMBERS.size
+        device, inode, size_bytes, mtime, mtime_ns, ctime, ctime_ns, mode, user, group = (
+            self._NUMBERS.unpack_from(self._numbers, number * self._NUMBERS.size)
         )
         return ScannedFile(
             path=path,
             source=self._elsewhere.get(number) or f"{self._root}/{path}",
             signature=Signature(
-                device=device, inode=inode, size_bytes=size_bytes, mtime_ns=mtime_ns, ctime_ns=ctime_ns
+                device=device,
+                inode=inode,
+                size_bytes=size_bytes,
+                mtime_ns=mtime * _NS_PER_S + mtime_ns,
+                ctime_ns=ctime * _NS_PER_S + ctime_ns,
             ),
             mode=mode,
             owner=(user, group),
@@ -135,6 +192,16 @@ class FileList(Sequence[ScannedFile]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Noise:
+    """Entries that other programs left and that nobody recorded: how many, and the paths of the first. What lies in such a
+    directory is not counted by itself.
+    """
+
+    count: int = 0
+    first: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scan:
     """Everything below a project's directory. `links` counts symbolic links that are stored as what they point to."""
 
@@ -145,6 +212,7 @@ class Scan:
     directories: tuple[ScannedDirectory, ...]
     files: FileList
     links: int
+    noise: Noise = Noise()
 
     @property
     def size_bytes(self) -> int:
@@ -157,13 +225,16 @@ class Scan:
         return tuple(entry.path for entry in self.directories if "/" not in entry.path)
 
 
-def scan(project_path: str, roots: Roots, *, needs_sessions: bool = True) -> Scan:
-    """List the tree at `project_path`.
+def scan(project_path: str, roots: Roots, pace: Pace = unlimited, *, needs_sessions: bool = True) -> Scan:
+    """List the tree at `project_path`. `pace` is asked at each entry.
+
+    A directory is opened without following a link anywhere on the way, and its entries are looked at by its descriptor: what
+    becomes a link meanwhile leads nowhere. One directory is open at a time, however deep the tree is.
 
     Raises a `ProjectError` that names the path or the entry: missing, not a directory, outside the allowed roots,
     overlapping the store, without sessions, unreadable, or holding what cannot be stored.
     """
-    status, walk = _begin(project_path, roots)
+    walk = _begin(project_path, roots, pace)
     directories: list[ScannedDirectory] = []
     files = FileList(walk.root)
     for entry in walk.entries():
@@ -171,6 +242,7 @@ def scan(project_path: str, roots: Roots, *, needs_sessions: bool = True) -> Sca
             files.append(entry)
         else:
             directories.append(entry)
+    status = walk.root_status
     found = Scan(
         root=project_path,
         root_mode=stat.S_IMODE(status.st_mode),
@@ -179,19 +251,19 @@ def scan(project_path: str, roots: Roots, *, needs_sessions: bool = True) -> Sca
         directories=tuple(directories),
         files=files,
         links=walk.links,
+        noise=Noise(count=walk.noise_count, first=tuple(walk.noise)),
     )
     if needs_sessions and not found.session_names:
         raise NoSessionsError(f"No session directories found: {printable(project_path)}")
     return found
 
 
-def check_same(before: Scan, roots: Roots) -> None:
+def check_same(before: Scan, roots: Roots, pace: Pace = unlimited) -> None:
     """List the tree again; raise `SourceChangedError` naming the first entry that came, went or was replaced since.
 
     A directory's own times do not matter. Nothing of the second list is kept while it is equal.
     """
-    _, walk = _begin(before.root, roots)
-    now = walk.entries()
+    now = _begin(before.root, roots, pace).entries()
     files, directories = iter(before.files), iter(before.directories)
     for entry in now:
         of_kind: Iterator[_Entry] = files if isinstance(entry, ScannedFile) else directories
@@ -223,14 +295,14 @@ def _refuse_change(
     )
 
 
-def _begin(project_path: str, roots: Roots) -> tuple[os.stat_result, "_Walk"]:
-    status = _project_status(project_path)
+def _begin(project_path: str, roots: Roots, pace: Pace) -> "_Walk":
+    _check_is_directory(project_path)
     real = os.path.realpath(project_path)
     check_place(project_path, real, roots)
-    return status, _Walk(real, roots)
+    return _Walk(real, roots, pace)
 
 
-def _project_status(path: str) -> os.stat_result:
+def _check_is_directory(path: str) -> None:
     if not os.path.isabs(path):
         raise PathRefusedError(f"Project path is not absolute: {printable(path)}")
     try:
@@ -241,7 +313,6 @@ def _project_status(path: str) -> os.stat_result:
         raise EntryUnreadableError(f"Cannot read {printable(path)}: {error.strerror}") from error
     if not stat.S_ISDIR(status.st_mode):
         raise NotADirectoryPathError(f"Project path is not a directory: {printable(path)}")
-    return status
 
 
 def check_place(path: str, real: str, roots: Roots) -> None:
@@ -263,48 +334,96 @@ def _is_within(real: str, real_root: str) -> bool:
     return real == real_root or real.startswith(real_root.rstrip("/") + "/")
 
 
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A directory to be listed: its real path, its path in the tree, and where the walk left a directory by a link to come here.
+
+    A link to any directory on the way would never end. Of the directories between two links only the last, which lies in all
+    of them, needs to be remembered.
+    """
+
+    real: str
+    path: str
+    left_at: tuple[str, ...]
+    is_noise: bool
+
+
 class _Walk:
     """One walk through a tree, directories before their entries, names in byte order.
 
-    `chain` holds the real directories from the root down to where the walk is: a link to any of them would
-    never end.
+    `root_status` is what `stat` says of the root, once the walk has begun; `links`, `noise` and `noise_count` are complete at
+    its end.
     """
 
-    def __init__(self, real_root: str, roots: Roots) -> None:
+    root_status: os.stat_result
+
+    def __init__(self, real_root: str, roots: Roots, pace: Pace) -> None:
         self.roots = roots
         self.root = real_root
         self.links = 0
+        self.noise: list[str] = []
+        self.noise_count = 0
+        self._pace = pace
+        self._nested = 0
 
     def entries(self) -> Iterator[_Entry]:
         """Walk everything; a stack of its own, so that deep trees do not exhaust Python's."""
-        pending: list[tuple[str, str, tuple[str, ...]]] = [(self.root, "", (self.root,))]
+        pending = [_Pending(self.root, "", (), is_noise=False)]
         while pending:
-            real, relative, chain = pending.pop()
-            for name in _names(real):
-                path = f"{relative}/{name}" if relative else name
-                entry, descend = self._entry(os.path.join(real, name), path, chain)
-                if descend is not None:
-                    pending.append((descend, path, (*chain, descend)))
-                yield entry
+            here = pending.pop()
+            with _opened(here.real) as descriptor:
+                if not here.path:
+                    self.root_status = os.fstat(descriptor)
+                for name in _names(descriptor, here.real):
+                    self._pace(0)
+                    entry, below = self._entry(descriptor, name, here)
+                    if below is not None:
+                        pending.append(below)
+                    yield entry
 
-    def _entry(self, source: str, path: str, chain: tuple[str, ...]) -> tuple[_Entry, str | None]:
-        """One entry, and the real directory to descend into, if it is one."""
-        with reading(source):
-            status = os.lstat(source)
+    def _entry(self, descriptor: int, name: str, here: _Pending) -> tuple[_Entry, _Pending | None]:
+        """One entry, and the directory to descend into, if it is one."""
+        path = f"{here.path}/{name}" if here.path else name
+        source = f"{here.real}/{name}"
+        try:
+            status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+        except OSError as error:
+            raise not_read(source, error) from error
+        is_noise = here.is_noise or self._notice(name, path)
+        left_at = here.left_at
         if stat.S_ISLNK(status.st_mode):
-            source = self._target(source, path, chain)
+            left_at = (*left_at, here.real)
+            source = self._target(source, path, left_at)
             self.links += 1
             with reading(source):
-                status = os.lstat(source)
+                status = status_of(source)
+        if len(left_at) > 1:
+            self._count_nested(path)
         if stat.S_ISREG(status.st_mode):
             return _file(source, path, status), None
         if stat.S_ISDIR(status.st_mode):
-            return _directory(path, status), source
+            return _directory(path, status), _Pending(source, path, left_at, is_noise=is_noise)
         kind = _SPECIAL.get(stat.S_IFMT(status.st_mode), "not a regular file")
         raise EntryRefusedError(f"Entry cannot be stored, it is {kind}: {printable(path)}")
 
-    def _target(self, source: str, path: str, chain: tuple[str, ...]) -> str:
-        """Where a link leads, if it may be followed."""
+    def _notice(self, name: str, path: str) -> bool:
+        """Is this an entry that nobody recorded? Then it is counted."""
+        if name not in _NOISE and not name.startswith(_NOISE_BEGINS):
+            return False
+        self.noise_count += 1
+        if len(self.noise) < _NOISE_KEPT:
+            self.noise.append(path)
+        return True
+
+    def _count_nested(self, path: str) -> None:
+        self._nested += 1
+        if self._nested > _NESTED_MOST:
+            raise EntryRefusedError(
+                f"Links in linked directories stand for more than {_NESTED_MOST} entries: {printable(path)}"
+            )
+
+    def _target(self, source: str, path: str, left_at: tuple[str, ...]) -> str:
+        """Where a link leads, if it may be followed. It is opened by that path, with no link on the way."""
         try:
             real = os.path.realpath(source, strict=True)
         except FileNotFoundError as error:
@@ -315,7 +434,7 @@ class _Walk:
             ) from error
         if not any(_is_within(real, root) for root in self.roots.real_allowed):
             raise EntryRefusedError(f"Link leaves LEGACY_ROOTS: {printable(path)} -> {printable(real)}")
-        if any(step == real or step.startswith(real.rstrip("/") + "/") for step in chain):
+        if any(_is_within(step, real) for step in left_at):
             raise EntryRefusedError(f"Link leads to a directory that contains it: {printable(path)}")
         try:
             _check_apart_from_store(real, self.roots, f"Link {printable(path)}")
@@ -337,6 +456,9 @@ def _file(source: str, path: str, status: os.stat_result) -> ScannedFile:
 def _directory(path: str, status: os.stat_result) -> ScannedDirectory:
     if "/" not in path:
         _check_row_can_hold(path)
+    elif len(path) > PATH_MOST_BYTES:
+        # No stored tree could hold it, and a walk that went on would keep a longer path for each level.
+        raise too_long(path)
     return ScannedDirectory(
         path=path,
         mode=stat.S_IMODE(status.st_mode),
@@ -345,15 +467,25 @@ def _directory(path: str, status: os.stat_result) -> ScannedDirectory:
     )
 
 
-def _names(directory: str) -> Iterator[str]:
-    """The directory's entries in byte order."""
-    try:
-        names = os.listdir(directory)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise SourceChangedError(f"Entry vanished while it was read: {printable(directory)}") from error
-    except OSError as error:
-        raise EntryUnreadableError(f"Cannot read {printable(directory)}: {error.strerror}") from error
-    yield from sorted(names, key=os.fsencode)
+@contextmanager
+def _opened(real: str) -> Iterator[int]:
+    """The directory at a resolved path, open for listing."""
+    with ExitStack() as stack:
+        with reading(real):
+            descriptor = stack.enter_context(directory(real))
+        yield descriptor
+
+
+def _names(descriptor: int, real: str) -> Sequence[str]:
+    """The entries of an open directory in byte order."""
+    with reading(real):
+        return sorted(os.listdir(descriptor), key=os.fsencode)
+
+
+def too_long(path: str) -> EntryRefusedError:
+    """A path that no stored tree can hold, named by its two ends."""
+    whole = printable(path)
+    return EntryRefusedError(f"Path is too long to be stored: {whole[:200]} … {whole[-100:]}")
 
 
 def _check_row_can_hold(name: str) -> None:

@@ -1,10 +1,12 @@
 """What a listing of a legacy tree takes, and what it refuses: always with the entry named, and never waiting for it."""
 
+import itertools
 import os
 import re
 import socket
 import stat
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,18 +21,23 @@ from tests.worker.trees import (
     roots_of,
     write_tree,
 )
+from worker.blobs import beneath
+from worker.blobs.digest import Signature
 from worker.blobs.store import remove_tree
 from worker.errors import (
     DirectoryMissingError,
     EntryRefusedError,
     EntryUnreadableError,
+    LeaseLostError,
     NoSessionsError,
     NotADirectoryPathError,
     PathRefusedError,
     ProjectError,
     SourceChangedError,
 )
-from worker.scan import Roots, Scan, scan
+from worker.ingest import hash_tree
+from worker.scan import Roots, Scan, check_same, scan
+from worker.throttle import Pace
 
 
 @pytest.fixture
@@ -127,9 +134,9 @@ def test_a_tree_deeper_than_pythons_stack_is_taken_to_its_end(project: Path):
 
 
 def test_a_tree_deeper_than_a_path_can_be_is_refused_by_name(project: Path):
-    dig(project / "session", "d" * 250, 20)
+    dig(project / "session", "d" * 250, 30)
 
-    with pytest.raises(EntryUnreadableError, match=f"Cannot read {project}/session/ddd.*File name too long"):
+    with pytest.raises(EntryRefusedError, match=r"Path is too long to be stored: session/ddd.* … ddd"):
         scanned(project)
 
     # Nobody, pytest included, can remove the whole of it by one path.
@@ -393,6 +400,177 @@ def test_a_session_directory_may_have_any_utf_8_name(project: Path):
     write_tree(project, {"2025 ümläut 研究 '\"\\\n".encode(): None})
 
     assert "2025 ümläut 研究 '\"\\\n" in scanned(project).session_names
+
+
+# What becomes a link meanwhile ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["openat2", "step by step"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Walk by the kernel's own call, and as where there is none."""
+    if request.param == "step by step":
+        monkeypatch.setattr(beneath, "_has_openat2", lambda: False)
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    """Give a directory that no project may lie in."""
+    return write_tree(tmp_path / "secret", {b"shadow": b"the secret", b"deeper/shadow": b"another"})
+
+
+def at_entry(number: int, happening: Callable[[], object]) -> Pace:
+    """Let something happen before the walk looks at its entry of this number, from 1."""
+    seen = itertools.count(1)
+    return lambda _size: happening() if next(seen) == number else None
+
+
+def become_a_link(place: Path, target: Path) -> None:
+    place.rename(place.with_name("away"))
+    place.symlink_to(target)
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize(("place", "entry"), [("day", 2), ("day/deeper", 5)])
+def test_a_directory_that_becomes_a_link_before_it_is_listed_leads_nowhere(
+    tmp_path: Path, secret: Path, place: str, entry: int
+):
+    project = write_tree(tmp_path / "root/study", {b"day/deeper/x": b"1", b"day/z": b"", b"zz/y": b"2"})
+    roots = Roots(allowed=(tmp_path / "root",), store=())
+    # When the entry after it is looked at, it is known for a directory and not listed yet.
+    swap = at_entry(entry, lambda: become_a_link(project / place, secret))
+
+    with pytest.raises(SourceChangedError, match=f"vanished while it was read: {project / place}"):
+        scan(str(project), roots, swap)
+
+
+@pytest.mark.usefixtures("way")
+def test_the_root_that_becomes_a_link_before_it_is_listed_again_is_no_way_out(tmp_path: Path, secret: Path):
+    project = write_tree(tmp_path / "root/study", {b"day/x": b"1"})
+    roots = Roots(allowed=(tmp_path / "root",), store=())
+    before = scan(str(project), roots)
+
+    become_a_link(project, secret)
+
+    with pytest.raises(PathRefusedError, match="outside LEGACY_ROOTS"):
+        check_same(before, roots)
+
+
+@pytest.mark.usefixtures("way")
+def test_bytes_are_not_read_through_a_directory_that_became_a_link_since(tmp_path: Path):
+    """Not even those of the very file that was listed."""
+    project = write_tree(tmp_path / "root/study", {b"day/deeper/x": b"1" * 300})
+    store = open_store(tmp_path / "label")
+    roots = Roots(allowed=(tmp_path / "root",), store=(store.root, store.trees))
+    listed = scan(str(project), roots)
+    become_a_link(project / "day", (project / "day").with_name("away"))
+
+    with ThreadPoolExecutor(1) as threads, pytest.raises(SourceChangedError, match="day/deeper/x"):
+        hash_tree(listed, roots, store, threads, lambda _files, _bytes: None)
+
+
+def test_a_walk_keeps_few_directories_open_however_deep_the_tree(project: Path):
+    dig(project / "session", "d", 600)
+    most = 0
+
+    def count(_size: int) -> None:
+        nonlocal most
+        most = max(most, len(os.listdir("/proc/self/fd")))
+
+    before = len(os.listdir("/proc/self/fd"))
+    scan(str(project), roots_of(project.parent), count)
+
+    assert most <= before + 2
+    remove_tree(str(project))
+
+
+def test_a_tree_beyond_what_one_path_can_name_is_listed_and_read(tmp_path: Path):
+    folder = tmp_path.joinpath(*["f" * 200] * 19)
+    project = write_tree(folder / "study", {b"day/accelerometer_data.csv": b"t,x\n1,2\n"})
+    dig(project / "day", "d" * 200, 3)
+    store = open_store(tmp_path / "label")
+    roots = Roots(allowed=(tmp_path,), store=(store.root, store.trees))
+    listed = scan(str(project), roots)
+    with ThreadPoolExecutor(1) as threads:
+        tree = hash_tree(listed, roots, store, threads, lambda _files, _bytes: None)
+
+    assert len(str(project)) + 1 + len(tree.manifest.directories[-1].path) > 4095
+    assert tree.records == {"day": 1}
+    # Shorter by a rename, so that it can be removed.
+    remove_tree(os.fspath((tmp_path / ("f" * 200)).joinpath(*["f" * 200] * 9).rename(tmp_path / "f")))
+
+
+# Listening --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        lambda project, _, pace: scan(str(project), roots_of(project.parent), pace),
+        lambda project, before, pace: check_same(before, roots_of(project.parent), pace),
+    ],
+    ids=["first", "second"],
+)
+def test_a_listing_ends_at_the_next_entry_when_the_work_is_to_stop(
+    project: Path, again: Callable[[Path, Scan, Pace], object]
+):
+    write_tree(project, {b"session/%d" % number: b"" for number in range(50)})
+    roots = roots_of(project.parent)
+
+    def stop() -> None:
+        raise LeaseLostError("not ours any more")
+
+    before = scan(str(project), roots)
+    with pytest.raises(LeaseLostError):
+        again(project, before, at_entry(20, stop))
+
+
+def test_links_in_linked_directories_that_stand_for_more_than_memory_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("worker.scan._NESTED_MOST", 1000)
+    project = tmp_path / "study"
+    for level in range(40):
+        (project / f"d{level}").mkdir(parents=True)
+        for name in "ab" if level else "":
+            (project / f"d{level}" / name).symlink_to(f"../d{level - 1}")
+
+    with pytest.raises(EntryRefusedError, match="Links in linked directories stand for more than 1000"):
+        scanned(project)
+
+
+# Odd figures and odd names --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("year", [1901, 1969, 2262, 2446])
+def test_any_time_that_a_file_system_can_hold_is_kept_to_the_nanosecond(project: Path, year: int):
+    seconds = (year - 1970) * 31_556_952
+    recording = project / "session/accelerometer_data.csv"
+    os.utime(recording, ns=(0, seconds * 10**9 + 7))
+    os.utime(project / "session", ns=(0, seconds * 10**9 + 7))
+
+    found = scanned(project)
+
+    assert found.files[0].signature == Signature.of(recording.stat())
+    assert found.directories[0].mtime_ns == (project / "session").stat().st_mtime_ns
+    assert abs(found.files[0].signature.mtime_ns) // 10**9 >= min(abs(seconds), 2**31) - 1
+    check_same(found, roots_of(project.parent))
+
+
+def test_what_other_programs_left_is_counted_and_named_by_its_topmost_entry(project: Path):
+    write_tree(
+        project,
+        {
+            b"@eaDir/session/SYNOFILE": b"1",
+            b".git/objects/._x": b"1",
+            b"session/._accelerometer_data.csv": b"1",
+            b"session/.hidden": b"1",
+        },
+    )
+
+    found = scanned(project)
+
+    assert found.noise.count == 3
+    assert sorted(found.noise.first) == [".git", "@eaDir", "session/._accelerometer_data.csv"]
 
 
 # Permissions ----------------------------------------------------------------------------------------------------

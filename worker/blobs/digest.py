@@ -14,7 +14,8 @@ from typing import Literal, Protocol
 
 import blake3
 
-from worker.errors import EntryUnreadableError, SourceChangedError
+from worker.blobs.beneath import open_resolved
+from worker.errors import EntryUnreadableError, ProjectError, SourceChangedError
 from worker.throttle import Pace, unlimited
 
 Algorithm = Literal["blake3", "sha256"]
@@ -31,6 +32,7 @@ BIG_CHUNK_BYTES = 1 << 20
 HEAD_BYTES = 64 * 1024
 """How much of a big file is read to tell whether it was met before."""
 
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _VANISHED = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE}
 
 
@@ -115,15 +117,19 @@ class Signature:
 
 
 def read_chunks(
-    path: str, expected: Signature, buffer: memoryview, pace: Pace = unlimited
+    path: str,
+    expected: Signature,
+    buffer: memoryview,
+    pace: Pace = unlimited,
+    *,
+    through_links: bool = False,
 ) -> Generator[memoryview, None, None]:
     """The file's content in chunks that are views of `buffer`, each valid until the next.
 
-    The last path component is never followed when it is a link, and a pipe that took the file's place cannot block.
-    Raises `SourceChangedError` when the file is not the one described by `expected`, before, during or after reading,
+    `path` and `through_links` as of `opened`. Raises `SourceChangedError` when the file is not the one described by `expected`, before, during or after reading,
     and `EntryUnreadableError` when it cannot be read; both name the file.
     """
-    with opened(path, expected) as descriptor:
+    with opened(path, expected, through_links=through_links) as descriptor:
         remaining = expected.size_bytes
         while True:
             with reading(path):
@@ -141,10 +147,16 @@ def read_chunks(
 
 
 @contextmanager
-def opened(path: str, expected: Signature) -> Iterator[int]:
-    """A descriptor of the file described by `expected`; checked again at the end. Errors as `read_chunks`."""
+def opened(path: str, expected: Signature, *, through_links: bool = False) -> Iterator[int]:
+    """A descriptor of the file described by `expected`; checked again at the end. Errors as `read_chunks`.
+
+    The one door to the bytes of a source. Its path is a resolved one: no link is followed on the way, so that a directory
+    that becomes a link after the scan cannot lead out of the allowed roots. `through_links` is for files of the store's own,
+    whose directories the operator may reach by a link. The last component is never followed when it is a link, and a pipe
+    that took the file's place cannot block.
+    """
     with reading(path):
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, _READ) if through_links else open_resolved(path, _READ)
     try:
         _check_unchanged(descriptor, expected, path)
         yield descriptor
@@ -160,12 +172,14 @@ def hash_file(
     buffer: memoryview,
     observe: Callable[[memoryview], None] | None = None,
     pace: Pace = unlimited,
+    *,
+    through_links: bool = False,
 ) -> str:
     """The digest of a file in one pass; `observe` is shown every chunk on the way. Errors as `read_chunks`."""
     hasher = new_hasher(algorithm)
     sinks: list[Sink] = [hasher.update] if observe is None else [hasher.update, observe]
     show = abreast if expected.size_bytes >= BIG_BYTES else one_by_one
-    for chunk in read_chunks(path, expected, buffer, pace):
+    for chunk in read_chunks(path, expected, buffer, pace, through_links=through_links):
         show(chunk, sinks)
     return hasher.hexdigest()
 
@@ -195,9 +209,11 @@ def _side_threads(_pid: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(2, thread_name_prefix="abreast")
 
 
-def head_of(path: str, expected: Signature, algorithm: Algorithm, buffer: memoryview) -> str:
+def head_of(
+    path: str, expected: Signature, algorithm: Algorithm, buffer: memoryview, pace: Pace = unlimited
+) -> str:
     """The digest of a file's first chunk: with its size a cheap hint at whether its content was met before."""
-    chunks = read_chunks(path, expected, buffer[:HEAD_BYTES])
+    chunks = read_chunks(path, expected, buffer[:HEAD_BYTES], pace)
     hasher = new_hasher(algorithm)
     hasher.update(next(chunks, buffer[:0]))
     chunks.close()
@@ -210,9 +226,14 @@ def reading(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _VANISHED:
-            raise SourceChangedError(f"Entry vanished while it was read: {printable(path)}") from error
-        raise EntryUnreadableError(f"Cannot read {printable(path)}: {error.strerror}") from error
+        raise not_read(path, error) from error
+
+
+def not_read(path: str, error: OSError) -> ProjectError:
+    """What an operating-system error on a source means, with the source named."""
+    if error.errno in _VANISHED:
+        return SourceChangedError(f"Entry vanished while it was read: {printable(path)}")
+    return EntryUnreadableError(f"Cannot read {printable(path)}: {error.strerror}")
 
 
 def _check_unchanged(descriptor: int, expected: Signature, path: str) -> None:

@@ -247,6 +247,19 @@ def test_a_file_without_read_permission_is_named():
             as_ordinary_user(lambda: hash_file(str(path), listed, "blake3", new_buffer()))
 
 
+def test_a_file_behind_a_link_is_read_as_the_stores_own_only(tmp_path: Path):
+    (tmp_path / "real").mkdir()
+    path = write(tmp_path / "real", b"1")
+    (tmp_path / "link").symlink_to("real")
+    behind = tmp_path / "link" / path.name
+
+    with pytest.raises(SourceChangedError, match=f"Entry vanished while it was read: {behind}"):
+        hash_file(str(behind), signature_of(path), "blake3", new_buffer())
+
+    found = hash_file(str(behind), signature_of(path), "blake3", new_buffer(), through_links=True)
+    assert found == digest_of("blake3", b"1")
+
+
 def test_reading_closes_the_file_whatever_happens(tmp_path: Path):
     path = write(tmp_path)
     before = os.listdir("/proc/self/fd")
