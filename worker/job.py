@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 
 from sqlalchemy import Connection, Engine
 
@@ -78,13 +79,18 @@ def connect(settings: Settings, application_name: str) -> Engine:
 
 @dataclass(frozen=True)
 class Job:
-    """One attempt: its lease, the heartbeat beside it, and the store it works on."""
+    """One attempt: its lease and the heartbeat beside it; the store is opened when it is first asked for."""
 
     tools: Tools
     lease: leases.Lease
     heartbeat: Heartbeat
-    store: Store
     worker: str
+
+    @cached_property
+    def store(self) -> Store:
+        """The store of DATA_DIR. Only a migration makes one; a rollback may have to do without any."""
+        migrates = self.lease.verb is Verb.MIGRATE
+        return self.tools.open_store(create=migrates and not self.lease.dry_run)
 
     @property
     def engine(self) -> Engine:
@@ -210,11 +216,14 @@ def _work(
 ) -> Outcome:
     if lease.busy_with is not None:
         raise NothingToDoError(f"project {lease.ref.project_id}: run {lease.busy_with} has it in hand")
+    job = Job(tools, lease, heartbeat, worker)
     with heartbeat:
-        store = tools.open_store(create=not lease.dry_run)
-        if lease.attempt > 1:
-            _clear_staging_of_former(store, lease)
-        return work(Job(tools, lease, heartbeat, store, worker))
+        # Who writes to the store opens it before anything else: a sync covers only what was written after that.
+        if lease.verb is Verb.MIGRATE:
+            store = job.store
+            if lease.attempt > 1:
+                _clear_staging_of_former(store, lease)
+        return work(job)
 
 
 def _clear_staging_of_former(store: Store, lease: leases.Lease) -> None:
