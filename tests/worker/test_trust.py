@@ -155,11 +155,11 @@ def test_a_blob_that_others_link_while_it_is_read_again_is_not_taken_for_a_bad_o
     study(site, "second", 1)
     links: list[Path] = []
 
-    def link_meanwhile(path: str, *args: Any) -> str:
+    def link_meanwhile(path: str, *args: Any, **options: Any) -> str:
         if not Path(path).is_relative_to(site.settings.store_dir):
-            return hash_file(path, *args)
+            return hash_file(path, *args, **options)
         links.append(site.folder / f"link {len(links)}")
-        return hash_file(path, *args, lambda _chunk: os.link(path, links[-1]))
+        return hash_file(path, *args, lambda _chunk: os.link(path, links[-1]), **options)
 
     monkeypatch.setattr(ingest, "hash_file", link_meanwhile)
 
