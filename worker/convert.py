@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from sqlalchemy import Connection, Engine
 
+from worker.blobs.digest import Algorithm
 from worker.blobs.manifest import Directory, Manifest
 from worker.db import datasets, leases, projects, sessions
 from worker.db.datasets import Dataset, RawSession
@@ -154,7 +155,7 @@ def _convert(
         project = check_still_legacy(projects.lock(conn, lease.ref.project_id, gives_way=True), lease, conn)
         rows = sessions.lock_of_project(conn, project.project_id)
         plan = plan_sessions(project.path or "", rows, tree)
-        _write_rows(conn, lease, dataset, attributes, plan)
+        _write_rows(conn, lease, dataset, tree.manifest.algorithm, attributes, plan)
         converted = outcome.with_changes(
             dataset_id=dataset.dataset_id,
             dataset_path=dataset.file_path,
@@ -216,7 +217,12 @@ def _row(mode: int, mtime_ns: int, owner: tuple[int, int]) -> str:
 
 
 def _write_rows(
-    conn: Connection, lease: leases.Lease, dataset: Dataset, attributes: bytes, plan: Plan
+    conn: Connection,
+    lease: leases.Lease,
+    dataset: Dataset,
+    algorithm: Algorithm,
+    attributes: bytes,
+    plan: Plan,
 ) -> None:
     """All rows of the project, and the before-image of each. Seven statements, however many sessions there are."""
     project_id = lease.ref.project_id
@@ -248,6 +254,8 @@ def _write_rows(
             "ref_id": ref_id,
             "split_config_ids": sorted(config_ids.values()),
             "sessions": changes,
+            # With it a rollback can name the legacy tree without the store.
+            "digest_algorithm": algorithm,
             "left_alone": [{"session_id": row.session_id, "before": row.values()} for row in plan.left_alone],
         },
         tree_attributes=attributes,

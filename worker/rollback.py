@@ -1,15 +1,19 @@
-"""The story of one project's way back: compare the legacy tree with the manifest, perhaps rebuild it, revert the rows."""
+"""The story of one project's way back: compare the legacy tree with what was converted, perhaps rebuild it, revert the rows.
+
+The way back from a store needs none: where the legacy directory is there, its own digest decides.
+"""
 
 import os
 from collections.abc import Iterator
 from itertools import islice
 
 from worker import log
-from worker.blobs.digest import printable
+from worker.blobs.digest import Algorithm, printable
 from worker.blobs.manifest import Entry, File, Manifest
+from worker.blobs.store import Store
 from worker.db import leases, projects, sessions
 from worker.db.projects import Conversion
-from worker.errors import LegacyPathMissingError, NothingToDoError, RollbackRefusedError
+from worker.errors import LegacyPathMissingError, MigratorError, NothingToDoError, RollbackRefusedError
 from worker.ingest import hash_tree
 from worker.job import Job, Tools, run_job
 from worker.messages import JobRef, Outcome, Status, Verb
@@ -40,10 +44,9 @@ def rollback(tools: Tools, ref: JobRef, worker: str) -> Outcome | None:
 
 def _work(job: Job) -> Outcome:
     conversion = _conversion(job)
-    manifest = job.store.read_manifest(conversion.dataset_hash)
-    rebuilt = _rebuild_if_gone(job, conversion, manifest)
+    rebuilt = _rebuild_if_gone(job, conversion)
     if rebuilt is None:
-        _compare(job, conversion, manifest)
+        _compare(job, conversion)
     if job.lease.dry_run:
         return _foretell(job, conversion, rebuilt)
     job.heartbeat.enter("revert", conversion.dataset_hash)
@@ -64,7 +67,7 @@ def _conversion(job: Job) -> Conversion:
     return conversion
 
 
-def _rebuild_if_gone(job: Job, conversion: Conversion, manifest: Manifest) -> str | None:
+def _rebuild_if_gone(job: Job, conversion: Conversion) -> str | None:
     """Rebuild the legacy directory when it is gone and the operator asked for that; what was done, None if it is there.
 
     A project may lie inside another one's directory. Were only the inner one rebuilt, the outer one's place would be
@@ -75,6 +78,7 @@ def _rebuild_if_gone(job: Job, conversion: Conversion, manifest: Manifest) -> st
         return None
     if not job.lease.options.get("options", {}).get("restore_files"):
         raise LegacyPathMissingError(f"Legacy path no longer exists: {printable(path)}")
+    manifest = job.store.read_manifest(conversion.dataset_hash)
     job.heartbeat.enter("restore", conversion.dataset_hash)
     for outer in _gone_around(job, conversion):
         if job.lease.dry_run or not os.path.lexists(outer.legacy_path):
@@ -113,25 +117,59 @@ def _gone_around(job: Job, conversion: Conversion) -> list[Conversion]:
     return sorted(found.values(), key=lambda other: len(os.path.normpath(other.legacy_path)))
 
 
-def _compare(job: Job, conversion: Conversion, manifest: Manifest) -> None:
-    """Raise `RollbackRefusedError`, naming what differs, unless the legacy tree still has the content that was stored."""
+def _compare(job: Job, conversion: Conversion) -> None:
+    """Raise `RollbackRefusedError`, naming what differs, unless the legacy tree still has the content that was converted.
+
+    Its digest alone says so. Which entries differ is read from the store's manifest, where there is one.
+    """
     path = conversion.legacy_path
     if not os.path.isdir(path):
         raise RollbackRefusedError(f"Legacy path is not a directory any more: {printable(path)}")
-    scanned = scan(path, job.tools.roots, job.pace, needs_sessions=False)
-    job.heartbeat.files_seen = len(scanned.files)
-    job.heartbeat.enter("compare", conversion.dataset_hash)
-    found = hash_tree(
-        scanned, job.tools.roots, job.store, job.tools.threads, job.heartbeat.advance, job.pace
-    ).manifest
-    if found.digest == manifest.digest:
-        return
-    names = list(differences(manifest, found))
+    last: Manifest | None = None
+    for algorithm in _algorithms(job, conversion):
+        if last is not None:
+            job.heartbeat.restart()
+        last = _manifest(job, conversion, algorithm)
+        if last.digest == conversion.dataset_hash:
+            return
+    changed = f"Legacy path is not what was migrated: {printable(path)}"
+    try:
+        expected = job.store.read_manifest(conversion.dataset_hash)
+        found = last if last and last.algorithm == expected.algorithm else None
+        names = list(differences(expected, found or _manifest(job, conversion, expected.algorithm)))
+    except MigratorError as error:
+        raise RollbackRefusedError(f"{changed}; what differs cannot be named: {error}") from error
     shown = tuple(islice(names, _SHOWN))
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    raise RollbackRefusedError(
-        f"Legacy path is not what was migrated: {printable(path)}: {'; '.join(shown)}{more}", shown
-    )
+    raise RollbackRefusedError(f"{changed}: {'; '.join(shown)}{more}", shown)
+
+
+def _algorithms(job: Job, conversion: Conversion) -> tuple[Algorithm, ...]:
+    """By which algorithm the dataset was named, or, of a conversion by release 0.1, which did not note it, by which it may have
+    been: the likelier one first.
+    """
+    match conversion.before.get("digest_algorithm"):
+        case "blake3" | "sha256" as noted:
+            return (noted,)
+    likely: Algorithm = job.tools.settings.store_digest
+    try:
+        if job.store.store_id is not None:
+            likely = job.store.algorithm
+    except MigratorError as error:
+        _log.info("store_not_asked", reason=str(error))
+    return (likely, "sha256" if likely == "blake3" else "blake3")
+
+
+def _manifest(job: Job, conversion: Conversion, algorithm: Algorithm) -> Manifest:
+    """The manifest of the legacy tree as it is now. Reads every byte of it, and nothing of the store."""
+    settings = job.tools.settings
+    scanned = scan(conversion.legacy_path, job.tools.roots, job.pace, needs_sessions=False)
+    job.heartbeat.files_seen = len(scanned.files)
+    job.heartbeat.enter("compare", conversion.dataset_hash)
+    named_by = Store(settings.store_dir, settings.datasets_dir, algorithm, None)
+    return hash_tree(
+        scanned, job.tools.roots, named_by, job.tools.threads, job.heartbeat.advance, job.pace
+    ).manifest
 
 
 def differences(expected: Manifest, found: Manifest) -> Iterator[str]:
