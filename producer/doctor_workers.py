@@ -8,7 +8,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from producer.diagnosis import Chapter, Notes
 from producer.inquiry import AllEvidence, Asked, ask_all
 from worker import broker
-from worker.db import health, ledger
+from worker.db import health, ledger, stores
 from worker.errors import BrokerUnavailableError, MigratorError
 from worker.messages import Check, Evidence, Verdict, edition, failed, passed, warned
 from worker.settings import Settings
@@ -84,7 +84,7 @@ def alike_checks(settings: Settings, engine: Engine, asked: Asked) -> Iterator[C
     yield settings_check(settings.common, evidence)
     yield database_check(_identity(engine), evidence)
     yield directory_check(asked)
-    yield store_check(evidence)
+    yield store_check(evidence, _named(engine))
 
 
 def edition_check(ours: str, evidence: AllEvidence) -> Check:
@@ -145,8 +145,8 @@ def directory_check(asked: Asked) -> Check:
     )
 
 
-def store_check(evidence: AllEvidence) -> Check:
-    """Do all find the same store in it, or none yet?"""
+def store_check(evidence: AllEvidence, named: str | None = None) -> Check:
+    """Do all find the same store in it, the one that the database names, or none yet?"""
     name = "same store"
     ids = {who: said.machine.store_id for who, said in evidence.items() if not _cannot_tell(said)}
     if not ids:
@@ -154,12 +154,28 @@ def store_check(evidence: AllEvidence) -> Check:
     if len(set(ids.values())) > 1:
         words = "; ".join(f"{who} finds {found or 'none'}" for who, found in sorted(ids.items()))
         return failed(name, words, "Mount the same file system at DATA_DIR on every worker's machine.")
-    return passed(name, next(iter(ids.values())) or "none yet")
+    (found,) = set(ids.values())
+    if named is not None and found != named:
+        return failed(
+            name,
+            f"every worker finds {found or 'none'}, and the database names {named}",
+            "Mount DATA_DIR with the store of this database on every worker's machine; if it is lost for good, see docs/operations.md.",
+        )
+    return passed(name, found or "none yet")
 
 
 def _cannot_tell(said: Evidence) -> bool:
     """One whose store cannot be read has said so already."""
     return any(check.name == "store" and check.verdict is Verdict.FAIL for check in said.machine.checks)
+
+
+def _named(engine: Engine) -> str | None:
+    try:
+        with engine.connect() as conn:
+            row = stores.named(conn)
+    except (MigratorError, SQLAlchemyError):
+        return None
+    return row.store_id if row is not None else None
 
 
 def _identity(engine: Engine) -> str | None:

@@ -1,5 +1,6 @@
 """Opening a run: which projects, how big they are, one job row each, then one message each. Converts nothing itself."""
 
+import json
 import os
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -128,6 +129,15 @@ def room_in(settings: Settings) -> int | None:
     except OSError:
         return None
     return max(0, status.f_bavail * status.f_frsize - reserve_of(status.f_blocks * status.f_frsize))
+
+
+def store_id_in(settings: Settings) -> str | None:
+    """The id of the store in DATA_DIR as it is seen from here; None where no store can be read."""
+    try:
+        description = json.loads((settings.store_dir / "store.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return description.get("id") if isinstance(description, dict) else None
 
 
 def open_run(

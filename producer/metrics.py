@@ -14,11 +14,11 @@ from prometheus_client.registry import Collector
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from producer.enqueue import room_in
+from producer.enqueue import room_in, store_id_in
 from worker import broker, log
-from worker.db import figures
+from worker.db import figures, stores
 from worker.db.figures import Figures
-from worker.errors import MigratorError, UsageError
+from worker.errors import MigratorError, StoreElsewhereError, UsageError
 from worker.settings import Settings
 
 _log = log.get(__name__)
@@ -100,6 +100,13 @@ class LedgerCollector(Collector):
 
     def _store(self) -> Iterator[Metric]:
         if (room := room_in(self._settings)) is not None:
+            with self._engine.connect() as conn:
+                named = stores.named(conn)
+            if named is not None and named.store_id not in {None, store_id_in(self._settings)}:
+                # The room below a mount point without its mount is not the store's.
+                raise StoreElsewhereError(
+                    f"{self._settings.store_dir} is not store {named.store_id} of this database"
+                )
             yield _single("store_room_bytes", "What the store takes before it calls itself full", room)
 
 

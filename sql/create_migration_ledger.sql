@@ -169,3 +169,14 @@ create table if not exists dataset_claims (
     claimed_at   timestamptz not null default clock_timestamp()
 );
 comment on table dataset_claims is 'One row for each dataset that anybody ever stored; its row lock makes one worker the one who stores it';
+
+-- Which store the datasets of this database are in: the id in its store.json. At most one row.
+create table if not exists migration_store (
+    only_row boolean     not null default true check (only_row),
+    store_id uuid,
+    digest   text,
+    named_at timestamptz not null default clock_timestamp(),
+    constraint migration_store_pkey primary key (only_row)
+);
+comment on table migration_store is 'The one store of this database: a worker whose DATA_DIR holds another one, or none, does no job';
+comment on column migration_store.store_id is 'Null: the operator lets the next migration name the store it finds, or make a new one';

@@ -51,7 +51,7 @@ grant select (config_id, raw_session_name),
 -- The ledger. No row of it is ever deleted, and no before-image is rewritten.
 grant select on migration_state_arrows, schema_steps to :"migrator";
 grant select, insert on migration_recording_counts to :"migrator";
-grant select, insert, update on migration_runs, migration_jobs, migration_dry_run_blobs, migration_blob_checks
+grant select, insert, update on migration_runs, migration_jobs, migration_dry_run_blobs, migration_blob_checks, migration_store
     to :"migrator";
 grant select, insert, update (rolled_back_at, rollback_run_id) on project_conversions to :"migrator";
 grant select, insert, update (claimed_at) on dataset_claims to :"migrator";

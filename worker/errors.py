@@ -193,6 +193,15 @@ class StoreBrokenError(StoreStoppedError):
     remedy = "Repair or remount the store's file system; then: producer resume"
 
 
+class StoreElsewhereError(StoreStoppedError):
+    """DATA_DIR holds no store, or another one than the database names: most likely its mount is missing on this machine."""
+
+    remedy = (
+        "Mount DATA_DIR on the worker's machine as on all others, or stop that worker; then: producer resume. "
+        "Is the store lost for good? docs/operations.md, When something is gone"
+    )
+
+
 class DatasetGoneError(TransientError):
     """A dataset that was there a moment ago is not there any more."""
 

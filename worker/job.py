@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 
@@ -23,12 +23,14 @@ from worker.errors import (
     NothingToDoError,
     OutOfMemoryError,
     RunCancelledError,
+    StoreElsewhereError,
     StoreStoppedError,
     TransientError,
     UnexpectedError,
 )
 from worker.heartbeat import Heartbeat, Progress
 from worker.messages import FileCounts, JobRef, Outcome, RunState, Status, Verb
+from worker.one_store import Remembered, open_store
 from worker.scan import Roots
 from worker.settings import Settings
 from worker.throttle import Pace, unlimited
@@ -53,6 +55,8 @@ class Tools:
     stopping: Callable[[], bool] = lambda: False
     on_progress: Callable[[Progress], None] = lambda _progress: None
     """Told every other second how far the job is; must return at once."""
+    remembered: Remembered = field(default_factory=Remembered)
+    """Which store this process has found to be the database's."""
 
     @property
     def roots(self) -> Roots:
@@ -62,10 +66,8 @@ class Tools:
         )
 
     def open_store(self, *, create: bool) -> Store:
-        """The store of DATA_DIR; made on first use unless this is a rehearsal."""
-        return Store.open(
-            self.settings.store_dir, self.settings.datasets_dir, self.settings.store_digest, create=create
-        )
+        """The store of DATA_DIR, which must be the one that the database names; with `create` the first one is made."""
+        return open_store(self.settings, self.engine, self.remembered, create=create)
 
 
 def connect(settings: Settings, application_name: str) -> Engine:
@@ -218,18 +220,19 @@ def _work(
         raise NothingToDoError(f"project {lease.ref.project_id}: run {lease.busy_with} has it in hand")
     job = Job(tools, lease, heartbeat, worker)
     with heartbeat:
-        # Who writes to the store opens it before anything else: a sync covers only what was written after that.
-        if lease.verb is Verb.MIGRATE:
-            store = job.store
-            if lease.attempt > 1:
-                _clear_staging_of_former(store, lease)
+        # Who writes to the store opens it before anything else: a sync covers only what was written after that. A verification
+        # reads its trees; a rollback may have to do without.
+        if lease.verb is not Verb.ROLLBACK:
+            _ = job.store
+        if lease.verb is Verb.MIGRATE and lease.attempt > 1:
+            _clear_staging_of_former(job)
         return work(job)
 
 
-def _clear_staging_of_former(store: Store, lease: leases.Lease) -> None:
+def _clear_staging_of_former(job: Job) -> None:
     """Remove what earlier attempts left when they died: a second message may bring the job here before any reaper looks."""
     try:
-        store.clear_staging(lease.ref.task_id, lease.attempt - 1)
+        job.store.clear_staging(job.lease.ref.task_id, job.lease.attempt - 1)
     except MigratorError as error:
         # One that is only asleep may wake up and write there again; it cleans up itself when it finds its lease gone.
         _log.warning("staging_not_cleared", reason=str(error))
@@ -261,9 +264,11 @@ def _try_later(tools: Tools, lease: leases.Lease, worker: str, error: TransientE
 
 
 def _hold_the_run(tools: Tools, lease: leases.Lease, worker: str, error: StoreStoppedError) -> Outcome | None:
-    """A full or broken store would fail one project after the other: the run waits instead, and this job with it."""
-    _log.error("run_paused", reason=str(error))
-    _write(tools, autocommit, lambda conn: ledger.pause_run(conn, lease.ref.run_id, str(error)))
+    """A full, broken or missing store would fail one project after the other: the run waits instead, and this job with it."""
+    # What one machine lacks is put right there.
+    reason = f"{worker}: {error}" if isinstance(error, StoreElsewhereError) else str(error)
+    _log.error("run_paused", reason=reason)
+    _write(tools, autocommit, lambda conn: ledger.pause_run(conn, lease.ref.run_id, reason))
     return _let_wait(tools, lease, worker)
 
 

@@ -13,7 +13,6 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from worker import broker, forking, log
-from worker.blobs.store import Store
 from worker.broker import Condition, Message
 from worker.db import engine as engine_module
 from worker.db import leases, ledger
@@ -21,6 +20,7 @@ from worker.db.leases import MOST_CRASHES, Expired
 from worker.db.ledger import Waiting
 from worker.errors import MigratorError, WorkerCrashedError
 from worker.messages import Check, Outcome, RunState, Status, failed, passed, warned
+from worker.one_store import Remembered, open_store
 from worker.settings import Settings
 
 _log = log.get(__name__)
@@ -97,8 +97,20 @@ def reap(settings: Settings, engine: Engine, known_epoch: str | None = None) -> 
     Waiting jobs that were sent are looked at only when the broker is not in the epoch that was known, or its queue is empty.
     Twice, or at once, is harmless.
     """
-    while _requeue_expired(settings, engine) == _BATCH:
-        pass
+    dead: list[Expired] = []
+    try:
+        while len(found := _requeue_expired(engine)) == _BATCH:
+            dead += found
+        dead += found
+        return _send_and_finish(settings, engine, known_epoch)
+    finally:
+        if dead:
+            # Last: nothing that others wait for has to wait for a slow disk.
+            _clear_staging(settings, engine, dead)
+
+
+def _send_and_finish(settings: Settings, engine: Engine, known_epoch: str | None) -> str:
+    """Send what has no message, close what has ended; the broker's epoch."""
     condition = broker.condition(settings)
     _send_all(settings, engine, condition, lambda conn: ledger.never_sent(conn, _BATCH))
     if condition.epoch != known_epoch or condition.waiting == 0:
@@ -118,8 +130,8 @@ def reap(settings: Settings, engine: Engine, known_epoch: str | None = None) -> 
     return condition.epoch
 
 
-def _requeue_expired(settings: Settings, engine: Engine) -> int:
-    """Let jobs wait again whose holders died, or end those that were given up or kill their workers; how many were found."""
+def _requeue_expired(engine: Engine) -> list[Expired]:
+    """Let jobs wait again whose holders died, or end those that were given up or kill their workers; which these were."""
     with engine.begin() as conn:
         found = leases.expired(conn, _BATCH)
         for dead in found:
@@ -131,24 +143,31 @@ def _requeue_expired(settings: Settings, engine: Engine) -> int:
                 worker=dead.worker,
                 crashes=dead.crashes,
             )
-            # First: dying between the two, the lease is still one that ran out.
-            _clear_staging(settings, dead)
             outcome = _outcome(dead, ledger.hold_state(conn, dead.lease.ref.run_id))
             if outcome is None:
                 leases.give_back_for(conn, dead)
             else:
                 leases.end_job(conn, dead.lease, outcome)
-    return len(found)
+    return found
 
 
-def _clear_staging(settings: Settings, dead: Expired) -> None:
-    """Remove what the dead attempt was making. A sleeper that wakes up finds its files gone, and its lease, too."""
+def _clear_staging(settings: Settings, engine: Engine, found: Sequence[Expired]) -> None:
+    """Remove what dead attempts were making. A sleeper that wakes up finds its files gone, and its lease, too.
+
+    Outside of any transaction, because a million links take minutes to remove. Dying before: the job's next attempt removes
+    what its former ones left.
+    """
     try:
-        store = Store.open(settings.store_dir, settings.datasets_dir, settings.store_digest, create=False)
-        store.clear_staging(dead.lease.ref.task_id, dead.lease.attempt)
+        store = open_store(settings, engine, Remembered(), create=False)
     except MigratorError as error:
-        # Not mounted here, perhaps. gc removes what is left.
         _log.warning("staging_not_cleared", reason=str(error))
+        return
+    for dead in found:
+        try:
+            store.clear_staging(dead.lease.ref.task_id, dead.lease.attempt)
+        except MigratorError as error:
+            # Not writable here, perhaps. The job's next attempt removes it; of one that has ended the doctor tells.
+            _log.warning("staging_not_cleared", reason=str(error))
 
 
 def _outcome(dead: Expired, run_state: RunState) -> Outcome | None:

@@ -91,14 +91,7 @@ class Store:
         """
         with writing(root):
             if create:
-                for directory in (
-                    trees,
-                    root / "blobs",
-                    root / "manifests",
-                    root / "staging",
-                    root / "quarantine",
-                ):
-                    make_directory(directory)
+                _make_directories(root, trees)
                 _describe_once(root, algorithm)
             description = _description(root)
             if root.exists() and trees.exists() and root.stat().st_dev != trees.stat().st_dev:
@@ -109,6 +102,11 @@ class Store:
         if description is None:
             return Store(root, trees, algorithm, None, folder)
         return Store(root, trees, *description, folder)
+
+    def make_directories(self) -> None:
+        """Make what is missing of the store's directories, as `open` does with `create`."""
+        with writing(self.root):
+            _make_directories(self.root, self.trees)
 
     # Blobs ----------------------------------------------------------------------------------------------------------
 
@@ -435,6 +433,11 @@ def sync_file_system(directory: str | int) -> None:
     if _libc.syncfs(directory if folder is None else folder.descriptor) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+
+
+def _make_directories(root: Path, trees: Path) -> None:
+    for directory in (trees, root / "blobs", root / "manifests", root / "staging", root / "quarantine"):
+        make_directory(directory)
 
 
 def _describe_once(root: Path, algorithm: Algorithm) -> None:

@@ -25,6 +25,7 @@ NEEDED_RIGHTS = {
     "migration_recording_counts": ("select", "insert"),
     "migration_blob_checks": ("select", "insert", "update"),
     "dataset_claims": ("select", "insert", "update"),
+    "migration_store": ("select", "insert", "update"),
     "schema_steps": ("select",),
 }
 """What a migration and a rollback do to which table. `update` also where a row is only locked (PostgreSQL, "SELECT")."""
