@@ -34,7 +34,11 @@ def diagnose() -> Diagnosis:
     notes.add(
         _settings_check(settings), environment_check(list(settings_module.variables_of_other_applications()))
     )
-    engine = engine_module.connect(settings.sqlalchemy_url, application_name="label-migrator doctor")
+    engine = engine_module.connect(
+        settings.sqlalchemy_url,
+        application_name="label-migrator doctor",
+        statement_limit_s=doctor_database.STATEMENT_S,
+    )
     try:
         return Diagnosis(
             chapters=(

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import event, text
-from sqlalchemy.exc import IntegrityError
 
 from tests.conftest import Site
 from tests.estate import make_project, record_session
 from tests.fidelity.runs import run, tools_of
+from worker.errors import DatabaseRefusedError
 from worker.messages import Verb
 
 TESTS = Path(__file__).parent
@@ -463,7 +463,7 @@ def test_14_one_directory_is_not_registered_as_two_datasets(site: Site):
         " select 'found by a scan', repeat('0', 64), file_path from raw_datasets"
     )
 
-    with pytest.raises(IntegrityError), site.engine.begin() as conn:
+    with pytest.raises(DatabaseRefusedError), site.engine.begin() as conn:
         conn.execute(register)
 
 

@@ -200,7 +200,10 @@ def _ask_database(settings: Settings, token: str) -> _Seen:
     name = "database from workers"
     # For these few questions only: the parent forks, and keeps no connection while it does.
     engine = engine_module.connect(
-        settings.sqlalchemy_url, application_name="label-migrator checkup", keeps_connections=False
+        settings.sqlalchemy_url,
+        application_name="label-migrator checkup",
+        keeps_connections=False,
+        statement_limit_s=_STATEMENT_S,
     )
     try:
         return _questions(engine, token, passed(name, "answers"))
@@ -214,12 +217,11 @@ def _ask_database(settings: Settings, token: str) -> _Seen:
 
 def _questions(engine: Engine, token: str, answers: Check) -> _Seen:
     with engine_module.autocommit(engine) as conn:
-        health.give_up_after(conn, _STATEMENT_S)
         ahead_s = health.clock_ahead_s(conn)
         identity: str | None = None
         projects: dict[int, str] = {}
         # A table that is missing, or a right: the producer's own look at the database says so.
-        with suppress(SQLAlchemyError):
+        with suppress(MigratorError, SQLAlchemyError):
             identity = health.identity(conn)
             projects = health.sample_of_legacy(conn, token, _SAMPLE)
     return _Seen(checks=(answers, clock_check(ahead_s)), identity=identity, projects=projects)

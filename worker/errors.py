@@ -49,15 +49,45 @@ class SettingsError(PermanentError):
 
 
 class DatabaseUnavailableError(TransientError):
-    """PostgreSQL cannot be reached or broke the connection."""
+    """PostgreSQL cannot be reached, broke the connection, or answers that it cannot work now: it is a standby, closed for
+    writing, full, shutting down, or its administrator cancelled the statement.
+    """
 
-    remedy = "Check DATABASE_URL and that PostgreSQL runs and accepts connections."
+    remedy = (
+        "Check DATABASE_URL and that PostgreSQL runs, accepts connections and lets us write: that it is no standby, "
+        "not read-only, and has room."
+    )
 
 
 class DatabaseBusyError(TransientError):
     """PostgreSQL gave up on a statement because of another one: a deadlock or a lock that came too late."""
 
     remedy = "Enqueue the project again; the statement was rolled back as a whole."
+
+
+class DatabaseRefusedError(PermanentError):
+    """PostgreSQL refused a statement and will refuse it again. `sqlstate` is its code, `constraint` the name of the key or
+    check that was in the way, where there was one.
+    """
+
+    remedy = "Read what PostgreSQL says: a right, a trigger or a rule of the tables is in the way, or the migrator has a defect."
+
+    def __init__(self, message: str = "", *, sqlstate: str = "", constraint: str | None = None) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+        self.constraint = constraint
+
+
+class RowsHiddenError(PermanentError):
+    """Policies of row-level security keep rows from our role: what it cannot see would count as not there."""
+
+    remedy = "As a superuser: alter role … bypassrls, for the role of DATABASE_URL; or take the policies off Label's tables."
+
+
+class SequenceBehindError(PermanentError):
+    """The sequence that numbers a table's rows gives numbers that are used already: rows were imported with theirs."""
+
+    remedy = "Run the statement that the message names, then: producer retry"
 
 
 class BrokerUnavailableError(TransientError):
@@ -116,6 +146,15 @@ class EntryRefusedError(ProjectError):
     """An entry of the tree that cannot be stored: a special file, a bad link, a name that a row cannot hold."""
 
     remedy = "Remove or rename the entry; then enqueue the project again."
+
+
+class EncodingRefusedError(ProjectError):
+    """A text that the database's encoding cannot hold, or one in the database that is not in the encoding it should have."""
+
+    remedy = (
+        "Rename what the message names in characters that the database has, or correct the row; "
+        "a database in UTF8 holds every name."
+    )
 
 
 class EntryUnreadableError(ProjectError):

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import pytest
 from sqlalchemy import Connection, Engine, event, text
-from sqlalchemy.exc import ProgrammingError
 
 from producer import collect, control, converted, status
 from producer import enqueue as enqueue_room
@@ -24,7 +23,7 @@ from worker import reaper
 from worker.db import leases, ledger, recordings, schema
 from worker.db.engine import connect
 from worker.db.ledger import Run
-from worker.errors import PermanentError
+from worker.errors import DatabaseRefusedError, PermanentError
 from worker.job import Tools
 from worker.messages import JobRef, Verb
 
@@ -226,8 +225,8 @@ def _is_denied(conn: Connection, statement: str) -> bool:
     savepoint = conn.begin_nested()
     try:
         conn.exec_driver_sql(statement, execution_options={"no_parameters": True})
-    except ProgrammingError as error:
-        if getattr(error.orig, "pgcode", None) != "42501":
+    except DatabaseRefusedError as error:
+        if error.sqlstate != "42501":
             raise
         return True
     finally:
@@ -275,7 +274,7 @@ def test_each_of_its_rights_is_needed(role: Role):
     assert unneeded == {arrows}
     with (
         _without(role, arrows) as conn,
-        pytest.raises(ProgrammingError, match="permission denied for table migration_state_arrows"),
+        pytest.raises(DatabaseRefusedError, match="permission denied for table migration_state_arrows"),
     ):
         ledger.open_run(conn, uuid.uuid4(), Verb.MIGRATE, dry_run=False, selection={})
 

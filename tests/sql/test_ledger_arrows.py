@@ -5,8 +5,8 @@ import uuid
 
 import pytest
 from sqlalchemy import Connection, Engine, text
-from sqlalchemy.exc import IntegrityError
 
+from worker.errors import DatabaseRefusedError
 from worker.messages import JobState, RunState
 
 # A second statement of the arrows, on purpose: whoever changes them in the SQL file says so here as well.
@@ -84,8 +84,8 @@ def refusal(engine: Engine, machine: str, source: str, target: str) -> str | Non
     try:
         with engine.connect() as connection:
             take(connection, machine, source, target)
-    except IntegrityError as error:
-        return f"{error.orig.diag.constraint_name}: {error.orig.diag.message_primary}"
+    except DatabaseRefusedError as error:
+        return f"{error.constraint}: {error.__cause__.diag.message_primary}"
     return None
 
 
@@ -142,5 +142,5 @@ def test_a_job_holds_a_lease_while_it_runs_and_an_outcome_once_it_has_ended(
     with database.begin() as connection:
         put(connection, "job", "queued")
 
-    with pytest.raises(IntegrityError, match=constraint), database.begin() as connection:
+    with pytest.raises(DatabaseRefusedError, match=constraint), database.begin() as connection:
         connection.execute(text(f"update migration_jobs set state = '{state}', {columns}"))

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Connection, Engine, text
-from sqlalchemy.exc import IntegrityError
 
 from tests.sql import rows
+from worker.errors import DatabaseRefusedError
 
 
 def count(connection: Connection, table: str) -> int:
@@ -74,7 +74,7 @@ def test_a_row_that_others_need_is_not_deleted(database: Engine, delete: str, co
             connection, "session_lineage", "id", child_session_id=session_id, parent_session_id=session_id
         )
 
-    with pytest.raises(IntegrityError, match=constraint), database.begin() as connection:
+    with pytest.raises(DatabaseRefusedError, match=constraint), database.begin() as connection:
         connection.execute(text(f"delete from {delete}"))
 
 
@@ -92,7 +92,7 @@ def test_a_row_that_others_need_is_not_deleted(database: Engine, delete: str, co
 def test_a_dataset_that_cannot_be_is_refused(
     database: Engine, column: str, value: int | None, constraint: str
 ) -> None:
-    with pytest.raises(IntegrityError, match=constraint), database.begin() as connection:
+    with pytest.raises(DatabaseRefusedError, match=constraint), database.begin() as connection:
         rows.dataset(connection, **{column: value})
 
 
@@ -100,7 +100,10 @@ def test_equal_content_is_one_dataset(database: Engine) -> None:
     with database.begin() as connection:
         rows.dataset(connection, "first", dataset_hash="a" * 64)
 
-    with pytest.raises(IntegrityError, match="raw_datasets_dataset_hash_key"), database.begin() as connection:
+    with (
+        pytest.raises(DatabaseRefusedError, match="raw_datasets_dataset_hash_key"),
+        database.begin() as connection,
+    ):
         rows.dataset(connection, "second", dataset_hash="a" * 64)
 
 
@@ -112,14 +115,20 @@ def test_types_and_strategies_are_those_of_the_contract(database: Engine) -> Non
         for strategy in (None, "time_based", "bout_based", "custom"):
             rows.split_config(connection, project_id, dataset_id, split_strategy=strategy)
 
-    with pytest.raises(IntegrityError, match="projects_project_type_check"), database.begin() as connection:
+    with (
+        pytest.raises(DatabaseRefusedError, match="projects_project_type_check"),
+        database.begin() as connection,
+    ):
         rows.project(connection, project_type="archived")
-    with pytest.raises(IntegrityError, match="split_strategy_check"), database.begin() as connection:
+    with pytest.raises(DatabaseRefusedError, match="split_strategy_check"), database.begin() as connection:
         rows.split_config(connection, project_id, dataset_id, split_strategy="by_hand")
 
 
 def test_a_reference_to_no_dataset_is_refused_from_now_on(database: Engine) -> None:
-    with pytest.raises(IntegrityError, match="sessions_dataset_id_fkey"), database.begin() as connection:
+    with (
+        pytest.raises(DatabaseRefusedError, match="sessions_dataset_id_fkey"),
+        database.begin() as connection,
+    ):
         rows.session(connection, rows.project(connection), dataset_id=999_999)
 
 

@@ -4,10 +4,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError
 
 from worker.db.engine import autocommit, sql
-from worker.errors import ClaimLostError, DatabaseUnavailableError
+from worker.errors import ClaimLostError, MigratorError
 
 
 class Claim:
@@ -80,7 +79,7 @@ def hold(
         yield Claim(conn, what)
         try:
             conn.rollback()
-        except (DBAPIError, DatabaseUnavailableError):
+        except MigratorError:
             # The work under the claim is committed by now; that the lock went earlier changes nothing.
             conn.invalidate()
 

@@ -1,6 +1,5 @@
 """Rows of raw datasets, their sessions and references. Opens no transaction."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from worker.db.engine import sql
+from worker.db.texts import as_json
 from worker.errors import ClaimLostError
 
 
@@ -81,7 +81,7 @@ def add(
             "size_bytes": size_bytes,
             "session_count": len(sessions),
             "description": description,
-            "metadata": json.dumps(metadata),
+            "metadata": as_json(metadata),
         },
     ).scalar_one_or_none()
     if dataset_id is None:
@@ -95,7 +95,7 @@ def add(
             insert into raw_dataset_sessions (dataset_id, session_name, session_path, original_labels_json, file_count)
             select :dataset_id, s.name, s.path, s.labels, s.file_count
             from jsonb_to_recordset(cast(:rows as jsonb)) as s(name text, path text, labels text, file_count integer)"""),
-        {"dataset_id": dataset_id, "rows": json.dumps(rows)},
+        {"dataset_id": dataset_id, "rows": as_json(rows)},
     )
     return Dataset(dataset_id=dataset_id, dataset_name=name, dataset_hash=dataset_hash, file_path=file_path)
 

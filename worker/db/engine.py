@@ -1,21 +1,26 @@
-"""The door to PostgreSQL: one engine a process, and connection errors in our own words. Knows no table."""
+"""The door to PostgreSQL: one engine a process, and what every connection of ours is set to. Knows no table."""
 
+import os
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psycopg2
+import psycopg2.extensions
 import tenacity
 from sqlalchemy import Connection, Engine, TextClause, create_engine, event, text
-from sqlalchemy.engine import URL, ExceptionContext
-from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DisconnectionError, InterfaceError, OperationalError
+from sqlalchemy.engine import URL
+from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool, PoolProxiedConnection
 
 from worker import log
-from worker.errors import DatabaseBusyError, DatabaseUnavailableError, MigratorError, SettingsError
+from worker.db.refusals import in_our_words
+from worker.errors import DatabaseBusyError, DatabaseUnavailableError, MigratorError
 
 T = TypeVar("T")
 
@@ -24,15 +29,51 @@ _log = log.get(__name__)
 _GIVE_WAY_S = 30.0
 """How long a transaction is tried again that gave way to somebody else's."""
 
-_CONNECT_TIMEOUT_S = 5
 _PING_AFTER_S = 0.05
 """Shorter than any restart of a server; longer than a job keeps its connections in the pool."""
 _RETURNED_AT = "returned_at"
-_BUSY = {
-    "40001",  # serialization_failure
-    "40P01",  # deadlock_detected
-    "55P03",  # lock_not_available
+
+_SETTINGS = {
+    # What is said is read in these forms, and what is written is meant so.
+    "DateStyle": "ISO, MDY",
+    "IntervalStyle": "postgres",
+    "array_nulls": "on",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+    "quote_all_identifiers": "off",
+    "standard_conforming_strings": "on",
+    "transform_null_equals": "off",
+    "xmloption": "content",
+    # How transactions behave. What is meant to count is not here: search_path, TimeZone, default_transaction_read_only.
+    "default_transaction_deferrable": "off",
+    "default_transaction_isolation": "read committed",
+    "lock_timeout": "0",
+    "statement_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    # What a policy hides from our role is not "not there": the server has to raise.
+    "row_security": "off",
 }
+"""What every connection of ours has, whatever role, database, DATABASE_URL or PGOPTIONS say. All of it is anybody's to set."""
+
+_SETTINGS_SINCE = {170000: {"transaction_timeout": "0"}}
+"""The same, by the version of the server that first knows them; an older one would refuse the connection."""
+
+_OURS_UNLESS_GIVEN = {
+    "connect_timeout": ("PGCONNECT_TIMEOUT", 5),
+    # A vanished server must not hold a worker for the two hours of the kernel's default.
+    "keepalives_idle": (None, 30),
+    "keepalives_interval": (None, 10),
+    "keepalives_count": (None, 3),
+    # And one that vanishes while an answer is waited for must not hold it for the retransmissions' quarter hour.
+    "tcp_user_timeout": (None, 30_000),
+}
+"""Parameters of libpq that DATABASE_URL, or the variable of libpq that is named, may set otherwise."""
+
+_IN_UTC = psycopg2.extensions.new_type(
+    (1184,),  # timestamptz, in pg_type.dat
+    "TIMESTAMPTZ_IN_UTC",
+    lambda value, cursor: _utc(psycopg2.extensions.PYDATETIMETZ(value, cursor)),
+)
 
 
 def connect(
@@ -41,37 +82,81 @@ def connect(
     application_name: str,
     keeps_connections: bool = True,
     idle_limit_s: float | None = None,
+    statement_limit_s: float | None = None,
 ) -> Engine:
     """An engine that opens connections when they are first needed, never at import or before a fork.
 
     Four connections are the most one job uses at once: two claims, its lease, and a transaction of its own. A process that
     forks must not keep any while it does: without `keeps_connections` each lives for one use only. The server ends a
-    transaction whose client says nothing for `idle_limit_s`: a process that is stopped must not keep its row locks.
+    transaction whose client says nothing for `idle_limit_s`: a process that is stopped must not keep its row locks; and a
+    statement that takes longer than `statement_limit_s`, for those who only want to know.
+
+    What DATABASE_URL and PGOPTIONS say counts, and ours is added to it. Everything that we set is set when the connection
+    starts, or for one transaction: nothing stays on a connection that a pooler gives to others.
     Raises `DatabaseUnavailableError` from any later call that cannot reach the server.
     """
+    limits = {
+        "idle_in_transaction_session_timeout": idle_limit_s,
+        "statement_timeout": statement_limit_s,
+    }
+    settings = _SETTINGS | {
+        name: str(int(seconds * 1000)) for name, seconds in limits.items() if seconds is not None
+    }
     engine = create_engine(
         url,
         **({"pool_size": 4, "max_overflow": 2} if keeps_connections else {"poolclass": NullPool}),
         connect_args={
-            "connect_timeout": _CONNECT_TIMEOUT_S,
-            "application_name": application_name,
-            # A vanished server must not hold a worker for the two hours of the kernel's default.
-            "keepalives_idle": 30,
-            "keepalives_interval": 10,
-            "keepalives_count": 3,
-            # And one that vanishes while an answer is waited for must not hold it for the retransmissions' quarter hour.
-            "tcp_user_timeout": 30_000,
-            "options": "-c timezone=UTC" + _idle_limit(idle_limit_s),
+            **{
+                name: value
+                for name, (variable, value) in _OURS_UNLESS_GIVEN.items()
+                if name not in url.query and not (variable and os.environ.get(variable))
+            },
+            "application_name": f"{application_name} {_given(url, 'application_name', 'PGAPPNAME')}".strip(),
+            "client_encoding": "utf8",
+            # The server takes the last of several values.
+            "options": f"{_given(url, 'options', 'PGOPTIONS')} {_options(settings)}".strip(),
         },
+        hide_parameters=True,
     )
-    event.listen(engine, "handle_error", _in_our_words)
+    event.listen(engine, "do_connect", _open)
+    event.listen(engine, "handle_error", in_our_words)
     event.listen(engine, "checkin", _note_time)
     event.listen(engine, "checkout", _ping_if_idle)
     return engine
 
 
-def _idle_limit(seconds: float | None) -> str:
-    return "" if seconds is None else f" -c idle_in_transaction_session_timeout={int(seconds * 1000)}"
+def _given(url: URL, parameter: str, variable: str) -> str:
+    """What the operator has set: in DATABASE_URL, otherwise by libpq's own variable, as libpq takes them."""
+    given = url.query.get(parameter)
+    if given is None:
+        return os.environ.get(variable, "")
+    return given if isinstance(given, str) else " ".join(given)
+
+
+def _options(settings: Mapping[str, str]) -> str:
+    """Settings as the command-line options that a start-up packet carries."""
+    escaped = {name: re.sub(r"([\\ ])", r"\\\1", value) for name, value in settings.items()}
+    return " ".join(f"-c {name}={value}" for name, value in escaped.items())
+
+
+def _open(
+    dialect: Dialect, _record: ConnectionPoolEntry, args: tuple[Any, ...], parameters: dict[str, Any]
+) -> DBAPIConnection:
+    """Connect; once more, and from then on, with what only a server of this version knows."""
+    connection = dialect.connect(*args, **parameters)
+    newer = [one for since, one in _SETTINGS_SINCE.items() if connection.server_version >= since]
+    missing = [options for one in newer if (options := _options(one)) not in parameters["options"]]
+    if missing:
+        connection.close()
+        parameters["options"] = " ".join([parameters["options"], *missing])
+        connection = dialect.connect(*args, **parameters)
+    psycopg2.extensions.register_type(_IN_UTC, connection)
+    return connection
+
+
+def _utc(time: datetime | None) -> datetime | None:
+    """The session's time zone is the database's own, so that what `now()` writes into a column without zone is as Label's."""
+    return time.astimezone(UTC) if time is not None else None
 
 
 def _note_time(_connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
@@ -156,33 +241,3 @@ def _again(
         reraise=True,
     )
     return attempts(transaction)
-
-
-def _in_our_words(context: ExceptionContext) -> None:
-    """Translate the driver's connection and lock errors once, so that no caller needs to know psycopg2."""
-    if context.is_pre_ping:
-        return
-    error = context.original_exception
-    if getattr(error, "pgcode", None) in _BUSY:
-        raise DatabaseBusyError(
-            f"The database could not finish the statement now: {_first_line(error)}"
-        ) from error
-    if context.connection is None and isinstance(error, psycopg2.ProgrammingError):
-        # Nobody was asked yet: the driver does not know what follows the question mark.
-        raise SettingsError(f"DATABASE_URL is not usable: {_first_line(error)}") from error
-    lost = context.is_disconnect or context.connection is None
-    if lost and isinstance(context.sqlalchemy_exception, OperationalError | InterfaceError):
-        raise DatabaseUnavailableError(
-            f"Database connection failed: {_address(context)}{_first_line(error)}"
-        ) from error
-
-
-def _address(context: ExceptionContext) -> str:
-    """Host and port, never user or password."""
-    url = context.engine.url if context.engine is not None else None
-    return f"{url.host or 'local socket'}:{url.port or 5432}: " if url is not None else ""
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -161,11 +161,3 @@ def sample_of_legacy(conn: Connection, token: str, limit: int) -> dict[int, str]
         {"token": token, "limit": limit},
     )
     return {row.project_id: row.path for row in rows}
-
-
-def give_up_after(conn: Connection, seconds: float) -> None:
-    """From here on a statement of this connection that takes longer fails: whoever asks only wants to know."""
-    conn.execute(
-        sql("select set_config('statement_timeout', :timeout, false)"),
-        {"timeout": f"{int(seconds * 1000)}ms"},
-    )

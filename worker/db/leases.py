@@ -1,6 +1,5 @@
 """Rows of the ledger as whoever works on a job sees them: its lease, its progress, its outcome. Opens no transaction."""
 
-import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from sqlalchemy import Connection
 from sqlalchemy.engine import Row
 
 from worker.db.engine import sql
+from worker.db.texts import as_json, storable
 from worker.errors import LeaseLostError
 from worker.messages import JobRef, Outcome, RunState, Verb
 
@@ -176,7 +176,7 @@ def hand_back(
                 retries = retries + (cast(:retry_in_s as float8) is not null)::integer,
                 not_before = clock_timestamp() + make_interval(secs => :retry_in_s)
             where run_id = :run_id and project_id = :project_id and attempt = :attempt and state = 'running'"""),
-        _held(lease) | {"retry_in_s": retry_in_s, "reason": _storable(reason)},
+        _held(lease) | {"retry_in_s": retry_in_s, "reason": storable(conn, reason)},
     )
     if result.rowcount != 1:
         raise LeaseLostError(
@@ -249,9 +249,9 @@ def end_job(conn: Connection, lease: Lease, outcome: Outcome) -> None:
         _held(lease)
         | {
             "state": outcome.status.job_state,
-            "outcome": json.dumps(_storable(outcome.to_json())),
+            "outcome": as_json(storable(conn, outcome.to_json())),
             "error_class": outcome.error_class,
-            "error": _storable(outcome.error),
+            "error": storable(conn, outcome.error),
             "dataset_hash": outcome.dataset_hash,
             "files": outcome.files.total,
             "bytes": outcome.bytes.read,
@@ -273,21 +273,6 @@ def holder_of_dataset(conn: Connection, dataset_hash: str, except_for: JobRef) -
             order by started_at limit 1"""),
         {"hash": dataset_hash, "run_id": except_for.run_id, "project_id": except_for.project_id},
     ).scalar()
-
-
-def _storable(value: Any) -> Any:
-    """The same JSON value in texts that PostgreSQL can hold: a name of any bytes in a message must not cost a job its
-    outcome.
-    """
-    match value:
-        case str():
-            return value.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")
-        case dict():
-            return {key: _storable(one) for key, one in value.items()}
-        case list():
-            return [_storable(one) for one in value]
-        case _:
-            return value
 
 
 def _held(lease: Lease) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 from sqlalchemy.engine import Row
 
 from worker.db.engine import sql
+from worker.db.texts import as_json, storable
 from worker.errors import UsageError
 from worker.messages import JobRef, JobState, Outcome, RunState, Verb
 
@@ -99,7 +100,7 @@ def open_run(
             "run_id": run_id,
             "verb": verb,
             "dry_run": dry_run,
-            "selection": json.dumps(selection),
+            "selection": as_json(selection),
             "limit": limit_bytes_per_second,
         },
     )
@@ -129,7 +130,7 @@ def add_jobs(conn: Connection, run_id: uuid.UUID, jobs: Sequence[NewJob]) -> Non
             from jsonb_to_recordset(cast(:rows as jsonb)) as j(
                 project_id integer, project_name text, path text, state text, sessions_total integer, files_total bigint,
                 bytes_total bigint, outcome jsonb)"""),
-        {"run_id": run_id, "rows": json.dumps(rows)},
+        {"run_id": run_id, "rows": as_json(rows)},
     )
 
 
@@ -248,7 +249,7 @@ def pause_run(conn: Connection, run_id: uuid.UUID, reason: str) -> None:
         sql("""
             update migration_runs set state = 'paused', paused_because = :reason
             where run_id = :run_id and state in ('planned', 'running')"""),
-        {"run_id": run_id, "reason": reason},
+        {"run_id": run_id, "reason": storable(conn, reason)},
     )
 
 

@@ -1,6 +1,5 @@
 """Rows of Label's `projects` and the before-images of those that were converted. Opens no transaction."""
 
-import json
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from worker.db.engine import sql
+from worker.db.texts import as_json
 
 _GIVE_WAY = "set local lock_timeout = '400ms';"
 
@@ -129,8 +129,8 @@ def save_before_image(
             "run_id": run_id,
             "dataset_id": dataset_id,
             "dataset_hash": dataset_hash,
-            "written": json.dumps(written),
-            "made": json.dumps(made),
+            "written": as_json(written),
+            "made": as_json(made),
             "tree_attributes": tree_attributes,
         },
     )
@@ -146,7 +146,7 @@ def make_dataset_based(conn: Connection, project_id: int, written: Mapping[str, 
                                        then analysis_config || cast(:written as jsonb)
                                        else cast(:written as jsonb) end
             where project_id = :id"""),
-        {"id": project_id, "written": json.dumps(written)},
+        {"id": project_id, "written": as_json(written)},
     )
 
 

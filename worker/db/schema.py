@@ -11,9 +11,14 @@ from pathlib import Path
 from typing import Literal
 
 from sqlalchemy import Connection, Engine, Row, text
-from sqlalchemy.exc import DBAPIError
 
-from worker.errors import DatabaseBusyError, MigratorError, PermanentError, SchemaMissingError
+from worker.errors import (
+    DatabaseBusyError,
+    DatabaseRefusedError,
+    MigratorError,
+    PermanentError,
+    SchemaMissingError,
+)
 
 _BASELINE = "label_app_baseline"
 _STEPS = ("add_virtual_split_columns", "create_raw_datasets_tables", "create_migration_ledger")
@@ -102,7 +107,7 @@ def _apply_step(engine: Engine, name: str) -> Step | None:
                 return None
             _run(connection, name)
             return _step(name, _recorded(connection)[name])
-    except (DBAPIError, DatabaseBusyError) as error:
+    except (DatabaseRefusedError, DatabaseBusyError) as error:
         raise _explain(name, error) from error
 
 
@@ -139,18 +144,16 @@ def _create_record(connection: Connection) -> None:
     )
 
 
-def _explain(name: str, error: DBAPIError | DatabaseBusyError) -> MigratorError:
+def _explain(name: str, error: DatabaseRefusedError | DatabaseBusyError) -> MigratorError:
     """Say which step PostgreSQL refused, why, and what is left behind: nothing of it."""
     refused = f"schema step {name} was not applied, and nothing of it was kept"
     if isinstance(error, DatabaseBusyError):
         return DatabaseBusyError(
             f"{refused}; somebody is using its tables, run producer schema apply again: {error}"
         )
-    if getattr(error.orig, "pgcode", None) == _INSUFFICIENT_PRIVILEGE:
-        return PermanentError(
-            f"{refused}; run producer schema apply as the owner of Label's tables: {error.orig}"
-        )
-    return PermanentError(f"{refused}: {error.orig}")
+    if error.sqlstate == _INSUFFICIENT_PRIVILEGE:
+        return PermanentError(f"{refused}; run producer schema apply as the owner of Label's tables: {error}")
+    return PermanentError(f"{refused}: {error}")
 
 
 # What is recorded -----------------------------------------------------------------------------------------------

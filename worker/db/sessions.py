@@ -1,6 +1,5 @@
 """Rows of Label's `sessions` and of `project_split_configs`. Opens no transaction."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from worker.db.engine import sql
+from worker.db.texts import as_json
 
 COLUMNS = (
     "parent_session_data_path",
@@ -79,7 +79,7 @@ def write(conn: Connection, changes: Sequence[Mapping[str, Any]]) -> None:
                 session_id integer, parent_session_data_path text, raw_session_name text, dataset_id integer,
                 data_start_offset bigint, data_end_offset bigint, split_config_id integer)
             where s.session_id = c.session_id and s.session_id = any(:ids)"""),
-        {"changes": json.dumps(list(changes)), "ids": [change["session_id"] for change in changes]},
+        {"changes": as_json(list(changes)), "ids": [change["session_id"] for change in changes]},
     )
 
 
@@ -100,7 +100,7 @@ def references_to_nothing(
             where c.split_config_id is not null
               and not exists (select from project_split_configs p where p.config_id = c.split_config_id)
             order by 1, 2"""),
-        {"changes": json.dumps(list(changes))},
+        {"changes": as_json(list(changes))},
     )
     return [(row[0], row[1], row[2]) for row in rows]
 
@@ -118,7 +118,7 @@ def add_split_configs(
             select :project_id, :dataset_id, c.name, 'custom', c.parameters
             from jsonb_to_recordset(cast(:rows as jsonb)) as c(name text, parameters jsonb)
             returning config_id, raw_session_name"""),
-        {"project_id": project_id, "dataset_id": dataset_id, "rows": json.dumps(rows)},
+        {"project_id": project_id, "dataset_id": dataset_id, "rows": as_json(rows)},
     )
     return {row.raw_session_name: row.config_id for row in inserted}
 

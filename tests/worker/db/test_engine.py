@@ -2,16 +2,25 @@
 
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import Engine, text
-from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from tests.worker.db.rows import processes
+from worker.db import projects
 from worker.db.engine import connect, when_free
-from worker.errors import DatabaseBusyError, DatabaseUnavailableError, MigratorError, TransientError
+from worker.errors import (
+    DatabaseBusyError,
+    DatabaseRefusedError,
+    DatabaseUnavailableError,
+    RowsHiddenError,
+    SequenceBehindError,
+    TransientError,
+)
 
 pytestmark = pytest.mark.stack
 
@@ -190,28 +199,202 @@ def test_a_transaction_that_failed_otherwise_is_not_done_again():
     assert tries == [1]
 
 
-# Ours -----------------------------------------------------------------------------------------------------------
+# Refused --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("_numbers")
 @pytest.mark.parametrize(
-    ("statement", "error"),
+    ("statement", "sqlstate"),
     [
-        ("insert into numbers values (1)", IntegrityError),
-        ("select from nowhere", ProgrammingError),
-        ("select", ProgrammingError),
+        ("insert into numbers values (1), (2)", "23505"),
+        ("select from nowhere", "42P01"),
+        ("select 1 +", "42601"),
     ],
 )
-def test_a_mistake_of_ours_is_left_as_it_is(database: Engine, statement: str, error: type[Exception]):
-    with database.connect() as conn, pytest.raises(error) as raised:
-        conn.execute(text(statement + (" 1 +" if statement == "select" else "")))
+def test_what_is_refused_is_said_without_the_statement_and_its_values(
+    database: Engine, statement: str, sqlstate: str
+):
+    with database.connect() as conn, pytest.raises(DatabaseRefusedError) as raised:
+        conn.execute(text(statement))
 
-    assert not isinstance(raised.value, MigratorError)
+    assert raised.value.sqlstate == sqlstate
+    assert sqlstate in str(raised.value)
+    for told in ("SQL:", "select 1", "insert", "Key (", "LINE 1", "parameters", "\n"):
+        assert told not in str(raised.value)
 
 
-def test_times_come_in_utc(database: Engine):
+@pytest.mark.parametrize("sqlstate", ["25006", "53100", "53200", "53300", "57014", "57P03", "58030", "08006"])
+def test_a_server_that_answers_that_it_cannot_work_is_something_that_passes(database: Engine, sqlstate: str):
+    """As a standby, a full disk or an administrator would make it answer."""
+    refuse = (
+        f"do $$ begin raise exception 'not now' using errcode = '{sqlstate}', detail = 'a secret'; end $$"
+    )
+
+    with (
+        database.connect() as conn,
+        pytest.raises(
+            DatabaseUnavailableError, match=rf"^The database takes no work now: .*not now .*{sqlstate}"
+        ) as raised,
+    ):
+        conn.execute(text(refuse))
+
+    assert "secret" not in str(raised.value)
+
+
+def test_a_database_closed_for_writing_takes_no_work_and_may_be_read(database: Engine):
+    alter(database, "set default_transaction_read_only = on")
+
     with processes(database, 1) as (engine,):
-        assert ask(engine, "show timezone") == "UTC"
+        assert ask(engine, "select count(*) from projects") == 0
+        with pytest.raises(DatabaseUnavailableError, match="read-only transaction"), engine.begin() as conn:
+            conn.execute(text("delete from projects"))
+
+
+def test_rows_that_a_policy_hides_are_refused_and_not_taken_for_absent(database: Engine):
+    with ordinary_role(database) as role:
+        with database.begin() as conn:
+            conn.execute(
+                text(
+                    f"grant select on projects to {role}; alter table projects enable row level security;"
+                    "create policy own on projects using (project_id = 1)"
+                )
+            )
+        with (
+            engine_as(database, role) as engine,
+            pytest.raises(RowsHiddenError, match='"projects"'),
+        ):
+            ask(engine, "select count(*) from projects")
+
+
+def test_a_sequence_behind_its_table_is_said_with_the_statement_that_catches_up(database: Engine):
+    add = "insert into raw_datasets (dataset_name, dataset_hash, file_path) values ('d', md5('{0}'), '/{0}')"
+    with database.begin() as conn:
+        conn.execute(text("alter sequence raw_datasets_dataset_id_seq restart with 1"))
+        conn.execute(
+            text(
+                "insert into raw_datasets (dataset_id, dataset_name, dataset_hash, file_path) values (1, 'd', 'h', '/')"
+            )
+        )
+
+    with database.begin() as conn, pytest.raises(SequenceBehindError, match=r"select setval\(") as raised:
+        conn.execute(text(add.format("x")))
+
+    remedy = str(raised.value).partition("owner: ")[2]
+    with database.begin() as conn:
+        conn.execute(text(remedy))
+        conn.execute(text(add.format("x")))
+    with database.begin() as conn, pytest.raises(DatabaseRefusedError, match="dataset_hash_key"):
+        conn.execute(text(add.format("x")))
+
+
+# What counts ----------------------------------------------------------------------------------------------------
+
+
+def alter(database: Engine, change: str) -> None:
+    with database.begin() as conn:
+        conn.execute(text(f"alter database {database.url.database} {change}"))
+
+
+@contextmanager
+def ordinary_role(database: Engine) -> Iterator[str]:
+    """A role that owns nothing, for one test."""
+    role = f"ordinary_{database.url.database}"
+    with database.begin() as conn:
+        conn.execute(text(f"create role {role} login password 'pass'"))
+    try:
+        yield role
+    finally:
+        with database.begin() as conn:
+            conn.execute(text(f"drop owned by {role}; drop role {role}"))
+
+
+@contextmanager
+def engine_as(database: Engine, role: str) -> Iterator[Engine]:
+    engine = connect(database.url.set(username=role, password="pass"), application_name="tests")  # noqa: S106 - made up
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("query", "environment"),
+    [
+        ({"options": "-csearch_path=elsewhere"}, {}),
+        ({"options": "-c search_path=elsewhere -c statement_timeout=1"}, {}),
+        ({}, {"PGOPTIONS": "-c search_path=elsewhere"}),
+        ({"options": "-csearch_path=elsewhere"}, {"PGOPTIONS": "-c search_path=nowhere"}),
+    ],
+)
+def test_the_operators_options_count_and_ours_where_they_must(
+    database: Engine, monkeypatch: pytest.MonkeyPatch, query: dict[str, str], environment: dict[str, str]
+):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    url = database.url.update_query_dict({**query, "connect_timeout": "7", "application_name": "mine"})
+    engine = connect(url, application_name="ours", idle_limit_s=9)
+    try:
+        assert ask(engine, "show search_path") == "elsewhere"
+        assert ask(engine, "show statement_timeout") == "0"
+        assert ask(engine, "show idle_in_transaction_session_timeout") == "9s"
+        assert ask(engine, "show application_name") == "ours mine"
+        with engine.connect() as conn:
+            assert conn.connection.driver_connection.info.dsn_parameters["connect_timeout"] == "7"
+    finally:
+        engine.dispose()
+
+
+def test_what_a_role_or_a_database_sets_does_not_leak_in(database: Engine):
+    theirs = {
+        "statement_timeout": "40ms",
+        "lock_timeout": "1ms",
+        "idle_in_transaction_session_timeout": "40ms",
+        "transaction_timeout": "40ms",
+        "default_transaction_isolation": "serializable",
+        "bytea_output": "escape",
+        "DateStyle": "SQL, DMY",
+        "IntervalStyle": "sql_standard",
+        "standard_conforming_strings": "off",
+        "row_security": "on",
+        "client_encoding": "LATIN1",
+        "quote_all_identifiers": "on",
+    }
+    for name, value in theirs.items():
+        alter(database, f"set {name} = '{value}'")
+
+    with processes(database, 1) as (engine,):
+        for name, value in theirs.items():
+            assert ask(engine, f"show {name}") != value, name
+        with engine.begin() as conn:
+            conn.execute(text("select pg_sleep(0.1)"))
+        assert bytes(ask(engine, "select bytea '\\x00ff'")) == b"\x00\xff"
+
+
+def test_times_come_in_utc_and_are_written_in_the_databases_own_zone(database: Engine):
+    """A column without zone gets what it gets from Label's own sessions."""
+    alter(database, "set timezone = 'Asia/Kathmandu'")
+
+    with processes(database, 1) as (engine,), engine.connect() as conn:
+        row = conn.execute(
+            text(
+                "select now() as read, extract(epoch from localtimestamp - now() at time zone 'utc') as ahead"
+            )
+        ).one()
+
+    assert row.read.utcoffset() == timedelta()
+    assert float(row.ahead) == 5.75 * 3600
+
+
+def test_nothing_that_is_set_stays_on_a_connection(database: Engine):
+    """A pooler gives it to others."""
+    changed = text("select name from pg_settings where source = 'session' order by 1")
+    with processes(database, 1) as (engine,):
+        for _ in range(2):
+            with engine.begin() as conn:
+                projects.give_way(conn)
+                assert projects.lock(conn, 1, gives_way=True) is None
+            with engine.begin() as conn:
+                assert list(conn.scalars(changed)) == []
 
 
 def test_a_connection_says_whose_it_is(database: Engine):

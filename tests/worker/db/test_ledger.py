@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, text
-from sqlalchemy.exc import IntegrityError
 
 from tests.worker.db.rows import (
     LEASE_S,
@@ -24,7 +23,7 @@ from tests.worker.db.rows import (
 from worker.db import leases, ledger
 from worker.db.leases import Lease
 from worker.db.ledger import NewJob
-from worker.errors import LeaseLostError, UsageError
+from worker.errors import DatabaseRefusedError, LeaseLostError, UsageError
 from worker.messages import FileCounts, JobRef, RunState, Status, Verb
 
 pytestmark = pytest.mark.stack
@@ -410,7 +409,7 @@ def test_the_latest_of_no_runs_is_refused(database: Engine):
 def test_a_project_has_one_job_a_run(database: Engine):
     run_id = make_run(database, [1])
 
-    with pytest.raises(IntegrityError), database.begin() as conn:
+    with pytest.raises(DatabaseRefusedError), database.begin() as conn:
         ledger.add_jobs(conn, run_id, [NewJob(project_id=1, project_name="twice", path="/x")])
 
 
