@@ -370,12 +370,12 @@ def status_command(
 ) -> None:
     """Show how far a run is, who holds what, and what failed."""
     terminal = Terminal(as_json=as_json)
-    with _surroundings() as (_, engine):
+    with _surroundings() as (settings, engine):
         found = _find(engine, run)
         if watch:
-            terminal.watch(lambda: status.describe(engine, _find(engine, str(found.run_id))))
+            terminal.watch(lambda: status.describe(engine, _find(engine, str(found.run_id)), settings))
             return
-        described = status.describe(engine, found)
+        described = status.describe(engine, found, settings)
     for line in status_lines(described):
         terminal.say(line)
     terminal.document(described)

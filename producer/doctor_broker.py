@@ -18,7 +18,7 @@ OLDEST = 6
 """The oldest Redis that the broker's client speaks with as we need it."""
 
 _TOO_MANY = 1000
-_REST = ("version", "eviction", "persistence", "memory", "queue")
+_REST = ("takes messages", "version", "eviction", "persistence", "memory", "queue")
 
 
 def look(settings: Settings, engine: Engine) -> Chapter:
@@ -31,13 +31,22 @@ def look(settings: Settings, engine: Engine) -> Chapter:
         notes.add(failed("reachable", str(error), error.remedy))
         notes.leave_out(_REST, "Redis cannot be asked")
     else:
-        notes.add(passed("reachable", f"{url.hostname}:{url.port or 6379}"))
+        notes.add(passed("reachable", f"{url.hostname}:{url.port or 6379}"), _takes_messages(settings))
         notes.add(
             version_check(server), eviction_check(server), persistence_check(server), memory_check(server)
         )
         notes.look("queue", lambda: _queue(settings, engine))
     notes.add(protection_check(url.hostname, encrypted=url.scheme == "rediss", password=bool(url.password)))
     return notes.chapter()
+
+
+def _takes_messages(settings: Settings) -> Check:
+    """Does it do what it is asked? One that answers and refuses holds everything up."""
+    try:
+        broker.check(settings)
+    except BrokerUnavailableError as error:
+        return failed("takes messages", str(error), error.remedy)
+    return passed("takes messages", "it can be written to")
 
 
 def version_check(server: Server) -> Check:

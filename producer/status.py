@@ -1,20 +1,26 @@
-"""What a run looks like right now, as one JSON document. Reads the ledger only."""
+"""What a run looks like right now, as one JSON document. Changes nothing."""
 
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Engine
 
+from worker import broker
 from worker.db import ledger
 from worker.db.ledger import Progress, Run
 from worker.messages import RunState
+from worker.settings import Settings
+
+_GOING = {RunState.PLANNED, RunState.RUNNING}
 
 EXAMPLES = 10
 """So many failed projects of each class are named; the report has them all."""
 
 
-def describe(engine: Engine, run: Run) -> dict[str, Any]:
-    """State, progress, who holds what, and what failed with its remedy. A constant number of statements, whatever the size."""
+def describe(engine: Engine, run: Run, settings: Settings | None = None) -> dict[str, Any]:
+    """State, progress, which worker runs which job, and what failed with its remedy. A constant number of statements, whatever
+    the size. With `settings` the broker of a run that goes on is asked, too: what it refuses is what the workers wait for.
+    """
     with engine.connect() as conn:
         progress = ledger.progress(conn, run.run_id)
         holders = ledger.holders(conn, run.run_id)
@@ -23,6 +29,7 @@ def describe(engine: Engine, run: Run) -> dict[str, Any]:
     elapsed = ((run.finished_at or datetime.now(UTC)) - run.created_at).total_seconds()
     return {
         **summary(run),
+        "waiting_because": broker.trouble(settings) if settings is not None and run.state in _GOING else None,
         "elapsed_s": round(elapsed, 1),
         "projects": {
             "total": progress.jobs,

@@ -181,6 +181,8 @@ def status_lines(status: Mapping[str, Any]) -> Iterator[str]:
     yield f"[bold]{status['verb']}{rehearsal}[/] run {status['run_id']}: [bold]{status['state']}[/], {human_duration(status['elapsed_s'])}"
     if status["paused_because"]:
         yield f"[yellow]paused:[/] {escape(status['paused_because'])}. Go on: producer resume {status['run_id'][:8]}"
+    if status["waiting_because"]:
+        yield f"[yellow]workers wait:[/] {escape(status['waiting_because'])}"
     yield (
         f"{projects['ended']} of {projects['total']} projects ended, {projects['running']} running, "
         f"{projects['waiting']} waiting, {projects['failed']} failed"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from worker.broker_url import BrokerUrl
-from worker.errors import BrokerUnavailableError
+from worker.errors import BrokerRefusesError, BrokerUnavailableError
 from worker.messages import QUEUE, JobRef, Step, Verb
 from worker.settings import Settings
 from worker.sizes import human_bytes
@@ -21,11 +21,13 @@ _TIMEOUT_S = 5
 _BATCH = 500
 _PING_S = 1.0
 _ANSWER_S = 2.0
+_LOOK_S = 2.0
 _SAVES = ("rdb_last_bgsave_status", "aof_last_write_status", "aof_last_bgrewrite_status")
 _NOT_ENCRYPTED_ENOUGH = ("closed by server", "Connection reset", "Broken pipe")
 _NOT_UNDERSTOOD = ("WRONG_VERSION_NUMBER", "wrong version number", "EOF occurred", "Timeout connecting")
 """What clients say when a server wants TLS and gets plain text, and the other way round."""
 _EPOCH_KEY = "label_migrator:epoch"
+_PROBE_KEY = "label_migrator:probe"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,10 +69,26 @@ class Server:
     cannot_save: tuple[str, ...]
 
 
-def check(settings: Settings) -> None:
-    """Raise `BrokerUnavailableError`, with host and port, unless the broker answers within seconds."""
-    with _in_our_words(settings), _client(settings) as client:
+def check(settings: Settings, *, within_s: float = _TIMEOUT_S) -> None:
+    """Raise `BrokerUnavailableError`, with host and port, unless the broker answers within seconds, and takes what is written.
+
+    A replica, or a server without memory or disk, answers a ping all the same. Leaves nothing but the epoch.
+    """
+    with _in_our_words(settings), _client(settings, within_s) as client:
         client.ping()
+        client.set(_EPOCH_KEY, str(uuid.uuid4()), nx=True)
+        # Pushes nothing, because there is no such list, and is refused whenever a message would be.
+        client.lpushx(_PROBE_KEY, "")
+        client.publish(f"/{client.get_connection_kwargs().get('db', 0)}.{_PROBE_KEY}", "")
+
+
+def trouble(settings: Settings) -> str | None:
+    """What workers wait for, in the broker's own words; None while it answers and takes messages."""
+    try:
+        check(settings, within_s=_LOOK_S)
+    except BrokerUnavailableError as error:
+        return str(error)
+    return None
 
 
 def condition(settings: Settings) -> Condition:
@@ -203,13 +221,13 @@ def _app(settings: Settings, *, with_results: bool = True) -> "Celery":
     return create_app(settings, with_results=with_results)
 
 
-def _client(settings: Settings) -> "redis.Redis":
+def _client(settings: Settings, within_s: float = _TIMEOUT_S) -> "redis.Redis":
     import redis  # noqa: PLC0415 - as in _app
 
     return redis.Redis.from_url(
         settings.broker.url,
-        socket_timeout=_TIMEOUT_S,
-        socket_connect_timeout=_TIMEOUT_S,
+        socket_timeout=within_s,
+        socket_connect_timeout=within_s,
         **settings.broker.tls,
     )
 
@@ -222,18 +240,27 @@ def _in_our_words(settings: Settings) -> Iterator[None]:
     try:
         yield
     except (redis.RedisError, OperationalError, BatchPublishError, OSError) as error:
-        broker = settings.broker
+        broker, cause = settings.broker, _cause(error)
+        if isinstance(cause, redis.ResponseError | redis.BusyLoadingError | redis.AuthenticationError):
+            raise BrokerRefusesError(f"Broker refuses: {broker.place}: {_reason(cause)}") from error
         raise BrokerUnavailableError(
-            f"Broker connection failed: {broker.place}: {_reason(error)}{_hint(broker, error)}"
+            f"Broker connection failed: {broker.place}: {_reason(cause)}{_hint(broker, error)}"
         ) from error
 
 
-def _reason(error: BaseException) -> str:
-    """The first line of the driver's words; a batch that broke hides them behind its own."""
-    from kombu.exceptions import BatchPublishError  # noqa: PLC0415 - as in _app
+def _cause(error: BaseException) -> BaseException:
+    """What the driver met; a batch that broke, and kombu's own error, hide it behind their words."""
+    from kombu.exceptions import BatchPublishError, OperationalError  # noqa: PLC0415 - as in _app
 
-    told = error.__cause__ if isinstance(error, BatchPublishError) else None
-    return str(told or error).partition("\n")[0] or type(error).__name__
+    hidden = isinstance(error, BatchPublishError | OperationalError)
+    return error.__cause__ if hidden and error.__cause__ is not None else error
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of the driver's words, with the word that the server began its answer with: the driver takes it off."""
+    words = str(error).partition("\n")[0] or type(error).__name__
+    code = getattr(error, "status_code", None)
+    return f"{code} {words}" if code and not words.startswith(str(code)) else words
 
 
 def _hint(broker: BrokerUrl, error: BaseException) -> str:

@@ -24,6 +24,7 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
 )
+from redis.exceptions import ResponseError
 
 from worker import log
 from worker.messages import JobRef, ProjectId, Verb
@@ -271,7 +272,10 @@ def _refuse(queue: str, error: RefusedError, **more: int) -> None:
 
 
 class _Transport(of_redis.Transport):
+    """A transport for which a server that answers but refuses is one that is away: both pass, and neither ends a worker."""
+
     Channel = _Channel
+    connection_errors = (*of_redis.Transport.connection_errors, ResponseError)
 
 
 class _Connection(Connection):

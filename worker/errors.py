@@ -96,6 +96,15 @@ class BrokerUnavailableError(TransientError):
     remedy = "Check REDIS_URL and that Redis or Valkey runs."
 
 
+class BrokerRefusesError(BrokerUnavailableError):
+    """Redis or Valkey answers, but does not do what it is asked: as a replica, full, without its disk, without the right."""
+
+    remedy = (
+        "Look at the server's role, memory, disk and rights: its own words say which. When it takes messages again, "
+        "workers go on by themselves."
+    )
+
+
 class SchemaMissingError(PermanentError):
     """Tables are missing or not of the version this program needs."""
 

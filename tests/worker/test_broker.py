@@ -37,7 +37,7 @@ def test_a_batch_that_breaks_while_it_is_sent_is_a_broker_error(site: Site, clos
         for number in range(1, 4)
     ]
 
-    with pytest.raises(BrokerUnavailableError, match=r"^Broker connection failed: 127\.0\.0\.1:\d+: .*lpush"):
+    with pytest.raises(BrokerUnavailableError, match=r"^Broker refuses: 127\.0\.0\.1:\d+: .*lpush"):
         broker.send(site.settings, messages)
 
     assert closed_broker.llen(QUEUE) == 0
