@@ -3,9 +3,11 @@
 import enum
 import sys
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +17,7 @@ from sqlalchemy import Engine
 from producer import control, converted, report, report_html, status
 from producer import doctor as doctor_room
 from producer import enqueue as enqueue_room
-from producer.collect import Collected
+from producer.collect import PATIENCE_S, Collected
 from producer.collect import collect as collect_outcomes
 from producer.doctor_workers import WORKER_COMMAND
 from producer.enqueue import Opened
@@ -35,6 +37,7 @@ from worker import broker, log
 from worker import settings as settings_module
 from worker.db import engine as engine_module
 from worker.db import ledger, schema
+from worker.db.engine import when_there
 from worker.db.ledger import Run
 from worker.errors import BrokerUnavailableError, SessionsDifferError, StoredBytesMismatchError, UsageError
 from worker.messages import RunState
@@ -373,7 +376,8 @@ def status_command(
     with _surroundings() as (settings, engine):
         found = _find(engine, run)
         if watch:
-            terminal.watch(lambda: status.describe(engine, _find(engine, str(found.run_id)), settings))
+            look = partial(_look_at, settings, engine, found.run_id)
+            terminal.watch(lambda: when_there(look, PATIENCE_S))
             return
         described = status.describe(engine, found, settings)
     for line in status_lines(described):
@@ -481,6 +485,10 @@ def _surroundings(*, needs_schema: bool = True) -> Iterator[tuple[Settings, Engi
 def _find(engine: Engine, reference: str) -> Run:
     with engine.connect() as conn:
         return ledger.find_run(conn, reference)
+
+
+def _look_at(settings: Settings, engine: Engine, run_id: uuid.UUID) -> dict[str, Any]:
+    return status.describe(engine, _find(engine, str(run_id)), settings)
 
 
 def _show_plan(terminal: Terminal, settings: Settings, opened: Opened, *, nothing: str) -> None:

@@ -2,8 +2,10 @@
 
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
@@ -12,6 +14,7 @@ from sqlalchemy.engine import Row
 
 from worker import broker, log
 from worker.db import ledger
+from worker.db.engine import when_there
 from worker.db.ledger import Progress, Run
 from worker.errors import BrokerUnavailableError, OutcomeMissingError
 from worker.messages import ByteCounts, FileCounts, JobRef, Outcome, RunState, Status
@@ -22,6 +25,9 @@ _log = log.get(__name__)
 _POLL_S = 0.25
 STALLED_S = 300.0
 """How long a run may stand still (no live lease, nothing ending) before the collector stops waiting."""
+
+PATIENCE_S = 600.0
+"""How long PostgreSQL may be away from a verb that follows a run: as long as workers wait for it."""
 
 _ENDED = {RunState.FINISHED, RunState.CANCELLED}
 
@@ -45,7 +51,8 @@ def collect(
     on_progress: Callable[[Progress], None] = lambda _progress: None,
 ) -> Collected:
     """Wait until the run has ended, then gather its outcomes. Never waits without a deadline: `timeout_s` if given, and
-    in any case no longer than `STALLED_S` without movement.
+    in any case no longer than `STALLED_S` without movement. An outage of PostgreSQL is waited for; `DatabaseUnavailableError`
+    after `PATIENCE_S`, or at the end of `timeout_s`.
     """
     progress, stopped = _wait(engine, run, timeout_s, on_progress)
     with engine.connect() as conn:
@@ -78,6 +85,16 @@ def _missing(run: Run, job: Row[Any]) -> Outcome:
         error=error,
         remedy=OutcomeMissingError.remedy,
     )
+
+
+def _recorded(
+    engine: Engine, run_id: uuid.UUID
+) -> tuple[Run, dict[int, Outcome], dict[int, tuple[int, int]]]:
+    """The run as it is now, its outcomes, and for a dry run the new content that each project would be the first to store."""
+    with engine.connect() as conn:
+        run = ledger.find_run(conn, str(run_id))
+        owned = ledger.new_content_by_project(conn, run_id) if run.dry_run else {}
+        return run, ledger.outcomes(conn, run_id), owned
 
 
 def settle_between_equals(
@@ -118,9 +135,9 @@ def _wait(
     before: Progress | None = None
     pause = threading.Event()
     while True:
+        left_s = PATIENCE_S if timeout_s is None else timeout_s - (time.monotonic() - begin)
+        now = when_there(partial(_progress, engine, run.run_id), min(PATIENCE_S, max(0.0, left_s)))
         asked = time.monotonic()
-        with engine.connect() as conn:
-            now = ledger.progress(conn, run.run_id)
         on_progress(now)
         if now.state in _ENDED and now.running == 0:
             return now, None
@@ -134,6 +151,11 @@ def _wait(
             return now, f"no worker has had a job for {STALLED_S:g} s"
         # A big run is counted in a tenth of a second: nine tenths of the time belong to the workers.
         pause.wait(max(_POLL_S, 9 * (time.monotonic() - asked)))
+
+
+def _progress(engine: Engine, run_id: uuid.UUID) -> Progress:
+    with engine.connect() as conn:
+        return ledger.progress(conn, run_id)
 
 
 def _reconcile(settings: Settings, run: Run, recorded: dict[int, Outcome]) -> dict[int, Outcome]:

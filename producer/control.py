@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 from producer.enqueue import send_jobs
 from worker import broker
 from worker.db import ledger
+from worker.db.engine import when_there
 from worker.db.ledger import Run
 from worker.errors import UsageError
 from worker.messages import RunState
@@ -112,8 +113,12 @@ def _wait_for_workers(engine: Engine, run: Run) -> int:
     deadline = time.monotonic() + _ACKNOWLEDGED_WITHIN_S
     pause_between = threading.Event()
     while True:
-        with engine.connect() as conn:
-            live = ledger.progress(conn, run.run_id).live
+        live = when_there(lambda: _live(engine, run), _ACKNOWLEDGED_WITHIN_S)
         if not live or time.monotonic() > deadline:
             return live
         pause_between.wait(_POLL_S)
+
+
+def _live(engine: Engine, run: Run) -> int:
+    with engine.connect() as conn:
+        return ledger.progress(conn, run.run_id).live

@@ -322,7 +322,7 @@ def test_with_a_log_and_without_eviction_all_is_well(site: Site):
         chapter = broker_chapter(site)
 
     assert bad(chapter) == {}
-    assert len(chapter.checks) == 7
+    assert len(chapter.checks) == 8
 
 
 @pytest.mark.parametrize(
@@ -367,6 +367,7 @@ def test_a_broker_that_is_away_is_one_finding_and_the_rest_is_not_checked(site: 
 
     assert bad(chapter) == {"reachable": "fail"}
     assert {one.name for one in chapter.not_checked} == {
+        "takes messages",
         "version",
         "eviction",
         "persistence",

@@ -275,9 +275,13 @@ def retry_failed(
     project_ids: Sequence[int] | None = None,
 ) -> int:
     """Let failed jobs wait again, all or some, as if they had never been tried; how many. A finished run runs again, a
-    cancelled one does not.
+    cancelled one does not. Locks the run, then the jobs; a second call at once waits, and finds what the first one left.
     """
-    if hold_state(conn, run_id) is RunState.CANCELLED:
+    # Not `hold_state`: two who share the row and then want to change it wait for each other.
+    state = conn.execute(
+        sql("select state from migration_runs where run_id = :run_id for no key update"), {"run_id": run_id}
+    ).scalar_one()
+    if state == RunState.CANCELLED:
         return 0
     result = conn.execute(
         sql("""
