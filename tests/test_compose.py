@@ -15,6 +15,10 @@ COMPOSE = (CHECKOUT / "docker-compose.yml").read_text(encoding="utf-8")
 DOCKERFILE = (CHECKOUT / "Dockerfile").read_text(encoding="utf-8")
 EXAMPLE = (CHECKOUT / ".env.example").read_text(encoding="utf-8")
 SECRETS = ("POSTGRES_PASSWORD", "REDIS_PASSWORD", "FLOWER_BASIC_AUTH")
+LABELS_TABLES = "label-tables-restored-with-docker-compose-run-restore"
+OURS = {"schema", "worker", "flower", "producer", "metrics"}
+CLIENTS = {LABELS_TABLES, "rights", "psql", "backup", "restore"}
+"""Of PostgreSQL, by the programs of its own image."""
 
 _KEY = re.compile(r"^([\w.<-]+):", re.MULTILINE)
 _VARIABLE = re.compile(r"(?<!\$)\$\{([A-Z_]+)")
@@ -68,10 +72,10 @@ def mounts(service: str) -> list[Keys]:
 
 
 def test_the_services_are_these():
-    assert set(SERVICES) == {"postgres", "redis", "schema", "worker", "flower", "producer", "metrics"}
+    assert set(SERVICES) == {"postgres", "redis"} | OURS | CLIENTS
     assert {"postgres", "redis", "worker", "flower", "metrics"} == LONG_LIVED
     assert {name: SERVICES[name]["profiles"] for name in SERVICES if "profiles" in SERVICES[name]} == {
-        "producer": "[tools]",
+        **dict.fromkeys(("producer", "psql", "backup", "restore"), "[tools]"),
         "metrics": "[metrics]",
     }
 
@@ -106,13 +110,46 @@ def test_workers_wait_for_servers_and_tables():
         "postgres": "{condition: service_healthy, required: false}",
         "redis": "{condition: service_healthy}",
         "schema": "{condition: service_completed_successfully}",
+        "rights": "{condition: service_completed_successfully}",
     }
+    assert keys(SERVICES["rights"]["depends_on"]) == {"schema": "{condition: service_completed_successfully}"}
+    assert (
+        resolved(SERVICES["schema"]["depends_on"])[LABELS_TABLES]
+        == "{condition: service_completed_successfully}"
+    )
+
+
+def test_tables_are_applied_by_an_address_of_their_own():
+    urls = {
+        name: resolved(environment)["DATABASE_URL"]
+        if not (environment := SERVICES[name]["environment"]).startswith("*")
+        else keys(below(ANCHORS[environment[1:]]))["DATABASE_URL"]
+        for name in ("schema", "worker", "producer", "metrics")
+    }
+
+    owner = urls.pop("schema")
+    assert owner.startswith("${SCHEMA_DATABASE_URL:-${DATABASE_URL:-postgresql://label:${POSTGRES_PASSWORD}@")
+    (restricted,) = set(urls.values())
+    assert restricted.startswith("${DATABASE_URL:-postgresql://${MIGRATOR_PASSWORD:+label_migrator:}")
+
+
+def test_what_works_on_the_bundled_database_has_the_server_s_version_and_its_password():
+    assert {SERVICES[name]["image"] for name in CLIENTS} == {SERVICES["postgres"]["image"]}
+    assert {keys(SERVICES[name]["environment"])["PGPASSWORD"] for name in CLIENTS} == {"${POSTGRES_PASSWORD}"}
+
+
+@pytest.mark.parametrize("name", sorted(CLIENTS))
+def test_nothing_works_on_a_bundled_database_that_is_not_used(name: str):
+    own = (CHECKOUT / "docker-compose.own-database.yml").read_text(encoding="utf-8")
+    replaced = keys(keys(own)["services"])[name].removeprefix("*")
+
+    assert "entrypoint:" in keys(own)[f"x-{replaced}"]
 
 
 def test_one_service_builds_the_image_that_the_others_name():
     ours = {name for name, service in SERVICES.items() if "MIGRATOR_IMAGE" in service["image"]}
 
-    assert ours == {"schema", "worker", "flower", "producer", "metrics"}
+    assert ours == OURS
     assert [name for name, service in SERVICES.items() if "build" in service] == ["schema"]
     assert {SERVICES[name]["init"] for name in ours} == {"true"}
 
@@ -120,7 +157,8 @@ def test_one_service_builds_the_image_that_the_others_name():
 def test_nobody_is_root():
     assert SERVICES["postgres"]["user"] == "postgres"
     assert SERVICES["redis"]["user"] == '"999"'
-    assert {SERVICES[name]["user"] for name in ("worker", "producer")} == {"${RUN_AS:-10001:10001}"}
+    with_files = CLIENTS | {"worker", "producer", "metrics"}
+    assert {SERVICES[name]["user"] for name in with_files} == {"${RUN_AS:-10001:10001}"}
     assert re.findall(r"^USER (.*)", DOCKERFILE, re.MULTILINE) == ["10001:10001"]
 
 
@@ -131,6 +169,7 @@ def test_only_those_who_need_postgresql_reach_it():
         "worker",
         "producer",
         "metrics",
+        *CLIENTS,
     }
     assert {name for name in SERVICES if "broker" in networks(name)} == {
         "redis",
@@ -157,8 +196,17 @@ def test_only_workers_write_to_the_store_and_nobody_to_legacy_directories():
         if mount.get("read_only") != "true"
     }
 
-    assert writable == {("worker", "${DATA_DIR}"), ("producer", "/reports")}
-    assert "${LEGACY_DIR}" in {mount["target"] for mount in mounts("worker")}
+    assert writable == {
+        ("worker", "${DATA_DIR}"),
+        ("producer", "/reports"),
+        ("backup", "/backups"),
+        ("restore", "/backups"),
+    }
+    for name in ("worker", "producer"):
+        *_, legacy, data = (mount["target"] for mount in mounts(name))
+        # Of two mounts at one place Compose takes the last.
+        assert (legacy, data) == ("${LEGACY_DIR:-/mnt/data-dir-again}", "${DATA_DIR}")
+    assert {mount["target"] for mount in mounts("metrics")} == {"${DATA_DIR}"}, "to see the store's room"
     assert all(mount["bind"] == "{create_host_path: false}" for name in SERVICES for mount in mounts(name))
 
 
@@ -196,7 +244,7 @@ def test_no_password_has_a_default(name: str):
 def test_no_password_is_an_argument():
     for service in SERVICES.values():
         words = service.get("command", "") + service.get("entrypoint", "") + service["healthcheck"]
-        assert not set(_VARIABLE.findall(words)) & {*SECRETS, "DATABASE_URL"}
+        assert not set(_VARIABLE.findall(words)) & {*SECRETS, "MIGRATOR_PASSWORD", "DATABASE_URL"}
 
 
 def test_the_image_is_built_from_what_a_variable_names():

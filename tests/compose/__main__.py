@@ -8,11 +8,12 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
-from tests.compose import story, throughput
+from tests.compose import bundled_database, story, throughput
 from tests.compose.engine import EngineError, docker, why_not
-from tests.compose.installation import IMAGE, image_bytes, installation
+from tests.compose.installation import IMAGE, Installation, image_bytes, installation
 from worker.sizes import human_bytes
 
 _NO_ENGINE = 5
@@ -61,15 +62,32 @@ def _clock() -> Say:
 
 
 def _play(say: Say) -> None:
-    with installation() as made:
+    with _explained(installation()) as made:
+        made.build()
+        say(f"the image is built: {human_bytes(image_bytes())}")
+        bundled_database.check_what_is_said_without_labels_tables(made)
+        say("without Label's tables no worker starts, and the terminal says what to restore and how")
+        bundled_database.check_backup_and_restore(made)
+        say("a backup is restored, and another one does not mix with it")
+        begin = time.monotonic()
+        made.start_everything(workers=story.WORKERS)
+        say(f"everything is up and well after {time.monotonic() - begin:.1f} s")
+        story.tell(made, say)
+        bundled_database.check_upgrade(made)
+        say("an upgrade applies tables as their owner, and the migrator's role has its rights again")
+    with _explained(installation(in_data_dir=True)) as made:
+        made.make_labels_tables()
+        made.start_everything(workers=1)
+        story.tell_in_short(made)
+        say("projects that lie directly in DATA_DIR are migrated and taken back, and were never written")
+
+
+@contextmanager
+def _explained(making: AbstractContextManager[Installation]) -> Iterator[Installation]:
+    """An installation that says what its containers said last when something is not as it should be."""
+    with making as made:
         try:
-            made.build()
-            say(f"the image is built: {human_bytes(image_bytes())}")
-            begin = time.monotonic()
-            made.start_servers()
-            made.start_everything(workers=story.WORKERS)
-            say(f"everything is up and well after {time.monotonic() - begin:.1f} s")
-            story.tell(made, say)
+            yield made
         except (AssertionError, EngineError):
             sys.stderr.write(made.compose.last_words())
             raise

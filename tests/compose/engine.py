@@ -42,7 +42,7 @@ def why_not() -> str | None:
 
 def docker(*words: str, within_s: float = _ANSWER_WITHIN_S, exit_code: int = 0) -> str:
     """What a docker command prints. Raises `EngineError` if it ends otherwise than with `exit_code`."""
-    return _output(["docker", *words], os.environ, within_s, exit_code)
+    return _ended(["docker", *words], os.environ, within_s, exit_code).stdout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +89,15 @@ class Composed:
         self, *words: str, within_s: float = 300, exit_code: int = 0, stdin: str | None = None
     ) -> str:
         """What `docker compose WORDS` prints. Raises `EngineError` if it ends otherwise than with `exit_code`."""
+        command, env = self._command(*words)
+        return _ended(command, env, within_s, exit_code, stdin).stdout
+
+    def terminal(self, *words: str, exit_code: int = 0) -> str:
+        """What an operator reads when `docker compose WORDS` ends, with `exit_code`: output and errors."""
+        done = _ended(*self._command(*words), within_s=300, exit_code=exit_code)
+        return done.stdout + done.stderr
+
+    def _command(self, *words: str) -> tuple[list[str], dict[str, str]]:
         command = [
             *("docker", "compose", "--ansi=never", "--progress=quiet", f"--project-name={self.name}"),
             *(f"--project-directory={CHECKOUT}", f"--env-file={self.env_file}"),
@@ -101,7 +110,7 @@ class Composed:
             for name, value in os.environ.items()
             if name not in foreign and not name.startswith("COMPOSE_")
         }
-        return _output(command, env, within_s, exit_code, stdin)
+        return command, env
 
     def containers(self, service: str = "") -> list[Container]:
         """Every container of the project, or of one of its services, ended ones included."""
@@ -124,9 +133,9 @@ class Composed:
         self("--profile=*", "down", "--volumes", "--remove-orphans", "--timeout=20")
 
 
-def _output(
+def _ended(
     command: list[str], env: Mapping[str, str], within_s: float, exit_code: int, stdin: str | None = None
-) -> str:
+) -> subprocess.CompletedProcess[str]:
     try:
         done = subprocess.run(
             command, env=env, input=stdin, capture_output=True, text=True, timeout=within_s, check=False
@@ -137,7 +146,7 @@ def _output(
         raise EngineError(
             f"{_short(command)} ended with {done.returncode} in place of {exit_code}:\n{done.stdout}{done.stderr}"
         )
-    return done.stdout
+    return done
 
 
 def _short(command: list[str]) -> str:

@@ -34,9 +34,11 @@ class Installation:
     data_dir: Path
     legacy_dir: Path
     reports: Path
+    backups: Path
     database_url: str = field(repr=False)
     redis_url: str = field(repr=False)
     flower_url: str
+    metrics_url: str
     secrets: dict[str, str] = field(repr=False)
     identity: Identity
 
@@ -58,12 +60,14 @@ class Installation:
         """Build the image, as an operator does."""
         self.compose("build", "--quiet", within_s=_BUILD_WITHIN_S)
 
-    def start_servers(self) -> None:
-        """Start PostgreSQL and Redis alone, and give the database what Label brings."""
-        self.compose("up", "--detach", "--wait", "postgres", "redis")
+    def psql(self, *words: str, stdin: str | None = None) -> str:
+        """What `psql` prints that runs in the network of the bundled database."""
+        return self.compose("run", "--rm", "--no-TTY", "psql", *words, stdin=stdin)
+
+    def make_labels_tables(self) -> None:
+        """Start PostgreSQL alone, and give the database what Label brings."""
         baseline = (CHECKOUT / "sql/label_app_baseline.sql").read_text(encoding="utf-8")
-        psql = ("psql", "--quiet", "--set=ON_ERROR_STOP=1", "--username=label", "--dbname=label")
-        self.compose("exec", "--no-TTY", "postgres", *psql, stdin=baseline)
+        self.psql("--quiet", stdin=baseline)
 
     def start_everything(self, *, workers: int) -> None:
         """Start the rest, with so many workers; returns when all of them say that they are well."""
@@ -85,15 +89,16 @@ def image_bytes() -> int:
 
 
 @contextmanager
-def installation(**variables: str) -> Iterator[Installation]:
+def installation(*, in_data_dir: bool = False, **variables: str) -> Iterator[Installation]:
     """Make an installation whose workers do one job at a time; with the block it is gone, volumes included.
 
-    `variables` are added to those of `.env`.
+    `in_data_dir`: legacy projects lie in DATA_DIR itself, where Label makes them, and there is no LEGACY_DIR. `variables` are
+    added to those of `.env`.
     """
     # Not below a folder that is closed to the containers' user.
     folder = Path(tempfile.mkdtemp(prefix="label-compose-"))
     folder.chmod(0o755)
-    made = _made(folder, variables)
+    made = _made(folder, {"LEGACY_DIR": ""} | variables if in_data_dir else variables)
     try:
         yield made
     finally:
@@ -103,21 +108,26 @@ def installation(**variables: str) -> Iterator[Installation]:
 
 def _made(folder: Path, added: Mapping[str, str]) -> Installation:
     identity = _identity()
-    data_dir, legacy_dir, reports = (folder / name for name in ("label", "legacy", "reports"))
-    for each in (data_dir, legacy_dir, reports):
+    data_dir, legacy_dir, reports, backups = (
+        folder / name for name in ("label", "legacy", "reports", "backups")
+    )
+    for each in (data_dir, legacy_dir, reports, backups):
         each.mkdir()
-    for each in (data_dir, reports):
+    for each in (data_dir, reports, backups):
         os.chown(each, identity.uid or -1, identity.gid or -1)
     passwords = {
-        name: secrets.token_hex(16) for name in ("POSTGRES_PASSWORD", "REDIS_PASSWORD", "FLOWER_BASIC_AUTH")
+        name: secrets.token_hex(16)
+        for name in ("POSTGRES_PASSWORD", "MIGRATOR_PASSWORD", "REDIS_PASSWORD", "FLOWER_BASIC_AUTH")
     }
-    database_port, redis_port, flower_port = free_port(), free_port(), free_port()
+    database_port, redis_port, flower_port, metrics_port = (free_port() for _ in range(4))
     variables = passwords | {
         "FLOWER_BASIC_AUTH": f"lab:{passwords['FLOWER_BASIC_AUTH']}",
         "FLOWER_BIND": f"{LOOPBACK}:{flower_port}",
+        "METRICS_BIND": f"{LOOPBACK}:{metrics_port}",
         "DATA_DIR": str(data_dir),
         "LEGACY_DIR": str(legacy_dir),
         "REPORTS_DIR": str(reports),
+        "BACKUP_DIR": str(backups),
         "RUN_AS": f"{identity.uid}:{identity.gid}",
         "LEASE_S": str(LEASE_S),
         "WORKER_CONCURRENCY": "1",
@@ -139,11 +149,13 @@ def _made(folder: Path, added: Mapping[str, str]) -> Installation:
             name=f"label-compose-test-{secrets.token_hex(4)}", override=override, env_file=folder / "env"
         ),
         data_dir=data_dir,
-        legacy_dir=legacy_dir,
+        legacy_dir=Path(variables["LEGACY_DIR"] or data_dir),
         reports=reports,
+        backups=backups,
         database_url=f"postgresql://label:{passwords['POSTGRES_PASSWORD']}@{LOOPBACK}:{database_port}/label",
         redis_url=f"redis://:{passwords['REDIS_PASSWORD']}@{LOOPBACK}:{redis_port}/0",
         flower_url=f"http://{LOOPBACK}:{flower_port}",
+        metrics_url=f"http://{LOOPBACK}:{metrics_port}/metrics",
         secrets=passwords,
         identity=identity,
     )

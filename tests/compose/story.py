@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Engine
 
 from producer import demo_estate, report, status
-from tests.compose import flower, hardening
+from tests.compose import flower, hardening, metrics
 from tests.compose.beside import NODE, worker_beside
 from tests.compose.engine import Container
 from tests.compose.installation import Installation
@@ -41,6 +41,8 @@ def tell(installation: Installation, say: Say) -> None:
     say("every container is hardened, and no password is to be seen")
     flower.check(installation, workers=WORKERS)
     say(f"Flower asks for its password and lists {WORKERS} workers")
+    metrics.check(installation)
+    say("Prometheus is told of every part, and of the store's room")
     with installation.engine() as engine:
         demo_estate.build(engine, installation.legacy_dir, megabytes=_MEGABYTES, say=lambda _: None)
         before, trees = _readings(engine, installation), snapshot_tree(installation.legacy_dir)
@@ -52,6 +54,19 @@ def tell(installation: Installation, say: Say) -> None:
         assert snapshot_tree(installation.legacy_dir) == trees
         assert differences(before, _readings(engine, installation)) == []
         say("rolled back: every legacy file is as it was, and every session reads as before")
+
+
+def tell_in_short(installation: Installation) -> None:
+    """Migrate and take back the same projects where they lie in DATA_DIR itself, beside the store."""
+    with installation.engine() as engine:
+        demo_estate.build(engine, installation.legacy_dir, megabytes=_MEGABYTES, say=lambda _: None)
+        projects = sorted(installation.legacy_dir.iterdir())
+        before, trees = _readings(engine, installation), [snapshot_tree(project) for project in projects]
+        _check_figures(_report(installation, "enqueue", "--wait", exit_code=_SOME_FAILED))
+        _check_sessions(installation, engine, before)
+        _roll_back(installation)
+        assert [snapshot_tree(project) for project in projects] == trees
+        assert differences(before, _readings(engine, installation)) == []
 
 
 def _migrate(installation: Installation, engine: Engine, say: Say) -> None:

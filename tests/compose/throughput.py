@@ -37,7 +37,7 @@ def _compare(how: str, limit: str, megabytes: int, say: Say) -> None:
 def _migrated_within_s(workers: int, limit: str, megabytes: int) -> float:
     with installation(HASH_THREADS="1", BWLIMIT=limit) as made:
         made.build()
-        made.start_servers()
+        made.make_labels_tables()
         made.start_everything(workers=workers)
         return _migrate(made, megabytes)
 
