@@ -1,8 +1,10 @@
 """The settings, read once from the environment and `.env` into one frozen object. Opens no connection."""
 
+import difflib
 import fcntl
 import os
 import sys
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -11,10 +13,9 @@ from dotenv import dotenv_values
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.engine import URL
 
-from worker import broker_url
+from worker import broker_url, database_url
 from worker.broker_url import BrokerUrl
 from worker.errors import SettingsError
 from worker.sizes import parse_bytes
@@ -113,11 +114,9 @@ class Settings(BaseSettings):
     @classmethod
     def _is_postgresql(cls, value: SecretStr) -> SecretStr:
         try:
-            driver = make_url(value.get_secret_value()).drivername
-        except ArgumentError:
-            driver = ""
-        if driver not in {"postgresql", "postgresql+psycopg2"}:
-            raise ValueError(driver)
+            database_url.parse(value.get_secret_value())
+        except database_url.NotUnderstoodError as error:
+            raise PydanticCustomError(_TOLD, str(error)) from None
         return value
 
     @field_validator("redis_url")
@@ -143,8 +142,8 @@ class Settings(BaseSettings):
 
     @cached_property
     def sqlalchemy_url(self) -> URL:
-        """The database's address with the driver named: both spellings mean psycopg2."""
-        return make_url(self.database_url.get_secret_value()).set(drivername="postgresql+psycopg2")
+        """The database's address, with psycopg2 for the driver."""
+        return database_url.parse(self.database_url.get_secret_value())
 
     @cached_property
     def broker(self) -> BrokerUrl:
@@ -195,6 +194,7 @@ def load() -> Settings:
             f"File names are read as {sys.getfilesystemencoding()}: expected UTF-8 (set PYTHONUTF8=1)"
         )
     try:
+        _refuse_misspelt()
         return Settings(**_local_stack())
     except ValidationError as error:
         raise SettingsError(_explain(error)) from None
@@ -202,6 +202,66 @@ def load() -> Settings:
         raise SettingsError(
             f".env cannot be read ({type(error).__name__}): expected a text file in UTF-8"
         ) from None
+
+
+_DISTINCTIVE = {
+    "LEGACY_ROOTS",
+    "STORE_DIGEST",
+    "HASH_THREADS",
+    "VERIFY_AFTER_DAYS",
+    "BWLIMIT",
+    "LEASE_S",
+    "ALIVE_FILE",
+}
+"""Settings that no other program has: what comes near one of these, in an environment that others use as well, is meant for us."""
+
+_PREFIXES = ("LABEL_MIGRATOR_", "MIGRATOR_")
+_NEAR = 2
+_SHORT = 8
+_ALIKE = 0.8
+
+
+def _refuse_misspelt() -> None:
+    """Raise `SettingsError` for names that would be ignored without a word although a setting was meant: in `.env` all that come
+    near one, in the environment only what comes near a name that no other program has.
+    """
+    known = {name.upper() for name in Settings.model_fields}
+    problems = [
+        f"{name} in {place} is no setting; {nearest} was meant, most likely"
+        for place, names, candidates in (
+            (ENV_FILE, dotenv_values(ENV_FILE, interpolate=False), known),
+            ("the environment", os.environ, _DISTINCTIVE),
+        )
+        for name in names
+        if name.upper() not in known and (nearest := _nearest(name.upper(), candidates))
+    ]
+    if problems:
+        raise SettingsError("; ".join(problems))
+
+
+def _nearest(name: str, candidates: Iterable[str]) -> str | None:
+    """The setting that a name was to be, if it looks like one."""
+    bare = next((name.removeprefix(one) for one in _PREFIXES if name.startswith(one)), name)
+    by_edits = sorted((_edits(bare, one), one) for one in candidates)
+    for edits, one in by_edits:
+        # In a short name two edits are a fourth of it.
+        if edits <= (_NEAR if len(one) > _SHORT else 1):
+            return one
+    alike = difflib.get_close_matches(bare, _DISTINCTIVE.intersection(candidates), 1, _ALIKE)
+    return alike[0] if alike else None
+
+
+def _edits(one: str, other: str) -> int:
+    """How many letters have to be put in, taken out or replaced to make one name of the other (Levenshtein's distance)."""
+    row = list(range(len(other) + 1))
+    for number, letter in enumerate(one, start=1):
+        above, row[0] = row[0], number
+        for place, theirs in enumerate(other, start=1):
+            above, row[place] = (
+                row[place],
+                min(row[place] + 1, row[place - 1] + 1, above + (letter != theirs)),
+            )
+    return row[-1]
 
 
 def _local_stack() -> dict[str, Any]:

@@ -134,7 +134,6 @@ def test_every_setting_has_words_for_what_is_expected():
         ("DATABASE_URL", ""),
         ("DATABASE_URL", PASSWORD),
         ("DATABASE_URL", f"mysql://label:{PASSWORD}@db/label"),
-        ("DATABASE_URL", f"postgres://label:{PASSWORD}@db/label"),
         ("DATABASE_URL", f"postgresql+psycopg://label:{PASSWORD}@db/label"),
         ("DATABASE_URL", f"postgresql+asyncpg://label:{PASSWORD}@db/label"),
         ("DATABASE_URL", f"postgresql://label:{PASSWORD}@db:port/label"),
@@ -191,8 +190,8 @@ def test_a_bad_value_is_refused_with_the_name_and_the_expectation_and_never_the_
     with pytest.raises(SettingsError) as raised:
         load()
 
-    # Of the broker's address it is said as well what is wrong with it.
-    told, _, detail = str(raised.value).partition(" (" if name == "REDIS_URL" else "\0")
+    # Of addresses it is said as well what is wrong with them.
+    told, _, detail = str(raised.value).partition(" (" if name.endswith("_URL") else "\0")
     assert told == f"{name} is not usable: expected {EXPECTED[name]}"
     assert "s3cret" not in detail
     assert raised.value.__cause__ is None
@@ -409,3 +408,118 @@ def test_reading_settings_makes_nothing():
         settings_module.load()
 
     assert os.listdir() == []
+
+
+# Names that are nearly settings ---------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("_needed")
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("LEGACY_ROOT", "LEGACY_ROOTS"),
+        ("LEGACY_ROOT_DIRS", "LEGACY_ROOTS"),
+        ("legacy_rots", "LEGACY_ROOTS"),
+        ("DATADIR", "DATA_DIR"),
+        ("DATABASE_URI", "DATABASE_URL"),
+        ("REDIS_ULR", "REDIS_URL"),
+        ("LOGLEVEL", "LOG_LEVEL"),
+        ("BW_LIMIT", "BWLIMIT"),
+        ("LEASE", "LEASE_S"),
+        ("LEASE_SEC", "LEASE_S"),
+        ("VERIFY_AFTER", "VERIFY_AFTER_DAYS"),
+        ("MIGRATOR_DATA_DIR", "DATA_DIR"),
+    ],
+)
+def test_a_misspelt_setting_in_env_is_refused_with_the_one_that_was_meant(name: str, meant: str):
+    dotenv(**{name: "x"})
+
+    with pytest.raises(
+        SettingsError, match=f"^{name} in .env is no setting; {meant} was meant, most likely$"
+    ):
+        load()
+
+
+@pytest.mark.usefixtures("_needed")
+def test_names_of_other_applications_pass(monkeypatch: pytest.MonkeyPatch):
+    """What Compose reads from the same file, and what a shell is full of."""
+    example = Path(__file__).parents[2] / ".env.example"
+    names = re.findall(r"^#?([A-Z][A-Z_]+)=", example.read_text(encoding="utf-8"), re.MULTILINE)
+    ours = {field.upper() for field in Settings.model_fields}
+    dotenv(
+        **{name: "x" for name in [*names, "DATABASE_USER", "SECRET_KEY", "DEBUG", "PORT"] if name not in ours}
+    )
+    for name in ("DATABASE_URI", "LOGLEVEL", "DATADIR", "HOME_DIR", "REDIS_URI"):
+        monkeypatch.setenv(name, "x")
+
+    assert load().data_dir == Path("/srv/label")
+    assert len(names) > 20
+
+
+@pytest.mark.usefixtures("_needed")
+def test_a_misspelt_setting_in_the_environment_is_refused_where_it_can_be_ours_only(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv("HASH_THREAD", "2")
+
+    with pytest.raises(SettingsError, match=r"^HASH_THREAD in the environment is no setting; HASH_THREADS"):
+        load()
+
+
+# Addresses as others write them ---------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("_needed")
+@pytest.mark.parametrize(
+    ("text", "arguments"),
+    [
+        ("postgres://u:p@h:5433/d", {"host": "h", "port": 5433, "user": "u", "password": "p", "dbname": "d"}),
+        ("postgresql://u@h/d\n", {"host": "h", "user": "u", "dbname": "d"}),
+        (
+            "postgresql://u:p@a:1,b:2/d?target_session_attrs=read-write",
+            {"host": "a,b", "port": "1,2", "user": "u", "password": "p", "dbname": "d"}
+            | {"target_session_attrs": "read-write"},
+        ),
+        ("postgresql://u@[::1]:1,b/d", {"host": "::1,b", "port": "1,", "user": "u", "dbname": "d"}),
+        ("postgresql://u@/d?host=a:1&host=b:2", {"host": "a,b", "port": "1,2", "user": "u", "dbname": "d"}),
+        (
+            "postgresql://u@%2Fvar%2Frun:5433/d",
+            {"host": "/var/run", "port": "5433", "user": "u", "dbname": "d"},
+        ),
+        ("postgresql:///d", {"dbname": "d"}),
+        ("postgresql://?service=lab", {"service": "lab"}),
+    ],
+)
+def test_a_database_is_named_as_libpq_allows(
+    text: str, arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("DATABASE_URL", text)
+
+    url = load().sqlalchemy_url
+
+    assert url.get_dialect()().create_connect_args(url)[1] == arguments
+
+
+@pytest.mark.usefixtures("_needed")
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("postgresql+psycopg://u:s3cret@h/d", "the driver is psycopg2; write postgresql://"),
+        ("postgresql://mig@lab:s3cret@h/d", "in user and password write %40 for @"),
+        ("postgresql://u:s3cret/x@h/d", "in user and password write %40 for @, %2F for /"),
+        ("postgresql://u:s3cret@h:x/d", "it is no URL; in user and password write"),
+        ("host=h dbname=d password=s3cret", "libpq's keywords are not understood; write the same as a URL"),
+        ('"postgresql://u:s3cret@h/d"', "the quotation marks are a part of the value"),
+        ("mysql://u:s3cret@h/d", "the scheme is neither postgresql nor postgres"),
+        ("postgresql://u:s3cret@a:x,b/d", "several hosts are written HOST:PORT,HOST:PORT"),
+    ],
+)
+def test_an_address_that_cannot_be_read_is_refused_with_the_reason(
+    text: str, reason: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("DATABASE_URL", text)
+
+    with pytest.raises(SettingsError, match=re.escape(f"({reason}")) as refused:
+        load()
+
+    assert "s3cret" not in str(refused.value)

@@ -170,7 +170,11 @@ def _of_a_text(error: UnicodeError) -> MigratorError | None:
 def _address(context: ExceptionContext) -> str:
     """Host and port, never user or password."""
     url = context.engine.url if context.engine is not None else None
-    return f"{url.host or 'local socket'}:{url.port or 5432}: " if url is not None else ""
+    if url is None:
+        return ""
+    # Several hosts, or a socket's directory, are in the query.
+    host, port = url.host or url.query.get("host", "local socket"), url.port or url.query.get("port", 5432)
+    return f"{host}:{port}: "
 
 
 def _place() -> str:
