@@ -19,7 +19,7 @@ def parse(text: str) -> URL:
     or none at all and a `service`. Raises `NotUnderstoodError`, with a text that holds nothing of the URL's.
     """
     scheme, found, rest = text.strip().partition("://")
-    if not found or not scheme.isidentifier() and "+" not in scheme:
+    if not found or (not scheme.isidentifier() and "+" not in scheme):
         raise NotUnderstoodError(_why_no_url(text))
     if scheme.startswith("postgresql+") and scheme != _DRIVER:
         raise NotUnderstoodError("the driver is psycopg2; write postgresql://")

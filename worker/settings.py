@@ -210,7 +210,6 @@ _DISTINCTIVE = {
     "HASH_THREADS",
     "VERIFY_AFTER_DAYS",
     "BWLIMIT",
-    "LEASE_S",
     "ALIVE_FILE",
 }
 """Settings that no other program has: what comes near one of these, in an environment that others use as well, is meant for us."""
