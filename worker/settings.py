@@ -216,7 +216,6 @@ _DISTINCTIVE = {
 
 _PREFIXES = ("LABEL_MIGRATOR_", "MIGRATOR_")
 _NEAR = 2
-_SHORT = 8
 _ALIKE = 0.8
 
 
@@ -243,8 +242,7 @@ def _nearest(name: str, candidates: Iterable[str]) -> str | None:
     bare = next((name.removeprefix(one) for one in _PREFIXES if name.startswith(one)), name)
     by_edits = sorted((_edits(bare, one), one) for one in candidates)
     for edits, one in by_edits:
-        # In a short name two edits are a fourth of it.
-        if edits <= (_NEAR if len(one) > _SHORT else 1):
+        if edits <= _NEAR:
             return one
     alike = difflib.get_close_matches(bare, _DISTINCTIVE.intersection(candidates), 1, _ALIKE)
     return alike[0] if alike else None
