@@ -202,6 +202,12 @@ class SessionsDifferError(ProjectError):
     remedy = "Compare the two files that are named; if the legacy one changed since, the dataset has what was migrated."
 
 
+class LegacyNotDurableError(TransientError):
+    """The file system of a legacy directory cannot say that the directory is on the disk: no row may rely on it yet."""
+
+    remedy = "Look at the file system that the legacy directory is on; then roll back again."
+
+
 class RollbackRefusedError(ProjectError):
     """A project that cannot be taken back without losing something."""
 
@@ -236,7 +242,7 @@ class StoreFullError(StoreStoppedError):
 
 
 class StoreBrokenError(StoreStoppedError):
-    """The store's disk does not do what it is told: input/output errors, or mounted read-only."""
+    """The store's disk, or the server it is on, does not do what it is told: input/output errors, no answer, read-only."""
 
     remedy = "Repair or remount the store's file system; then: producer resume"
 
@@ -248,6 +254,10 @@ class StoreElsewhereError(StoreStoppedError):
         "Mount DATA_DIR on the worker's machine as on all others, or stop that worker; then: producer resume. "
         "Is the store lost for good? docs/operations.md, When something is gone"
     )
+
+
+class StoreSyncError(StoreBrokenError):
+    """The store's disk reported, when it was told to flush, bytes that it could not write: perhaps this job's, perhaps others'."""
 
 
 class DatasetGoneError(TransientError):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from worker import log
+from worker import leftovers, log
 from worker.blobs.digest import BIG_BYTES, CHUNK_BYTES
 from worker.convert import check_still_legacy, convert, plan_sessions
 from worker.db import claims, datasets, leases, ledger, projects, recordings, sessions
@@ -21,6 +21,7 @@ from worker.errors import (
     HandBackError,
     MigratorError,
     SourceChangedError,
+    StoreSyncError,
     StoreUnusableError,
     TransientError,
 )
@@ -60,6 +61,8 @@ def _work(job: Job) -> Outcome:
     with autocommit(job.engine) as conn:
         found = projects.by_ids(conn, [job.project_id])
         check_still_legacy(found.get(job.project_id), job.lease, conn)
+    if not job.lease.dry_run:
+        leftovers.clear(job.engine, job.store)
     try:
         return _twice(job)
     except (HandBackError, TransientError):
@@ -70,13 +73,19 @@ def _work(job: Job) -> Outcome:
 
 
 def _twice(job: Job) -> Outcome:
-    """A second time from the start if somebody wrote to the directory meanwhile, or the database took a claim away."""
+    """A second time from the start if somebody wrote to the directory meanwhile, the database took a claim away, or the disk
+    lost something.
+    """
     try:
         return _from_directory_to_rows(job)
     except (SourceChangedError, ClaimLostError) as error:
         _log.warning("starting_over", reason=str(error))
-        job.heartbeat.restart()
-        return _from_directory_to_rows(job)
+    except StoreSyncError as error:
+        # Some bytes were lost, perhaps ours, and it is told only once: what has no name yet is written again.
+        _log.warning("starting_over", reason=str(error))
+        job.store.try_again()
+    job.heartbeat.restart()
+    return _from_directory_to_rows(job)
 
 
 def _from_directory_to_rows(job: Job) -> Outcome:
@@ -223,6 +232,8 @@ def _reuse(job: Job, tree: HashedTree, known: Dataset | None) -> Outcome | None:
         or doubtful(job, tree, Path(known.file_path))
     ):
         return None
+    # Another job may be rebuilding this tree right now, or replacing a bad blob in it, and may not have waited for the disk yet.
+    job.store.sync()
     job.heartbeat.enter("convert", tree.manifest.digest)
     outcome = job.outcome(
         Status.MIGRATED, f"reused dataset {known.dataset_id}: equal content was stored before"

@@ -71,6 +71,8 @@ def _name_one(settings: Settings, engine: Engine) -> Store:
         made = store.store_id is None
         store = _look(settings, create=True)
         assert store.store_id is not None  # noqa: S101 - for the type checker: it has just been described
+        # The row must not outlive the store: no other would ever be taken again.
+        store.sync()
         stores.name(conn, store.store_id, store.algorithm)
     _log.info("store_named", store=store.store_id, made=made, at=str(store.root))
     return store

@@ -15,7 +15,9 @@ from typing import Any
 
 from worker.blobs.digest import Algorithm, printable
 from worker.blobs.files import NO_LINKS
-from worker.blobs.store import Store, remove_tree, sync_file_system
+from worker.blobs.removal import remove_tree
+from worker.blobs.store import Store
+from worker.blobs.syscalls import sync_file_system
 from worker.errors import MigratorError, StoreUnusableError
 from worker.messages import Check, failed, passed, warned
 from worker.sizes import human_bytes, reserve_of

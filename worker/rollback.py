@@ -5,9 +5,10 @@ The way back from a store needs none: where the legacy directory is there, its o
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 
-from worker import log
+from worker import leftovers, log
 from worker.blobs.digest import Algorithm, printable
 from worker.blobs.manifest import Entry, File, Manifest
 from worker.blobs.store import Store
@@ -17,7 +18,7 @@ from worker.errors import LegacyPathMissingError, MigratorError, NothingToDoErro
 from worker.ingest import hash_tree
 from worker.job import Job, Tools, run_job
 from worker.messages import JobRef, Outcome, Status, Verb
-from worker.restore import rehearse_restore, restore_tree
+from worker.restore import rehearse_restore, remove_finished, restore_tree, settle
 from worker.revert import (
     check_config,
     check_still_converted,
@@ -49,6 +50,8 @@ def _work(job: Job) -> Outcome:
         _compare(job, conversion)
     if job.lease.dry_run:
         return _foretell(job, conversion, rebuilt)
+    # Whoever made what was found there may not have waited for the disk yet.
+    settle(conversion.legacy_path)
     job.heartbeat.enter("revert", conversion.dataset_hash)
     outcome = job.outcome(Status.ROLLED_BACK, rebuilt or "its legacy directory is unchanged")
     return revert(job.engine, job.lease, conversion, _of_dataset(outcome, conversion))
@@ -97,6 +100,7 @@ def _rebuild(job: Job, conversion: Conversion, manifest: Manifest) -> bool:
         rehearse_restore(job.store, manifest, path, roots, advance, job.pace)
         return True
     attributes = conversion.tree_attributes
+    remove_finished(path, roots, partial(leftovers.over, job.engine))
     return restore_tree(job.store, manifest, attributes, path, job.attempt_name, roots, advance, job.pace)
 
 

@@ -138,7 +138,7 @@ def _replace(job: Job, tree: HashedTree, bad: Mapping[str, str], place: Path) ->
         for path, digest in bad.items():
             if digest not in blobs:
                 _log.warning("bad_copy", path=printable(path))
-                job.store.replace_in_tree(job.store.blob_path(digest), path, staging, is_bad_copy=True)
+                job.store.replace_in_tree(job.store.blob_path(digest), path, staging, bad_copy_of=digest)
         job.store.sync()
 
 

@@ -1,5 +1,6 @@
 """What must hold of the order of a migration's calls to the system, checked on the calls that were written down."""
 
+import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from tests.faults.shim import REMOVALS, SENDS, SYNCS, Call
 _OPENS = {"open", "open64", "openat", "openat64", "creat", "creat64"}
 _FILLS = {
     *("write", "writev", "pwrite", "pwrite64", "pwritev", "pwritev64", "pwritev2", "pwritev64v2"),
-    *("posix_fallocate", "posix_fallocate64", "ftruncate", "ftruncate64", "sendfile64", "copy_file_range"),
+    *("fallocate", "ftruncate", "ftruncate64", "sendfile64", "copy_file_range"),
     *("fchmod", "ioctl"),
 }
 """What changes a file that is open."""
@@ -80,7 +81,16 @@ def last_sync(done: Sequence[Call], commit: Call) -> Call:
 
 def is_clearing_up(site: Site, call: Call) -> bool:
     """Does the call open a directory of staging so that its entries can be removed?"""
-    return call.name == "chmod" and call.path.startswith(f"{site.settings.store_dir}/staging/")
+    inside = call.path.startswith(f"{site.settings.store_dir}/staging/")
+    return inside and call.name in OPENING_FOR_REMOVAL and not is_a_file_of_staging(call.path)
+
+
+OPENING_FOR_REMOVAL = {"chmod", "fchmod"}
+
+
+def is_a_file_of_staging(path: str) -> bool:
+    """By its name: a copy, a draft or a manifest; anything else there is a directory."""
+    return re.search(r"/([0-9a-f]{64}|[0-9a-f]{32}|\d+|[^/]+\.json)$", path) is not None
 
 
 def check_places(site: Site, calls: Sequence[Call]) -> None:

@@ -345,19 +345,26 @@ int ioctl(int fd, unsigned long request, ...)
     PASS_FD(int, ioctl, fd, fd, request, argument);
 }
 
-/* These two answer the error itself. */
-#define FALLOCATE(name, offset)                                                        \
-    int name(int fd, offset at, offset size)                                           \
-    {                                                                                  \
-        struct passage p;                                                              \
-        by_descriptor(&p, fd);                                                         \
-        int fails = enter(&p, #name, is_inside(&p), 1);                                \
-        int error = fails ? plan.error : REAL(name)(fd, at, size);                     \
-        leave(&p, error ? -1 : 0, error);                                              \
-        return error;                                                                  \
+int fallocate(int fd, int mode, off_t at, off_t size) { PASS_FD(int, fallocate, fd, fd, mode, at, size); }
+
+/* The descriptor is gone whatever close(2) says, so one that is to fail is closed all the same. Only what was open for writing. */
+int close(int fd)
+{
+    struct passage p;
+    by_descriptor(&p, fd);
+    int watched = is_inside(&p) && (syscall(SYS_fcntl, fd, F_GETFL) & O_ACCMODE) != O_RDONLY;
+    int fails = enter(&p, "close", watched, 1);
+    int result = (int)syscall(SYS_close, fd);
+    int error = result == -1 ? errno : 0;
+    if (fails) {
+        result = -1;
+        error = plan.error;
     }
-FALLOCATE(posix_fallocate, off_t)
-FALLOCATE(posix_fallocate64, off64_t)
+    leave(&p, result, error);
+    if (result == -1)
+        errno = error;
+    return result;
+}
 
 /* To the disk ----------------------------------------------------------------------------------------------------- */
 

@@ -21,7 +21,7 @@ from worker.messages import JobRef, Outcome, Verb
 
 pytestmark = pytest.mark.stack
 
-_FILLS = {"write", "writev", "pwrite64", "pwritev64v2", "posix_fallocate64", "sendfile64", "copy_file_range"}
+_FILLS = {"write", "writev", "pwrite64", "pwritev64v2", "fallocate", "sendfile64", "copy_file_range"}
 
 
 def cut_off(told: Story, point: int, *, plug: bool) -> str:

@@ -18,7 +18,8 @@ from tests.conftest import Site
 from tests.estate import snapshot_tree
 from tests.faults.child import Children, End
 from tests.faults.disks import fill, fill_with_names, mounted_twice, overcommitted_disk, small_disk
-from tests.faults.shim import REMOVALS, Act, Call, Fault
+from tests.faults.order import OPENING_FOR_REMOVAL, is_a_file_of_staging
+from tests.faults.shim import REMOVALS, SYNCS, Act, Call, Fault
 from tests.faults.stories import STORIES, BigFiles, Mending, Story, first_of_each_kind
 from tests.faults.studies import check_store, check_tree, folder_of, staged, study
 from tests.fidelity.runs import WORK, open_run, run_one
@@ -38,6 +39,8 @@ PAUSING = {
     errno.EDQUOT: "No space left in the store: ",
     errno.EIO: "Cannot write to the store: ",
     errno.EROFS: "Cannot write to the store: ",
+    errno.ESTALE: "Cannot write to the store: ",
+    errno.ETIMEDOUT: "Cannot write to the store: ",
 }
 """What is said of the whole store, and how."""
 NUMBERS = (*PAUSING, errno.EACCES)
@@ -63,9 +66,15 @@ def disturb(told: Story, call: Call, number: int) -> None:
 
 
 def is_harmless(failed: Call) -> bool:
-    """May the job go on without this call? Hints to the disk, clearing up, and a second name for what is in quarantine."""
-    clears_up = failed.name in REMOVALS | {"chmod"} and "/dataset_store/staging/" in failed.path
-    return failed.name in _HINTS or clears_up or "/quarantine/" in failed.target
+    """May the job go on without this call? Hints to the disk, clearing up, and a second name for what is in quarantine; and
+    what is tried once more, from the beginning, with everything written again: a flush that said that something was lost.
+    """
+    clears_up = failed.name in REMOVALS | OPENING_FOR_REMOVAL and (
+        "/dataset_store/staging/" in failed.path and not is_a_file_of_staging(failed.path)
+    )
+    unlinks = failed.name in REMOVALS and "/dataset_store/staging/" in failed.path
+    said_once = failed.errno == errno.EIO and failed.name in SYNCS | {"close"}
+    return failed.name in _HINTS or clears_up or unlinks or said_once or "/quarantine/" in failed.target
 
 
 def is_cleaning(end: End, failed: Call) -> bool:
@@ -263,8 +272,8 @@ def test_a_disk_that_fills_up_in_the_middle_loses_nothing_and_the_run_goes_on(
     reads = iter(range(1_000_000))
     late = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) * 3 // 2 // (1 << 18)
 
-    def take_the_room(_size_bytes: int) -> None:
-        if next(reads) == (late if size < 9 << 20 else 3):
+    def take_the_room(size_bytes: int) -> None:
+        if size_bytes and next(reads) == (late if size < 9 << 20 else 3):
             fill(small.data_dir)
 
     ref, nothing = migrate_next(small, replace(tools, pace=take_the_room))

@@ -31,7 +31,7 @@ from tests.worker.trees import (
     write_tree,
 )
 from worker.blobs.digest import BIG_BYTES
-from worker.blobs.store import remove_tree
+from worker.blobs.removal import remove_tree
 from worker.errors import SourceChangedError
 from worker.ingest import store_tree
 from worker.job import Tools

@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, text
@@ -175,9 +176,9 @@ def test_what_comes_to_the_place_while_it_is_rebuilt_is_not_replaced_either(
     remove(directory)
     publish = restore._publish
 
-    def somebody_is_faster(building: str, target: str) -> bool:
+    def somebody_is_faster(*place: Any) -> bool:
         IN_THE_WAY[thing](directory)
-        return publish(building, target)
+        return publish(*place)
 
     monkeypatch.setattr(restore, "_publish", somebody_is_faster)
     before = look(site.engine)
@@ -228,18 +229,20 @@ def test_bytes_that_are_not_those_of_their_digest_are_never_put_into_a_legacy_di
     assert (rehearsed.status, rehearsed.error_class) == (outcome.status, outcome.error_class)
 
 
-def test_a_manifest_with_other_bytes_stops_the_rollback(site: Site, tools: Tools):
+def test_a_manifest_with_other_bytes_stops_the_rebuilding(site: Site, tools: Tools):
+    """A directory that is there needs no manifest."""
     directory = make(site)
     run(tools, Verb.MIGRATE)
     (manifest,) = (site.data_dir / "dataset_store" / "manifests").iterdir()
     manifest.chmod(0o600)
     manifest.write_bytes(manifest.read_bytes().replace(b"program", b"PROGRAM"))
-    before = look(site.engine), snapshot_tree(directory)
+    remove(directory)
+    before = look(site.engine), snapshot_tree(site.legacy_root)
 
     outcome = only(run(tools, Verb.ROLLBACK, restore_files=True))
 
     assert (outcome.status, outcome.error_class) == (Status.FAILED, "StoredBytesMismatchError")
-    assert (look(site.engine), snapshot_tree(directory)) == before
+    assert (look(site.engine), snapshot_tree(site.legacy_root)) == before
 
 
 def test_two_projects_on_one_path_are_rolled_back_at_once(site: Site, tools: Tools):
@@ -347,9 +350,9 @@ def test_nor_does_it_then_replace_what_came_to_its_place(
     _refuse_the_flag(monkeypatch)
     publish = restore._publish
 
-    def somebody_is_faster(building: str, target: str) -> bool:
+    def somebody_is_faster(*place: Any) -> bool:
         directory.mkdir()
-        return publish(building, target)
+        return publish(*place)
 
     monkeypatch.setattr(restore, "_publish", somebody_is_faster)
 
@@ -359,16 +362,11 @@ def test_nor_does_it_then_replace_what_came_to_its_place(
     assert os.listdir(site.legacy_root) == [directory.name]
 
 
-class _WithoutTheFlag:
-    def renameat2(self, *_: object) -> int:
-        import ctypes
-
-        ctypes.set_errno(errno.EINVAL)
-        return -1
-
-
 def _refuse_the_flag(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(restore, "_libc", _WithoutTheFlag())
+    def refuse(_source: str, target: str, _folder: int) -> bool:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), target)
+
+    monkeypatch.setattr(restore, "rename_without_replacing", refuse)
 
 
 def test_a_place_that_cannot_be_written_is_refused_and_nothing_is_left_beside_it(site: Site, tools: Tools):

@@ -29,7 +29,8 @@ from tests.worker.trees import (
     write_tree,
 )
 from worker.blobs.digest import CHUNK_BYTES, digest_of
-from worker.blobs.store import Store, remove_tree
+from worker.blobs.removal import remove_tree
+from worker.blobs.store import Store
 from worker.errors import (
     EntryRefusedError,
     EntryUnreadableError,

@@ -23,7 +23,7 @@ from tests.worker.trees import (
 )
 from worker.blobs import beneath
 from worker.blobs.digest import Signature
-from worker.blobs.store import remove_tree
+from worker.blobs.removal import remove_tree
 from worker.errors import (
     DirectoryMissingError,
     EntryRefusedError,

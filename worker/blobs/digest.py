@@ -130,20 +130,43 @@ def read_chunks(
     and `EntryUnreadableError` when it cannot be read; both name the file.
     """
     with opened(path, expected, through_links=through_links) as descriptor:
-        remaining = expected.size_bytes
-        while True:
-            with reading(path):
-                count = os.readv(descriptor, [buffer])
-            if count == 0:
-                break
-            remaining -= count
-            pace(count)
-            if remaining < 0:
-                # Not read to its end first: something may be writing to it as fast as we read.
-                break
-            yield buffer[:count]
-        if remaining:
-            raise SourceChangedError(f"File changed while it was read: {printable(path)}")
+        yield from _chunks(descriptor, path, expected.size_bytes, buffer, pace)
+
+
+def read_stored(path: str, buffer: memoryview, pace: Pace = unlimited) -> Generator[memoryview, None, None]:
+    """The content of a stored file, as `read_chunks` gives it: whichever file has the name when it is opened.
+
+    By what was opened, not by what its name says before: another worker may be putting a good file in its place.
+    """
+    with reading(path):
+        descriptor = os.open(path, _READ)
+    try:
+        with reading(path):
+            expected = Signature.of_stored(os.fstat(descriptor))
+        _check_unchanged(descriptor, expected, path)
+        yield from _chunks(descriptor, path, expected.size_bytes, buffer, pace)
+        _check_unchanged(descriptor, expected, path)
+    finally:
+        os.close(descriptor)
+
+
+def _chunks(
+    descriptor: int, path: str, size_bytes: int, buffer: memoryview, pace: Pace
+) -> Iterator[memoryview]:
+    remaining = size_bytes
+    while True:
+        with reading(path):
+            count = os.readv(descriptor, [buffer])
+        if count == 0:
+            break
+        remaining -= count
+        pace(count)
+        if remaining < 0:
+            # Not read to its end first: something may be writing to it as fast as we read.
+            break
+        yield buffer[:count]
+    if remaining:
+        raise SourceChangedError(f"File changed while it was read: {printable(path)}")
 
 
 @contextmanager

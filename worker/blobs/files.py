@@ -1,30 +1,47 @@
 """Files and directories of a store, one at a time: written, named, linked or copied. Knows no layout and no digest."""
 
-import ctypes
 import errno
 import fcntl
 import os
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
 from worker.blobs.digest import BIG_BYTES, BIG_CHUNK_BYTES, printable
-from worker.errors import StoreBrokenError, StoreFullError, StoreUnusableError
+from worker.blobs.syscalls import SYNCFS_TELLS_ERRORS, begin_write_back, exchange, refresh, reserve
+from worker.errors import StoreBrokenError, StoreFullError, StoreSyncError, StoreUnusableError
 
 _FICLONE = 0x40049409
 NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}
 """What file systems without hard links answer."""
 
-_SYNC_FILE_RANGE_WRITE = 2
+FULL = {errno.ENOSPC, errno.EDQUOT}
+BROKEN = {
+    *(errno.EIO, errno.EROFS, errno.ESTALE, errno.ETIMEDOUT, errno.EUCLEAN),
+    *(errno.ENXIO, errno.ENODEV, errno.EREMOTEIO, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+}
+"""What a disk or a server of files says of itself, and not of the one thing that was asked for."""
+
 _RWF_DONTCACHE = 0x80
 _WRITE_BACK_BYTES = 8 << 20
 
-_libc = ctypes.CDLL(None, use_errno=True)
-
 Placement = Literal["hard", "reflink", "copy"]
+
+
+class FlushError(OSError):
+    """What fsync(2), syncfs(2) or close(2) said: it may concern bytes that were written long before, by anybody."""
+
+
+@contextmanager
+def flushing(path: str | Path) -> Iterator[None]:
+    """Mark operating-system errors as those of a flush, and name the file."""
+    try:
+        yield
+    except OSError as error:
+        raise FlushError(error.errno, error.strerror, os.fspath(path)) from error
 
 
 @contextmanager
@@ -34,9 +51,11 @@ def writing(path: str | Path) -> Iterator[None]:
         yield
     except OSError as error:
         where = printable(os.fspath(error.filename or path))
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        if error.errno in FULL:
             raise StoreFullError(f"No space left in the store: {where}") from error
-        if error.errno in {errno.EIO, errno.EROFS}:
+        if error.errno == errno.EIO and isinstance(error, FlushError):
+            raise StoreSyncError(f"Cannot write to the store: {where}: {error.strerror}") from error
+        if error.errno in BROKEN:
             raise StoreBrokenError(f"Cannot write to the store: {where}: {error.strerror}") from error
         if error.errno == errno.EXDEV:
             # One file system that is mounted twice has one device number; only to link or to move tells.
@@ -46,7 +65,26 @@ def writing(path: str | Path) -> Iterator[None]:
         raise StoreUnusableError(f"Cannot write to the store: {where}: {error.strerror}") from error
 
 
+def check_answers(error: BaseException) -> None:
+    """Raise `StoreBrokenError` if what lies behind an error with a stored file is a disk or server that does not answer.
+
+    EIO is not among it: a sector that cannot be read is one file's.
+    """
+    cause = error if isinstance(error, OSError) else error.__cause__
+    if isinstance(cause, OSError) and cause.errno in BROKEN - {errno.EIO}:
+        raise StoreBrokenError(f"Cannot read the store: {error}") from error
+
+
 # Looking -------------------------------------------------------------------------------------------------------
+
+
+def fresh_status(path: str) -> os.stat_result | None:
+    """What is at a path, asked anew from its directory on: to be asked before "gone" or "bad" is believed."""
+    refresh(os.path.dirname(path), path)
+    try:
+        return os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def is_directory(path: str) -> bool:
@@ -97,8 +135,23 @@ def has_one_more_name(path: str, name: str) -> bool:
     return True
 
 
-def place(blob: str, target: str) -> Placement:
-    """Give a blob one more name; where the file system refuses links, share its blocks, or copy them."""
+def put_in_place(good: str, final: str, aside: str) -> None:
+    """Let a good thing take a name in one moment, whatever has it; what had it is at `aside` then.
+
+    A file has both names for an instant, or both change names; where the file system can do neither, the name is absent for a
+    moment. Raises `FileNotFoundError` when nothing has the name.
+    """
+    if not is_directory(good) and has_one_more_name(final, aside):
+        os.rename(good, final)
+    elif exchange(good, final):
+        os.rename(good, aside)
+    else:
+        os.rename(final, aside)
+        os.rename(good, final)
+
+
+def place(blob: str, target: str, *, durably: bool = False) -> Placement:
+    """Give a blob one more name; where the file system refuses links, share its blocks, or copy them, on request `durably`."""
     try:
         os.link(blob, target)
     except OSError as error:
@@ -106,23 +159,38 @@ def place(blob: str, target: str) -> Placement:
             raise
     else:
         return "hard"
-    with open(blob, "rb") as source, open(target, "xb") as copy:
+    with open(blob, "rb") as source, new_file(target, durably=durably) as copy:
         placement: Placement = "reflink"
         try:
-            fcntl.ioctl(copy.fileno(), _FICLONE, source.fileno())
+            fcntl.ioctl(copy, _FICLONE, source.fileno())
         except OSError:
             placement = "copy"
-            shutil.copyfileobj(source, copy, 1 << 20)
-        os.fchmod(copy.fileno(), 0o444)
+            with open(copy, "wb", closefd=False) as writing_to:
+                shutil.copyfileobj(source, writing_to, 1 << 20)
+        os.fchmod(copy, 0o444)
     return placement
 
 
-def sync_file(path: str) -> None:
-    """Wait until one file is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+@contextmanager
+def new_file(path: str, *, folder: int | None = None, durably: bool = False) -> Iterator[int]:
+    """A descriptor that writes a new file, open for the block; `folder` is what the path is relative to.
+
+    Closing tells of bytes that could not be written, too (NFS and quotas, close(2)), so it is a part of writing. Writable by its mode
+    until the end: an NFS client cannot take up a file again, after its server was restarted, that nobody may write to. At the end of the
+    block what was written is on the disk, if that is asked for (`durably`) or the kernel's syncfs(2) reports no errors.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder)
     try:
-        os.fsync(descriptor)
-    finally:
+        yield descriptor
+        if durably or not SYNCFS_TELLS_ERRORS:
+            with flushing(path):
+                os.fsync(descriptor)
+    except BaseException:
+        # What ended the writing is what matters; nobody uses these bytes.
+        with suppress(OSError):
+            os.close(descriptor)
+        raise
+    with flushing(path):
         os.close(descriptor)
 
 
@@ -144,7 +212,8 @@ class Writer:
         self._flags = _RWF_DONTCACHE if size_bytes >= BIG_BYTES else 0
         if size_bytes >= BIG_BYTES:
             with writing(path):
-                _reserve(descriptor, size_bytes)
+                # Fewer extents, and a full disk is noticed before hours of copying.
+                reserve(descriptor, size_bytes)
 
     def __call__(self, chunk: memoryview) -> None:
         """Write the next part."""
@@ -155,12 +224,7 @@ class Writer:
                 chunk = chunk[written:]
         if not self._flags and self._offset % _WRITE_BACK_BYTES < BIG_CHUNK_BYTES:
             start = max(0, self._offset - 2 * _WRITE_BACK_BYTES)
-            _libc.sync_file_range(
-                self._descriptor,
-                ctypes.c_int64(start),
-                ctypes.c_int64(self._offset - start),
-                _SYNC_FILE_RANGE_WRITE,
-            )
+            begin_write_back(self._descriptor, start, self._offset - start)
 
     def _write(self, chunk: memoryview) -> int:
         try:
@@ -170,12 +234,3 @@ class Writer:
                 raise
             self._flags = 0
             return self._write(chunk)
-
-
-def _reserve(descriptor: int, size_bytes: int) -> None:
-    """Ask for all blocks at once: fewer extents, and a full disk is noticed before hours of copying."""
-    try:
-        os.posix_fallocate(descriptor, 0, size_bytes)
-    except OSError as error:
-        if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}:
-            raise

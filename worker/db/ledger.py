@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -446,6 +446,12 @@ def running_jobs(conn: Connection) -> list[JobRef]:
     """Every job that some worker has, or had when it died."""
     rows = conn.execute(sql("select run_id, project_id from migration_jobs where state = 'running'"))
     return [JobRef(run_id=row.run_id, project_id=row.project_id) for row in rows]
+
+
+def idle_jobs(conn: Connection) -> Iterator[JobRef]:
+    """Every job of every run that no worker has: one that waits, or has ended."""
+    rows = conn.execute(sql("select run_id, project_id from migration_jobs where state <> 'running'"))
+    return (JobRef(run_id=row.run_id, project_id=row.project_id) for row in rows)
 
 
 def held_runs(conn: Connection) -> list[Run]:

@@ -32,7 +32,8 @@ from tests.worker.trees import (
 )
 from worker.blobs.digest import digest_of, new_buffer
 from worker.blobs.manifest import Manifest
-from worker.blobs.store import Store, remove_tree, safe_name
+from worker.blobs.removal import remove_tree
+from worker.blobs.store import Store, safe_name
 from worker.errors import (
     SourceChangedError,
     StoreBrokenError,
@@ -522,11 +523,18 @@ def test_a_manifest_that_is_not_what_its_name_says_is_never_believed(
         store.read_manifest(manifest.digest)
 
 
-def test_quarantine_keeps_several_things_of_one_name(tmp_path: Path):
+@pytest.mark.parametrize("name", ["bad", "n" * 240, "\udcff" * 250, "n" * 255])
+def test_quarantine_keeps_several_things_of_one_name_however_long_it_is(tmp_path: Path, name: str):
     store = open_store(tmp_path)
+    place = tmp_path / "tree" / name
+    place.parent.mkdir()
+    good = put_blob(store, b"good")
     for content in (b"one", b"two"):
-        (store.root / "bad").write_bytes(content)
-        store.quarantine(str(store.root / "bad"), "because")
+        place.unlink(missing_ok=True)
+        place.write_bytes(content)
+        with store.staging("repair") as staging:
+            store.replace_in_tree(str(good), str(place), staging, bad_copy_of=good.name)
+        assert place.read_bytes() == b"good"
 
     kept = sorted(
         path.read_bytes()
@@ -536,12 +544,16 @@ def test_quarantine_keeps_several_things_of_one_name(tmp_path: Path):
     assert kept == [b"one", b"two"]
 
 
-def test_nothing_is_said_of_a_thing_that_could_not_be_moved(tmp_path: Path):
+def test_nothing_is_said_of_a_thing_that_was_gone_already(tmp_path: Path):
     store = open_store(tmp_path)
+    good = put_blob(store, b"good")
+    copy = tmp_path / "copy"
+    copy.write_bytes(b"good")
+    good.unlink()
 
-    with pytest.raises(FileNotFoundError):
-        store.quarantine(str(store.root / "gone"), "because")
+    store.replace_blob(good.name, str(copy))
 
+    assert good.read_bytes() == b"good"
     assert list((store.root / "quarantine").iterdir()) == []
 
 
