@@ -28,6 +28,8 @@ _PREFIX = "label_migrator"
 _WITHIN_S = 8.0
 """How long a scrape waits for all parts together: less than the ten seconds that Prometheus waits by default."""
 
+_WAITS_FOR_NAME_S = 1.0
+
 Look = Callable[[], Iterable[Metric]]
 
 
@@ -47,6 +49,8 @@ class LedgerCollector(Collector):
             "broker": self._broker,
             "store": self._store,
         }
+        self._named: str | None = None
+        self._named_is_known = threading.Event()
         self._asking = threading.Lock()
         self._under_way: dict[str, Future[list[Metric]]] = {}
 
@@ -78,6 +82,9 @@ class LedgerCollector(Collector):
 
     def _ledger(self) -> Iterator[Metric]:
         with self._engine.connect() as conn:
+            named = stores.named(conn)
+            self._named = named.store_id if named is not None else None
+            self._named_is_known.set()
             found = figures.figures(conn)
         yield from _of_jobs(found)
         runs = _gauge("runs", "Runs in the ledger", ["verb", "dry_run", "state"])
@@ -100,12 +107,12 @@ class LedgerCollector(Collector):
 
     def _store(self) -> Iterator[Metric]:
         if (room := room_in(self._settings)) is not None:
-            with self._engine.connect() as conn:
-                named = stores.named(conn)
-            if named is not None and named.store_id not in {None, store_id_in(self._settings)}:
+            # The database part asks; where it hangs, this one goes on without.
+            self._named_is_known.wait(_WAITS_FOR_NAME_S)
+            if self._named not in {None, store_id_in(self._settings)}:
                 # The room below a mount point without its mount is not the store's.
                 raise StoreElsewhereError(
-                    f"{self._settings.store_dir} is not store {named.store_id} of this database"
+                    f"{self._settings.store_dir} is not store {self._named} of this database"
                 )
             yield _single("store_room_bytes", "What the store takes before it calls itself full", room)
 

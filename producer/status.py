@@ -68,7 +68,7 @@ def describe(engine: Engine, run: Run, settings: Settings | None = None) -> dict
                 "project_name": job.project_name,
                 "reason": job.reason,
                 "retries": job.retries,
-                "wait_s": round(job.wait_s, 1),
+                "wait_s": None if job.wait_s is None else round(job.wait_s, 1),
             }
             for job in retrying
         ],

@@ -198,7 +198,7 @@ def status_lines(status: Mapping[str, Any]) -> Iterator[str]:
         )
     for job in status["retrying"]:
         yield (
-            f"  [yellow]tries again[/] in {human_duration(job['wait_s'])}: project {job['project_id']}, "
+            f"  [yellow]{_waits(job['wait_s'])}[/]: project {job['project_id']}, "
             f"{escape(job['reason'] or '')}"
         )
     for failure in status["failures"]:
@@ -218,6 +218,10 @@ def status_lines(status: Mapping[str, Any]) -> Iterator[str]:
 _MARKS = {Verdict.PASS: "[green]✓[/]", Verdict.WARN: "[yellow]![/]", Verdict.FAIL: "[red]✗[/]"}
 _IN_SHORT = {Verdict.FAIL: "in short, failed:", Verdict.WARN: "in short, warnings:"}
 _NAMES_WIDTH = 24
+
+
+def _waits(wait_s: float | None) -> str:
+    return "waits" if wait_s is None else f"tries again in {human_duration(wait_s)}"
 
 
 def diagnosis_lines(diagnosis: Diagnosis, width: int) -> Iterator[str]:

@@ -93,10 +93,15 @@ alter table migration_jobs add column if not exists crashes integer not null def
 comment on column migration_jobs.crashes is 'How many leases ran out: each time a worker died, slept or was cut off';
 alter table migration_jobs add column if not exists fenced integer not null default 0;
 comment on column migration_jobs.fenced is 'How many attempts found out that the job was not theirs any more, and changed nothing';
+alter table migration_jobs add column if not exists waits_for text;
+comment on column migration_jobs.waits_for is 'A job that could not be done where it was: the legacy root that lacked there, or "room" in the store';
+alter table migration_jobs add column if not exists waits_since timestamptz;
+comment on column migration_jobs.waits_since is 'Since when a waiting job has waited for that';
 create index if not exists migration_jobs_project on migration_jobs (project_id);
 -- What every worker asks for every few seconds, however many jobs wait.
 create index if not exists migration_jobs_running on migration_jobs (run_id) where state = 'running';
 create index if not exists migration_jobs_unsent on migration_jobs (run_id) where state = 'queued' and sent_at is null;
+create index if not exists migration_jobs_waits on migration_jobs (run_id) where state = 'queued' and waits_for is not null;
 create index if not exists migration_jobs_open on migration_jobs (run_id, state) where state in ('queued', 'running');
 
 create or replace function migration_check_arrow() returns trigger language plpgsql as $$

@@ -235,6 +235,12 @@ class StoreStoppedError(TransientError):
     remedy = "Look at the store's file system; when it takes files again: producer resume"
 
 
+class TooLargeForStoreError(PermanentError):
+    """The project's new content is more than the store's whole file system holds."""
+
+    remedy = "Move DATA_DIR to a larger file system, or leave the project out with --exclude."
+
+
 class StoreFullError(StoreStoppedError):
     """The store's file system has no room left."""
 
@@ -301,6 +307,26 @@ class WorkerStoppingError(HandBackError):
     """The worker was told to stop; another one goes on with the job."""
 
     remedy = "Nothing: another worker takes the job."
+
+
+class WaitsError(HandBackError):
+    """The job cannot be done here or now, and others can: it waits for `waits_for`, and no try is counted."""
+
+    def __init__(self, message: str, waits_for: str) -> None:
+        super().__init__(message)
+        self.waits_for = waits_for
+
+
+class RootLacksError(WaitsError):
+    """The legacy root that the project lies in is absent or empty on this machine."""
+
+    remedy = "Mount the directory on the worker's machine as on all others, or stop that worker; then: producer resume"
+
+
+class RoomWaitedForError(WaitsError):
+    """The project does not fit into the room that the store has now; smaller ones may."""
+
+    remedy = "Make room on the store's file system; then: producer resume"
 
 
 class RunCancelledError(MigratorError):

@@ -1,8 +1,10 @@
 """One attempt at one job, whatever its verb: lease, heartbeat, the work, and an outcome that is always recorded."""
 
 import random
+import threading
+import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -17,19 +19,24 @@ from worker.db import engine, leases, ledger
 from worker.db.engine import autocommit, when_there
 from worker.errors import (
     DatabaseUnavailableError,
+    DirectoryMissingError,
     HandBackError,
     LeaseLostError,
+    LegacyPathMissingError,
     MigratorError,
     NothingToDoError,
     OutOfMemoryError,
+    RootLacksError,
     RunCancelledError,
     StoreElsewhereError,
     StoreStoppedError,
     TransientError,
     UnexpectedError,
+    WaitsError,
 )
 from worker.heartbeat import Heartbeat, Progress
 from worker.messages import FileCounts, JobRef, Outcome, RunState, Status, Verb
+from worker.mounts import Lacking
 from worker.one_store import Remembered, open_store
 from worker.scan import Roots
 from worker.settings import Settings
@@ -42,6 +49,10 @@ _PATIENCE_S = 600.0
 
 _LONGEST_WAIT_S = 60.0
 """The longest wait before a job is tried again that met something passing."""
+
+
+_ASIDE_S = 1.0
+"""How long a worker that may not take a job leaves the queue to others."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +68,8 @@ class Tools:
     """Told every other second how far the job is; must return at once."""
     remembered: Remembered = field(default_factory=Remembered)
     """Which store this process has found to be the database's."""
+    lacking: Lacking = field(default_factory=Lacking)
+    """Which legacy roots it has found to lack on this machine."""
 
     @property
     def roots(self) -> Roots:
@@ -104,6 +117,12 @@ class Job:
         self.tools.pace(size_bytes)
         self.heartbeat.keep_pace(size_bytes)
 
+    def check_root(self, path: str) -> None:
+        """Of a path at which nothing is: raise `RootLacksError` if that is this machine's fault, not the project's."""
+        root = self.tools.lacking.of(path, self.tools.roots)
+        if root is not None:
+            raise RootLacksError(self.tools.lacking.words(root), waits_for=root)
+
     @property
     def project_id(self) -> int:
         """The job's project."""
@@ -138,13 +157,18 @@ def run_job(
         _write(tools, autocommit, lambda conn: leases.want_message(conn, ref))
         return None
 
+    lacking = tools.lacking.now()
+
     def take() -> leases.Lease | None:
         with autocommit(tools.engine) as conn:
-            return leases.take_lease(conn, ref, worker, tools.settings.granted_lease_s, verb)
+            return leases.take_lease(
+                conn, ref, worker, tools.settings.granted_lease_s, verb, but_not_in=lacking
+            )
 
     lease = when_there(take, _PATIENCE_S)
     if lease is None:
-        _say_why_not(tools, ref, verb)
+        if not _left_to_others(tools, ref, worker, lacking):
+            _say_why_not(tools, ref, verb)
         return None
     with log.bound(run=str(ref.run_id), project=ref.project_id, attempt=lease.attempt):
         outcome = _attempt(tools, lease, worker, work)
@@ -153,6 +177,29 @@ def run_job(
                 "job_ended", status=outcome.status.value, reason=outcome.reason, seconds=outcome.duration_s
             )
     return outcome
+
+
+def _left_to_others(tools: Tools, ref: JobRef, worker: str, lacking: Sequence[str]) -> bool:
+    """Was nothing taken because the job's legacy root lacks here? Then the job waits for another worker, and so does this one
+    for a moment: it would take every message as fast as it comes, and those who have the root would find none.
+    """
+    for root in lacking:
+        reason = f"{worker}: {tools.lacking.words(root)}"
+        with autocommit(tools.engine) as conn:
+            left = leases.leave_to_others(conn, ref, root, reason)
+        if left:
+            _log.info("left_to_others", run=str(ref.run_id), project=ref.project_id, reason=reason)
+            _pause_if_only_waiting(tools)
+            _step_aside(tools)
+            return True
+    return False
+
+
+def _step_aside(tools: Tools) -> None:
+    until = time.monotonic() + _ASIDE_S
+    never = threading.Event()
+    while not tools.stopping() and (left_s := until - time.monotonic()) > 0:
+        never.wait(min(0.2, left_s))
 
 
 def _say_why_not(tools: Tools, ref: JobRef, verb: Verb) -> None:
@@ -191,6 +238,10 @@ def _ended(tools: Tools, lease: leases.Lease, worker: str, work: Callable[[Job],
         outcome = _work(tools, lease, worker, work, heartbeat)
     except LeaseLostError:
         raise
+    except WaitsError as error:
+        _log.warning("handed_back", reason=str(error))
+        outcome = _let_wait(tools, lease, worker, _waiting_for(lease, error.waits_for, f"{worker}: {error}"))
+        _pause_if_only_waiting(tools)
     except HandBackError as error:
         _log.info("handed_back", reason=str(error))
         outcome = _let_wait(tools, lease, worker)
@@ -226,7 +277,11 @@ def _work(
             _ = job.store
         if lease.verb is Verb.MIGRATE and lease.attempt > 1:
             _clear_staging_of_former(job)
-        return work(job)
+        try:
+            return work(job)
+        except (DirectoryMissingError, LegacyPathMissingError):
+            job.check_root(lease.path or "")
+            raise
 
 
 def _clear_staging_of_former(job: Job) -> None:
@@ -260,7 +315,12 @@ def _try_later(tools: Tools, lease: leases.Lease, worker: str, error: TransientE
     """Each time after a longer wait, and not all at the same moment."""
     wait_s = min(_LONGEST_WAIT_S, 2.0**lease.retries) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
     _log.warning("trying_later", reason=str(error), wait_s=round(wait_s, 1), retry=lease.retries + 1)
-    return _let_wait(tools, lease, worker, retry_in_s=wait_s, reason=str(error))
+    return _let_wait(
+        tools,
+        lease,
+        worker,
+        lambda conn: leases.hand_back(conn, lease, retry_in_s=wait_s, reason=str(error)),
+    )
 
 
 def _hold_the_run(tools: Tools, lease: leases.Lease, worker: str, error: StoreStoppedError) -> Outcome | None:
@@ -272,15 +332,25 @@ def _hold_the_run(tools: Tools, lease: leases.Lease, worker: str, error: StoreSt
     return _let_wait(tools, lease, worker)
 
 
+def _waiting_for(lease: leases.Lease, what: str, reason: str) -> Callable[[Connection], None]:
+    return lambda conn: leases.wait_for(conn, lease, what, reason)
+
+
+def _pause_if_only_waiting(tools: Tools) -> None:
+    def write(conn: Connection) -> None:
+        for run in ledger.pause_runs_that_only_wait(conn, tools.settings.root_patience_s):
+            _log.error("run_paused", run=str(run.run_id), reason=run.paused_because)
+
+    _write(tools, autocommit, write)
+
+
 def _let_wait(
     tools: Tools,
     lease: leases.Lease,
     worker: str,
-    *,
-    retry_in_s: float | None = None,
-    reason: str | None = None,
+    hand_back: Callable[[Connection], None] | None = None,
 ) -> Outcome | None:
-    """Hand the job back; a worker's parent sends its message as soon as its run may go on. In a run that was cancelled
+    """Hand the job back, in this way if one is given; a worker's parent sends its message as soon as its run may go on. In a run that was cancelled
     meanwhile nobody would: there the job ends as cancelled, with this outcome.
     """
     cancelled = _outcome(lease, worker, Status.CANCELLED, "The run was cancelled")
@@ -291,8 +361,10 @@ def _let_wait(
         if ledger.hold_state(conn, lease.ref.run_id) is RunState.CANCELLED:
             leases.end_job(conn, lease, cancelled)
             ended.append(cancelled)
+        elif hand_back is not None:
+            hand_back(conn)
         else:
-            leases.hand_back(conn, lease, retry_in_s=retry_in_s, reason=reason)
+            leases.hand_back(conn, lease)
 
     _write(tools, Engine.begin, write)
     return ended[0] if ended else None

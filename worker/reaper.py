@@ -127,6 +127,8 @@ def _send_and_finish(settings: Settings, engine: Engine, known_epoch: str | None
             # Left by an earlier release, which let a job wait again while its run was being cancelled.
             _log.warning("waited_in_a_cancelled_run", run=str(ref.run_id), project=ref.project_id)
         ledger.finish_ended_runs(conn)
+        for run in ledger.pause_runs_that_only_wait(conn, settings.root_patience_s):
+            _log.error("run_paused", run=str(run.run_id), reason=run.paused_because)
     return condition.epoch
 
 

@@ -161,6 +161,11 @@ class Settings(BaseSettings):
         return min(5.0, self.lease_s / 12)
 
     @property
+    def root_patience_s(self) -> float:
+        """How long a run whose jobs find their legacy root on no machine goes on before it is paused, in seconds."""
+        return 2 * self.lease_s
+
+    @property
     def common(self) -> dict[str, str]:
         """What every machine must have alike, by variable. Threads, limits and logging are each machine's own affair."""
         return {

@@ -41,6 +41,7 @@ def _work(job: Job) -> Outcome:
         rows = sessions.of_project(conn, job.project_id)
         ranges = sessions.time_ranges(conn, job.project_id)
     if not os.path.isdir(conversion.legacy_path):
+        job.check_root(conversion.legacy_path)
         raise NothingToDoError(f"Legacy path no longer exists: {printable(conversion.legacy_path)}")
     job.heartbeat.enter("verify", conversion.dataset_hash)
     chosen = _sample(job, rows)

@@ -80,6 +80,9 @@ def test_every_error_says_whether_waiting_can_help():
 
     assert neither == {
         errors.HandBackError,
+        errors.WaitsError,
+        errors.RootLacksError,
+        errors.RoomWaitedForError,
         errors.RunHeldError,
         errors.WorkerStoppingError,
         errors.RunCancelledError,

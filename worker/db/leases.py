@@ -1,7 +1,7 @@
 """Rows of the ledger as whoever works on a job sees them: its lease, its progress, its outcome. Opens no transaction."""
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -57,12 +57,33 @@ class Expired:
     crashes: int
 
 
+ROOM = "room"
+"""What a job waits for that does not fit into the store's room; everything else that jobs wait for is a legacy root."""
+
+_BELOW = "exists (select from unnest(cast(:roots as text[])) as root where starts_with(j.path || '/', rtrim(root, '/') || '/'))"
+"""Does the job's project lie in one of these roots, by its text?"""
+
+_TRY_ELSEWHERE_S = 2.0
+"""How long a job waits that lacked its legacy root on one machine, before another one may get it."""
+
+
+_UNTIL_RESUMED_S = 100 * 365 * 86_400.0
+"""Room comes by the operator, who then resumes the run; to read everything again before that would find out the same."""
+
+
 def take_lease(
-    conn: Connection, ref: JobRef, worker: str, lease_s: float, verb: Verb | None = None
+    conn: Connection,
+    ref: JobRef,
+    worker: str,
+    lease_s: float,
+    verb: Verb | None = None,
+    *,
+    but_not_in: Sequence[str] = (),
 ) -> Lease | None:
     """Take a job that waits or whose holder's lease ran out; None when there is nothing to take.
 
     With `verb`, only a job of a run of that verb: what a message asks for is done only if the ledger says the same.
+    `but_not_in` are legacy roots that lack on this machine.
 
     The conditions on states are worded so that PostgreSQL does not look for the job in the index of open jobs, which may hold
     the whole run; only a running job has a `lease_until`.
@@ -70,7 +91,7 @@ def take_lease(
     number that every later write of this holder must still match.
     """
     row = conn.execute(
-        sql("""
+        sql(f"""
             update migration_jobs j
             set state = 'running', attempt = j.attempt + 1, crashes = j.crashes + (j.state = 'running')::integer,
                 worker = :worker, phase = 'scan', files_done = 0, bytes_done = 0, not_before = null,
@@ -82,6 +103,7 @@ def take_lease(
                   when 'queued' then coalesce(j.not_before <= clock_timestamp(), true)
                   when 'running' then j.lease_until < clock_timestamp() and j.crashes + 1 < :most_crashes
                   else false end
+              {f"and not {_BELOW}" if but_not_in else ""}
             returning j.attempt, j.project_name, j.path, j.started_at, j.retries, r.verb, r.dry_run, r.selection,
                       r.created_at as run_created_at,
                       (select other.run_id from migration_jobs other join migration_runs their using (run_id)
@@ -92,8 +114,9 @@ def take_lease(
                       r.limit_bytes_per_second / case when r.limit_bytes_per_second is not null then
                           (select 1 + count(*) from migration_jobs live where live.run_id = j.run_id
                            and live.project_id <> j.project_id and live.state = 'running'
-                           and live.lease_until > clock_timestamp()) end::float8 as bytes_per_second"""),
+                           and live.lease_until > clock_timestamp()) end::float8 as bytes_per_second"""),  # noqa: S608 - constants
         {
+            **({"roots": storable(conn, list(but_not_in))} if but_not_in else {}),
             "run_id": ref.run_id,
             "project_id": ref.project_id,
             "worker": worker,
@@ -173,15 +196,56 @@ def hand_back(
         sql("""
             update migration_jobs
             set state = 'queued', lease_until = null, phase = :reason, sent_at = null,
+                waits_for = null, waits_since = null,
                 retries = retries + (cast(:retry_in_s as float8) is not null)::integer,
                 not_before = clock_timestamp() + make_interval(secs => :retry_in_s)
             where run_id = :run_id and project_id = :project_id and attempt = :attempt and state = 'running'"""),
         _held(lease) | {"retry_in_s": retry_in_s, "reason": storable(conn, reason)},
     )
-    if result.rowcount != 1:
-        raise LeaseLostError(
-            f"project {lease.ref.project_id}: attempt {lease.attempt} is not the holder any more"
-        )
+    _check_held(lease, result.rowcount)
+
+
+def wait_for(conn: Connection, lease: Lease, what: str, reason: str) -> None:
+    """Give a job up that cannot be done here or now, without counting a try: it waits for a legacy root, that is, for another
+    worker, or for room in the store, that is, for the operator. Raises as `hand_back`, and asks the same of its caller.
+    """
+    result = conn.execute(
+        sql("""
+            update migration_jobs
+            set state = 'queued', lease_until = null, phase = :reason, sent_at = null, waits_for = :what,
+                waits_since = case when waits_for = :what then waits_since else clock_timestamp() end,
+                not_before = clock_timestamp() + make_interval(secs => :for_s)
+            where run_id = :run_id and project_id = :project_id and attempt = :attempt and state = 'running'"""),
+        _held(lease)
+        | {
+            "what": storable(conn, what),
+            "for_s": _UNTIL_RESUMED_S if what == ROOM else _TRY_ELSEWHERE_S,
+            "reason": storable(conn, reason),
+        },
+    )
+    _check_held(lease, result.rowcount)
+
+
+def leave_to_others(conn: Connection, ref: JobRef, root: str, reason: str) -> bool:
+    """Let a waiting job wait on for a worker that has its legacy root; was it one in this root?"""
+    result = conn.execute(
+        sql(f"""
+            update migration_jobs j
+            set phase = :reason, sent_at = null, waits_for = :root,
+                waits_since = case when waits_for = :root then waits_since else clock_timestamp() end,
+                not_before = clock_timestamp() + make_interval(secs => :for_s)
+            where run_id = :run_id and project_id = :project_id and state = 'queued'
+              and coalesce(not_before <= clock_timestamp(), true) and {_BELOW}"""),  # noqa: S608 - a constant
+        {
+            "run_id": ref.run_id,
+            "project_id": ref.project_id,
+            "root": storable(conn, root),
+            "roots": [storable(conn, root)],
+            "for_s": _TRY_ELSEWHERE_S,
+            "reason": storable(conn, reason),
+        },
+    )
+    return result.rowcount == 1
 
 
 def want_message(conn: Connection, ref: JobRef) -> None:
@@ -257,10 +321,7 @@ def end_job(conn: Connection, lease: Lease, outcome: Outcome) -> None:
             "bytes": outcome.bytes.read,
         },
     )
-    if result.rowcount != 1:
-        raise LeaseLostError(
-            f"project {lease.ref.project_id}: attempt {lease.attempt} is not the holder any more"
-        )
+    _check_held(lease, result.rowcount)
 
 
 def holder_of_dataset(conn: Connection, dataset_hash: str, except_for: JobRef) -> str | None:
@@ -273,6 +334,13 @@ def holder_of_dataset(conn: Connection, dataset_hash: str, except_for: JobRef) -
             order by started_at limit 1"""),
         {"hash": dataset_hash, "run_id": except_for.run_id, "project_id": except_for.project_id},
     ).scalar()
+
+
+def _check_held(lease: Lease, rows: int) -> None:
+    if rows != 1:
+        raise LeaseLostError(
+            f"project {lease.ref.project_id}: attempt {lease.attempt} is not the holder any more"
+        )
 
 
 def _held(lease: Lease) -> dict[str, Any]:

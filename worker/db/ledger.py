@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 from sqlalchemy.engine import Row
 
 from worker.db.engine import sql
+from worker.db.leases import ROOM
 from worker.db.texts import as_json, storable
 from worker.errors import UsageError
 from worker.messages import JobRef, JobState, Outcome, RunState, Verb
@@ -162,7 +163,8 @@ def never_sent(conn: Connection, limit: int) -> list[Waiting]:
     """
     return _waiting(
         conn,
-        "j.sent_at is null and (j.attempt > 0 or j.queued_at < clock_timestamp() - :patience)",
+        """j.sent_at is null
+           and (j.attempt > 0 or j.waits_for is not null or j.queued_at < clock_timestamp() - :patience)""",
         {"limit": limit},
     )
 
@@ -253,6 +255,38 @@ def pause_run(conn: Connection, run_id: uuid.UUID, reason: str) -> None:
     )
 
 
+def pause_runs_that_only_wait(conn: Connection, root_patience_s: float) -> list[Run]:
+    """Pause every run in which nothing goes on any more but waiting: for room in the store, which three projects lack or all
+    that are left, or for a worker that has a legacy root, while no job at all has been at work for so long. Which these were.
+    """
+    rows = conn.execute(
+        sql("""
+            update migration_runs r
+            set state = 'paused',
+                paused_because = (select j.phase from migration_jobs j
+                                  where j.run_id = r.run_id and j.state = 'queued' and j.waits_for is not null
+                                  order by j.waits_since desc limit 1)
+            from (select run_id, count(*) filter (where waits_for = :room) as for_room,
+                         count(*) filter (where waits_for <> :room) as for_roots, count(*) as waiting,
+                         min(waits_since) filter (where waits_for <> :room) as since
+                  from migration_jobs where state = 'queued' and waits_for is not null group by run_id) as w
+            where r.run_id = w.run_id and r.state in ('planned', 'running')
+              and (w.for_room >= 3
+                   or w.for_room > 0 and not exists (
+                       select from migration_jobs o where o.run_id = r.run_id
+                       and (o.state = 'running' or o.state = 'queued' and o.waits_for is distinct from :room))
+                   or w.since < clock_timestamp() - make_interval(secs => :patience)
+                      and not exists (select from migration_jobs o
+                                      where o.state = 'running' and o.lease_until > clock_timestamp())
+                      and not exists (
+                          select from migration_jobs o where o.run_id = r.run_id
+                          and o.finished_at > clock_timestamp() - make_interval(secs => :patience)))
+            returning r.*"""),
+        {"room": ROOM, "patience": root_patience_s},
+    )
+    return [_run(row) for row in rows]
+
+
 def resume_run(conn: Connection, run_id: uuid.UUID) -> None:
     """Let a held run go on. Its waiting jobs need new messages: the old ones may have come to nothing meanwhile."""
     conn.execute(
@@ -262,7 +296,11 @@ def resume_run(conn: Connection, run_id: uuid.UUID) -> None:
         {"run_id": run_id},
     )
     conn.execute(
-        sql("update migration_jobs set sent_at = null where run_id = :run_id and state = 'queued'"),
+        sql("""
+            update migration_jobs
+            set sent_at = null, waits_for = null, waits_since = null,
+                not_before = case when waits_for is null then not_before end
+            where run_id = :run_id and state = 'queued'"""),
         {"run_id": run_id},
     )
 
@@ -287,7 +325,7 @@ def retry_failed(
         sql("""
             update migration_jobs
             set state = 'queued', outcome = null, error_class = null, error = null, finished_at = null, sent_at = null,
-                retries = 0, crashes = 0, queued_at = clock_timestamp()
+                retries = 0, crashes = 0, waits_for = null, waits_since = null, queued_at = clock_timestamp()
             where run_id = :run_id and state = 'failed'
               and (cast(:error_class as text) is null or error_class = :error_class)
               and (cast(:project_ids as integer[]) is null or project_id = any(:project_ids))"""),
@@ -461,15 +499,16 @@ def held_runs(conn: Connection) -> list[Run]:
 
 
 def retrying(conn: Connection, run_id: uuid.UUID, limit: int) -> list[Row[Any]]:
-    """Jobs that met something passing and wait to be tried again."""
+    """Jobs that met something passing and wait to be tried again; `wait_s` is None for one that waits for room in the store."""
     return list(
         conn.execute(
             sql("""
                 select project_id, project_name, phase as reason, retries,
-                       greatest(0, extract(epoch from not_before - clock_timestamp()))::float8 as wait_s
+                       case when waits_for is distinct from :room then
+                           greatest(0, extract(epoch from not_before - clock_timestamp()))::float8 end as wait_s
                 from migration_jobs where run_id = :run_id and state = 'queued' and not_before is not null
                 order by not_before limit :limit"""),
-            {"run_id": run_id, "limit": limit},
+            {"run_id": run_id, "limit": limit, "room": ROOM},
         )
     )
 
