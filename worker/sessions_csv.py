@@ -16,9 +16,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 from worker.errors import SessionUnreadableError
+from worker.long_fields import CsvBytes
+from worker.throttle import Pace, unlimited
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,7 +86,7 @@ def locate(row: SessionRow, reader: Reader, data_dir: Path) -> Path:
     return _find(row, reader, data_dir).directory
 
 
-def read(row: SessionRow, reader: Reader, data_dir: Path) -> "pd.DataFrame":
+def read(row: SessionRow, reader: Reader, data_dir: Path, pace: Pace = unlimited) -> "pd.DataFrame":
     """Read the session's rows as `reader` gets them: the columns of `COLUMNS`, all float64, sorted by time, index from 0.
 
     Which rows (a rule of Label for each):
@@ -98,28 +100,29 @@ def read(row: SessionRow, reader: Reader, data_dir: Path) -> "pd.DataFrame":
     rows, because frames are read to be compared: Label itself sorts and casts only where it has offsets or scores, and
     among rows of equal time its order is not defined, while here it is the file's.
 
-    Raises `SessionUnreadableError`, naming the file, if it is missing, unreadable, not a CSV, or lacks a column.
+    `pace` is called with the bytes of each block that was read. Raises `SessionUnreadableError`, naming the file, if it is
+    missing, unreadable, not a CSV, or lacks a column.
     """
     place = _find(row, reader, data_dir)
     path = place.directory / RECORDING
     start, end = row.data_start_offset, row.data_end_offset
     try:
         if place.is_whole:
-            frame = _records(path)
+            frame = _records(path, pace)
         elif start is not None and end is not None:
-            frame = _records(path, start, end)
+            frame = _records(path, pace, start, end)
         elif reader is Reader.SCORING:
-            frame = _records(path).iloc[:-1]
+            frame = _records(path, pace).iloc[:-1]
         else:
-            frame = _records(path)
+            frame = _records(path, pace)
             frame = frame[frame["ns_since_reboot"].between(row.start_ns, row.stop_ns)]
     except SessionUnreadableError as error:
         raise SessionUnreadableError(f"session {row.session_id} ({row.session_name}): {error}") from error
     return frame.sort_values("ns_since_reboot", kind="stable", ignore_index=True)
 
 
-def count_records(path: Path) -> int | None:
-    """Count the records that pandas reads from a CSV, in memory that does not grow with the file.
+def count_records(path: Path, pace: Pace = unlimited) -> int | None:
+    """Count the records that pandas reads from a CSV, in memory that does not grow with the file nor with any field of it.
 
     The header is none, nor is a blank line; a last line without newline is one, and so is a record whose quoted field
     runs over several lines. None if pandas cannot parse the file or finds no record: then there is nothing that an
@@ -128,7 +131,7 @@ def count_records(path: Path) -> int | None:
     Raises `SessionUnreadableError` if the file cannot be opened or read at all.
     """
     try:
-        return sum(len(chunk) for chunk in _chunks(path)) or None
+        return sum(len(chunk) for chunk in _chunks(path, pace)) or None
     except _REJECTIONS:
         return None
     except OSError as error:
@@ -167,7 +170,7 @@ def _parent_path_serves(row: SessionRow) -> bool:
     return bool(parent and "raw_datasets/raw_datasets" not in parent and os.path.exists(parent))
 
 
-def _records(path: Path, start: int = 0, end: int | None = None) -> "pd.DataFrame":
+def _records(path: Path, pace: Pace, start: int = 0, end: int | None = None) -> "pd.DataFrame":
     """Read records [start, end) of a CSV in the order of the file, as floats.
 
     `start` counts physical lines after the header, `end - start` counts records, so a blank line is counted in the
@@ -177,7 +180,7 @@ def _records(path: Path, start: int = 0, end: int | None = None) -> "pd.DataFram
 
     count = None if end is None else end - start
     try:
-        frame = pd.concat([_floats(chunk) for chunk in _chunks(path, start, count)], ignore_index=True)
+        frame = pd.concat([_floats(chunk) for chunk in _chunks(path, pace, start, count)], ignore_index=True)
     except OSError as error:
         raise SessionUnreadableError(f"cannot read {path}: {error.strerror or error}") from error
     except _REJECTIONS as error:
@@ -185,21 +188,23 @@ def _records(path: Path, start: int = 0, end: int | None = None) -> "pd.DataFram
     return frame
 
 
-def _chunks(path: Path, start: int = 0, count: int | None = None) -> "Iterator[pd.DataFrame]":
+def _chunks(path: Path, pace: Pace, start: int = 0, count: int | None = None) -> "Iterator[pd.DataFrame]":
     """Yield the records after `start` skipped lines, at most `count` of them, in frames that fit in memory; at least one."""
     # A worker whose recordings are plain files of numbers never needs it, and has 50 MB less without.
     import pandas as pd  # noqa: PLC0415
 
     # A function instead of a range: pandas would make a set of every number in it, hundreds of megabytes for a day.
     skipped = (lambda line: 0 < line <= start) if start else None
-    if count is not None and count <= 0:
-        # In chunks pandas takes a negative count for none, and gives no frame at all for none; at once it does neither.
-        yield pd.read_csv(path, skiprows=skipped, nrows=count)
-        return
-    with pd.read_csv(
-        path, skiprows=skipped, nrows=count, chunksize=_CHUNK_RECORDS, low_memory=False
-    ) as chunks:
-        yield from chunks
+    with CsvBytes(path, pace) as shortened:
+        content = cast("IO[bytes]", shortened)
+        if count is not None and count <= 0:
+            # In chunks pandas takes a negative count for none, and gives no frame at all for none; at once it does neither.
+            yield pd.read_csv(content, skiprows=skipped, nrows=count)
+            return
+        with pd.read_csv(
+            content, skiprows=skipped, nrows=count, chunksize=_CHUNK_RECORDS, low_memory=False
+        ) as chunks:
+            yield from chunks
 
 
 def _floats(chunk: "pd.DataFrame") -> "pd.DataFrame":

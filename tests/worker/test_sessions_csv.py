@@ -1,5 +1,6 @@
 """A session is read as Label reads it: which rows, in which columns, and from which directory."""
 
+import os
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.errors import ProjectError, SessionUnreadableError
+from worker import long_fields
+from worker.errors import ProjectError, SessionUnreadableError, WorkerStoppingError
 from worker.sessions_csv import COLUMNS, RECORDING, Reader, SessionRow, count_records, locate, read
 
 EVERY_READER = list(Reader)
@@ -438,3 +440,90 @@ def test_counting_takes_no_more_memory_for_a_longer_file(tmp_path: Path):
         tracemalloc.stop()
 
     assert peaks[1] < peaks[0] * 1.2
+
+
+PIECES = [
+    "1",
+    ",",
+    "\n",
+    "1,2\n",
+    '"',
+    '""',
+    '","',
+    '"\n',
+    '\n"',
+    ',"',
+    "\r\n",
+    "\r",
+    "abc",
+    "é",
+    "\ufeff",
+    " ",
+    "\0",
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(body=st.lists(st.sampled_from(PIECES), max_size=60), block=st.integers(1, 9), field=st.integers(6, 12))
+def test_shortening_fields_changes_no_count(tmp_path_factory, body: list[str], block: int, field: int):
+    path = tmp_path_factory.getbasetemp() / "shortened.csv"
+    path.write_text("a,b,c\n" + "".join(body), newline="")
+    try:
+        expected = len(pd.read_csv(path)) or None
+    except (ValueError, OverflowError):
+        return
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(long_fields, "_BLOCK_BYTES", block)
+        patch.setattr(long_fields, "FIELD_MOST_BYTES", field)
+        assert count_records(path) == expected
+
+
+@pytest.mark.parametrize(
+    ("begin", "repeated", "end", "records"),
+    [
+        (b'1,"0.125,0.1,0.2\r\n', b"1000,0.125,0.125,9.8\r\n", b"", None),
+        (b'1,"0.125,0.1,0.2\r\n', b"1000,0.125,0.125,9.8\r\n", b'",1,2\r\n1,2,3,4\r\n', 2),
+        (b'1,"', b'""', b'",1,2\n', 1),
+        (b'1,"', b'a""', b'x",1,2\n1,2,3,4\n', 2),
+        (b"1,2,3,4\n", b"\0", b"\n", 2),
+        (b"1,2,3,", "é".encode(), b"\n1,2,3,4", 2),
+    ],
+    ids=["stray quote", "quote that ends late", "doubled quotes", "doubled quotes and text", "NUL", "text"],
+)
+def test_a_field_as_long_as_the_file_takes_no_more_memory(
+    tmp_path: Path, begin: bytes, repeated: bytes, end: bytes, records: int | None
+):
+    path = tmp_path / RECORDING
+    with path.open("wb") as file:
+        file.write(b"ns_since_reboot,x,y,z\n" + begin)
+        file.writelines(repeated * ((1 << 20) // len(repeated)) for _ in range(24))
+        file.write(end)
+    # Pandas itself takes memory when it is called first.
+    count_records(write(tmp_path / "small", range(10)) / RECORDING)
+
+    before = int(Path("/proc/self/statm").read_text().split()[1])
+    found = count_records(path)
+    grown = (int(Path("/proc/self/statm").read_text().split()[1]) - before) * os.sysconf("SC_PAGESIZE")
+
+    assert found == records
+    assert grown < 16 << 20
+
+
+def test_reading_and_counting_listen_at_each_block(tmp_path: Path):
+    directory = write(tmp_path / "session", range(30_000))
+    passed: list[int] = []
+
+    def stop(size_bytes: int) -> None:
+        passed.append(size_bytes)
+        if len(passed) == 2:
+            raise WorkerStoppingError("The worker was told to stop")
+
+    for call in (
+        lambda: count_records(directory / RECORDING, stop),
+        lambda: read(child(directory), Reader.PLOT, tmp_path, stop),
+    ):
+        passed.clear()
+        with pytest.raises(WorkerStoppingError):
+            call()
+    assert 0 < passed[0] < (directory / RECORDING).stat().st_size
