@@ -163,6 +163,8 @@ def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
             f"{report['datasets_created']} datasets {would}created; {human_bytes(size['read'])} in legacy directories, "
             f"{human_bytes(size['stored'])} {would}stored, {human_bytes(size['saved'])} {would}saved{share}"
         )
+    if verb is Verb.VERIFY and report["warnings"]:
+        yield f"[yellow]{len(report['warnings'])} sessions can be read neither by legacy directory nor by dataset[/]"
     for warning in report["warnings"][:_ROWS]:
         yield f"[yellow]warning[/] project {warning['project_id']}: {escape(warning['message'])}"
     if len(report["warnings"]) > _ROWS:

@@ -2,7 +2,7 @@
 
 import os
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from worker.blobs.digest import printable
@@ -12,7 +12,7 @@ from worker.db.projects import Conversion
 from worker.db.sessions import Session
 from worker.errors import NothingToDoError, SessionsDifferError, SessionUnreadableError
 from worker.job import Job, Tools, run_job
-from worker.messages import JobRef, Outcome, Status, Verb
+from worker.messages import JobRef, Outcome, Status, Verb, Warning_
 from worker.revert import check_still_converted, plan_return
 from worker.sessions_csv import Reader, SessionRow, read
 
@@ -45,16 +45,13 @@ def _work(job: Job) -> Outcome:
         raise NothingToDoError(f"Legacy path no longer exists: {printable(conversion.legacy_path)}")
     job.heartbeat.enter("verify", conversion.dataset_hash)
     chosen = _sample(job, rows)
-    found = tuple(_differences(job, conversion, dataset, chosen, ranges))
-    if found:
+    differences, unreadable = _compare(job, conversion, dataset, chosen, ranges)
+    if differences:
         raise SessionsDifferError(
-            f"{len(found)} readings differ between legacy directory and dataset: {'; '.join(found[:_SHOWN])}",
-            found[:_SHOWN],
+            f"{len(differences)} readings differ between legacy directory and dataset: {'; '.join(differences[:_SHOWN])}",
+            tuple(differences[:_SHOWN]),
         )
-    outcome = job.outcome(
-        Status.VERIFIED, f"{len(chosen)} sessions read alike by legacy directory and by dataset"
-    )
-    verified = outcome.with_changes(
+    verified = _outcome(job, len(chosen), unreadable).with_changes(
         dataset_id=conversion.dataset_id, dataset_hash=conversion.dataset_hash, sessions_count=len(chosen)
     )
     with job.engine.begin() as conn:
@@ -71,16 +68,42 @@ def _sample(job: Job, rows: Sequence[Session]) -> list[Session]:
     return random.Random(job.lease.ref.task_id).sample(list(rows), count)  # noqa: S311 - a choice, not a secret
 
 
-def _differences(
+def _outcome(job: Job, count: int, unreadable: Mapping[str, str]) -> Outcome:
+    """What was proved: of sessions that could not be read before either, nothing, so they are counted by themselves and named.
+
+    Where none could be read, the project is skipped: it was not verified.
+    """
+    alike = count - len(unreadable)
+    parts = [f"{alike} sessions read alike by legacy directory and by dataset"] if alike or not count else []
+    if unreadable:
+        parts.append(f"{len(unreadable)} can be read by neither")
+    status = Status.VERIFIED if alike or not count else Status.SKIPPED
+    reason = "; ".join(parts) if alike or not count else f"none of its {count} sessions can be read by either"
+    return job.outcome(status, reason).with_changes(
+        warnings=tuple(
+            Warning_(
+                session=name,
+                message=f"session {name} can be read neither by its legacy directory nor by its dataset: {why}",
+            )
+            for name, why in unreadable.items()
+        )
+    )
+
+
+def _compare(
     job: Job,
     conversion: Conversion,
     dataset: Dataset | None,
     chosen: Sequence[Session],
     ranges: Mapping[int, tuple[int, int]],
-) -> Iterator[str]:
-    """Each session and reader for which the two ways give different frames."""
+) -> tuple[list[str], dict[str, str]]:
+    """Each session and reader for which the two ways give different frames; and, with the reason, each session that some reader
+    can read by neither.
+    """
     tree = dataset.file_path if dataset is not None else None
     old_values = {change["session_id"]: change for change in plan_return(conversion, tree, chosen).changes}
+    differences: list[str] = []
+    unreadable: dict[str, str] = {}
     for session in chosen:
         times = ranges[session.session_id]
         new = _row(session, session.values(), times, None, tree)
@@ -89,9 +112,15 @@ def _differences(
         )
         for reader in Reader:
             before, after = (_read(row, reader, job) for row in (old, new))
-            if not _alike(before, after):
-                yield f"session {session.session_name} ({reader.value}): {_words(before)} before, {_words(after)} now"
+            if isinstance(before, str) and isinstance(after, str):
+                unreadable.setdefault(session.session_name, before)
+            elif not _alike(before, after):
+                differences.append(
+                    f"session {session.session_name} ({reader.value}): {_words(before)} before, {_words(after)} now"
+                )
         job.heartbeat.advance(1, 0)
+        job.pace(0)
+    return differences, unreadable
 
 
 def _row(
@@ -116,19 +145,17 @@ def _row(
     )
 
 
-def _read(row: SessionRow, reader: Reader, job: Job) -> "pd.DataFrame | None":
-    """The frame, or None where Label cannot read the session either."""
+def _read(row: SessionRow, reader: Reader, job: Job) -> "pd.DataFrame | str":
+    """The frame, or why Label cannot read the session."""
     try:
-        return read(row, reader, job.tools.settings.data_dir)
-    except SessionUnreadableError:
-        return None
+        return read(row, reader, job.tools.settings.data_dir, job.pace)
+    except SessionUnreadableError as error:
+        return str(error.__cause__ or error)
 
 
-def _alike(before: "pd.DataFrame | None", after: "pd.DataFrame | None") -> bool:
-    if before is None or after is None:
-        return before is after
-    return before.equals(after)
+def _alike(before: "pd.DataFrame | str", after: "pd.DataFrame | str") -> bool:
+    return not isinstance(before, str) and not isinstance(after, str) and before.equals(after)
 
 
-def _words(frame: "pd.DataFrame | None") -> str:
-    return "unreadable" if frame is None else f"{len(frame)} rows"
+def _words(frame: "pd.DataFrame | str") -> str:
+    return "unreadable" if isinstance(frame, str) else f"{len(frame)} rows"

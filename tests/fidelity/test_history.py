@@ -195,9 +195,12 @@ class History(RuleBasedStateMachine):
     @rule(index=which)
     def verify(self, index: int) -> None:
         one = _choose(self._migrated(), index)
-        expected = Status.VERIFIED if one.has_directory else Status.SKIPPED
 
-        assert run_one(self.tools, Verb.VERIFY, one.number).status is expected
+        outcome = run_one(self.tools, Verb.VERIFY, one.number)
+
+        # People may leave a project no session that can be read at all.
+        proved = one.has_directory and "can be read by either" not in outcome.reason
+        assert outcome.status is (Status.VERIFIED if proved else Status.SKIPPED)
 
     @precondition(lambda self: self._migrated())
     @rule(index=which)
