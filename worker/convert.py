@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from sqlalchemy import Connection, Engine
 
-from worker.blobs.digest import Algorithm
+from worker.blobs.digest import Algorithm, printable
 from worker.blobs.manifest import Directory, Manifest
 from worker.db import datasets, leases, projects, sessions
 from worker.db.datasets import Dataset, RawSession
@@ -25,8 +25,9 @@ from worker.errors import (
     ProjectError,
 )
 from worker.hashed import HashedTree
-from worker.ingest import LABELS
+from worker.ingest import LABELS, LABELS_MOST_BYTES
 from worker.messages import Outcome, Warning_
+from worker.scan import Noise
 from worker.sessions_csv import RECORDING
 
 MIGRATED_FROM = "legacy"
@@ -92,6 +93,14 @@ def plan_sessions(project_path: str, rows: Sequence[Session], tree: HashedTree) 
         Warning_(session=name, message=f"{LABELS} is not text; the file is kept, the column stays empty")
         for name in sorted(tree.unreadable_labels)
     ]
+    warnings += [
+        Warning_(
+            session=name,
+            message=f"{LABELS} is larger than {LABELS_MOST_BYTES >> 20} MiB; the file is kept, the column stays empty",
+        )
+        for name in sorted(tree.large_labels)
+    ]
+    warnings += _noise(tree.scan.noise, names)
     if tree.scan.links:
         warnings.append(
             Warning_(message=f"{tree.scan.links} symbolic links were stored as what they point to")
@@ -281,7 +290,8 @@ def _add_dataset(
             "digest_algorithm": tree.manifest.algorithm,
             "store": str(store_root),
         },
-        sessions=[
+        session_count=len(tree.manifest.session_names),
+        sessions=(
             RawSession(
                 session_name=name,
                 session_path=f"{path}/{name}",
@@ -289,13 +299,13 @@ def _add_dataset(
                 file_count=count,
             )
             for name, count in _files_by_session(tree.manifest).items()
-        ],
+        ),
     )
 
 
 def _labels(path: Path, session: str, tree: HashedTree) -> str | None:
     """labels.json as it was read, from the stored tree."""
-    if f"{session}/{LABELS}" not in tree.sources or session in tree.unreadable_labels:
+    if f"{session}/{LABELS}" not in tree.sources or session in tree.unreadable_labels | tree.large_labels:
         return None
     # Through bytes: text mode would turn carriage returns into newlines.
     return (path / session / LABELS).read_bytes().decode("utf-8")
@@ -328,6 +338,22 @@ def _plan(row: Session, raw_name: str, records: int | None, *, child: bool) -> S
     if not child and records is not None:
         start, end = 0, records
     return SessionPlan(session=row, raw_name=raw_name, start=start, end=end, is_virtual_child=child)
+
+
+def _noise(noise: Noise, sessions: Collection[str]) -> Iterator[Warning_]:
+    """What other programs left in the directory: stored with the rest, it keeps equal recordings from being one dataset."""
+    if not noise.count:
+        return
+    more = f" and {noise.count - len(noise.first)} more" if noise.count > len(noise.first) else ""
+    named = f"{', '.join(map(printable, noise.first))}{more}"
+    yield Warning_(
+        message=f"entries that other programs leave behind are stored with the recordings, so that a copy without them is "
+        f"another dataset: {named}"
+    )
+    if raw := [name for name in noise.first if name in sessions]:
+        yield Warning_(
+            message=f"directories that other programs leave behind become raw sessions: {', '.join(map(printable, raw))}"
+        )
 
 
 def _doubts(plan: SessionPlan, records: int | None) -> list[Warning_]:

@@ -64,7 +64,7 @@ class Contents(Mapping[str, Source]):
 class HashedTree:
     """A legacy tree whose every byte was read once: its manifest, where each file's bytes are, and the records of each
     session's recording (None where the recording has none or cannot be parsed). `unreadable_labels` are the sessions
-    whose labels.json is not text that a row can hold. `uncounted` are the sessions whose recording was not counted, because
+    whose labels.json is not text that a row can hold, `large_labels` those where it is too much for one. `uncounted` are the sessions whose recording was not counted, because
     one of its size is known: `count_rest` completes `records`. `admitted` are the digests of new content that this job
     stored already, while it was hashing; `keys` name its big files to other jobs; `known_counts` are
     digests of recordings that were counted for another project.
@@ -75,6 +75,7 @@ class HashedTree:
     sources: Sources
     records: dict[str, int | None]
     unreadable_labels: frozenset[str]
+    large_labels: frozenset[str] = frozenset()
     uncounted: frozenset[str] = frozenset()
     admitted: frozenset[str] = frozenset()
     keys: Mapping[str, str] = field(default_factory=dict)

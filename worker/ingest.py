@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from worker.blobs import admission
 from worker.blobs.admission import Admission
+from worker.blobs.beneath import PATH_MOST_BYTES
 from worker.blobs.digest import (
     BIG_BYTES,
     BIG_CHUNK_BYTES,
@@ -29,12 +30,15 @@ from worker.blobs.store import Source, Store
 from worker.csv_rows import RowCounter
 from worker.hashed import HashedTree, Sources, manifest_of
 from worker.messages import ByteCounts, FileCounts, LinkCounts
-from worker.scan import Roots, Scan, ScannedFile, check_same
+from worker.scan import Roots, Scan, ScannedFile, check_same, too_long
 from worker.sessions_csv import RECORDING, count_records
 from worker.throttle import Pace, unlimited
 
 LABELS = "labels.json"
 """The file of a session that is kept as text in a row, too."""
+
+LABELS_MOST_BYTES = 16 << 20
+"""A longer one is kept as a file only: to write a row takes several times its size of memory, here and in PostgreSQL."""
 
 Advance = Callable[[int, int], None]
 """Called with files and bytes done since the last call; may raise to stop the work at a file boundary."""
@@ -117,7 +121,7 @@ def hash_tree(
             digest = store.take_in(file.source, file.signature, staged, buffer, pace, observe)
             arrived.add(staged, digest, file.signature.size_bytes)
         digests[number] = digest
-        if observer is not None or is_recording(file.path):
+        if observer is not None or is_recording(file.path) or _is_labels(file.path):
             observers[number] = observer
         advance(1, file.signature.size_bytes)
 
@@ -128,14 +132,15 @@ def hash_tree(
         )
     records: dict[str, int | None] = {}
     unreadable_labels: set[str] = set()
+    large_labels: set[str] = set()
     uncounted: set[str] = set()
     for number in sorted(observers):
         file, observer = scanned.files[number], observers[number]
         session = os.path.dirname(file.path)
         if isinstance(observer, RowCounter):
-            records[session] = _records(observer, file.source, file.signature)
+            records[session] = _records(observer, file.source, file.signature, pace)
         elif observer is None:
-            uncounted.add(session)
+            (uncounted if is_recording(file.path) else large_labels).add(session)
         elif not observer.is_text:
             unreadable_labels.add(session)
     check_same(scanned, roots, pace)
@@ -145,6 +150,7 @@ def hash_tree(
         Sources(scanned, digests),
         records,
         frozenset(unreadable_labels),
+        frozenset(large_labels),
         frozenset(uncounted),
         frozenset(arrived.admitted),
     )
@@ -163,7 +169,25 @@ def _count(source: Source, pace: Pace) -> int | None:
     counter = RowCounter()
     for chunk in read_chunks(source.path, source.signature, _buffer(source.signature.size_bytes), pace):
         counter.feed(chunk)
-    return _records(counter, source.path, source.signature)
+    return _records(counter, source.path, source.signature, pace)
+
+
+def check_paths_fit(store: Store, scanned: Scan, name: str, job: str) -> None:
+    """Raise `EntryRefusedError` for a file or directory whose path in the store no system call could take, Label's included.
+
+    `name` is the project's and `job` begins the names of its attempts: a tree is built in staging, under another path than it
+    gets. To be asked before anything is stored.
+    """
+    places = (store.tree_path(name, "0" * 64, digits=64), f"{store.root}/staging/{job}-9999/tree")
+    room = PATH_MOST_BYTES - max(len(os.fsencode(place)) for place in places) - 1
+    for entries in (scanned.files.paths, [entry.path for entry in scanned.directories]):
+        longest = max(entries, key=len, default="")
+        if 4 * len(longest) <= room:
+            # A character has four bytes at most.
+            continue
+        longest = max(entries, key=lambda path: len(os.fsencode(path)))
+        if len(os.fsencode(longest)) > room:
+            raise too_long(longest)
 
 
 def missing_from(store: Store, tree: HashedTree) -> set[str]:
@@ -362,15 +386,19 @@ def _observer(file: ScannedFile, counted_sizes: Container[int]) -> RowCounter | 
     """Who watches this file while it is hashed: only the two files of a session that rows are made from."""
     if is_recording(file.path):
         return RowCounter() if file.signature.size_bytes not in counted_sizes else None
-    if file.path.count("/") == 1 and file.path.endswith(f"/{LABELS}"):
-        return TextCheck()
+    if _is_labels(file.path):
+        return TextCheck() if file.signature.size_bytes <= LABELS_MOST_BYTES else None
     return None
 
 
-def _records(counter: RowCounter, path: str, signature: Signature) -> int | None:
+def _is_labels(path: str) -> bool:
+    return path.count("/") == 1 and path.endswith(f"/{LABELS}")
+
+
+def _records(counter: RowCounter, path: str, signature: Signature, pace: Pace) -> int | None:
     """Label's number of records: from the bytes that passed by where they are plain, else from pandas, which Label uses."""
     if counter.records is not None:
         return counter.records or None
     # Pandas opens by name; by this one it gets the file that was checked, whatever lies at the path by now.
     with opened(path, signature) as descriptor:
-        return count_records(Path(f"/proc/self/fd/{descriptor}"))
+        return count_records(Path(f"/proc/self/fd/{descriptor}"), pace)

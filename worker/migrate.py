@@ -28,6 +28,7 @@ from worker.errors import (
 from worker.hashed import HashedTree
 from worker.ingest import (
     Stored,
+    check_paths_fit,
     count_bytes,
     count_files,
     count_rest,
@@ -105,6 +106,7 @@ def _hash(job: Job) -> HashedTree:
     """Read every byte once: new big files are stored in the same pass, known recordings are not counted again."""
     scanned = scan(job.lease.path or "", job.tools.roots, job.pace)
     job.heartbeat.files_seen = len(scanned.files)
+    check_paths_fit(job.store, scanned, job.lease.project_name or "", job.lease.ref.task_id)
     job.heartbeat.enter("hash")
     keys = _file_keys(job, scanned)
     never_met = _never_met(job, list(keys.values()))

@@ -61,7 +61,7 @@ _NOISE = frozenset(
         "Thumbs.db",
     }
 )
-"""What file servers, version control and desktops leave in directories. Nobody recorded it."""
+"""What file servers, version control and desktops leave in directories; no watch recorded it."""
 
 _NOISE_BEGINS = ("._", ".nfs0", ".Trash", ".smbdelete", ".fuse_hidden")
 
@@ -193,7 +193,7 @@ class FileList(Sequence[ScannedFile]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Noise:
-    """Entries that other programs left and that nobody recorded: how many, and the paths of the first. What lies in such a
+    """Entries that other programs left: how many, and the paths of the first. What lies in such a
     directory is not counted by itself.
     """
 
@@ -407,7 +407,7 @@ class _Walk:
         raise EntryRefusedError(f"Entry cannot be stored, it is {kind}: {printable(path)}")
 
     def _notice(self, name: str, path: str) -> bool:
-        """Is this an entry that nobody recorded? Then it is counted."""
+        """Is this what another program left? Then it is counted."""
         if name not in _NOISE and not name.startswith(_NOISE_BEGINS):
             return False
         self.noise_count += 1

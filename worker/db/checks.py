@@ -8,6 +8,8 @@ from sqlalchemy import Connection
 
 from worker.db.engine import sql
 
+_UNSIGNED = 1 << 64
+
 
 def fresh(
     conn: Connection, digests: Iterable[str], *, max_age_days: float, or_since: datetime
@@ -20,7 +22,7 @@ def fresh(
               and (checked_at > clock_timestamp() - make_interval(secs => :age_s) or checked_at >= :since)"""),
         {"digests": sorted(set(digests)), "age_s": max_age_days * 86_400, "since": or_since},
     )
-    return {row.digest: (row.inode, row.mtime_ns) for row in rows}
+    return {row.digest: (row.inode % _UNSIGNED, row.mtime_ns) for row in rows}
 
 
 def record(conn: Connection, seen: Mapping[str, tuple[int, int]]) -> None:
@@ -30,7 +32,7 @@ def record(conn: Connection, seen: Mapping[str, tuple[int, int]]) -> None:
     if not seen:
         return
     rows = [
-        {"digest": digest, "inode": inode, "mtime_ns": mtime}
+        {"digest": digest, "inode": _signed(inode), "mtime_ns": _signed(mtime)}
         for digest, (inode, mtime) in sorted(seen.items())
     ]
     conn.execute(
@@ -44,3 +46,8 @@ def record(conn: Connection, seen: Mapping[str, tuple[int, int]]) -> None:
             set inode = excluded.inode, mtime_ns = excluded.mtime_ns, checked_at = excluded.checked_at"""),
         {"rows": json.dumps(rows)},
     )
+
+
+def _signed(number: int) -> int:
+    """The same 64 bits as a bigint: some file systems number their inodes from 2^63 on, and a time may be past 2262."""
+    return (number + _UNSIGNED // 2) % _UNSIGNED - _UNSIGNED // 2

@@ -1,6 +1,6 @@
 """Rows of raw datasets, their sessions and references. Opens no transaction."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,8 @@ from sqlalchemy import Connection
 from worker.db.engine import sql
 from worker.db.texts import as_json
 from worker.errors import ClaimLostError
+
+_PORTION_CHARACTERS = 4 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +54,7 @@ def lock(conn: Connection, dataset_hash: str) -> Dataset | None:
     return Dataset(**row._mapping) if row is not None else None  # noqa: SLF001 - as above
 
 
-def add(
+def add(  # noqa: PLR0913 - the columns of a row
     conn: Connection,
     *,
     name: str,
@@ -61,9 +63,11 @@ def add(
     size_bytes: int,
     description: str,
     metadata: Mapping[str, Any],
-    sessions: Sequence[RawSession],
+    session_count: int,
+    sessions: Iterable[RawSession],
 ) -> Dataset:
-    """Write a dataset and its sessions: two statements, however many there are. The caller holds the claim.
+    """Write a dataset and its sessions: two statements, however many there are, and one more for every some megabytes of labels.
+    `sessions` are taken as they are written. The caller holds the claim.
 
     Raises `ClaimLostError` when the dataset is there already: somebody else stored it, so the claim was not ours any more.
     """
@@ -79,25 +83,44 @@ def add(
             "hash": dataset_hash,
             "file_path": file_path,
             "size_bytes": size_bytes,
-            "session_count": len(sessions),
+            "session_count": session_count,
             "description": description,
             "metadata": as_json(metadata),
         },
     ).scalar_one_or_none()
     if dataset_id is None:
         raise ClaimLostError(f"Dataset {dataset_hash[:12]} was stored by somebody else meanwhile")
-    rows = [
-        {"name": s.session_name, "path": s.session_path, "labels": s.labels, "file_count": s.file_count}
-        for s in sessions
-    ]
-    conn.execute(
-        sql("""
-            insert into raw_dataset_sessions (dataset_id, session_name, session_path, original_labels_json, file_count)
-            select :dataset_id, s.name, s.path, s.labels, s.file_count
-            from jsonb_to_recordset(cast(:rows as jsonb)) as s(name text, path text, labels text, file_count integer)"""),
-        {"dataset_id": dataset_id, "rows": as_json(rows)},
-    )
+    for rows in _portions(sessions):
+        conn.execute(
+            sql("""
+                insert into raw_dataset_sessions (dataset_id, session_name, session_path, original_labels_json, file_count)
+                select :dataset_id, s.name, s.path, s.labels, s.file_count
+                from jsonb_to_recordset(cast(:rows as jsonb))
+                    as s(name text, path text, labels text, file_count integer)"""),
+            {"dataset_id": dataset_id, "rows": as_json(rows)},
+        )
     return Dataset(dataset_id=dataset_id, dataset_name=name, dataset_hash=dataset_hash, file_path=file_path)
+
+
+def _portions(sessions: Iterable[RawSession]) -> Iterator[list[dict[str, Any]]]:
+    """Rows for one statement at a time: all of them together may be more than a document of PostgreSQL can hold, or memory."""
+    rows: list[dict[str, Any]] = []
+    size = 0
+    for one in sessions:
+        rows.append(
+            {
+                "name": one.session_name,
+                "path": one.session_path,
+                "labels": one.labels,
+                "file_count": one.file_count,
+            }
+        )
+        size += len(one.labels or "")
+        if size >= _PORTION_CHARACTERS:
+            yield rows
+            rows, size = [], 0
+    if rows:
+        yield rows
 
 
 def all_of(conn: Connection) -> list[Dataset]:

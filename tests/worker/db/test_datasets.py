@@ -79,7 +79,8 @@ def new_dataset(conn: Connection, **changes: Any) -> Dataset:
         "metadata": {"store": "/data/dataset_store"},
         "sessions": [],
     }
-    return datasets.add(conn, **(values | changes))
+    given = values | changes
+    return datasets.add(conn, session_count=len(given["sessions"]), **given)
 
 
 # The claim ------------------------------------------------------------------------------------------------------
