@@ -144,19 +144,21 @@ def schema_apply(*, as_json: AsJson = False) -> None:
 
 @schema_app.command("status", epilog=_epilog("producer schema status"))
 def schema_status(*, as_json: AsJson = False) -> None:
-    """Show which schema steps are applied and which are missing (exit 5 if any is)."""
+    """Show which schema steps are applied, missing, or damaged since (exit 5 if any is)."""
     terminal = Terminal(as_json=as_json)
     with _surroundings(needs_schema=False) as (_, engine):
         steps = schema.status(engine)
     for step in steps:
         when = f" at {step.applied_at:%Y-%m-%d %H:%M:%S} UTC" if step.applied_at else ""
-        terminal.say(f"{step.state:8} {step.name}{when}")
+        gone = f"; gone since: {', '.join(step.gone)}" if step.gone else ""
+        terminal.say(f"{step.state:8} {step.name}{when}{gone}")
     terminal.document(
         [
             {
                 "name": step.name,
                 "state": step.state,
                 "applied_at": step.applied_at.isoformat() if step.applied_at else None,
+                "gone": list(step.gone),
             }
             for step in steps
         ]
@@ -615,6 +617,9 @@ def exit_code(error: Exception) -> Exit:
         UsageError: Exit.USAGE,
         errors.SettingsError: Exit.NOT_READY,
         errors.SchemaMissingError: Exit.NOT_READY,
+        errors.RowsHiddenError: Exit.NOT_READY,
+        errors.SequenceBehindError: Exit.NOT_READY,
+        errors.DatabaseRefusedError: Exit.NOT_READY,
         errors.DatabaseUnavailableError: Exit.NOT_READY,
         errors.DatabaseBusyError: Exit.NOT_READY,
         errors.BrokerUnavailableError: Exit.NOT_READY,

@@ -1,7 +1,23 @@
 -- Virtual splits: a session may be a range of rows of its parent's file instead of a file of its own.
 -- PostgreSQL form of Label's step of the same name (label contract, section 2, M1). Repeatable, and harmless where the
 -- columns were made by hand. Works with psql -f and inside a transaction, which is why there is no begin or commit here.
---
+
+-- Everything goes into the schema of Label's tables, wherever that is in the search path. "producer schema apply" has seen to
+-- that already, for its transaction; here it is for psql, whose session ends with the file.
+do $$
+declare
+    home text := (select quote_ident(nspname) from pg_class c join pg_namespace n on n.oid = c.relnamespace
+                  where c.oid = to_regclass('projects'));
+begin
+    if home is null then
+        raise exception 'there is no table projects in the search_path "%": this is not Label''s database, or not its schema',
+            current_setting('search_path');
+    end if;
+    if home is distinct from quote_ident(current_schema()) then
+        perform set_config('search_path', home || ', ' || current_setting('search_path'), false);
+    end if;
+end $$;
+
 -- New columns without a default touch the catalog only, so a big table is not rewritten.
 alter table sessions
     add column if not exists parent_session_data_path text,

@@ -1,6 +1,22 @@
 -- The ledger: every run and every job, what was converted and how it was before, and who may store a dataset.
 -- Label's own tables are not referred to by foreign keys: the application deletes its rows as it likes.
 
+-- Everything goes into the schema of Label's tables, wherever that is in the search path. "producer schema apply" has seen to
+-- that already, for its transaction; here it is for psql, whose session ends with the file.
+do $$
+declare
+    home text := (select quote_ident(nspname) from pg_class c join pg_namespace n on n.oid = c.relnamespace
+                  where c.oid = to_regclass('projects'));
+begin
+    if home is null then
+        raise exception 'there is no table projects in the search_path "%": this is not Label''s database, or not its schema',
+            current_setting('search_path');
+    end if;
+    if home is distinct from quote_ident(current_schema()) then
+        perform set_config('search_path', home || ', ' || current_setting('search_path'), false);
+    end if;
+end $$;
+
 -- States and their allowed arrows, in one place. The database refuses any other (see the trigger below).
 create table if not exists migration_state_arrows (
     machine    text not null check (machine in ('run', 'job')),

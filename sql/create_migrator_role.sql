@@ -19,7 +19,10 @@ begin;
 select format('create role %I login', :'migrator')
 where not exists (select from pg_roles where rolname = :'migrator') \gexec
 
-select current_schema() as schema \gset
+-- The schema of Label's tables, wherever that is in the search path.
+select nspname as schema from pg_class c join pg_namespace n on n.oid = c.relnamespace
+where c.oid = to_regclass('projects') \gset
+set local search_path to :"schema";
 revoke all on all tables    in schema :"schema" from :"migrator";
 revoke all on all sequences in schema :"schema" from :"migrator";
 grant connect on database :"DBNAME" to :"migrator";

@@ -73,7 +73,7 @@ create table if not exists sessions (
     constraint sessions_project_id_fkey foreign key (project_id) references projects on delete cascade
 );
 comment on table  sessions is 'One recording, or one piece of a split recording';
-comment on column sessions.session_name is 'Name of the directory, or that name with .1, .2 … for a piece of a split';
+comment on column sessions.session_name is 'Name of the directory, or that name with .1, .2 ... for a piece of a split';
 comment on column sessions.status is 'Initial, Visualized, Decision Made, Split (replaced by its pieces) or unlabeled';
 comment on column sessions.keep is 'NULL: undecided; true: kept; false: discarded';
 comment on column sessions.is_visible is 'False for the parents of splits; nobody reads it';

@@ -199,7 +199,7 @@ def test_a_table_in_use_is_not_waited_for_without_end(
     database: Engine, sql_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Everybody who needs the table would wait behind us."""
-    monkeypatch.setattr(schema, "_LOCK_WAIT", "50ms")
+    monkeypatch.setattr(schema, "_PATIENCE_S", 0.1)
     path = sql_folder / "add_virtual_split_columns.sql"
     path.write_text(path.read_text() + "-- A remark.\n")
 

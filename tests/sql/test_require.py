@@ -62,7 +62,31 @@ def test_a_record_alone_does_not_satisfy(database: Engine, harm: str, missing: s
         connection.execute(text(harm))
 
     assert missing in complaint(database)
-    assert {step.state for step in schema.status(database)} == {"applied"}
+    damaged = [step for step in schema.status(database) if step.state == "damaged"]
+    assert all(gone in harm.replace(" drop column ", ".") for step in damaged for gone in step.gone)
+    assert damaged
+
+
+@pytest.mark.parametrize(
+    "harm", ["alter table raw_datasets drop column metadata", "drop table migration_blob_checks"]
+)
+def test_what_is_gone_comes_back_by_applying_again(database: Engine, harm: str) -> None:
+    with database.begin() as connection:
+        connection.execute(text(harm))
+
+    assert len(schema.apply(database)) == 1
+
+    schema.require(database)
+    assert schema.apply(database) == []
+
+
+def test_a_column_that_no_step_adds_again_is_named(database: Engine) -> None:
+    with database.begin() as connection:
+        connection.execute(text("alter table migration_jobs drop column phase"))
+
+    assert "lacks migration_jobs.phase" in complaint(database)
+    with pytest.raises(SchemaMissingError, match=r"migration_jobs\.phase is not there"):
+        schema.apply(database)
 
 
 def test_tables_without_a_record_satisfy(database: Engine) -> None:

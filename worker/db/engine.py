@@ -207,10 +207,10 @@ def autocommit(engine: Engine) -> Iterator[Connection]:
                 driver.autocommit = False
 
 
-def when_free(transaction: Callable[[], T]) -> T:
+def when_free(transaction: Callable[[], T], patience_s: float = _GIVE_WAY_S) -> T:
     """Do a transaction; when it gave way to somebody else's (`DatabaseBusyError`), do it again, a little later."""
     # At random, so that two who gave way do not meet again.
-    return _again(transaction, DatabaseBusyError, _GIVE_WAY_S, tenacity.wait_random(0.02, 0.2))
+    return _again(transaction, DatabaseBusyError, patience_s, tenacity.wait_random(0.02, 0.2))
 
 
 def when_there(transaction: Callable[[], T], patience_s: float) -> T:
