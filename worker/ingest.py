@@ -190,13 +190,14 @@ def check_paths_fit(store: Store, scanned: Scan, name: str, job: str) -> None:
             raise too_long(longest)
 
 
-def missing_from(store: Store, tree: HashedTree) -> set[str]:
+def missing_from(store: Store, tree: HashedTree, pace: Pace = unlimited) -> set[str]:
     """The digests whose bytes the store does not have."""
-    return {
-        digest
-        for digest, source in tree.distinct.items()
-        if not store.has_blob(digest, source.signature.size_bytes)
-    }
+    missing: set[str] = set()
+    for digest, source in tree.distinct.items():
+        pace(0)
+        if not store.has_blob(digest, source.signature.size_bytes):
+            missing.add(digest)
+    return missing
 
 
 def store_tree(
@@ -213,7 +214,7 @@ def store_tree(
     The caller holds the dataset's claim. Twice, or after a crash anywhere: what is there already is reused, a tree that
     is not complete is replaced.
     """
-    if store.holds(tree.manifest, os.fspath(target)):
+    if store.holds(tree.manifest, os.fspath(target), pace):
         # An earlier attempt published the tree and ended before its rows were committed, perhaps before its sync.
         store.seal(target)
         return Stored(files=count_files(tree, ()), bytes=count_bytes(tree, ()), links=LinkCounts())
@@ -224,8 +225,8 @@ def store_tree(
                 new.add(copy, source.digest, source.signature.size_bytes)
                 advance(0, 0)
 
-            _copy_each(store, tree, missing_from(store, tree), staging, threads, pace, finish)
-        placed = store.build_tree(tree.manifest, f"{staging}/tree")
+            _copy_each(store, tree, missing_from(store, tree, pace), staging, threads, pace, finish)
+        placed = store.build_tree(tree.manifest, f"{staging}/tree", pace)
         if placed["copy"]:
             # A tree that is found published is believed by its sizes: copies in it must have their bytes before that.
             store.sync()
@@ -249,9 +250,13 @@ def count_bytes(tree: HashedTree, new: Collection[str]) -> ByteCounts:
     return ByteCounts(stored=stored, reused=tree.scan.size_bytes - stored)
 
 
-def has_digest(path: str, signature: Signature, digest: str, algorithm: Algorithm) -> bool:
+def has_digest(
+    path: str, signature: Signature, digest: str, algorithm: Algorithm, pace: Pace = unlimited
+) -> bool:
     """Read a stored file to its end: are its bytes those of the digest?"""
-    found = hash_file(path, signature, algorithm, _buffer(signature.size_bytes), through_links=True)
+    found = hash_file(
+        path, signature, algorithm, _buffer(signature.size_bytes), pace=pace, through_links=True
+    )
     return found == digest
 
 

@@ -230,7 +230,7 @@ def _reuse(job: Job, tree: HashedTree, known: Dataset | None) -> Outcome | None:
     """Refer to a dataset that is there already, if it is, whole, and checked lately; None otherwise."""
     if (
         known is None
-        or not job.store.holds(tree.manifest, known.file_path)
+        or not job.store.holds(tree.manifest, known.file_path, job.pace)
         or doubtful(job, tree, Path(known.file_path))
     ):
         return None
@@ -261,7 +261,7 @@ def _store(job: Job, tree: HashedTree) -> Outcome:
         reused = _reuse(job, tree, known)
         if reused is not None:
             return reused
-        missing = missing_from(job.store, tree)
+        missing = missing_from(job.store, tree, job.pace)
         job.heartbeat.enter("store", digest, at_once=tree.scan.size_bytes >= BIG_BYTES)
         job.store.check_room(sum(tree.distinct[digest].signature.size_bytes for digest in missing))
         with _big_files_claimed(job, tree, missing):
@@ -354,7 +354,7 @@ def _free_place(job: Job, tree: HashedTree) -> Path:
     """Where a new dataset's tree goes: a name that no other dataset's tree has."""
     name = job.lease.project_name or "dataset"
     short = job.store.tree_path(name, tree.manifest.digest)
-    if not os.path.lexists(short) or job.store.holds(tree.manifest, os.fspath(short)):
+    if not os.path.lexists(short) or job.store.holds(tree.manifest, os.fspath(short), job.pace):
         return short
     return job.store.tree_path(name, tree.manifest.digest, digits=64)
 
@@ -365,8 +365,8 @@ def _foretell(job: Job, tree: HashedTree) -> Outcome:
     """
     job.heartbeat.enter("plan", tree.manifest.digest)
     known = _known(job, tree)
-    whole = known is not None and job.store.holds(tree.manifest, known.file_path)
-    new = set() if whole else missing_from(job.store, tree)
+    whole = known is not None and job.store.holds(tree.manifest, known.file_path, job.pace)
+    new = set() if whole else missing_from(job.store, tree, job.pace)
     target = Path(known.file_path) if known is not None else _free_place(job, tree)
     if known is None:
         reason = "would store its content"

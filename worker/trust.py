@@ -162,7 +162,7 @@ def _batches(items: Iterable[T]) -> Iterator[list[T]]:
 def _is_right(job: Job, path: str, digest: str) -> bool:
     job.heartbeat.advance(0, 0)
     try:
-        return has_digest(path, Signature.of_stored(os.lstat(path)), digest, job.store.algorithm)
+        return has_digest(path, Signature.of_stored(os.lstat(path)), digest, job.store.algorithm, job.pace)
     except (OSError, EntryUnreadableError, SourceChangedError):
         return False
 

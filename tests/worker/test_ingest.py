@@ -1,5 +1,6 @@
 """From a listed tree to a stored one: every byte as it was, every change under our hands noticed, every file counted once."""
 
+import dataclasses
 import errno
 import itertools
 import os
@@ -28,7 +29,7 @@ from tests.worker.trees import (
     temporary_files,
     write_tree,
 )
-from worker.blobs.digest import CHUNK_BYTES, digest_of
+from worker.blobs.digest import BIG_BYTES, CHUNK_BYTES, digest_of
 from worker.blobs.removal import remove_tree
 from worker.blobs.store import Store
 from worker.errors import (
@@ -37,6 +38,7 @@ from worker.errors import (
     LeaseLostError,
     SourceChangedError,
     StoreBrokenError,
+    WorkerStoppingError,
 )
 from worker.hashed import HashedTree
 from worker.ingest import (
@@ -45,12 +47,16 @@ from worker.ingest import (
     TextCheck,
     count_bytes,
     count_files,
+    count_rest,
     hash_tree,
+    heads,
+    missing_from,
     store_tree,
 )
 from worker.messages import FileCounts, LinkCounts
 from worker.scan import scan
 from worker.sessions_csv import RECORDING
+from worker.throttle import Pace
 
 BIG_FIRST = {b"session/1 big": b"1" * 300, b"session/2 middle": b"2" * 200, b"session/3 small": b"3" * 100}
 CARRIAGE_RETURNS = b"t,x\r\n1,2\r\n3,4\r\n"
@@ -659,3 +665,72 @@ def test_a_disk_that_has_lost_bytes_gets_no_second_chance_to_call_them_durable(
         take_in(store, project, threads=3)
 
     assert blobs_of(store) == {}
+
+
+# Listening ------------------------------------------------------------------------------------------------------
+
+
+def stop_at(number: int) -> Pace:
+    """A pace at whose call of this number, from 1, the worker is told to stop."""
+    calls = itertools.count(1)
+
+    def pace(_size: int) -> None:
+        if next(calls) >= number:
+            raise WorkerStoppingError("The worker was told to stop")
+
+    return pace
+
+
+def with_odd_recording(folder: Path) -> Path:
+    """A project with a recording that only a parser can count, one big file and some small ones."""
+    return write_tree(
+        folder / "study",
+        {
+            f"session/{RECORDING}".encode(): CARRIAGE_RETURNS * 40_000,
+            b"session/big": b"1" * BIG_BYTES,
+            **{b"session/%d" % number: b"%d" % number for number in range(20)},
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda tree, store, pool, pace: heads(tree.scan, store, pool, pace),
+        lambda tree, store, pool, pace: hash_tree(
+            tree.scan, roots_of(store.root.parent), store, pool, lambda _files, _bytes: None, pace
+        ),
+        lambda tree, _store, _pool, pace: count_rest(
+            dataclasses.replace(tree, uncounted=frozenset({"session"})), {}, pace
+        ),
+        lambda tree, store, _pool, pace: missing_from(store, tree, pace),
+        lambda tree, store, pool, pace: store_tree(
+            store, tree, store.trees / "study-1", "attempt", pool, lambda _files, _bytes: None, pace
+        ),
+    ],
+    ids=["heads", "hash_tree", "count_rest", "missing_from", "store_tree"],
+)
+def test_every_pass_over_a_tree_ends_when_the_worker_is_to_stop(
+    tmp_path: Path, work: Callable[[HashedTree, Store, ThreadPoolExecutor, Pace], object]
+):
+    store = open_store(tmp_path)
+    tree = hashed(with_odd_recording(tmp_path), store)
+
+    with ThreadPoolExecutor(2) as pool, pytest.raises(WorkerStoppingError):
+        work(tree, store, pool, stop_at(1))
+
+
+def test_a_recording_that_a_parser_counts_is_left_when_the_worker_is_to_stop(tmp_path: Path):
+    """The bytes are hashed by then; the parser reads them once more."""
+    store = open_store(tmp_path)
+    project = with_odd_recording(tmp_path)
+    roots = roots_of(tmp_path)
+    seen: list[int] = []
+    with ThreadPoolExecutor(1) as pool:
+        listed = scan(str(project), roots)
+        hash_tree(listed, roots, store, pool, lambda _files, _bytes: None, seen.append)
+        again = next(number for number, size in enumerate(seen, 1) if size == 0) - 2
+        assert sum(seen) == listed.size_bytes + len(CARRIAGE_RETURNS) * 40_000
+
+        with pytest.raises(WorkerStoppingError):
+            hash_tree(listed, roots, store, pool, lambda _files, _bytes: None, stop_at(again))
