@@ -4,7 +4,7 @@ import enum
 import sys
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -40,7 +40,7 @@ from worker.db import ledger, schema
 from worker.db.engine import when_there
 from worker.db.ledger import Run
 from worker.errors import BrokerUnavailableError, SessionsDifferError, StoredBytesMismatchError, UsageError
-from worker.messages import RunState
+from worker.messages import RunState, edition
 from worker.settings import Settings
 from worker.sizes import human_bytes, parse_bytes
 
@@ -71,9 +71,30 @@ app = typer.Typer(
     help="Move Label's legacy projects into one shared store of raw datasets, and back.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
 )
+
+
+def _version(*, asked: bool) -> None:
+    if asked:
+        typer.echo(f"producer {edition()}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=lambda asked: _version(asked=asked), is_eager=True, help="Say which it is."
+        ),
+    ] = False,
+) -> None:
+    """Move Label's legacy projects into one shared store of raw datasets, and back."""
+
+
 schema_app = typer.Typer(help="Create or update the tables.", no_args_is_help=True)
 app.add_typer(schema_app, name="schema")
 
@@ -107,9 +128,10 @@ Limit = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Read everything, change nothing, say what would happen.")
 ]
+Yes = Annotated[bool, typer.Option("--yes", help="Answer the question that a terminal is asked.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Follow the run to its end and write its report.")]
 ReportDir = Annotated[
-    Path, typer.Option("--report-dir", metavar="D", file_okay=False, help="Where the report goes.")
+    Path | None, typer.Option("--report-dir", metavar="D", file_okay=False, help="Where the report goes.")
 ]
 Timeout = Annotated[
     float | None,
@@ -187,26 +209,34 @@ def enqueue(
     project_id: ProjectIds = None,
     exclude: Exclude = None,
     limit: Limit = None,
+    include_failed: Annotated[
+        bool,
+        typer.Option(
+            "--include-failed", help="With --limit: also projects that failed when they were last tried."
+        ),
+    ] = False,
     limit_bytes_per_second: BytesPerSecond = None,
     wait: Wait = False,
-    report_dir: ReportDir = Path(),
+    report_dir: ReportDir = None,
     timeout: Timeout = None,
     as_json: AsJson = False,
 ) -> None:
     """Queue one task for each legacy project and show the plan."""
     terminal = Terminal(as_json=as_json)
     with _surroundings() as (settings, engine):
-        if wait:
-            report.check_directory(report_dir)
-        opened = enqueue_room.enqueue(
-            settings,
-            engine,
-            dry_run=dry_run,
-            project_ids=project_id or (),
-            exclude=exclude or (),
-            limit=limit,
-            limit_bytes_per_second=limit_bytes_per_second,
-        )
+        _check_waiting(terminal, wait=wait, report_dir=report_dir, timeout=timeout)
+        with terminal.listing() as on_listing:
+            opened = enqueue_room.enqueue(
+                settings,
+                engine,
+                dry_run=dry_run,
+                project_ids=project_id or (),
+                exclude=exclude or (),
+                limit=limit,
+                include_failed=include_failed,
+                limit_bytes_per_second=limit_bytes_per_second,
+                on_listing=on_listing,
+            )
         _show_plan(terminal, settings, opened, nothing="Nothing to do: no legacy project is left to migrate.")
         _finish_enqueue(terminal, settings, engine, opened, wait=wait, report_dir=report_dir, timeout=timeout)
 
@@ -216,8 +246,11 @@ def rollback(
     *,
     dry_run: DryRun = False,
     project_id: ProjectIds = None,
+    exclude: Exclude = None,
+    limit: Limit = None,
+    yes: Yes = False,
     wait: Wait = False,
-    report_dir: ReportDir = Path(),
+    report_dir: ReportDir = None,
     restore_files: Annotated[
         bool, typer.Option("--restore-files", help="Rebuild a legacy directory that is gone from the store.")
     ] = False,
@@ -226,12 +259,21 @@ def rollback(
 ) -> None:
     """Queue one task for each migrated project that takes it back to its legacy directory."""
     terminal = Terminal(as_json=as_json)
+    asks = not (dry_run or project_id or yes)
     with _surroundings() as (settings, engine):
-        if wait:
-            report.check_directory(report_dir)
-        opened = converted.rollback(
-            settings, engine, dry_run=dry_run, project_ids=project_id or (), restore_files=restore_files
-        )
+        _check_waiting(terminal, wait=wait, report_dir=report_dir, timeout=timeout)
+        with terminal.listing() as on_listing:
+            opened = converted.rollback(
+                settings,
+                engine,
+                dry_run=dry_run,
+                project_ids=project_id or (),
+                exclude=exclude or (),
+                limit=limit,
+                restore_files=restore_files,
+                confirm=lambda count: _confirm(f"Roll back {count} projects?") if asks else None,
+                on_listing=on_listing,
+            )
         _show_plan(terminal, settings, opened, nothing="Nothing to do: no project is migrated.")
         _finish_enqueue(terminal, settings, engine, opened, wait=wait, report_dir=report_dir, timeout=timeout)
 
@@ -244,11 +286,13 @@ def verify(
         typer.Option("--sessions", help="Read sessions through pandas the old and the new way and compare."),
     ] = False,
     project_id: ProjectIds = None,
+    exclude: Exclude = None,
+    limit: Limit = None,
     sample: Annotated[
         float | None,
         typer.Option("--sample", metavar="P", min=0, max=100, help="Only P percent of the sessions."),
     ] = None,
-    report_dir: ReportDir = Path(),
+    report_dir: ReportDir = None,
     timeout: Timeout = None,
     as_json: AsJson = False,
 ) -> None:
@@ -257,8 +301,17 @@ def verify(
         raise UsageError("Say what to verify: --sessions")
     terminal = Terminal(as_json=as_json)
     with _surroundings() as (settings, engine):
-        report.check_directory(report_dir)
-        opened = converted.verify_sessions(settings, engine, project_ids=project_id or (), sample=sample)
+        report.check_directory(report_dir or Path())
+        with terminal.listing() as on_listing:
+            opened = converted.verify_sessions(
+                settings,
+                engine,
+                project_ids=project_id or (),
+                exclude=exclude or (),
+                limit=limit,
+                sample=sample,
+                on_listing=on_listing,
+            )
         _show_plan(terminal, settings, opened, nothing="Nothing to do: no project is migrated.")
         _finish_enqueue(terminal, settings, engine, opened, wait=True, report_dir=report_dir, timeout=timeout)
 
@@ -268,13 +321,13 @@ def collect(
     run: RunArgument = "latest",
     *,
     timeout: Timeout = None,
-    report_dir: ReportDir = Path(),
+    report_dir: ReportDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Follow a run to its end and write its report, as JSON and as HTML."""
     terminal = Terminal(as_json=as_json)
     with _surroundings() as (settings, engine):
-        report.check_directory(report_dir)
+        report.check_directory(report_dir or Path())
         found = _find(engine, run)
         code, document = _collect(terminal, settings, engine, found, report_dir, timeout)
     terminal.document(document)
@@ -305,11 +358,13 @@ def resume(run: RunArgument = "latest", *, as_json: AsJson = False) -> None:
 
 
 @app.command(epilog=_epilog("producer cancel latest"))
-def cancel(run: RunArgument = "latest", *, as_json: AsJson = False) -> None:
+def cancel(run: RunArgument = "latest", *, yes: Yes = False, as_json: AsJson = False) -> None:
     """Stop a run for good. Projects that are converted stay so; to take them back: producer rollback."""
     terminal = Terminal(as_json=as_json)
     with _surroundings() as (_, engine):
         found = _find(engine, run)
+        if not yes:
+            _confirm(f"Cancel {found.verb.value} run {str(found.run_id)[:8]} for good?")
         still = control.cancel(engine, found)
     terminal.say(f"Cancelled. {_still_working(still)}Its report: producer collect {str(found.run_id)[:8]}")
     terminal.document({"run_id": str(found.run_id), "state": "cancelled", "still_running": still})
@@ -484,6 +539,32 @@ def _surroundings(*, needs_schema: bool = True) -> Iterator[tuple[Settings, Engi
         engine.dispose()
 
 
+def _check_waiting(terminal: Terminal, *, wait: bool, report_dir: Path | None, timeout: float | None) -> None:
+    """Find out now whether the report can be written, and say what does nothing in a call that does not wait."""
+    if wait:
+        report.check_directory(report_dir or Path())
+        return
+    given = [
+        name for name, value in (("--timeout", timeout), ("--report-dir", report_dir)) if value is not None
+    ]
+    for name in given:
+        terminal.say(
+            f"[yellow]{name} does nothing without --wait;[/] it belongs to: producer collect {name} …"
+        )
+
+
+def _confirm(question: str) -> None:
+    """Ask the person at the terminal; a call without one goes on. Raises `UsageError` for anything but yes."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return
+    try:
+        confirmed = typer.confirm(question, err=True)
+    except typer.Abort:
+        confirmed = False
+    if not confirmed:
+        raise UsageError("Not confirmed: nothing was changed")
+
+
 def _find(engine: Engine, reference: str) -> Run:
     with engine.connect() as conn:
         return ledger.find_run(conn, reference)
@@ -521,7 +602,7 @@ def _finish_enqueue(
     opened: Opened,
     *,
     wait: bool,
-    report_dir: Path,
+    report_dir: Path | None,
     timeout: float | None,
 ) -> None:
     """Say where the run can be followed, or follow it; ends the program with the run's exit code."""
@@ -562,32 +643,59 @@ def _finish_enqueue(
 
 
 def _collect(
-    terminal: Terminal, settings: Settings, engine: Engine, run: Run, report_dir: Path, timeout: float | None
+    terminal: Terminal,
+    settings: Settings,
+    engine: Engine,
+    run: Run,
+    report_dir: Path | None,
+    timeout: float | None,
 ) -> tuple[Exit, dict[str, Any]]:
     """Follow a run and write its report; the exit code, and what JSON says of it."""
     what = f"{run.verb.value}{' (dry run)' if run.dry_run else ''}"
     with terminal.follow(what) as on_progress:
         collected = collect_outcomes(settings, engine, run, timeout_s=timeout, on_progress=on_progress)
-    short = str(run.run_id)[:8]
     if collected.stopped is not None:
-        paused = collected.run.state is RunState.PAUSED
-        stopped = f"the run is paused: {collected.run.paused_because}" if paused else collected.stopped
-        go_on = f"producer {'resume' if paused else 'collect'} {short}"
-        terminal.say(f"[yellow]Stopped with work left:[/] {escape(stopped)}. Go on: {go_on}")
-        return Exit.WORK_LEFT, {"run_id": str(run.run_id), "stopped": stopped, "report_path": None}
-    document = report.build(_facts(collected), collected.outcomes)
-    path = report.write(document, report_dir, run.verb, datetime.now(UTC), html=report_html.render(document))
+        return Exit.WORK_LEFT, _stopped(terminal, collected, report_dir or Path())
+    document, path = _write_report(terminal, collected, report_dir or Path())
+    terminal.say(f"Report: {escape(str(path))}")
+    return _verdict(document, collected), {"report_path": str(path), "report": _counts(document)}
+
+
+def _stopped(terminal: Terminal, collected: Collected, report_dir: Path) -> dict[str, Any]:
+    """Say why a run is not followed any more, and write what there is by now under a name that no final report has."""
+    short = str(collected.run.run_id)[:8]
+    paused = collected.run.state is RunState.PAUSED
+    stopped = f"the run is paused: {collected.run.paused_because}" if paused else str(collected.stopped)
+    document, path = _write_report(terminal, collected, report_dir, interim=stopped)
+    go_on = f"producer {'resume' if paused else 'collect'} {short}"
+    terminal.say(f"Interim report: {escape(str(path))}")
+    terminal.say(f"[yellow]Stopped with work left:[/] {escape(stopped)}. Go on: {go_on}")
+    return {
+        "run_id": str(collected.run.run_id),
+        "stopped": stopped,
+        "report_path": None,
+        "interim_report_path": str(path),
+        "report": _counts(document),
+    }
+
+
+def _write_report(
+    terminal: Terminal, collected: Collected, report_dir: Path, *, interim: str | None = None
+) -> tuple[dict[str, Any], Path]:
+    document = report.build(_facts(collected, interim), collected.outcomes)
+    page = report_html.render(document)
+    path = report.write(document, report_dir, collected.run.verb, datetime.now(UTC), html=page)
     for line in report_lines(document):
         terminal.say(line)
-    terminal.say(f"Report: {escape(str(path))}")
-    # The whole report is in its file; here is what a script decides by.
-    counts = {
-        key: value for key, value in document.items() if key not in {"details", "selection", "warnings"}
-    }
-    return _verdict(document, collected), {"report_path": str(path), "report": counts}
+    return document, path
 
 
-def _facts(collected: Collected) -> RunFacts:
+def _counts(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What a script decides by; the whole report is in its file."""
+    return {key: value for key, value in document.items() if key not in {"details", "selection", "warnings"}}
+
+
+def _facts(collected: Collected, interim: str | None) -> RunFacts:
     run = collected.run
     ends = [outcome.finished_at for outcome in collected.outcomes if outcome.finished_at is not None]
     return RunFacts(
@@ -598,6 +706,7 @@ def _facts(collected: Collected) -> RunFacts:
         started_at=run.created_at,
         finished_at=max(ends, default=run.created_at),
         selection=run.selection,
+        interim=interim,
     )
 
 

@@ -3,7 +3,7 @@
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -55,11 +55,8 @@ def collect(
     after `PATIENCE_S`, or at the end of `timeout_s`.
     """
     progress, stopped = _wait(engine, run, timeout_s, on_progress)
-    with engine.connect() as conn:
-        run = ledger.find_run(conn, str(run.run_id))
-        recorded = ledger.outcomes(conn, run.run_id)
-        missing = ledger.without_outcome(conn, run.run_id) if stopped is None else []
-        owned = ledger.new_content_by_project(conn, run.run_id) if run.dry_run else {}
+    found = when_there(lambda: _recorded(engine, run.run_id, has_ended=stopped is None), PATIENCE_S)
+    run, recorded, missing, owned = found.run, found.outcomes, found.missing, found.owned
     outcomes = _reconcile(settings, run, recorded) | {row.project_id: _missing(run, row) for row in missing}
     if run.dry_run:
         outcomes = settle_between_equals(outcomes, owned)
@@ -87,14 +84,25 @@ def _missing(run: Run, job: Row[Any]) -> Outcome:
     )
 
 
-def _recorded(
-    engine: Engine, run_id: uuid.UUID
-) -> tuple[Run, dict[int, Outcome], dict[int, tuple[int, int]]]:
-    """The run as it is now, its outcomes, and for a dry run the new content that each project would be the first to store."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Recorded:
+    """What the ledger says of a run; `missing` are jobs that should have an outcome, `owned` as in `settle_between_equals`."""
+
+    run: Run
+    outcomes: dict[int, Outcome]
+    missing: Sequence[Row[Any]]
+    owned: dict[int, tuple[int, int]]
+
+
+def _recorded(engine: Engine, run_id: uuid.UUID, *, has_ended: bool) -> _Recorded:
     with engine.connect() as conn:
         run = ledger.find_run(conn, str(run_id))
-        owned = ledger.new_content_by_project(conn, run_id) if run.dry_run else {}
-        return run, ledger.outcomes(conn, run_id), owned
+        return _Recorded(
+            run=run,
+            outcomes=ledger.outcomes(conn, run_id),
+            missing=ledger.without_outcome(conn, run_id) if has_ended else [],
+            owned=ledger.new_content_by_project(conn, run_id) if run.dry_run else {},
+        )
 
 
 def settle_between_equals(

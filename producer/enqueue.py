@@ -2,9 +2,10 @@
 
 import json
 import os
+import threading
+import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +25,14 @@ _BATCH = 500
 """So many messages are sent before the ledger notes it: what a producer that dies has not noted is sent again."""
 
 
+EXCLUDED = "excluded"
+_BEYOND_LIMIT = "beyond --limit"
+_FAILED_LAST = "failed in run {run_id}; --include-failed or --project-id takes it again"
+
+_LISTED_AT_ONCE = 8
+_LISTING_SAID_EVERY_S = 0.5
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
     """What the producer sees of a directory from where it runs. `signature` is equal for likely duplicates."""
@@ -32,6 +41,18 @@ class Survey:
     files: int
     size_bytes: int
     signature: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """How many directories are listed, and which are being listed right now for how many seconds, the longest first."""
+
+    done: int
+    total: int
+    waits_for: tuple[tuple[str, float], ...]
+
+
+OnListing = Callable[[Listing], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +77,7 @@ class Opened:
     warnings: tuple[str, ...] = ()
 
 
-def enqueue(
+def enqueue(  # noqa: PLR0913 - an option is an argument
     settings: Settings,
     engine: Engine,
     *,
@@ -64,10 +85,14 @@ def enqueue(
     project_ids: Sequence[int] = (),
     exclude: Sequence[int] = (),
     limit: int | None = None,
+    include_failed: bool = False,
     limit_bytes_per_second: int | None = None,
+    on_listing: OnListing = lambda _listing: None,
 ) -> Opened:
     """Open a migration run over the legacy projects, all or those chosen, and send its jobs.
 
+    With a `limit`, projects that failed when they were last tried are left out, unless they are chosen by id or
+    `include_failed` says so: otherwise the lowest ids would fail again and again, and no other project's turn would come.
     Raises `UsageError` naming every id that cannot be migrated, `BrokerUnavailableError` before anything is written when
     the broker does not answer.
     """
@@ -76,13 +101,16 @@ def enqueue(
         legacy = projects.legacy_projects(conn)
         _check_ids(project_ids, exclude, legacy, projects.by_ids(conn, [*project_ids, *exclude]))
         of_other_type = projects.count_dataset_based(conn)
-    chosen, left_out = _choose(legacy, set(project_ids), set(exclude), limit)
+        again = limit is None or include_failed or project_ids
+        failed = {} if again else ledger.failed_last(conn, Verb.MIGRATE, dry_run=dry_run)
+    reasons = {number: _FAILED_LAST.format(run_id=str(run_id)[:8]) for number, run_id in failed.items()}
+    chosen, left_out = choose(legacy, set(project_ids), reasons | dict.fromkeys(exclude, EXCLUDED), limit)
     jobs = [
         skipped_job(one, one.path, "path is NULL" if one.path is None else "path is empty")
         for one in chosen
         if not one.path
     ]
-    surveyed = _look_at([one for one in chosen if one.path], lambda one: one.path)
+    surveyed = _look_at([one for one in chosen if one.path], lambda one: one.path, on_listing)
     jobs += _by_size(surveyed)
     opened = open_run(
         settings,
@@ -91,7 +119,8 @@ def enqueue(
         dry_run=dry_run,
         jobs=jobs,
         left_out=left_out,
-        options={"project_ids": list(project_ids), "exclude": list(exclude), "limit": limit},
+        options={"project_ids": list(project_ids), "exclude": list(exclude), "limit": limit}
+        | ({"include_failed": True} if include_failed else {}),
         limit_bytes_per_second=limit_bytes_per_second,
     )
     warnings = () if dry_run else room_warnings(settings, [found for _, _, found in surveyed if found])
@@ -264,30 +293,28 @@ def _why_not(number: int, found: Mapping[int, Project]) -> str:
     )
 
 
-def _choose(
-    legacy: Sequence[Project], only: Collection[int], exclude: Collection[int], limit: int | None
+def choose(
+    candidates: Sequence[Project], only: Collection[int], not_those: Mapping[int, str], limit: int | None
 ) -> tuple[list[Project], list[LeftOut]]:
+    """Those of the candidates that a run is to have, and the others with the reason: `not_those` says it by id. A legacy project
+    without a path does not count towards `limit`.
+    """
     left_out: list[LeftOut] = []
     chosen: list[Project] = []
-    with_path = 0
-    for project in legacy:
+    counted = 0
+    for project in candidates:
         if only and project.project_id not in only:
             continue
-        reason = _reason_to_leave_out(project, exclude, full=limit is not None and with_path >= limit)
+        full = limit is not None and counted >= limit
+        reason = not_those.get(project.project_id, _BEYOND_LIMIT if full else None)
         if reason is None:
             chosen.append(project)
-            with_path += bool(project.path)
+            counted += bool(project.path) or not project.is_legacy
         else:
             left_out.append(
                 LeftOut(project_id=project.project_id, project_name=project.project_name, reason=reason)
             )
     return chosen, left_out
-
-
-def _reason_to_leave_out(project: Project, exclude: Collection[int], *, full: bool) -> str | None:
-    if project.project_id in exclude:
-        return "excluded"
-    return "beyond --limit" if full else None
 
 
 def skipped_job(project: Project, path: str | None, reason: str, remedy: str | None = None) -> NewJob:
@@ -313,19 +340,61 @@ def _left_out(outcome: Outcome) -> LeftOut:
     )
 
 
-def survey_all(chosen: Sequence[Project], path: Callable[[Project], str | None]) -> list[NewJob]:
+def survey_all(
+    chosen: Sequence[Project], path: Callable[[Project], str | None], on_listing: OnListing
+) -> list[NewJob]:
     """A job for each project, with what the producer sees of its directory, in the order of sending."""
-    return _by_size(_look_at(chosen, path))
+    return _by_size(_look_at(chosen, path, on_listing))
 
 
 _Surveyed = tuple[Project, str | None, Survey | None]
 
 
-def _look_at(chosen: Sequence[Project], path: Callable[[Project], str | None]) -> list[_Surveyed]:
-    """Several directories at a time: on a network file system each waits for the server."""
-    with ThreadPoolExecutor(8) as threads:
-        found = threads.map(lambda one: survey(path(one) or ""), chosen)
-        return [(one, path(one), seen) for one, seen in zip(chosen, found, strict=True)]
+def _look_at(
+    chosen: Sequence[Project], path: Callable[[Project], str | None], on_listing: OnListing
+) -> list[_Surveyed]:
+    """Several directories at a time: on a network file system each waits for the server. `on_listing` hears every half second
+    how far it is, and what it waits for: a mount that hangs says nothing by itself.
+    """
+    found: dict[int, Survey | None] = {}
+    begun: dict[int, float] = {}
+    pending = iter(range(len(chosen)))
+    lock = threading.Lock()
+
+    def look() -> None:
+        while True:
+            with lock:
+                number = next(pending, None)
+            if number is None:
+                return
+            begun[number] = time.monotonic()
+            found[number] = survey(path(chosen[number]) or "")
+
+    # Daemons: one that hangs in the kernel must not keep a person's Ctrl-C from ending the program.
+    threads = [threading.Thread(target=look, daemon=True, name="survey") for _ in range(_LISTED_AT_ONCE)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        while thread.is_alive():
+            thread.join(_LISTING_SAID_EVERY_S)
+            if thread.is_alive():
+                on_listing(_listing(chosen, path, dict(begun), found.keys()))
+    return [(one, path(one), found[number]) for number, one in enumerate(chosen)]
+
+
+def _listing(
+    chosen: Sequence[Project],
+    path: Callable[[Project], str | None],
+    begun: Mapping[int, float],
+    done: Collection[int],
+) -> Listing:
+    now = time.monotonic()
+    waiting = sorted((began, number) for number, began in begun.items() if number not in done)
+    return Listing(
+        done=len(done),
+        total=len(chosen),
+        waits_for=tuple((path(chosen[number]) or "", now - began) for began, number in waiting),
+    )
 
 
 def _by_size(surveyed: Sequence[_Surveyed]) -> list[NewJob]:

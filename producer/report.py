@@ -92,6 +92,8 @@ class RunFacts:
     started_at: datetime
     finished_at: datetime
     selection: Mapping[str, Any]
+    interim: str | None = None
+    """Why the report was written before the run's end; None for a final one."""
 
     @property
     def success(self) -> Status:
@@ -116,6 +118,7 @@ def build(run: RunFacts, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "verb": run.verb.value,
         "dry_run": run.dry_run,
         "state": run.state.value,
+        "interim": run.interim,
         "start_time": _utc_text(run.started_at),
         "end_time": _utc_text(run.finished_at),
         **_project_counts(run, ordered),
@@ -343,7 +346,7 @@ def write(
     """Write the report, and beside it `html` under the same stem; returns the path of the JSON file.
 
     The name carries the UTC second of `at`, or the next one that is free: no file is ever replaced, whoever else is
-    writing. Both files appear whole and durable, the JSON last. Raises `ReportDirectoryError` naming the directory.
+    writing. An interim report's name begins with `interim_`, so that whoever looks for the final one does not find it. Both files appear whole and durable, the JSON last. Raises `ReportDirectoryError` naming the directory.
     """
     contents = {} if html is None else {".html": html.encode("utf-8", "backslashreplace")}
     contents[".json"] = encode(document)
@@ -354,18 +357,19 @@ def write(
             for suffix, content in contents.items():
                 temporaries[suffix] = _write_temporary(directory, content)
                 cleanup.callback(temporaries[suffix].unlink)
-            stem = next(stem for stem in _stems(directory, verb, at) if _publish(temporaries, stem))
+            stem = next(stem for stem in _stems(directory, document, verb, at) if _publish(temporaries, stem))
         _fsync_directory(directory)
     except OSError as error:
         raise _cannot_write(directory, error) from error
     return stem.with_suffix(".json")
 
 
-def _stems(directory: Path, verb: Verb, at: datetime) -> Iterator[Path]:
+def _stems(directory: Path, document: Mapping[str, Any], verb: Verb, at: datetime) -> Iterator[Path]:
     """Names for a report, second by second from `at` on: a suffix instead would break the name that people match."""
     second = at.astimezone(UTC)
+    interim = "interim_" if document.get("interim") else ""
     while True:
-        yield directory / f"{VERB_WORDS[verb].stem}_{second:%Y%m%d_%H%M%S}"
+        yield directory / f"{interim}{VERB_WORDS[verb].stem}_{second:%Y%m%d_%H%M%S}"
         second += timedelta(seconds=1)
 
 

@@ -137,6 +137,9 @@ def verdict(document: Mapping[str, Any]) -> Verdict:
     failed, skipped = document["projects_failed"], document["projects_skipped"]
     cancelled = document["projects_cancelled"]
     foretold, word = document["dry_run"] and verb is not Verb.VERIFY, _ACTS[verb][1]
+    if document.get("interim"):
+        so_far = f"{done:,} {_plural(done, 'project')} {word} and {failed:,} failed so far"
+        return Verdict(tone="open", headline=f"Interim report, because {document['interim']}: {so_far}.")
     if total == 0:
         return Verdict(tone="open", headline="Nothing to do: no project was selected.")
     if done == total:

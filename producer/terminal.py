@@ -17,13 +17,15 @@ from rich.table import Table
 from rich.text import Text
 
 from producer.diagnosis import Diagnosis
-from producer.enqueue import Opened
+from producer.enqueue import Listing, Opened
 from worker.db.ledger import Progress
 from worker.messages import RunState, Verb, Verdict
 from worker.sizes import human_bytes, human_duration
 
 _LINE_EVERY_S = 10.0
 _SCREEN_EVERY_S = 1.0
+_SLOW_S = 3.0
+"""A directory that takes longer to list is named: its mount may hang."""
 _GOING = {RunState.PLANNED, RunState.RUNNING}
 _WIDTH_OF_FILES = 10_000
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
@@ -93,6 +95,26 @@ class Terminal:
                 break
         for line in status_lines(status):
             self.people.print(line)
+
+    @contextmanager
+    def listing(self) -> Iterator[Callable[[Listing], None]]:
+        """Show how far the listing of directories is, and what it waits for: on a terminal one line that is gone at the end, a
+        line every ten seconds elsewhere.
+        """
+        if not self.people.is_terminal:
+            yield _listing_lines(self.people)
+            return
+        line = self.people.status("")
+
+        def update(listing: Listing) -> None:
+            # Not before there is something to say: a question may be asked first.
+            line.update(_listing_words(listing))
+            line.start()
+
+        try:
+            yield update
+        finally:
+            line.stop()
 
     @contextmanager
     def follow(self, what: str) -> Iterator[Callable[[Progress], None]]:
@@ -311,6 +333,28 @@ def runs_table(runs: Sequence[Mapping[str, Any]]) -> Table:
         counts = (str(run[key]) for key in ("projects", "ended", "failed"))
         table.add_row(run["run_id"], verb, run["state"], *counts, run["created_at"][:19].replace("T", " "))
     return table
+
+
+def _listing_lines(console: Console) -> Callable[[Listing], None]:
+    shown = time.monotonic()
+
+    def update(listing: Listing) -> None:
+        nonlocal shown
+        if time.monotonic() - shown >= _LINE_EVERY_S:
+            shown = time.monotonic()
+            console.print(_listing_words(listing))
+
+    return update
+
+
+def _listing_words(listing: Listing) -> str:
+    words = f"listing directories: {listing.done:,} of {listing.total:,}"
+    late = [(path, age_s) for path, age_s in listing.waits_for if age_s >= _SLOW_S]
+    if late:
+        path, age_s = late[0]
+        words += f", waiting for {escape(path)} for {human_duration(age_s)}"
+        words += f" and for {len(late) - 1} more" if len(late) > 1 else ""
+    return words
 
 
 @contextmanager

@@ -4,13 +4,17 @@
 difference (signals, encodings, an empty environment) there is one.
 """
 
+import contextlib
 import json
 import logging
+import os
+import pty
 import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -373,7 +377,7 @@ def test_a_report_directory_that_cannot_be_written_is_found_before_anything_is_q
 
 def test_a_run_that_nobody_knows_is_a_usage_error(site: Site, call: Call):
     none = call("status")
-    unknown = call("collect", "no-such-run", "--json")
+    unknown = call("collect", "no-such-run")
     with site.engine.begin() as conn:
         for number in (1, 2):
             conn.execute(
@@ -397,13 +401,20 @@ def test_a_timeout_ends_the_waiting_with_exit_code_8_and_the_run_goes_on(
     document = json.loads(done.stdout)
     assert document["stopped"] == "the time limit of 0.2 s is over"
     assert document["report_path"] is None
+    assert document["report"]["interim"] == document["stopped"]
     assert len(document["plan"]) == len(three_projects)
     assert (
         f"Stopped with work left: the time limit of 0.2 s is over. Go on: producer collect {document['run_id'][:8]}"
         in done.stderr
     )
     assert runs(site.engine) == [("running", 3)]
-    assert not list(site.folder.glob("*report*"))
+    assert not list(site.folder.glob("migration_report_*"))
+    (interim,) = site.folder.glob("interim_migration_report_*.json")
+    assert document["interim_report_path"] == interim.name
+    assert json.loads(interim.read_text())["details"] == []
+    assert (
+        "Interim report, because the time limit of 0.2 s is over" in interim.with_suffix(".html").read_text()
+    )
 
 
 def test_ctrl_c_while_waiting_leaves_the_run_and_says_how_to_follow_it(site: Site, three_projects: list[int]):
@@ -470,3 +481,180 @@ def test_a_misspelt_option_is_a_usage_error(call: Call):
 
     assert done.returncode == 2
     assert "--dryrun" in " ".join(lines(done))
+
+
+# What a call says that fails -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "env", "error_class", "exit_code"),
+    [
+        (["status", "--json"], {}, "UsageError", 2),
+        (["enqueue", "--dryrun", "--json"], {}, "UsageError", 2),
+        (["enqueue", "--limit", "many", "--json"], {}, "UsageError", 2),
+        (["colect", "--json"], {}, "UsageError", 2),
+        (["runs", "--json"], {"DATABASE_URL": "postgresql://u@127.0.0.1:1/d"}, "DatabaseUnavailableError", 5),
+        (["enqueue", "--json"], {"REDIS_URL": "redis://127.0.0.1:1/0"}, "BrokerUnavailableError", 5),
+        (["enqueue", "--json"], {"LEASE_S": "0"}, "SettingsError", 5),
+    ],
+)
+def test_a_call_that_fails_is_one_object_with_json(
+    args: list[str], env: dict[str, str], error_class: str, exit_code: int, call: Call
+):
+    done = call(*args, **env)
+
+    document = json.loads(done.stdout)
+    assert done.returncode == exit_code
+    assert document.keys() == {"error", "error_class", "remedy", "exit_code"}
+    assert (document["error_class"], document["exit_code"]) == (error_class, exit_code)
+    assert document["error"].split()[0] in done.stderr
+    assert document["remedy"]
+
+
+def test_a_defect_is_one_object_with_json_too(
+    call: Call, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def fails(*_: object) -> None:
+        raise RuntimeError("no such thing")
+
+    monkeypatch.setattr("producer.status.all_runs", fails)
+
+    with pytest.raises(RuntimeError):
+        call("runs", "--json")
+
+    document = json.loads(capsys.readouterr().out)
+    assert document["error"] == "RuntimeError: no such thing"
+    assert document["exit_code"] == 1
+
+
+def test_the_version_is_said(call: Call):
+    done = call("--version")
+
+    assert done.returncode == 0
+    assert re.fullmatch(r"producer \d+\.\d+\.\d+ \([0-9a-f]+\)\n", done.stdout)
+
+
+@pytest.mark.usefixtures("three_projects")
+def test_options_that_do_nothing_without_wait_are_told(call: Call):
+    done = call("enqueue", "--timeout", "5", "--report-dir", "reports")
+
+    assert done.returncode == 0
+    for name in ("--timeout", "--report-dir"):
+        assert any(line.startswith(f"{name} does nothing without --wait") for line in lines(done))
+
+
+def test_with_a_limit_what_failed_last_time_is_not_in_the_way(
+    site: Site, call: Call, three_projects: list[int]
+):
+    first, second, third = three_projects
+    call("enqueue", "--limit", "1")
+    with site.engine.begin() as conn:
+        conn.execute(text("set local session_replication_role = replica"))
+        conn.execute(text("update migration_jobs set state = 'failed', outcome = '{}'"))
+        conn.execute(text("update migration_runs set state = 'finished'"))
+
+    after = json.loads(call("enqueue", "--limit", "1", "--json").stdout)
+    asked = json.loads(call("enqueue", "--limit", "1", "--include-failed", "--json").stdout)
+    named = json.loads(call("enqueue", "--limit", "1", "--project-id", str(first), "--json").stdout)
+    rehearsed = json.loads(call("enqueue", "--limit", "1", "--dry-run", "--json").stdout)
+
+    assert [one["plan"][0]["project_id"] for one in (after, asked, named, rehearsed)] == [
+        second,
+        first,
+        first,
+        first,
+    ]
+    reasons = {one["project_id"]: one["reason"] for one in after["left_out"]}
+    assert re.fullmatch(
+        r"failed in run [0-9a-f]{8}; --include-failed or --project-id takes it again", reasons[first]
+    )
+    assert reasons[third] == "beyond --limit"
+
+
+@pytest.mark.usefixtures("three_projects")
+def test_a_directory_that_does_not_answer_is_named_while_it_is_waited_for(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+):
+    """A mount that hangs, as seen from the producer: a call that does not return."""
+    back = threading.Event()
+    survey = enqueue_room.survey
+
+    def hangs(path: str) -> enqueue_room.Survey | None:
+        if "two" in path:
+            back.wait(DEADLINE_S)
+        return survey(path)
+
+    monkeypatch.setattr(enqueue_room, "survey", hangs)
+    heard: list[enqueue_room.Listing] = []
+
+    def listen(listing: enqueue_room.Listing) -> None:
+        heard.append(listing)
+        if listing.done == 2:
+            back.set()
+
+    opened = enqueue_room.enqueue(site.settings, site.engine, dry_run=True, on_listing=listen)
+
+    assert len(opened.jobs) == 3
+    assert (heard[-1].done, heard[-1].total) == (2, 3)
+    assert "two" in heard[-1].waits_for[0][0]
+
+
+# Questions ------------------------------------------------------------------------------------------------------
+
+
+def at_a_terminal(site: Site, answer: str, *args: str) -> tuple[int, str]:
+    """Call `producer` as a person does who is asked and answers; exit code and what was on the screen."""
+    keyboard, terminal = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "producer", *args],
+        cwd=site.folder,
+        env=site.env,
+        stdin=terminal,
+        stdout=subprocess.DEVNULL,
+        stderr=terminal,
+    ) as operator:
+        os.close(terminal)
+        os.write(keyboard, answer.encode())
+        screen = b""
+        # Linux says EIO when the last process has closed the other end.
+        with contextlib.suppress(OSError):
+            while part := os.read(keyboard, 4096):
+                screen += part
+        operator.wait(DEADLINE_S)
+    os.close(keyboard)
+    return operator.returncode, screen.decode()
+
+
+@pytest.mark.usefixtures("three_projects")
+def test_a_person_is_asked_before_a_run_is_cancelled(site: Site, call: Call):
+    call("enqueue")
+
+    declined = at_a_terminal(site, "n\n", "cancel")
+    still = runs(site.engine)
+    confirmed = at_a_terminal(site, "y\n", "cancel")
+
+    assert declined[0] == 2
+    assert "Not confirmed: nothing was changed" in declined[1]
+    assert still == [("running", 3)]
+    assert confirmed[0] == 0, confirmed[1]
+    assert runs(site.engine) == [("cancelled", 3)]
+
+
+def test_a_person_is_asked_before_everything_is_rolled_back(site: Site):
+    with site.engine.begin() as conn:
+        for name in ("one", "two", "three"):
+            record_session(conn, make_project(conn, site.legacy_root, name), "s", rows=20)
+    with site.workers():
+        assert site.run_producer("enqueue", "--wait").returncode == 0
+
+        declined = at_a_terminal(site, "\n", "rollback", "--exclude", "1")
+        rehearsed = at_a_terminal(site, "", "rollback", "--dry-run", "--limit", "1", "--wait")
+        one = at_a_terminal(site, "", "rollback", "--exclude", "1", "--limit", "1", "--yes", "--wait")
+        verified = site.run_producer("verify", "--sessions", "--exclude", "1", "--json")
+
+    assert declined[0] == 2
+    assert "Roll back 2 projects?" in declined[1]
+    assert (rehearsed[0], one[0]) == (0, 0), one[1]
+    assert "of 1 projects rolled back" in one[1]
+    assert [project["project_id"] for project in json.loads(verified.stdout)["plan"]] == [3]
+    assert json.loads(verified.stdout)["left_out"][0]["reason"] == "excluded"

@@ -345,6 +345,21 @@ def retry_failed(
     return result.rowcount
 
 
+def failed_last(conn: Connection, verb: Verb, *, dry_run: bool) -> dict[int, uuid.UUID]:
+    """The projects whose latest job in a run of this kind has failed, with that run."""
+    rows = conn.execute(
+        sql("""
+            select project_id, run_id from (
+                select distinct on (j.project_id) j.project_id, j.run_id, j.state
+                from migration_jobs j join migration_runs r using (run_id)
+                where r.verb = :verb and r.dry_run = :dry_run and j.outcome is not null
+                order by j.project_id, r.created_at desc) as latest
+            where state = 'failed'"""),
+        {"verb": verb, "dry_run": dry_run},
+    )
+    return {row.project_id: row.run_id for row in rows}
+
+
 def limit_run(conn: Connection, run_id: uuid.UUID, bytes_per_second: int | None) -> None:
     """How fast the run's workers together may read from now on; None: as fast as they can."""
     conn.execute(
