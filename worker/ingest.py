@@ -23,8 +23,10 @@ from worker.blobs.digest import (
     hash_file,
     head_of,
     new_buffer,
+    new_hasher,
     opened,
     read_chunks,
+    read_stored,
 )
 from worker.blobs.store import Source, Store
 from worker.csv_rows import RowCounter
@@ -208,11 +210,12 @@ def store_tree(
     threads: ThreadPoolExecutor,
     advance: Advance,
     pace: Pace = unlimited,
+    confirm: Callable[[], None] = lambda: None,
 ) -> Stored:
     """Store what is missing of a tree and publish it at `target`; when this returns, every byte and name is durable.
 
     The caller holds the dataset's claim. Twice, or after a crash anywhere: what is there already is reused, a tree that
-    is not complete is replaced.
+    is not complete is replaced. `confirm` as of `Store.publish`.
     """
     if store.holds(tree.manifest, os.fspath(target), pace):
         # An earlier attempt published the tree and ended before its rows were committed, perhaps before its sync.
@@ -230,7 +233,7 @@ def store_tree(
         if placed["copy"]:
             # A tree that is found published is believed by its sizes: copies in it must have their bytes before that.
             store.sync()
-        store.publish(tree.manifest, f"{staging}/tree", target, staging)
+        store.publish(tree.manifest, f"{staging}/tree", target, staging, confirm)
     return Stored(
         files=count_files(tree, new.admitted),
         bytes=count_bytes(tree, new.admitted),
@@ -250,14 +253,12 @@ def count_bytes(tree: HashedTree, new: Collection[str]) -> ByteCounts:
     return ByteCounts(stored=stored, reused=tree.scan.size_bytes - stored)
 
 
-def has_digest(
-    path: str, signature: Signature, digest: str, algorithm: Algorithm, pace: Pace = unlimited
-) -> bool:
-    """Read a stored file to its end: are its bytes those of the digest?"""
-    found = hash_file(
-        path, signature, algorithm, _buffer(signature.size_bytes), pace=pace, through_links=True
-    )
-    return found == digest
+def has_digest(path: str, digest: str, algorithm: Algorithm, pace: Pace = unlimited) -> bool:
+    """Read a stored file to its end, whichever has the name when it is opened: are its bytes those of the digest?"""
+    hasher = new_hasher(algorithm)
+    for chunk in read_stored(path, _buffer(BIG_BYTES), pace):
+        hasher.update(chunk)
+    return hasher.hexdigest() == digest
 
 
 def copy_durably(

@@ -328,8 +328,7 @@ def _hold_the_run(tools: Tools, lease: leases.Lease, worker: str, error: StoreSt
     # What one machine lacks is put right there.
     reason = f"{worker}: {error}" if isinstance(error, StoreElsewhereError) else str(error)
     _log.error("run_paused", reason=reason)
-    _write(tools, autocommit, lambda conn: ledger.pause_run(conn, lease.ref.run_id, reason))
-    return _let_wait(tools, lease, worker)
+    return _let_wait(tools, lease, worker, pause_because=reason)
 
 
 def _waiting_for(lease: leases.Lease, what: str, reason: str) -> Callable[[Connection], None]:
@@ -349,15 +348,20 @@ def _let_wait(
     lease: leases.Lease,
     worker: str,
     hand_back: Callable[[Connection], None] | None = None,
+    *,
+    pause_because: str | None = None,
 ) -> Outcome | None:
-    """Hand the job back, in this way if one is given; a worker's parent sends its message as soon as its run may go on. In a run that was cancelled
-    meanwhile nobody would: there the job ends as cancelled, with this outcome.
+    """Hand the job back, in this way if one is given, and with the run paused if there is a reason; a worker's parent sends its
+    message as soon as its run may go on. In a run that was cancelled meanwhile nobody would: there the job ends as cancelled, with
+    this outcome. An attempt that is not the job's any more pauses nothing: its files may be gone because another one removed them.
     """
     cancelled = _outcome(lease, worker, Status.CANCELLED, "The run was cancelled")
     ended: list[Outcome] = []
 
     def write(conn: Connection) -> None:
         ended.clear()
+        if pause_because is not None:
+            ledger.pause_run(conn, lease.ref.run_id, pause_because)
         if ledger.hold_state(conn, lease.ref.run_id) is RunState.CANCELLED:
             leases.end_job(conn, lease, cancelled)
             ended.append(cancelled)

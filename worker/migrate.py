@@ -273,6 +273,7 @@ def _store(job: Job, tree: HashedTree) -> Outcome:
                 job.tools.threads,
                 job.heartbeat.advance,
                 job.pace,
+                claim.ping,
             )
         _remember(job, tree, missing | tree.admitted)
         claim.ping()

@@ -10,7 +10,8 @@ from typing import TypeVar
 from sqlalchemy import Connection
 
 from worker import log
-from worker.blobs.digest import Signature, printable
+from worker.blobs.digest import printable
+from worker.blobs.files import check_answers, fresh_status
 from worker.blobs.manifest import File, Manifest
 from worker.blobs.store import Store
 from worker.db import checks, claims, datasets
@@ -22,6 +23,9 @@ from worker.job import Job
 _log = log.get(__name__)
 
 _BATCH = 10_000
+
+_LOOKS = 3
+"""How often a file is looked at that is replaced meanwhile."""
 
 T = TypeVar("T")
 
@@ -49,15 +53,18 @@ def doubtful(job: Job, tree: HashedTree, place: Path) -> dict[str, str]:
     still have the bytes, but nobody has looked. Likewise files at `place` that are no links of their blobs: copies may go
     bad by themselves. The blobs that this job has just stored are beyond doubt.
     """
-    was_stored = os.path.exists(job.store.manifest_path(tree.manifest.digest))
+    was_stored = fresh_status(job.store.manifest_path(tree.manifest.digest)) is not None
     place_is_there = place.is_dir()
     doubts: dict[str, str] = {}
     for files in _batches(tree.manifest.files):
-        blobs = {digest: _blob(job.store, digest) for digest in {file.digest for file in files}}
+        job.pace(0)
+        digests = {file.digest for file in files}
+        job.store.ask_anew(digests)
+        blobs = {digest: _blob(job.store, digest) for digest in digests}
         found = {digest: blob for digest, blob in blobs.items() if blob is not None}
         asked = [blob for digest, blob in found.items() if digest not in tree.admitted]
         if place_is_there:
-            asked += _copies(files, place, found)
+            asked += _copies(job, files, place, found)
         if was_stored:
             gone = blobs.keys() - found.keys() - tree.admitted
             doubts |= {job.store.blob_path(digest): digest for digest in gone}
@@ -65,10 +72,11 @@ def doubtful(job: Job, tree: HashedTree, place: Path) -> dict[str, str]:
     return doubts
 
 
-def _copies(files: Sequence[File], place: Path, blobs: Mapping[str, _File]) -> list[_File]:
+def _copies(job: Job, files: Sequence[File], place: Path, blobs: Mapping[str, _File]) -> list[_File]:
     """The files of a tree that are there but are not links of their blobs."""
     found = []
     for file in files:
+        job.pace(0)
         blob = blobs.get(file.digest)
         path = f"{place}/{file.path}"
         # The number alone is looked at first: nearly all of so many files are links.
@@ -133,9 +141,11 @@ def _replace(job: Job, tree: HashedTree, bad: Mapping[str, str], place: Path) ->
             )
             _replace_in_trees(job, tree, place, copies, staging)
             for digest, copy in copies.items():
+                job.pace(0)
                 _log.warning("bad_blob", digest=digest)
                 job.store.replace_blob(digest, copy)
         for path, digest in bad.items():
+            job.pace(0)
             if digest not in blobs:
                 _log.warning("bad_copy", path=printable(path))
                 job.store.replace_in_tree(job.store.blob_path(digest), path, staging, bad_copy_of=digest)
@@ -160,11 +170,25 @@ def _batches(items: Iterable[T]) -> Iterator[list[T]]:
 
 
 def _is_right(job: Job, path: str, digest: str) -> bool:
-    job.heartbeat.advance(0, 0)
-    try:
-        return has_digest(path, Signature.of_stored(os.lstat(path)), digest, job.store.algorithm, job.pace)
-    except (OSError, EntryUnreadableError, SourceChangedError):
-        return False
+    """Are the bytes at a path those of the digest? Asked anew of the file system, and once more before it is denied.
+
+    Another worker may be putting a good file there: then what was judged is not what is there now, and that is judged. On a
+    network file system a name may lead to the old file for seconds after it was replaced.
+    """
+    for _ in range(_LOOKS):
+        before = fresh_status(path)
+        try:
+            if before is not None and has_digest(path, digest, job.store.algorithm, job.pace):
+                return True
+        except (EntryUnreadableError, SourceChangedError) as error:
+            check_answers(error)
+        if _identity(before) == _identity(fresh_status(path)):
+            break
+    return False
+
+
+def _identity(status: os.stat_result | None) -> tuple[int, int, int] | None:
+    return (status.st_ino, status.st_size, status.st_mtime_ns) if status is not None else None
 
 
 def _replace_in_trees(
@@ -173,6 +197,7 @@ def _replace_in_trees(
     """Give every tree that holds one of these contents the good copy; this dataset's own also if no row knows it yet."""
     for path, manifest in _trees(job, tree, place):
         for file in manifest.files:
+            job.pace(0)
             if file.digest in copies:
                 job.store.replace_in_tree(copies[file.digest], f"{path}/{file.path}", staging)
 

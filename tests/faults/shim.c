@@ -35,10 +35,12 @@ static struct {
     int error;
     int reads;
     char call[32];
+    char stale[PATH_MAX];
     char below[FOLDERS][PATH_MAX];
 } plan = {.log = -1};
 
 static atomic_ulong ticks, numbers;
+static atomic_int asked_anew;
 
 struct passage {
     const char *name;
@@ -74,6 +76,8 @@ void faults_arm(void)
         snprintf(name, sizeof name, "FAULTS_BELOW_%d", i);
         read_setting(name, plan.below[i], sizeof plan.below[i]);
     }
+    read_setting("FAULTS_STALE", plan.stale, sizeof plan.stale);
+    atomic_store(&asked_anew, 0);
     atomic_store(&ticks, 0);
     atomic_store(&numbers, 0);
     read_setting("FAULTS_ACT", text, sizeof text);
@@ -242,6 +246,8 @@ static void *found(_Atomic(void *) *slot, const char *name)
 
 #define PASS(type, name, fill, ...) PASS_IF(is_inside(&p), 1, type, name, fill, __VA_ARGS__)
 
+static int is_stale(const char *path);
+
 /* Opening: only what may change something ------------------------------------------------------------------------- */
 
 #define WRITES(flags) ((flags) & (O_WRONLY | O_RDWR | O_CREAT | O_TRUNC | O_APPEND))
@@ -258,6 +264,10 @@ static mode_t mode_of(int flags, va_list rest)
         va_start(rest, flags);                                                                                   \
         mode_t mode = mode_of(flags, rest);                                                                      \
         va_end(rest);                                                                                            \
+        if (is_stale(path)) {                                                                                    \
+            errno = ENOENT;                                                                                      \
+            return -1;                                                                                           \
+        }                                                                                                        \
         PASS_IF(WRITES(flags) && is_inside(&p), 1, int, name, by_name(&p, AT_FDCWD, path), path, flags, mode);   \
     }
 OPEN(open)
@@ -277,6 +287,36 @@ OPENAT(openat64)
 
 int creat(const char *path, mode_t mode) { PASS(int, creat, by_name(&p, AT_FDCWD, path), path, mode); }
 int creat64(const char *path, mode_t mode) { PASS(int, creat64, by_name(&p, AT_FDCWD, path), path, mode); }
+
+/* Looking: a path that is there and seems absent until its directory is asked anew, as a network file system's cache has it ---- */
+
+static int is_stale(const char *path)
+{
+    size_t length = strlen(plan.stale);
+    return length && !atomic_load(&asked_anew) && strncmp(path, plan.stale, length) == 0 &&
+           (path[length] == '/' || path[length] == 0);
+}
+
+#define LOOK(name)                                       \
+    int name(const char *path, struct stat64 *into)      \
+    {                                                    \
+        if (is_stale(path)) {                            \
+            errno = ENOENT;                              \
+            return -1;                                   \
+        }                                                \
+        return REAL(name)(path, into);                   \
+    }
+LOOK(stat64)
+LOOK(lstat64)
+
+int statx(int folder, const char *path, int flags, unsigned int mask, struct statx *into)
+{
+    size_t length = strlen(path);
+    if (flags & 0x2000 && length && strncmp(path, plan.stale, length) == 0 && plan.stale[length] == '/' &&
+        !strchr(plan.stale + length + 1, '/'))
+        atomic_store(&asked_anew, 1);
+    return REAL(statx)(folder, path, flags, mask, into);
+}
 
 /* Reading: many calls, so only when somebody asks for them -------------------------------------------------------- */
 

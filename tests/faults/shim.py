@@ -39,6 +39,8 @@ class Fault:
     at: int
     call: str = ""
     errno: int = 0
+    stale: str = ""
+    """A path that seems absent, with what is below it, until its directory is asked anew (AT_STATX_FORCE_SYNC)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +95,7 @@ def order(log: Path, below: Sequence[Path], fault: Fault | None = None) -> Mappi
         "FAULTS_LOG": str(log),
         **{f"FAULTS_BELOW_{number}": folder for number, folder in enumerate(folders)},
         "FAULTS_ACT": "watch",
+        "FAULTS_STALE": "",
     }
     if fault is not None:
         asked |= {
@@ -100,6 +103,7 @@ def order(log: Path, below: Sequence[Path], fault: Fault | None = None) -> Mappi
             "FAULTS_AT": str(fault.at),
             "FAULTS_CALL": fault.call,
             "FAULTS_ERRNO": str(fault.errno),
+            "FAULTS_STALE": fault.stale,
             "FAULTS_READS": "1" if "read" in fault.call else "",
         }
     return asked

@@ -12,7 +12,7 @@ from tests.conftest import Site
 from tests.estate import make_project, record_session
 from tests.fidelity.runs import do, open_run, tools_of
 from worker import ingest
-from worker.blobs.digest import BIG_BYTES, hash_file
+from worker.blobs.digest import BIG_BYTES, read_stored
 from worker.job import Tools
 from worker.messages import Outcome, Status, Verb
 
@@ -155,13 +155,13 @@ def test_a_blob_that_others_link_while_it_is_read_again_is_not_taken_for_a_bad_o
     study(site, "second", 1)
     links: list[Path] = []
 
-    def link_meanwhile(path: str, *args: Any, **options: Any) -> str:
-        if not Path(path).is_relative_to(site.settings.store_dir):
-            return hash_file(path, *args, **options)
-        links.append(site.folder / f"link {len(links)}")
-        return hash_file(path, *args, lambda _chunk: os.link(path, links[-1]), **options)
+    def link_meanwhile(path: str, *args: Any) -> Iterator[memoryview]:
+        for chunk in read_stored(path, *args):
+            links.append(site.folder / f"link {len(links)}")
+            os.link(path, links[-1])
+            yield chunk
 
-    monkeypatch.setattr(ingest, "hash_file", link_meanwhile)
+    monkeypatch.setattr(ingest, "read_stored", link_meanwhile)
 
     (second,) = migrate_all(site, tools)
 
