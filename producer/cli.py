@@ -35,8 +35,8 @@ from producer.terminal import (
 )
 from worker import broker, log
 from worker import settings as settings_module
+from worker.db import column_types, ledger, schema
 from worker.db import engine as engine_module
-from worker.db import ledger, schema
 from worker.db.engine import when_there
 from worker.db.ledger import Run
 from worker.errors import BrokerUnavailableError, SessionsDifferError, StoredBytesMismatchError, UsageError
@@ -166,10 +166,11 @@ def schema_apply(*, as_json: AsJson = False) -> None:
 
 @schema_app.command("status", epilog=_epilog("producer schema status"))
 def schema_status(*, as_json: AsJson = False) -> None:
-    """Show which schema steps are applied, missing, or damaged since (exit 5 if any is)."""
+    """Show which schema steps are applied, missing, or damaged since, and which columns do not fit (exit 5 if any)."""
     terminal = Terminal(as_json=as_json)
     with _surroundings(needs_schema=False) as (_, engine):
         steps = schema.status(engine)
+        misfits = column_types.misfits_of(engine)
     for step in steps:
         when = f" at {step.applied_at:%Y-%m-%d %H:%M:%S} UTC" if step.applied_at else ""
         gone = f"; gone since: {', '.join(step.gone)}" if step.gone else ""
@@ -184,7 +185,21 @@ def schema_status(*, as_json: AsJson = False) -> None:
             }
             for step in steps
         ]
+        + [
+            {
+                "name": one.place,
+                "state": "unfit",
+                "applied_at": None,
+                "reason": one.reason,
+                "remedy": one.remedy,
+            }
+            for one in misfits
+        ]
     )
+    for misfit in misfits:
+        terminal.say(f"unfit    {escape(str(misfit))}")
+    if misfits:
+        raise typer.Exit(Exit.NOT_READY)
     if any(step.state != "applied" for step in steps):
         terminal.say("Run: producer schema apply")
         raise typer.Exit(Exit.NOT_READY)
@@ -729,6 +744,7 @@ def exit_code(error: Exception) -> Exit:
         errors.RowsHiddenError: Exit.NOT_READY,
         errors.SequenceBehindError: Exit.NOT_READY,
         errors.DatabaseRefusedError: Exit.NOT_READY,
+        errors.ColumnTypesError: Exit.NOT_READY,
         errors.DatabaseUnavailableError: Exit.NOT_READY,
         errors.DatabaseBusyError: Exit.NOT_READY,
         errors.BrokerUnavailableError: Exit.NOT_READY,

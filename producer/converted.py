@@ -7,7 +7,7 @@ from sqlalchemy import Engine
 
 from producer.enqueue import EXCLUDED, OnListing, Opened, choose, open_run, skipped_job, survey_all
 from worker import broker
-from worker.db import projects
+from worker.db import column_types, projects
 from worker.db.ledger import NewJob
 from worker.db.projects import Project
 from worker.errors import UsageError
@@ -96,6 +96,8 @@ def _open(
     on_listing: OnListing,
 ) -> Opened:
     broker.check(settings)
+    if verb is Verb.ROLLBACK:
+        column_types.require(engine, column_types.OF_ROLLBACK)
     with engine.connect() as conn:
         converted = {project.project_id: project for project in projects.converted(conn)}
         by_others = {project.project_id: project for project in projects.converted_by_others(conn)}

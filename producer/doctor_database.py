@@ -6,7 +6,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from producer.diagnosis import Chapter, Notes
-from worker.db import health, schema
+from worker.db import column_types, health, schema
 from worker.db.engine import autocommit
 from worker.db.health import Server
 from worker.errors import MigratorError, SchemaMissingError
@@ -21,7 +21,17 @@ STATEMENT_S = 5.0
 
 _CLOCKS_APART_S = 5.0
 _ALIKE_S = 0.1
-_REST = ("version", "encryption", "tables", "schema steps", "rights", "role", "clock", "in the way")
+_REST = (
+    "version",
+    "encryption",
+    "tables",
+    "column types",
+    "schema steps",
+    "rights",
+    "role",
+    "clock",
+    "in the way",
+)
 
 
 def look(engine: Engine) -> Chapter:
@@ -44,6 +54,7 @@ def _look(notes: Notes, engine: Engine, conn: Connection, server: Server) -> Non
         encryption_check(engine.url.host, server),
     )
     notes.look("tables", lambda: _tables(engine, conn))
+    notes.look("column types", lambda: _column_types(conn))
     notes.look("schema steps", lambda: _steps(engine))
     notes.look("rights", lambda: _rights(conn))
     notes.add(role_check(server))
@@ -94,6 +105,20 @@ def _tables(engine: Engine, conn: Connection) -> Check:
             "Check that DATABASE_URL names Label's database; Label itself makes these columns.",
         )
     return passed(name, "Label's and ours are there")
+
+
+def _column_types(conn: Connection) -> Check:
+    """Whatever made the tables, and with which types: can every column that is written be written to?"""
+    types = column_types.ask(conn)
+    if misfits := types.misfits():
+        words = "; ".join(f"{one.place} {one.reason}" for one in misfits)
+        return failed(
+            "column types", words, f"As the tables' owner: {'; '.join(one.remedy for one in misfits)}"
+        )
+    if limited := types.limited():
+        words = ", ".join(f"{one.place} ({one.limit})" for one in limited)
+        return passed("column types", f"all can be written; limited in their characters: {words}")
+    return passed("column types", "all can be written")
 
 
 def _steps(engine: Engine) -> Check:

@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 
 from worker import broker
 from worker.broker import Message
-from worker.db import ledger, projects
+from worker.db import column_types, ledger, projects
 from worker.db.ledger import NewJob
 from worker.db.projects import Project
 from worker.errors import BrokerUnavailableError, UsageError
@@ -93,10 +93,11 @@ def enqueue(  # noqa: PLR0913 - an option is an argument
 
     With a `limit`, projects that failed when they were last tried are left out, unless they are chosen by id or
     `include_failed` says so: otherwise the lowest ids would fail again and again, and no other project's turn would come.
-    Raises `UsageError` naming every id that cannot be migrated, `BrokerUnavailableError` before anything is written when
-    the broker does not answer.
+    Raises `UsageError` naming every id that cannot be migrated, `ColumnTypesError` for columns that cannot be written,
+    `BrokerUnavailableError` before anything is written when the broker does not answer.
     """
     broker.check(settings)
+    column_types.require(engine)
     with engine.connect() as conn:
         legacy = projects.legacy_projects(conn)
         _check_ids(project_ids, exclude, legacy, projects.by_ids(conn, [*project_ids, *exclude]))

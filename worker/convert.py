@@ -1,4 +1,4 @@
-"""Moving rows: what each session of a project becomes, and the one transaction that makes it so. Reads no legacy file."""
+"""Moving rows: what each session of a project becomes, the one transaction that makes it so, and its rehearsal."""
 
 import os
 import zlib
@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 
 from sqlalchemy import Connection, Engine
 
-from worker.blobs.digest import Algorithm, printable
+from worker.blobs.digest import opened, printable
 from worker.blobs.manifest import Directory, Manifest
-from worker.db import datasets, leases, projects, sessions
+from worker.db import column_types, datasets, leases, projects, rehearsal, sessions
+from worker.db.column_types import ColumnTypes
 from worker.db.datasets import Dataset, RawSession
 from worker.db.engine import when_free
 from worker.db.projects import Project
@@ -27,6 +28,7 @@ from worker.errors import (
 from worker.hashed import HashedTree
 from worker.ingest import LABELS, LABELS_MOST_BYTES
 from worker.messages import Outcome, Warning_
+from worker.return_plan import put_sessions_back
 from worker.scan import Noise
 from worker.sessions_csv import RECORDING
 
@@ -138,42 +140,110 @@ def convert(
     Locks, in this order: the dataset's row, the project's row, its sessions; for the latter two it gives way to people.
     `create_at` is the published tree of a dataset that has no row yet; the caller holds its claim (`ClaimLostError` when the
     row is there after all). None means the row must be there (`DatasetGoneError` otherwise). Raises `NothingToDoError` for a project that is gone or converted, `ProjectChangedError` for one with
-    another path, `LeaseLostError` when the job has another holder. A crash anywhere leaves the project as it was.
+    another path, `LeaseLostError` when the job has another holder, `RowRefusedError` for what the database does not let be
+    written. A crash anywhere leaves the project as it was.
     """
     # Outside of the transaction: of many files they take a while, in which the server would hear nothing.
     attributes = tree_attributes(tree)
-    return when_free(lambda: _convert(engine, lease, tree, attributes, outcome, create_at, store_root))
+    types = column_types.known(engine)
+    to = _Target(tree=tree, attributes=attributes, create_at=create_at, store_root=store_root)
+
+    def transaction() -> Outcome:
+        with rehearsal.in_our_words(engine, f"project {lease.ref.project_id}"), engine.begin() as conn:
+            converted = _all_rows(conn, lease, to, outcome, types)
+            leases.end_job(conn, lease, converted)
+        return converted
+
+    return when_free(transaction)
 
 
-def _convert(
+def rehearse(
     engine: Engine,
     lease: leases.Lease,
     tree: HashedTree,
-    attributes: bytes,
     outcome: Outcome,
+    *,
     create_at: Path | None,
     store_root: Path,
 ) -> Outcome:
-    with engine.begin() as conn:
-        if create_at is not None:
-            dataset = _add_dataset(conn, lease, tree, create_at, store_root)
-        elif (locked := datasets.lock(conn, tree.manifest.digest)) is not None:
-            dataset = locked
-        else:
-            raise DatasetGoneError(f"Dataset {tree.manifest.digest[:12]} is not there any more")
-        project = check_still_legacy(projects.lock(conn, lease.ref.project_id, gives_way=True), lease, conn)
+    """Do the same statements under the same locks, see that the database takes them, and take all of it back.
+
+    The outcome that `convert` would have, but for the id of a dataset that is not there yet; it is not in the ledger yet.
+    Raises what `convert` raises. Texts of a tree that is not stored yet are read from the legacy directory.
+    """
+    attributes = tree_attributes(tree)
+    types = column_types.known(engine)
+    to = _Target(tree=tree, attributes=attributes, create_at=create_at, store_root=store_root, is_there=False)
+
+    def transaction() -> Outcome:
+        with (
+            rehearsal.in_our_words(engine, f"project {lease.ref.project_id}"),
+            rehearsal.rehearsed(engine) as conn,
+        ):
+            return _all_rows(conn, lease, to, outcome, types)
+
+    foretold = when_free(transaction)
+    return foretold if create_at is None else foretold.with_changes(dataset_id=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Target:
+    """What the project's rows are to refer to. `is_there`: the tree at `create_at` is published, not only planned."""
+
+    tree: HashedTree
+    attributes: bytes
+    create_at: Path | None
+    store_root: Path
+    is_there: bool = True
+
+
+def _all_rows(
+    conn: Connection, lease: leases.Lease, to: _Target, outcome: Outcome, types: ColumnTypes
+) -> Outcome:
+    """Every row of one project's conversion but the job's own."""
+    tree = to.tree
+    if to.create_at is not None:
+        dataset = _add_dataset(conn, lease, to, to.create_at)
+    elif (locked := datasets.lock(conn, tree.manifest.digest)) is not None:
+        dataset = locked
+    else:
+        raise DatasetGoneError(f"Dataset {tree.manifest.digest[:12]} is not there any more")
+    project = check_still_legacy(projects.lock(conn, lease.ref.project_id, gives_way=True), lease, conn)
+    rows = sessions.lock_of_project(conn, project.project_id)
+    settled: tuple[Warning_, ...] = ()
+    if project.has_record:
+        rows, settled = _settle(conn, lease, project, rows, tree)
+    plan = plan_sessions(project.path or "", rows, tree)
+    _write_rows(conn, lease, dataset, to, plan, types)
+    return outcome.with_changes(
+        dataset_id=dataset.dataset_id,
+        dataset_path=dataset.file_path,
+        dataset_created=to.create_at is not None,
+        sessions_count=len(rows),
+        warnings=(*settled, *plan.warnings),
+    )
+
+
+def _settle(
+    conn: Connection, lease: leases.Lease, project: Project, rows: list[Session], tree: HashedTree
+) -> tuple[list[Session], tuple[Warning_, ...]]:
+    """Close the record of a conversion that another program took back: Label's own tool, or a person by SQL.
+
+    Either leaves the sessions reading from the dataset. Where the directory still has that content they are led back to it
+    first, so that this conversion records them as they were before the former one; otherwise they stay what they are.
+    """
+    former = projects.active_conversions(conn, [project.project_id])[project.project_id]
+    said = f"migrated by run {former.run_id} before, and taken back since, not by this program; the record of that is closed"
+    if project.path == former.legacy_path and tree.manifest.digest == former.dataset_hash:
+        dataset = datasets.get(conn, former.dataset_id)
+        put_sessions_back(conn, former, dataset.file_path if dataset is not None else None, rows)
         rows = sessions.lock_of_project(conn, project.project_id)
-        plan = plan_sessions(project.path or "", rows, tree)
-        _write_rows(conn, lease, dataset, tree.manifest.algorithm, attributes, plan)
-        converted = outcome.with_changes(
-            dataset_id=dataset.dataset_id,
-            dataset_path=dataset.file_path,
-            dataset_created=create_at is not None,
-            sessions_count=len(rows),
-            warnings=plan.warnings,
+    else:
+        said += (
+            ". Its directory is another one by now, so sessions that read from the former dataset stay there"
         )
-        leases.end_job(conn, lease, converted)
-    return converted
+    projects.end_conversion(conn, former.conversion_id, lease.ref.run_id)
+    return rows, (Warning_(message=said),)
 
 
 def check_still_legacy(project: Project | None, lease: leases.Lease, conn: Connection) -> Project:
@@ -226,12 +296,7 @@ def _row(mode: int, mtime_ns: int, owner: tuple[int, int]) -> str:
 
 
 def _write_rows(
-    conn: Connection,
-    lease: leases.Lease,
-    dataset: Dataset,
-    algorithm: Algorithm,
-    attributes: bytes,
-    plan: Plan,
+    conn: Connection, lease: leases.Lease, dataset: Dataset, to: _Target, plan: Plan, types: ColumnTypes
 ) -> None:
     """All rows of the project, and the before-image of each. Seven statements, however many sessions there are."""
     project_id = lease.ref.project_id
@@ -256,26 +321,25 @@ def _write_rows(
         conn,
         project_id,
         run_id=lease.ref.run_id,
-        dataset_id=dataset.dataset_id,
-        dataset_hash=dataset.dataset_hash,
+        dataset=dataset,
         written=written,
         made={
             "ref_id": ref_id,
             "split_config_ids": sorted(config_ids.values()),
             "sessions": changes,
             # With it a rollback can name the legacy tree without the store.
-            "digest_algorithm": algorithm,
+            "digest_algorithm": to.tree.manifest.algorithm,
             "left_alone": [{"session_id": row.session_id, "before": row.values()} for row in plan.left_alone],
         },
-        tree_attributes=attributes,
+        tree_attributes=to.attributes,
+        types=types,
     )
     sessions.write(conn, [{"session_id": change["session_id"], **change["after"]} for change in changes])
-    projects.make_dataset_based(conn, project_id, written)
+    projects.make_dataset_based(conn, project_id, written, types)
 
 
-def _add_dataset(
-    conn: Connection, lease: leases.Lease, tree: HashedTree, path: Path, store_root: Path
-) -> Dataset:
+def _add_dataset(conn: Connection, lease: leases.Lease, to: _Target, path: Path) -> Dataset:
+    tree = to.tree
     return datasets.add(
         conn,
         name=lease.project_name or path.name,
@@ -288,14 +352,14 @@ def _add_dataset(
             "original_source": lease.path,
             "storage_name": path.name,
             "digest_algorithm": tree.manifest.algorithm,
-            "store": str(store_root),
+            "store": str(to.store_root),
         },
         session_count=len(tree.manifest.session_names),
         sessions=(
             RawSession(
                 session_name=name,
                 session_path=f"{path}/{name}",
-                labels=_labels(path, name, tree),
+                labels=_labels(path, name, tree) if to.is_there else _legacy_labels(name, tree),
                 file_count=count,
             )
             for name, count in _files_by_session(tree.manifest).items()
@@ -309,6 +373,15 @@ def _labels(path: Path, session: str, tree: HashedTree) -> str | None:
         return None
     # Through bytes: text mode would turn carriage returns into newlines.
     return (path / session / LABELS).read_bytes().decode("utf-8")
+
+
+def _legacy_labels(session: str, tree: HashedTree) -> str | None:
+    """The same from the legacy tree."""
+    source = tree.sources.get(f"{session}/{LABELS}")
+    if source is None or session in tree.unreadable_labels | tree.large_labels:
+        return None
+    with opened(source.path, source.signature) as descriptor, open(descriptor, "rb", closefd=False) as file:
+        return file.read().decode("utf-8")
 
 
 def _files_by_session(manifest: Manifest) -> dict[str, int]:

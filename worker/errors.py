@@ -111,6 +111,12 @@ class SchemaMissingError(PermanentError):
     remedy = "Run: producer schema apply"
 
 
+class ColumnTypesError(PermanentError):
+    """Columns of Label's tables have types that the migrator cannot write to."""
+
+    remedy = "Change the columns as the message says; what is in them stays as it is."
+
+
 # What the operator asked for (exit code 2) ----------------------------------------------------------------------
 
 
@@ -188,6 +194,12 @@ class NothingToDoError(ProjectError):
     """The job has no work left: the project is gone, or converted already. The job is skipped, not failed."""
 
     remedy = "Nothing."
+
+
+class RowRefusedError(ProjectError):
+    """PostgreSQL does not let a row of the project be written: a constraint, a trigger, a domain, a limit, a right."""
+
+    remedy = "Nothing of the project's rows was changed. Settle what the message names with the tables' owner; then try the project again."
 
 
 class LegacyPathMissingError(ProjectError):

@@ -10,8 +10,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from worker import leftovers, log
 from worker.blobs.digest import BIG_BYTES, CHUNK_BYTES
-from worker.convert import check_still_legacy, convert, plan_sessions
-from worker.db import claims, datasets, leases, ledger, projects, recordings, sessions
+from worker.convert import check_still_legacy, convert, rehearse
+from worker.db import claims, column_types, datasets, leases, ledger, projects, recordings
 from worker.db.claims import Claim
 from worker.db.datasets import Dataset
 from worker.db.engine import autocommit
@@ -59,6 +59,7 @@ def migrate(tools: Tools, ref: JobRef, worker: str) -> Outcome | None:
 
 def _work(job: Job) -> Outcome:
     """The whole way of one project."""
+    column_types.known(job.engine)
     with autocommit(job.engine) as conn:
         found = projects.by_ids(conn, [job.project_id])
         check_still_legacy(found.get(job.project_id), job.lease, conn)
@@ -91,10 +92,10 @@ def _twice(job: Job) -> Outcome:
 
 def _from_directory_to_rows(job: Job) -> Outcome:
     tree = _hash(job)
-    if job.lease.dry_run:
-        return _foretell(job, tree)
     for _ in range(_TRIES):
         try:
+            if job.lease.dry_run:
+                return _foretell(job, tree)
             return _reuse(job, tree, _perhaps_whole(job, tree)) or _store(job, tree)
         except (DatasetGoneError, ClaimLostError) as error:
             _log.warning("starting_over", reason=str(error))
@@ -362,7 +363,7 @@ def _free_place(job: Job, tree: HashedTree) -> Path:
 
 def _foretell(job: Job, tree: HashedTree) -> Outcome:
     """What the real run would do, as far as this project alone can tell; equal projects of the run are settled between
-    them when the report is made. Writes to the ledger only.
+    them when the report is made. Its rows are written and taken back again; what stays is the ledger's.
     """
     job.heartbeat.enter("plan", tree.manifest.digest)
     known = _known(job, tree)
@@ -376,18 +377,17 @@ def _foretell(job: Job, tree: HashedTree) -> Outcome:
     else:
         reason = f"would restore dataset {known.dataset_id}, whose stored tree is incomplete, and reuse it"
     _remember(job, tree, ())
+    outcome = rehearse(
+        job.engine,
+        job.lease,
+        tree,
+        _counted(job.outcome(Status.WOULD_MIGRATE, reason), tree, new=new),
+        create_at=target if known is None else None,
+        store_root=job.store.root,
+    )
     with job.engine.begin() as conn:
-        rows = sessions.of_project(conn, job.project_id)
-        plan = plan_sessions(job.lease.path or "", rows, tree)
         ledger.note_new_content(
             conn, job.lease.ref, {digest: tree.distinct[digest].signature.size_bytes for digest in new}
-        )
-        outcome = _counted(job.outcome(Status.WOULD_MIGRATE, reason), tree, new=new).with_changes(
-            dataset_id=known.dataset_id if known is not None else None,
-            dataset_path=str(target),
-            dataset_created=known is None,
-            sessions_count=len(rows),
-            warnings=plan.warnings,
         )
         leases.end_job(conn, job.lease, outcome)
     return outcome

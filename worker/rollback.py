@@ -12,20 +12,15 @@ from worker import leftovers, log
 from worker.blobs.digest import Algorithm, printable
 from worker.blobs.manifest import Entry, File, Manifest
 from worker.blobs.store import Store
-from worker.db import leases, projects, sessions
+from worker.db import column_types, leases, projects
+from worker.db.engine import autocommit
 from worker.db.projects import Conversion
 from worker.errors import LegacyPathMissingError, MigratorError, NothingToDoError, RollbackRefusedError
 from worker.ingest import hash_tree
 from worker.job import Job, Tools, run_job
 from worker.messages import JobRef, Outcome, Status, Verb
 from worker.restore import rehearse_restore, remove_finished, restore_tree, settle
-from worker.revert import (
-    check_config,
-    check_still_converted,
-    plan_return,
-    revert,
-    without_references_to_nothing,
-)
+from worker.revert import check_config, check_still_converted, rehearse, revert
 from worker.scan import scan
 
 _log = log.get(__name__)
@@ -59,14 +54,16 @@ def _work(job: Job) -> Outcome:
 
 def _conversion(job: Job) -> Conversion:
     """The before-image to go back by, checked against the project's row before anything is read from disk."""
+    column_types.known(job.engine, column_types.OF_ROLLBACK)
     with job.engine.connect() as conn:
         conversion = projects.active_conversions(conn, [job.project_id]).get(job.project_id)
         if conversion is None:
             raise NothingToDoError(
                 f"project {job.project_id}: not migrated by this program, or rolled back already"
             )
-        check_still_converted(projects.by_ids(conn, [job.project_id]).get(job.project_id), conversion, conn)
-        check_config(conn, conversion)
+        project = projects.by_ids(conn, [job.project_id]).get(job.project_id)
+        if not check_still_converted(project, conversion, conn):
+            check_config(conn, conversion)
     return conversion
 
 
@@ -197,14 +194,10 @@ def _what_happened(before: Entry | None, after: Entry | None) -> str:
 
 
 def _foretell(job: Job, conversion: Conversion, rebuilt: str | None) -> Outcome:
-    """The outcome that the real rollback would have. Writes to the ledger only."""
+    """The outcome that the real rollback would have, its rows rehearsed. What stays written is the ledger's."""
     outcome = job.outcome(Status.WOULD_ROLL_BACK, rebuilt or "its legacy directory is unchanged")
-    with job.engine.begin() as conn:
-        rows = sessions.of_project(conn, job.project_id)
-        plan = without_references_to_nothing(conn, plan_return(conversion, None, rows), rows)
-        foretold = _of_dataset(outcome, conversion).with_changes(
-            sessions_count=len(rows), warnings=plan.warnings
-        )
+    foretold = rehearse(job.engine, job.lease, conversion, _of_dataset(outcome, conversion))
+    with autocommit(job.engine) as conn:
         leases.end_job(conn, job.lease, foretold)
     return foretold
 

@@ -13,7 +13,8 @@ from worker.db.sessions import Session
 from worker.errors import NothingToDoError, SessionsDifferError, SessionUnreadableError
 from worker.job import Job, Tools, run_job
 from worker.messages import JobRef, Outcome, Status, Verb, Warning_
-from worker.revert import check_still_converted, plan_return
+from worker.return_plan import plan_return
+from worker.revert import check_still_converted
 from worker.sessions_csv import Reader, SessionRow, read
 
 if TYPE_CHECKING:
@@ -36,7 +37,11 @@ def _work(job: Job) -> Outcome:
         conversion = projects.active_conversions(conn, [job.project_id]).get(job.project_id)
         if conversion is None:
             raise NothingToDoError(f"project {job.project_id}: not migrated, or rolled back since")
-        check_still_converted(projects.by_ids(conn, [job.project_id]).get(job.project_id), conversion, conn)
+        project = projects.by_ids(conn, [job.project_id]).get(job.project_id)
+        if check_still_converted(project, conversion, conn):
+            raise NothingToDoError(
+                f"project {job.project_id}: its row was taken back since, not by this program; producer rollback settles the rest"
+            )
         dataset = datasets.get(conn, conversion.dataset_id)
         rows = sessions.of_project(conn, job.project_id)
         ranges = sessions.time_ranges(conn, job.project_id)

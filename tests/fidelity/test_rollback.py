@@ -673,7 +673,7 @@ def test_a_project_whose_row_somebody_else_turned_is_not_touched(site: Site, too
 
     outcome = run_one(tools, Verb.ROLLBACK, project.project_id)
 
-    assert (outcome.status, outcome.error_class) == (Status.FAILED, "ProjectChangedError")
+    assert (outcome.status, outcome.error_class) == (Status.FAILED, "RollbackRefusedError")
     assert look(site.engine) == before
 
 

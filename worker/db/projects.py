@@ -2,11 +2,13 @@
 
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection
 
+from worker.db.column_types import ColumnTypes
+from worker.db.datasets import Dataset
 from worker.db.engine import sql
 from worker.db.texts import as_json
 
@@ -15,13 +17,14 @@ _GIVE_WAY = "set local lock_timeout = '400ms';"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Project:
-    """What the migrator needs to know of a project's row."""
+    """What the migrator needs to know of a project's row. `has_record`: an active before-image speaks of it (asked by `lock` only)."""
 
     project_id: int
     project_name: str
     path: str | None
     legacy_path: str | None
     project_type: str | None
+    has_record: bool = False
 
     @property
     def is_legacy(self) -> bool:
@@ -82,11 +85,13 @@ def lock(conn: Connection, project_id: int, *, gives_way: bool = False) -> Proje
     row = conn.execute(
         sql(f"""
             {_GIVE_WAY if gives_way else ""}
-            select project_id, project_name, path, legacy_path, project_type from projects
-            where project_id = :id for update"""),  # noqa: S608 - a constant
+            select project_id, project_name, path, legacy_path, project_type,
+                   exists (select from project_conversions c
+                           where c.project_id = p.project_id and c.rolled_back_at is null) as has_record
+            from projects p where project_id = :id for update of p"""),  # noqa: S608 - a constant
         {"id": project_id},
     ).one_or_none()
-    return _project(row) if row is not None else None
+    return replace(_project(row), has_record=row.has_record) if row is not None else None
 
 
 def give_way(conn: Connection) -> None:
@@ -103,32 +108,39 @@ def save_before_image(
     project_id: int,
     *,
     run_id: uuid.UUID,
-    dataset_id: int,
-    dataset_hash: str,
+    dataset: Dataset,
     written: Mapping[str, Any],
     made: Mapping[str, Any],
     tree_attributes: bytes,
+    types: ColumnTypes,
 ) -> None:
     """Keep the project's row as it is now, before anything is changed.
 
     The values are copied inside the database, so that every JSON number and every text comes back exactly. `written` is
-    what the conversion puts into `analysis_config`, `made` the sessions' old values and the ids of new rows.
+    what the conversion puts into `analysis_config`, `made` the sessions' old values and the ids of new rows. Of a column of
+    type `json` the text is kept, too: it has an order of keys, blanks and repeated keys, which its value has not.
     """
+    text = (
+        "'analysis_config_text', cast(p.analysis_config as text),"
+        if types.is_text_json("projects", "analysis_config")
+        else ""
+    )
     conn.execute(
-        sql("""
+        sql(f"""
             insert into project_conversions (project_id, run_id, dataset_id, dataset_hash, legacy_path, before, tree_attributes)
             select p.project_id, :run_id, :dataset_id, :dataset_hash, p.path,
                    jsonb_build_object(
                        'path', p.path, 'legacy_path', p.legacy_path, 'project_type', p.project_type,
-                       'analysis_config', p.analysis_config, 'analysis_config_is_null', p.analysis_config is null,
+                       'analysis_config', cast(p.analysis_config as jsonb), {text}
+                       'analysis_config_is_null', p.analysis_config is null,
                        'analysis_config_written', cast(:written as jsonb)) || cast(:made as jsonb),
                    :tree_attributes
-            from projects p where p.project_id = :project_id"""),
+            from projects p where p.project_id = :project_id"""),  # noqa: S608 - a constant
         {
             "project_id": project_id,
             "run_id": run_id,
-            "dataset_id": dataset_id,
-            "dataset_hash": dataset_hash,
+            "dataset_id": dataset.dataset_id,
+            "dataset_hash": dataset.dataset_hash,
             "written": as_json(written),
             "made": as_json(made),
             "tree_attributes": tree_attributes,
@@ -136,16 +148,20 @@ def save_before_image(
     )
 
 
-def make_dataset_based(conn: Connection, project_id: int, written: Mapping[str, Any]) -> None:
+def make_dataset_based(
+    conn: Connection, project_id: int, written: Mapping[str, Any], types: ColumnTypes
+) -> None:
     """Turn the row into one that refers to a dataset. A former `analysis_config` object keeps its keys."""
     conn.execute(
-        sql("""
+        sql(f"""
             update projects
-            set legacy_path = path, path = null, project_type = 'dataset_based',
-                analysis_config = case when jsonb_typeof(analysis_config) = 'object'
-                                       then analysis_config || cast(:written as jsonb)
-                                       else cast(:written as jsonb) end
-            where project_id = :id"""),
+            set legacy_path = path, path = null,
+                project_type = cast('dataset_based' as {types.sql("projects", "project_type")}),
+                analysis_config = cast(case when jsonb_typeof(cast(analysis_config as jsonb)) = 'object'
+                                            then cast(analysis_config as jsonb) || cast(:written as jsonb)
+                                            else cast(:written as jsonb) end
+                                       as {types.sql("projects", "analysis_config")})
+            where project_id = :id"""),  # noqa: S608 - the catalog's own names of types
         {"id": project_id, "written": as_json(written)},
     )
 
@@ -156,7 +172,7 @@ def active_conversions(conn: Connection, ids: Iterable[int] | None = None) -> di
         sql("""
             select conversion_id, project_id, run_id, dataset_id, dataset_hash, legacy_path, before, tree_attributes
             from project_conversions
-            where rolled_back_at is null and (cast(:ids as integer[]) is null or project_id = any(:ids))
+            where rolled_back_at is null and (cast(:ids as bigint[]) is null or project_id = any(:ids))
             order by project_id"""),
         {"ids": None if ids is None else list(ids)},
     )
@@ -184,8 +200,8 @@ def added_to_config(conn: Connection, conversion_id: int) -> list[str]:
             select now.key
             from project_conversions c
             join projects p using (project_id)
-            cross join jsonb_each(case when jsonb_typeof(p.analysis_config) = 'object' then p.analysis_config
-                                       else '{}' end) as now
+            cross join jsonb_each(case when jsonb_typeof(cast(p.analysis_config as jsonb)) = 'object'
+                                       then cast(p.analysis_config as jsonb) else '{}' end) as now
             where c.conversion_id = :id
               and not (c.before->>'analysis_config_is_null')::boolean
               and jsonb_typeof(c.before->'analysis_config') <> 'object'
@@ -196,34 +212,45 @@ def added_to_config(conn: Connection, conversion_id: int) -> list[str]:
     return [row.key for row in rows]
 
 
-def restore(conn: Connection, conversion_id: int) -> None:
+def restore(conn: Connection, conversion_id: int, types: ColumnTypes) -> None:
     """Give the project's row its former values. What people put into `analysis_config` since stays.
 
     Of the keys the conversion wrote, those that still have its values go, and come back with their former values where
     they had any; all other keys are people's. A former value that was no object comes back as it was (the caller has
-    asked `added_to_config`); an `analysis_config` that people replaced by something else than an object is theirs.
+    asked `added_to_config`); an `analysis_config` that people replaced by something else than an object is theirs. A column
+    of type `json` gets its former text back where its value is the former one.
     """
+    value = "then_.value"
+    if types.is_text_json("projects", "analysis_config"):
+        value = """
+            case when then_.value is null then null
+                 when then_.value = c.was and not c.was_null
+                 then coalesce(c.before->>'analysis_config_text', cast(then_.value as text))
+                 when then_.value = now.config then cast(p.analysis_config as text)
+                 else cast(then_.value as text) end"""
     conn.execute(
-        sql("""
+        sql(f"""
             update projects p
-            set path = c.before->>'path', legacy_path = c.before->>'legacy_path', project_type = c.before->>'project_type',
-                analysis_config = case
-                    when jsonb_typeof(p.analysis_config) is distinct from 'object' then p.analysis_config
-                    when c.was_null then nullif(p.analysis_config - ours.keys, '{}'::jsonb)
-                    when jsonb_typeof(c.was) = 'object' then (p.analysis_config - ours.keys) || ours.former
-                    else c.was end
+            set path = c.before->>'path', legacy_path = c.before->>'legacy_path',
+                project_type = cast(c.before->>'project_type' as {types.sql("projects", "project_type")}),
+                analysis_config = cast({value} as {types.sql("projects", "analysis_config")})
             from (select project_id, before, before->'analysis_config' as was,
                          (before->>'analysis_config_is_null')::boolean as was_null
                   from project_conversions where conversion_id = :id) c
+            join (select project_id, cast(analysis_config as jsonb) as config from projects) now using (project_id)
             cross join lateral (
-                select coalesce(array_agg(w.key), '{}') as keys,
+                select coalesce(array_agg(w.key), '{{}}') as keys,
                        coalesce(jsonb_object_agg(w.key, c.was->w.key) filter (where jsonb_typeof(c.was) = 'object'
-                                                                                and c.was ? w.key), '{}') as former
-                from projects q
-                cross join jsonb_each(c.before->'analysis_config_written') w
-                where q.project_id = c.project_id and jsonb_typeof(q.analysis_config) = 'object'
-                  and q.analysis_config->w.key = w.value) ours
-            where p.project_id = c.project_id"""),
+                                                                                and c.was ? w.key), '{{}}') as former
+                from jsonb_each(c.before->'analysis_config_written') w
+                where jsonb_typeof(now.config) = 'object' and now.config->w.key = w.value) ours
+            cross join lateral (
+                select case
+                    when jsonb_typeof(now.config) is distinct from 'object' then now.config
+                    when c.was_null then nullif(now.config - ours.keys, '{{}}'::jsonb)
+                    when jsonb_typeof(c.was) = 'object' then (now.config - ours.keys) || ours.former
+                    else c.was end as value) then_
+            where p.project_id = c.project_id"""),  # noqa: S608 - a constant and the catalog's own names of types
         {"id": conversion_id},
     )
 

@@ -76,8 +76,8 @@ def write(conn: Connection, changes: Sequence[Mapping[str, Any]]) -> None:
                 dataset_id = c.dataset_id, data_start_offset = c.data_start_offset, data_end_offset = c.data_end_offset,
                 split_config_id = c.split_config_id
             from jsonb_to_recordset(cast(:changes as jsonb)) as c(
-                session_id integer, parent_session_data_path text, raw_session_name text, dataset_id integer,
-                data_start_offset bigint, data_end_offset bigint, split_config_id integer)
+                session_id bigint, parent_session_data_path text, raw_session_name text, dataset_id bigint,
+                data_start_offset bigint, data_end_offset bigint, split_config_id bigint)
             where s.session_id = c.session_id and s.session_id = any(:ids)"""),
         {"changes": as_json(list(changes)), "ids": [change["session_id"] for change in changes]},
     )
@@ -91,7 +91,7 @@ def references_to_nothing(
         sql("""
             with c as (
                 select * from jsonb_to_recordset(cast(:changes as jsonb)) as c(
-                    session_id integer, dataset_id integer, split_config_id integer))
+                    session_id bigint, dataset_id bigint, split_config_id bigint))
             select c.session_id, 'dataset_id', c.dataset_id from c
             where c.dataset_id is not null
               and not exists (select from raw_datasets d where d.dataset_id = c.dataset_id)
