@@ -17,6 +17,7 @@ from worker.db.claims import Claim
 from worker.db.leases import Reins
 from worker.errors import (
     ClaimLostError,
+    DatabaseRefusedError,
     LeaseLostError,
     MigratorError,
     RunCancelledError,
@@ -188,7 +189,7 @@ class Heartbeat:
                     files_done=self._files_done,
                     bytes_done=self._bytes_done,
                 )
-        except (TransientError, SQLAlchemyError) as error:
+        except (TransientError, DatabaseRefusedError, SQLAlchemyError) as error:
             # Whatever the database has: without this thread the job would go on and lose its lease for certain.
             _log.warning("lease_not_renewed", reason=str(error))
             return
