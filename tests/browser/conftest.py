@@ -1,4 +1,6 @@
-"""A browser for a module's tests. Where none is installed they are skipped at a desk, and fail in continuous integration."""
+"""A browser for the tests that need one. Where none is installed one line says so for all: skipped at a desk, failed in
+continuous integration.
+"""
 
 import os
 from collections.abc import Iterator
@@ -9,13 +11,22 @@ from tests.browser import webdriver
 from tests.browser.webdriver import Browser
 
 
-@pytest.fixture(scope="module")
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of the tests that need a browser which is not there, keep one to say it."""
+    if (reason := webdriver.missing()) is None:
+        return
+    needing = [item for item in items if "browser" in getattr(item, "fixturenames", ())]
+    if needing and os.environ.get("CI") != "true":
+        words = f"{len(needing)} tests need a browser, {reason}; on Debian: apt-get install chromium chromium-driver"
+        needing[0].add_marker(pytest.mark.skip(reason=words))
+    config.hook.pytest_deselected(items=needing[1:])
+    items[:] = [item for item in items if item not in needing[1:]]
+
+
+@pytest.fixture(scope="session")
 def _running_browser() -> Iterator[Browser]:
-    reason = webdriver.missing()
-    if reason is not None and os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    if reason is not None:
-        pytest.skip(f"{reason}; on Debian: apt-get install chromium chromium-driver")
+    if (reason := webdriver.missing()) is not None:
+        pytest.fail(reason, pytrace=False)
     with webdriver.browser() as running:
         yield running
 

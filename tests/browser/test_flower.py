@@ -9,17 +9,16 @@ from urllib.parse import urlsplit
 import pytest
 
 from producer.local_stack import FLOWER_PASSWORD, run_flower
-from tests.acceptance.slow import big_study, small_studies
+from tests.acceptance.slow import VERY_SLOW, big_study, enqueue, small_studies
 from tests.browser.webdriver import Browser
 from tests.conftest import Site
+from tests.deadlines import PATIENCE_S
 from tests.estate import make_project
 from tests.worker.trees import eventually
 
 pytestmark = [pytest.mark.stack, pytest.mark.slow]
 
 WORKERS = 4
-WITHIN_S = 40
-SLOW = "4M"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,13 +34,13 @@ class Watched:
 
 @pytest.fixture
 def watched(site: Site) -> Iterator[Watched]:
-    """Give Flower with four workers: one at a project for some seconds, the others done with a good and a missing one."""
-    with run_flower(site.env, site.folder) as flower, site.workers(WORKERS, BWLIMIT=SLOW):
+    """Give Flower with four workers: one at a project until the limit is lifted, the others done with a good and a missing one."""
+    with run_flower(site.env, site.folder) as flower, site.workers(WORKERS):
         big_id = big_study(site, "Wrist study", 1, 2, 3)
         small_studies(site, 1)
         with site.engine.begin() as conn:
             gone = make_project(conn, site.legacy_root, "Lost in the move", path=f"{site.legacy_root}/gone")
-        assert site.run_producer("enqueue").returncode == 0
+        enqueue(site, *VERY_SLOW)
         password = (site.folder / FLOWER_PASSWORD).read_text()
         yield Watched(
             url=flower.url,
@@ -58,7 +57,7 @@ def asked(watched: Watched, method: str, path: str, *, password: str | None = No
     headers = {}
     if password is not None:
         headers["Authorization"] = f"Basic {base64.b64encode(f'label:{password}'.encode()).decode()}"
-    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=10)
+    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=PATIENCE_S)
     try:
         connection.request(method, path, headers=headers)
         answer = connection.getresponse()
@@ -81,7 +80,7 @@ def rows(browser: Browser, table: str) -> list[list[str]]:
 
 def task_rows(browser: Browser, watched: Watched) -> dict[str, list[str]]:
     browser.open(f"{watched.url}/tasks")
-    eventually(lambda: len(rows(browser, "#tasks-table")) >= 1, "the table is filled", within_s=WITHIN_S)
+    eventually(lambda: len(rows(browser, "#tasks-table")) >= 1, "the table is filled")
     return {row[0]: row for row in rows(browser, "#tasks-table")}
 
 
@@ -105,7 +104,7 @@ def is_seen(browser: Browser, reason: str) -> bool:
 
 
 def test_a_stranger_is_refused_and_the_operator_sees_every_project_by_name(
-    browser: Browser, watched: Watched
+    browser: Browser, watched: Watched, site: Site
 ):
     pages = ("/", "/tasks", "/workers", "/api/tasks")
     assert {asked(watched, "GET", page)[0] for page in pages} == {http.HTTPStatus.UNAUTHORIZED}
@@ -114,13 +113,11 @@ def test_a_stranger_is_refused_and_the_operator_sees_every_project_by_name(
     eventually(
         lambda: len([row for row in rows(browser, "table") if "Online" in " ".join(row)]) == WORKERS,
         "four workers are online",
-        within_s=WITHIN_S,
     )
     big = f"project {watched.big_id} · Wrist study"
-    eventually(
-        lambda: state_of(browser, watched, big) == "PROGRESS", "a long task shows progress", within_s=WITHIN_S
-    )
-    eventually(lambda: state_of(browser, watched, big) == "SUCCESS", "it ends", within_s=WITHIN_S)
+    eventually(lambda: state_of(browser, watched, big) == "PROGRESS", "a long task shows progress")
+    assert site.run_producer("throttle").returncode == 0
+    eventually(lambda: state_of(browser, watched, big) == "SUCCESS", "it ends")
 
     seen = task_rows(browser, watched)
     (done,) = [row for name, row in seen.items() if name.startswith(big)]
@@ -136,11 +133,7 @@ def test_a_stranger_is_refused_and_the_operator_sees_every_project_by_name(
 
 
 def test_what_prometheus_asks_for_is_there_and_nothing_can_be_done_to_a_task(watched: Watched):
-    eventually(
-        lambda: "flower_worker_online{" in asked(watched, "GET", "/metrics")[1],
-        "Flower counts",
-        within_s=WITHIN_S,
-    )
+    eventually(lambda: "flower_worker_online{" in asked(watched, "GET", "/metrics")[1], "Flower counts")
 
     status, _ = asked(watched, "POST", "/api/task/revoke/none", password=urlsplit(watched.login_url).password)
 

@@ -142,7 +142,7 @@ def test_the_page_asks_for_nothing_and_has_no_complaint(page: Browser):
 def test_words_find_projects_and_a_link_finds_what_is_hidden(page: Browser, document: dict[str, Any]):
     page.run("document.getElementById('find').focus()")
     page.press("study 17")
-    eventually(lambda: len(shown_rows(page)) < PROJECTS, "the table is filtered", within_s=10)
+    eventually(lambda: len(shown_rows(page)) < PROJECTS, "the table is filtered")
     wanted = [
         f"p{detail['project_id']}"
         for detail in document["details"]
@@ -155,7 +155,7 @@ def test_words_find_projects_and_a_link_finds_what_is_hidden(page: Browser, docu
     )
 
     page.run("document.querySelector('#failures a').click()")
-    eventually(lambda: len(shown_rows(page)) == PROJECTS, "the linked project is shown", within_s=10)
+    eventually(lambda: len(shown_rows(page)) == PROJECTS, "the linked project is shown")
 
 
 def test_the_keyboard_alone_sorts_the_table(page: Browser, document: dict[str, Any]):
