@@ -24,6 +24,7 @@ from sqlalchemy import URL, Engine, create_engine, make_url, text
 from producer.children import Child
 from producer.local_stack import Addresses, Stack, run_workers
 from producer.local_stack import stack as local_stack
+from tests.deadlines import PATIENCE_S
 from worker.db import engine as engine_module
 from worker.db import schema
 from worker.db.engine import connect, when_free
@@ -49,7 +50,7 @@ class Site:
     settings: Settings
 
     def run_producer(
-        self, *args: str, timeout_s: float = 120, **env: str
+        self, *args: str, timeout_s: float = PATIENCE_S, **env: str
     ) -> subprocess.CompletedProcess[str]:
         """Run `producer` as an operator does, in a directory of its own; `env` adds to the site's environment."""
         return subprocess.run(

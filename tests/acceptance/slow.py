@@ -9,12 +9,18 @@ from sqlalchemy import text
 
 from producer.children import Child
 from tests.conftest import Site
+from tests.deadlines import PATIENCE_S
 from tests.estate import make_project, record_session
 from tests.worker.trees import eventually
 
-LEASE_S = "2"
+LEASE_S = "4"
+"""Short, and yet longer than a busy machine lets a heartbeat wait."""
+
 SLOW = "6M"
 """A BWLIMIT at which a big study takes seconds."""
+
+VERY_SLOW = ("--limit-bytes-per-second", "50K")
+"""A run's limit at which one file of a big study takes longer than any test waits; until it is lifted."""
 
 _LINE = b"1000000000000,0.100000,0.200000,0.300000\n"
 _BIG_BYTES = 9 << 20
@@ -67,11 +73,11 @@ def await_work(site: Site, *, after_bytes: int = 0) -> dict[str, Any]:
     def busy() -> list[dict[str, Any]]:
         return [job for job in jobs(site) if job["state"] == "running" and job["bytes_done"] >= after_bytes]
 
-    eventually(lambda: bool(busy()), "a worker is in the middle of a job", within_s=30)
+    eventually(lambda: bool(busy()), "a worker is in the middle of a job")
     return busy()[0]
 
 
-def await_end(site: Site, *, within_s: float = 60) -> list[dict[str, Any]]:
+def await_end(site: Site, *, within_s: float = PATIENCE_S) -> list[dict[str, Any]]:
     """Wait until every job has ended; all of them."""
     ended = {"done", "failed", "skipped", "cancelled"}
     eventually(

@@ -13,13 +13,14 @@ from sqlalchemy import text
 
 from tests.acceptance.slow import big_study, enqueue, small_studies
 from tests.conftest import Site
+from tests.deadlines import PATIENCE_S
 from tests.estate import make_project, record_session
 from worker.app import create_app
 from worker.messages import JobRef, Verb
 
 pytestmark = pytest.mark.stack
 
-DEADLINE_S = 60.0
+DEADLINE_S = PATIENCE_S
 
 Event = dict[str, Any]
 

@@ -25,6 +25,7 @@ from typing import IO, Any
 from sqlalchemy import event
 
 from tests.conftest import Site
+from tests.deadlines import PATIENCE_S
 from tests.fidelity.runs import WORK
 from worker import log
 from worker import settings as settings_module
@@ -96,7 +97,7 @@ def bedroom(site: Site, **env: str) -> Iterator[Bedroom]:
         assert process.stdout is not None
         yield Bedroom(process.stdin, process.stdout)
         process.stdin.close()
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=PATIENCE_S) == 0
 
 
 def _serve() -> None:

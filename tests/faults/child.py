@@ -27,6 +27,7 @@ import sqlalchemy.dialects.postgresql  # noqa: F401 - the engine's first use wou
 from sqlalchemy import event
 
 from tests.conftest import Site
+from tests.deadlines import PATIENCE_S
 from tests.faults.shim import Call, Fault, calls, environment, order
 from worker import log
 from worker import settings as settings_module
@@ -114,7 +115,7 @@ def children(site: Site, library: Path) -> Iterator[Children]:
         assert process.stdout is not None
         yield Children(site, process.stdin, process.stdout)
         process.stdin.close()
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=PATIENCE_S) == 0
 
 
 def _serve() -> None:

@@ -23,6 +23,7 @@ from typing import IO
 from sqlalchemy import Engine, event
 
 from tests.conftest import Site
+from tests.deadlines import PATIENCE_S
 from tests.fidelity.runs import WORK
 from worker import log
 from worker import settings as settings_module
@@ -101,7 +102,7 @@ def nursery(site: Site) -> Iterator[Nursery]:
         assert process.stdout is not None
         yield Nursery(process.stdin, process.stdout)
         process.stdin.close()
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=PATIENCE_S) == 0
 
 
 def _serve() -> None:

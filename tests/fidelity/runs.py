@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from sqlalchemy import Engine, text
 
 from tests.conftest import Site
+from tests.deadlines import PATIENCE_S
 from worker.db import ledger, projects
 from worker.db.ledger import NewJob
 from worker.job import Tools, connect
@@ -23,7 +24,7 @@ WORK: dict[Verb, Callable[[Tools, JobRef, str], Outcome | None]] = {
     Verb.VERIFY: verify_sessions,
 }
 
-DEADLINE_S = 60.0
+DEADLINE_S = PATIENCE_S
 """A worker that does not come to the meeting is a failure, not a wait."""
 
 

@@ -66,7 +66,6 @@ def deliver_again(tools: Tools, verb: Verb, ref: JobRef) -> Outcome:
         return ledger.outcomes(conn, ref.run_id)[ref.project_id]
 
 
-@pytest.mark.timeout(120)
 def test_a_migration_may_die_anywhere(site: Site, tools: Tools, dying: Nursery):
     """Every point of the way that stores the dataset anew."""
     died_in: dict[bool, list[str]] = {True: [], False: []}
@@ -110,7 +109,6 @@ def test_a_migration_may_die_anywhere(site: Site, tools: Tools, dying: Nursery):
     _nothing_is_left_over(site)
 
 
-@pytest.mark.timeout(120)
 def test_a_migration_onto_a_dataset_that_is_there_may_die_anywhere(site: Site, tools: Tools, dying: Nursery):
     """The shorter way; a new run ends what the dead worker began, its own message being lost."""
     with site.engine.begin() as conn:
@@ -147,7 +145,6 @@ def test_a_migration_onto_a_dataset_that_is_there_may_die_anywhere(site: Site, t
     assert died_in[False]
 
 
-@pytest.mark.timeout(120)
 def test_a_rollback_may_die_anywhere(site: Site, tools: Tools, dying: Nursery):
     """With a split that a person made in between, which must come through, too."""
     died_in: dict[bool, list[str]] = {True: [], False: []}

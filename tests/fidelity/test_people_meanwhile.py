@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 
 from tests.conftest import Site
+from tests.deadlines import PATIENCE_S
 from tests.estate import (
     Project,
     differences,
@@ -387,7 +388,7 @@ def test_a_person_who_splits_a_session_at_that_moment_neither_fails_nor_loses_an
                 offsets=(0, 30),
             )
             make_lineage(conn, child, whole["session_id"])
-        outcome = running.result(timeout=60)[project.project_id]
+        outcome = running.result(timeout=PATIENCE_S)[project.project_id]
 
     assert outcome.error is None
     row = sessions(site.engine)["whole.1"]
@@ -430,7 +431,7 @@ def test_a_rehearsal_and_a_verification_wait_for_nobody(site: Site, tools: Tools
         conn.execute(text("update projects set labelings = '[]'"))
         running: Future[dict[int, Outcome]] = threads.submit(do, own, verb, refs)
 
-        outcome = running.result(timeout=10)[1]
+        outcome = running.result(timeout=PATIENCE_S)[1]
 
     assert outcome.status in {Status.WOULD_MIGRATE, Status.WOULD_ROLL_BACK, Status.VERIFIED}
 

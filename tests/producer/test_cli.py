@@ -31,6 +31,7 @@ from producer.__main__ import main
 from producer.cli import EXIT_CODES, WORKER_COMMAND, app
 from producer.terminal import Terminal, plan_table
 from tests.conftest import Site
+from tests.deadlines import PATIENCE_S
 from tests.estate import make_dataset, make_project, record_session
 from tests.readme_commands import commands
 from worker import broker
@@ -43,7 +44,7 @@ pytestmark = pytest.mark.stack
 Call = Callable[..., subprocess.CompletedProcess[str]]
 
 PASSWORD = "hunter2secret"  # noqa: S105 - what must not be seen again
-DEADLINE_S = 60.0
+DEADLINE_S = PATIENCE_S
 
 
 @pytest.fixture
@@ -258,7 +259,7 @@ def test_an_unreachable_broker_ends_the_call_in_seconds_before_anything_is_queue
 
     done = call("enqueue", "--wait", REDIS_URL=f"redis://:{PASSWORD}@127.0.0.1:{closed_port}/0")
 
-    assert time.monotonic() - begin < 15
+    assert time.monotonic() - begin < DEADLINE_S, "it is not waited for"
     assert done.returncode == 5
     assert lines(done)[0].startswith(f"Broker connection failed: 127.0.0.1:{closed_port}: ")
     assert PASSWORD not in done.stderr
@@ -272,7 +273,7 @@ def test_a_broker_that_never_answers_ends_the_call_in_seconds(site: Site, call: 
         port = silent.getsockname()[1]
         done = call("enqueue", REDIS_URL=f"redis://127.0.0.1:{port}/0")
 
-    assert time.monotonic() - begin < 20
+    assert time.monotonic() - begin < DEADLINE_S, "it is not waited for"
     assert done.returncode == 5
     assert lines(done)[0].startswith(f"Broker connection failed: 127.0.0.1:{port}: ")
     assert runs(site.engine) == []

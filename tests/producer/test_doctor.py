@@ -529,9 +529,7 @@ def running(site: Site, workers: Mapping[str, Mapping[str, str]], cwd: Mapping[s
                 )
             )
         names = {child.name for child in started}
-        eventually(
-            lambda: names <= set(broker.workers_online(site.settings)), "all workers answer", within_s=60
-        )
+        eventually(lambda: names <= set(broker.workers_online(site.settings)), "all workers answer")
         yield
     finally:
         stop(started, politely=signal.SIGKILL)

@@ -24,6 +24,7 @@ from sqlalchemy import make_url
 from producer import local_servers, local_stack
 from producer.children import LocalStackError
 from producer.local_stack import Stack
+from tests.deadlines import PATIENCE_S
 from worker import settings as settings_module
 from worker.errors import SettingsError, UsageError
 from worker.settings import Settings
@@ -309,7 +310,7 @@ def test_up_runs_until_it_is_told_to_stop(state: Path, signum: signal.Signals) -
         addresses = wait_for_addresses(process, state)
 
         process.send_signal(signum)
-        process.wait(30)
+        process.wait(PATIENCE_S)
 
     said = said_by_up(state)
     assert process.returncode == 0
@@ -324,7 +325,7 @@ def test_up_that_is_interrupted_before_everything_runs_ends_with_130(folder: Pat
         eventually((state / "stack.lock").exists, "the stack has begun to start")
 
         process.send_signal(signal.SIGINT)
-        process.wait(30)
+        process.wait(PATIENCE_S)
 
     assert process.returncode == 130
     assert not processes_of(state)
@@ -343,7 +344,7 @@ def test_up_shows_workers_and_flower_tells_no_secret_and_ends_with_1_when_a_part
 
         worker = next(pid for pid in family if "--hostname worker1@" in command_line(pid))
         os.kill(worker, signal.SIGKILL)
-        process.wait(60)
+        process.wait(PATIENCE_S)
 
     said = said_by_up(state)
     assert process.returncode == 1
@@ -391,11 +392,11 @@ def wait_for_addresses(process: subprocess.Popen[bytes], state: Path) -> dict[st
         assert process.poll() is None, said_by_up(state)
         return "Ctrl-C stops it" in said_by_up(state)
 
-    eventually(is_up, "the stack is up", within_s=60)
+    eventually(is_up, "the stack is up")
     return {name: value or "" for name, value in dotenv_values(state / "stack.env").items()}
 
 
-def eventually(condition: Callable[[], bool], what: str, *, within_s: float = 20) -> None:
+def eventually(condition: Callable[[], bool], what: str, *, within_s: float = PATIENCE_S) -> None:
     deadline = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < deadline, f"not within {within_s} seconds: {what}"
@@ -434,7 +435,7 @@ def flower_status(port: int, secret: str | None) -> int:
     headers = (
         {"Authorization": "Basic " + base64.b64encode(f"label:{secret}".encode()).decode()} if secret else {}
     )
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
     try:
         connection.request("GET", "/workers", headers=headers)
         return connection.getresponse().status

@@ -21,6 +21,7 @@ from producer import metrics
 from producer.local_servers import free_port
 from tests.acceptance.slow import signal_all
 from tests.conftest import Site
+from tests.deadlines import PATIENCE_S
 from tests.estate import make_project, record_session
 from tests.worker.db.rows import end, make_run, must_take, outcome
 from tests.worker.trees import eventually
@@ -72,7 +73,7 @@ def serving(site: Site, **env: str) -> Iterator[tuple[subprocess.Popen[str], str
 
 
 def fetch(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310 - an address of our own
+    with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:  # noqa: S310 - an address of our own
         text: str = answer.read().decode()
     return text
 
@@ -154,13 +155,13 @@ def test_workers_are_counted_also_when_redis_was_emptied_and_when_one_is_dead(si
 
     # Whoever has not answered within a second is not counted, and on a busy machine that may be anybody.
     with site.workers(2) as workers:
-        eventually(lambda: online() == 2, "both are counted", within_s=60)
+        eventually(lambda: online() == 2, "both are counted")
         with redis.Redis.from_url(site.redis_url) as client:
             client.flushdb()
-        eventually(lambda: online() == 2, "both are counted again", within_s=60)
+        eventually(lambda: online() == 2, "both are counted again")
         signal_all(workers[0], signal.SIGKILL)
-        workers[0].process.wait(10)
-        eventually(lambda: online() == 1, "the other one is counted", within_s=60)
+        workers[0].process.wait(PATIENCE_S)
+        eventually(lambda: online() == 1, "the other one is counted")
 
 
 def test_a_part_that_is_away_is_said_to_be_and_costs_the_others_nothing(site: Site):
@@ -189,7 +190,7 @@ def test_prometheus_gets_fresh_figures_at_each_scrape_until_the_program_is_told_
         after = parsed(fetch(url))
         process.send_signal(signal.SIGTERM)
 
-        assert process.wait(10) == 0
+        assert process.wait(PATIENCE_S) == 0
 
     assert "label_migrator_jobs" not in before or before["label_migrator_jobs"] == {}
     assert after["label_migrator_jobs"] == {("false", "queued", "migrate"): 3}
@@ -225,7 +226,7 @@ def test_a_database_that_hangs_is_said_to_be_away_and_comes_back(site: Site):
         os.kill(its_server, signal.SIGSTOP)
         try:
             process.send_signal(signal.SIGTERM)
-            ended = process.wait(10)
+            ended = process.wait(PATIENCE_S)
         finally:
             os.kill(its_server, signal.SIGCONT)
 

@@ -12,13 +12,14 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from tests.conftest import Site
+from tests.deadlines import PATIENCE_S
 from worker.db import ledger
 from worker.db.ledger import NewJob
 from worker.messages import Verb
 
 pytestmark = pytest.mark.stack
 
-DEADLINE_S = 60.0
+DEADLINE_S = PATIENCE_S
 
 
 @contextmanager

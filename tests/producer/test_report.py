@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from producer import report
+from tests.deadlines import PATIENCE_S
 from tests.producer.reports import BEGIN, any_outcomes, failed, migrated, run_facts, skipped
 from tests.worker.trees import as_ordinary_user, passable_folder
 from worker.errors import MigratorError, UsageError
@@ -361,14 +362,14 @@ def _write_at_once(directory: Path, *, writers: int) -> dict[int, Path]:
 
     def write(number: int) -> None:
         document = report.build(run_facts(), [migrated(number)])
-        barrier.wait(timeout=30)
+        barrier.wait(timeout=PATIENCE_S)
         written[number] = report.write(document, directory, Verb.MIGRATE, AT, html=f"report {number}")
 
     threads = [threading.Thread(target=write, args=(number,)) for number in range(1, writers + 1)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=60)
+        thread.join(timeout=PATIENCE_S)
     return written
 
 

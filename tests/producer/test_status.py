@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Engine, event, text
 from producer import status
 from producer.terminal import status_lines
 from tests.conftest import Site
+from tests.deadlines import PATIENCE_S
 from tests.worker.db.rows import end, expire, make_run, must_take, outcome, set_run_state
 from worker.db import leases, ledger
 from worker.errors import DirectoryMissingError, SourceChangedError
@@ -190,7 +191,7 @@ def test_on_a_terminal_it_is_one_screen_that_stays_fresh(site: Site):
         with contextlib.suppress(OSError):  # what Linux answers when the other side is closed
             while part := os.read(ours, 4096):
                 seen += part
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE_S) == 0
     finally:
         ending.join()
         os.close(ours)

@@ -19,6 +19,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from tests.conftest import Site
+from tests.deadlines import PATIENCE_S
 from tests.estate import make_project, record_session, snapshot_tree, write_recording
 from worker import ingest
 from worker import migrate as story
@@ -31,7 +32,7 @@ from worker.migrate import Tools, migrate
 
 pytestmark = pytest.mark.stack
 
-DEADLINE_S = 60.0
+DEADLINE_S = PATIENCE_S
 """A worker that does not come to the meeting is a failure, not a wait."""
 
 

@@ -25,6 +25,7 @@ from producer.cli import app
 from producer.local_servers import free_port
 from producer.local_stack import FLOWER_PASSWORD, Stack, run_flower, start_worker
 from tests.conftest import TEMPLATE, Site, _database, _empty_redis, _site
+from tests.deadlines import PATIENCE_S
 from tests.estate import make_project, record_session
 from tests.sql.client import contents
 from tests.worker.trees import eventually
@@ -251,7 +252,7 @@ def _celery_says(site: Site, *words: str) -> bytes:
         cwd=site.folder,
         env=site.env,
         capture_output=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert done.returncode == 0, words
@@ -276,7 +277,7 @@ def _flower_says(url: str, password: str, path: str) -> tuple[str, bytes]:
 
 
 def _get(url: str, password: str, path: str) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=PATIENCE_S)
     credentials = base64.b64encode(f"label:{password}".encode()).decode()
     connection.request("GET", path, headers={"Authorization": f"Basic {credentials}"})
     answer = connection.getresponse()
@@ -367,7 +368,7 @@ def _lost_workers(planted: Planted) -> Iterator[None]:
             children.append(start_worker(its_env, name=name, concurrency=1, log_file=log))
         yield
         for child, (_, words) in zip(children, cases.values(), strict=True):
-            eventually(partial(_has_written, child.log_file, words), words.decode(), within_s=40)
+            eventually(partial(_has_written, child.log_file, words), words.decode())
     finally:
         stop(children, within_s=10)
 

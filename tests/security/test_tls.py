@@ -22,6 +22,7 @@ from producer.cli import exit_code
 from producer.local_servers import LOOPBACK, free_port
 from producer.local_stack import FLOWER_PASSWORD, Stack, run_flower
 from tests.conftest import Site, _empty_redis, _site
+from tests.deadlines import PATIENCE_S
 from tests.estate import make_project, record_session
 from tests.security import certificates as certificates_room
 from tests.security import encrypted_servers
@@ -119,7 +120,7 @@ def test_the_whole_path_is_encrypted_when_the_addresses_say_so(encrypted: Encryp
 def test_flower_speaks_tls_as_well(encrypted: Encrypted, tmp_path: Path):
     with run_flower(encrypted.site.env, tmp_path) as flower:
         credentials = f"label:{(tmp_path / FLOWER_PASSWORD).read_text()}"
-        connection = http.client.HTTPConnection(flower.url.removeprefix("http://"), timeout=20)
+        connection = http.client.HTTPConnection(flower.url.removeprefix("http://"), timeout=PATIENCE_S)
         authorization = f"Basic {base64.b64encode(credentials.encode()).decode()}"
         connection.request("GET", "/api/queues/length", headers={"Authorization": authorization})
         queues = json.load(connection.getresponse())["active_queues"]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, event, text
 
+from tests.deadlines import PATIENCE_S
 from tests.sql.client import EVERY_STEP, SQL, STEPS, catalog, contents, psql
 from worker.db import schema
 from worker.errors import DatabaseBusyError, PermanentError, SchemaMissingError
@@ -83,11 +84,11 @@ def test_two_callers_at_once_do_the_work_once(empty_database: Engine) -> None:
     start = threading.Barrier(2)
 
     def apply() -> list[schema.Step]:
-        start.wait(timeout=30)
+        start.wait(timeout=PATIENCE_S)
         return schema.apply(empty_database, with_baseline=True)
 
     with ThreadPoolExecutor(2) as callers:
-        both = [each.result(timeout=60) for each in [callers.submit(apply) for _ in range(2)]]
+        both = [each.result(timeout=PATIENCE_S) for each in [callers.submit(apply) for _ in range(2)]]
 
     assert sorted(names(both[0]) + names(both[1])) == sorted(EVERY_STEP)
     schema.require(empty_database)

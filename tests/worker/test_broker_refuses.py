@@ -12,6 +12,7 @@ from producer import doctor_broker
 from producer.children import Child
 from producer.local_servers import servers_folder, valkey
 from tests.conftest import Site
+from tests.deadlines import PATIENCE_S
 from tests.estate import make_project, record_session
 from worker import broker
 from worker.errors import BrokerRefusesError
@@ -20,7 +21,7 @@ from worker.settings import Settings
 
 pytestmark = pytest.mark.stack
 
-DEADLINE_S = 60.0
+DEADLINE_S = PATIENCE_S
 
 Call = Callable[[redis.Redis], object]
 

@@ -8,10 +8,11 @@ from celery.worker import WorkController
 from celery.worker.components import Pool
 
 from tests.conftest import Site
+from tests.deadlines import PATIENCE_S
 from worker import app as app_room
 from worker import forking, tasks
 
-DEADLINE_S = 10.0
+DEADLINE_S = PATIENCE_S
 
 
 def fork() -> int:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, create_engine, text
 
+from tests.deadlines import PATIENCE_S
 from tests.worker.db.rows import end, expire, job_of, make_run, must_take, processes, take
 from tests.worker.trees import eventually
 from worker.db import claims
@@ -219,7 +220,7 @@ def test_a_claim_is_kept_beyond_its_time_limit(database: Engine):
     lease = must_take(database, make_run(database))
     with (
         Heartbeat(database, lease, QUICK_S) as heartbeat,
-        claimed(database, idle_timeout_s=1) as claim,
+        claimed(database, idle_timeout_s=3) as claim,
         heartbeat.keeping_alive(claim),
     ):
         for _ in range(15):
@@ -232,8 +233,8 @@ def test_several_claims_are_kept_at_once(database: Engine):
     lease = must_take(database, make_run(database))
     with (
         Heartbeat(database, lease, QUICK_S) as heartbeat,
-        claimed(database, idle_timeout_s=1) as one,
-        claims.hold(database, ["file:1:ab", "file:2:cd"], what="big files", idle_timeout_s=1) as other,
+        claimed(database, idle_timeout_s=3) as one,
+        claims.hold(database, ["file:1:ab", "file:2:cd"], what="big files", idle_timeout_s=3) as other,
         heartbeat.keeping_alive(one),
         heartbeat.keeping_alive(other),
     ):
@@ -285,7 +286,7 @@ class SlowClaim(Claim):
 
     def ping(self) -> None:
         self.under_way.set()
-        self.go_on.wait(30)
+        self.go_on.wait(PATIENCE_S)
         super().ping()
 
 
@@ -299,7 +300,7 @@ def test_a_claim_is_not_given_back_while_it_is_pinged(database: Engine):
         slow = SlowClaim(claim)
         keeping = heartbeat.keeping_alive(slow)
         keeping.__enter__()
-        assert slow.under_way.wait(30)
+        assert slow.under_way.wait(PATIENCE_S)
 
         giving_back = threading.Thread(target=keeping.__exit__, args=(None, None, None))
         giving_back.start()

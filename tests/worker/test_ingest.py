@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import worker.blobs.admission
 import worker.blobs.store
+from tests.deadlines import PATIENCE_S
 from tests.worker.trees import (
     STUDY,
     as_ordinary_user,
@@ -408,7 +409,7 @@ def test_a_recording_that_vanishes_before_a_parser_counts_it_is_a_change(tmp_pat
         hashed(project, open_store(tmp_path), after_files(1, path.unlink))
 
 
-@pytest.mark.timeout(1, method="signal")
+@pytest.mark.timeout(PATIENCE_S, method="signal")
 def test_a_pipe_in_the_place_of_a_recording_that_a_parser_must_count_does_not_block(tmp_path: Path):
     project = write_tree(tmp_path / "study", {b"session/accelerometer_data.csv": CARRIAGE_RETURNS})
     path = project / "session" / RECORDING

@@ -12,6 +12,7 @@ from sqlalchemy import Engine, text
 from producer import metrics
 from producer.doctor_workers import store_check
 from tests.conftest import Site
+from tests.deadlines import PATIENCE_S
 from tests.fidelity.runs import do, open_run, tools_of
 from tests.worker.test_trust import migrate_all, study
 from worker.blobs.store import Store
@@ -126,7 +127,7 @@ def test_of_several_first_migrations_one_makes_the_store(site: Site):
     together = threading.Barrier(6)
 
     def open_first(_: int) -> str | None:
-        together.wait(30)
+        together.wait(PATIENCE_S)
         return open_store(site.settings, site.engine, Remembered(), create=True).store_id
 
     with ThreadPoolExecutor(6) as threads:

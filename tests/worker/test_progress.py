@@ -2,9 +2,10 @@
 
 import threading
 
+from tests.deadlines import PATIENCE_S
 from worker.progress import Teller
 
-DEADLINE_S = 10.0
+DEADLINE_S = PATIENCE_S
 
 
 def test_of_the_words_that_come_while_the_listener_is_deaf_only_the_last_is_told():

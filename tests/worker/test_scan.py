@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.deadlines import PATIENCE_S
 from tests.worker.trees import (
     STUDY,
     as_ordinary_user,
@@ -291,7 +292,7 @@ def to_a_pipe(project: Path) -> str:
         to_a_pipe,
     ],
 )
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(PATIENCE_S)
 def test_a_link_that_may_not_be_followed_is_named(project: Path, make: Callable[[Path], str]):
     message = make(project)
     inner = project / "group" / "study"
@@ -346,7 +347,7 @@ ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes device
     ],
 )
 @pytest.mark.parametrize("place", ["special", "session/special", "session/deep/special"])
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(PATIENCE_S)
 def test_a_special_file_is_named_with_its_kind(
     project: Path, make: Callable[[str], None], kind: str, place: str
 ):
@@ -357,7 +358,7 @@ def test_a_special_file_is_named_with_its_kind(
         scanned(project)
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(PATIENCE_S)
 def test_a_pipe_that_takes_a_files_place_after_the_scan_does_not_block_the_reading(tmp_path: Path):
     store = open_store(tmp_path)
     project = write_tree(tmp_path / "study", {b"session/a.csv": b"1" * 1000, b"session/b.csv": b"2"})

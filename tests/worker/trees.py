@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from tests.deadlines import PATIENCE_S
 from worker.blobs.digest import Algorithm, Signature, digest_of
 from worker.blobs.manifest import Directory, Entry, File, Manifest
 from worker.blobs.store import Source, Store
@@ -182,7 +183,7 @@ def _be_ordinary_and_call(call: Callable[[], T], writing: int) -> None:
 # Waiting --------------------------------------------------------------------------------------------------------
 
 
-def eventually(condition: Callable[[], bool], what: str, *, within_s: float = 20) -> None:
+def eventually(condition: Callable[[], bool], what: str, *, within_s: float = PATIENCE_S) -> None:
     """Wait until the condition holds, or fail saying what was waited for."""
     deadline = time.monotonic() + within_s
     pause = threading.Event()

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.deadlines import PATIENCE_S
 from tests.worker.trees import as_ordinary_user, passable_folder, signature_of
 from worker.blobs.digest import (
     CHUNK_BYTES,
@@ -189,7 +190,7 @@ def replace_by_file(path: Path) -> None:
 @pytest.mark.parametrize(
     "change", [remove, replace_by_pipe, replace_by_link, replace_by_directory, replace_by_file]
 )
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(PATIENCE_S)
 def test_whatever_took_a_files_place_is_refused_without_waiting_for_it(
     tmp_path: Path, change: Callable[[Path], None]
 ):

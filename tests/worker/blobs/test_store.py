@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.deadlines import PATIENCE_S
 from tests.worker.trees import (
     RECORDING,
     STUDY,
@@ -850,7 +851,7 @@ def test_any_other_refusal_of_a_link_is_an_error(tmp_path: Path, monkeypatch: py
 def store_common_contents(folder: Path, number: int, together: Barrier) -> None:
     store = open_store(folder)
     project = folder / f"study {number}"
-    together.wait(30)
+    together.wait(PATIENCE_S)
     store_project(store, project, f"attempt {number}")
 
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Engine, text
 
+from tests.deadlines import PATIENCE_S
 from worker.db import leases, ledger
 from worker.db.engine import connect
 from worker.db.leases import Lease
@@ -121,7 +122,7 @@ def at_once(engines: Sequence[Engine], call: Callable[[Engine], T]) -> list[T]:
 
     def one(engine: Engine) -> T:
         with engine.connect():  # a connection is open before the race begins
-            together.wait(30)
+            together.wait(PATIENCE_S)
         return call(engine)
 
     with ThreadPoolExecutor(len(engines)) as threads:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, text
 
+from tests.deadlines import PATIENCE_S
 from tests.sql import rows
 from tests.worker.db.rows import at_once, processes
 from tests.worker.trees import eventually
@@ -57,7 +58,7 @@ def another_waits(database: Engine, engine: Engine) -> Iterator[threading.Event]
     def wait() -> None:
         with claim(engine):
             got.set()
-            release.wait(30)
+            release.wait(PATIENCE_S)
 
     with ThreadPoolExecutor(1) as thread:
         waiting = thread.submit(wait)
@@ -162,10 +163,10 @@ def test_a_holder_who_does_not_move_is_thrown_out_and_the_next_gets_the_claim(da
 def test_a_holder_who_pings_keeps_the_claim_beyond_the_time_limit(database: Engine):
     with (
         processes(database, 2) as (one, other),
-        claim(one, idle_timeout_s=1) as held,
+        claim(one, idle_timeout_s=3) as held,
         another_waits(database, other) as got,
     ):
-        end = time.monotonic() + 1.6
+        end = time.monotonic() + 3.6
         while time.monotonic() < end:
             held.ping()
             assert not got.wait(0.05)

@@ -10,6 +10,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Engine, text
 
+from tests.deadlines import PATIENCE_S
 from tests.worker.db.rows import processes
 from worker.db import projects
 from worker.db.engine import connect, when_free
@@ -120,7 +121,7 @@ def lock_one_row_each_then_the_others(engines: list[Engine]) -> list[BaseExcepti
             with engine.begin() as conn:
                 conn.execute(text("set local deadlock_timeout = '50ms'"))
                 conn.execute(text(f"update numbers set number = number where number = {first}"))
-                both_hold_one.wait(30)
+                both_hold_one.wait(PATIENCE_S)
                 conn.execute(text(f"update numbers set number = number where number = {second}"))
 
         return locked
