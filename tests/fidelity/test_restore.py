@@ -3,7 +3,7 @@
 import errno
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from tests.estate.compare import LABEL_TABLES
 from tests.fidelity.model import Row
 from tests.fidelity.runs import WORK, at_once, open_run, run, run_one
 from worker import restore
+from worker.blobs.digest import read_stored
 from worker.job import Tools
 from worker.messages import Outcome, Status, Verb
 
@@ -397,6 +398,79 @@ def test_what_a_killed_attempt_left_beside_the_place_is_removed_by_the_next(site
 
     assert outcome is not None
     assert outcome.status is Status.ROLLED_BACK
+    assert os.listdir(site.legacy_root) == [directory.name]
+
+
+def test_a_blob_that_others_link_while_it_is_restored_is_no_changed_file(
+    site: Site, tools: Tools, monkeypatch: pytest.MonkeyPatch
+):
+    """Each link moves its time of change, and no byte of it."""
+    directory = make(site)
+    files = snapshot_tree(directory)
+    run(tools, Verb.MIGRATE)
+    remove(directory)
+    links: list[Path] = []
+
+    def link_meanwhile(path: str, *args: Any) -> Iterator[memoryview]:
+        for chunk in read_stored(path, *args):
+            links.append(site.folder / f"link {len(links)}")
+            os.link(path, links[-1])
+            yield chunk
+
+    monkeypatch.setattr(restore, "read_stored", link_meanwhile)
+
+    rehearsed = only(run(tools, Verb.ROLLBACK, dry_run=True, restore_files=True))
+    outcome = only(run(tools, Verb.ROLLBACK, restore_files=True))
+
+    assert links
+    assert (rehearsed.status, outcome.status) == (Status.WOULD_ROLL_BACK, Status.ROLLED_BACK), outcome
+    assert snapshot_tree(directory) == files
+
+
+def test_a_blob_that_is_replaced_while_it_is_restored_is_read_again(
+    site: Site, tools: Tools, monkeypatch: pytest.MonkeyPatch
+):
+    """Another worker repairs a bad one at that moment."""
+    directory = make(site)
+    files = snapshot_tree(directory)
+    run(tools, Verb.MIGRATE)
+    remove(directory)
+    blob = max((site.data_dir / "dataset_store" / "blobs").glob("*/*"), key=lambda path: path.stat().st_size)
+    good = blob.read_bytes()
+    _other_bytes(blob)
+
+    def repair_meanwhile(path: str, *args: Any) -> Iterator[memoryview]:
+        yield from read_stored(path, *args)
+        if path == str(blob):
+            blob.unlink()
+            blob.write_bytes(good)
+
+    monkeypatch.setattr(restore, "read_stored", repair_meanwhile)
+
+    outcome = only(run(tools, Verb.ROLLBACK, restore_files=True))
+
+    assert outcome.status is Status.ROLLED_BACK, outcome
+    assert snapshot_tree(directory) == files
+
+
+@pytest.mark.parametrize("name", ["{job}-1", "{job}-0", "removed-0"])
+def test_a_link_that_is_called_like_a_leftover_is_not_followed(
+    site: Site, tools: Tools, tmp_path: Path, name: str
+):
+    directory = make(site)
+    run(tools, Verb.MIGRATE)
+    remove(directory)
+    victim = tmp_path / "victim"
+    (victim / "deep").mkdir(parents=True)
+    (victim / "precious").write_text("x")
+    (ref,) = open_run(site.engine, Verb.ROLLBACK, restore_files=True)
+    (site.legacy_root / f"{restore.BUILDING}{name.format(job=ref.task_id)}").symlink_to(victim)
+
+    outcome = WORK[Verb.ROLLBACK](tools, ref, "worker")
+
+    assert outcome is not None
+    assert outcome.status is Status.ROLLED_BACK, outcome
+    assert sorted(os.listdir(victim)) == ["deep", "precious"]
     assert os.listdir(site.legacy_root) == [directory.name]
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from tests.conftest import Site
 from tests.estate import make_project, record_session
 from tests.fidelity.runs import do, open_run, tools_of
-from worker import ingest
+from worker import ingest, trust
 from worker.blobs.digest import BIG_BYTES, read_stored
 from worker.job import Tools
 from worker.messages import Outcome, Status, Verb
@@ -125,8 +125,6 @@ def test_damage_that_leaves_no_trace_in_the_times_is_found_when_the_last_check_i
 def test_a_fresh_check_is_believed_and_an_old_one_is_made_once_more(
     site: Site, tools: Tools, monkeypatch: pytest.MonkeyPatch
 ):
-    from worker import trust
-
     read: list[str] = []
     really = trust._is_right
     monkeypatch.setattr(trust, "_is_right", lambda job, *file: (read.append(file[0]), really(job, *file))[1])
@@ -167,6 +165,43 @@ def test_a_blob_that_others_link_while_it_is_read_again_is_not_taken_for_a_bad_o
 
     assert links
     assert (second.dataset_id, second.bytes.stored) == (first.dataset_id, 0)
+    assert quarantined(site) == []
+
+
+def test_of_two_that_repair_a_blob_the_second_does_not_condemn_what_the_first_put_there(
+    site: Site, tools: Tools, monkeypatch: pytest.MonkeyPatch
+):
+    """What it read was the bad one, by a name that leads to the good one by now. The first look was before its turn."""
+    study(site, "first", 1)
+    (first,) = migrate_all(site, tools)
+    path = recording(first, 1)
+    (blob,) = (one for one in (site.settings.store_dir / "blobs").glob("*/*") if one.samefile(path))
+    good = path.read_bytes()
+    damage(path)
+    make_old(site, 31)
+    study(site, "second", 1)
+    read: list[bool] = []
+    real = trust.has_digest
+
+    def another_is_faster(place: str, *args: Any) -> bool:
+        found = real(place, *args)
+        if place == str(blob):
+            read.append(found)
+            if read == [False, False]:
+                for name in (path, blob):
+                    name.parent.chmod(0o755)
+                    name.unlink()
+                blob.write_bytes(good)
+                os.link(blob, path)
+                path.parent.chmod(0o555)
+        return found
+
+    monkeypatch.setattr(trust, "has_digest", another_is_faster)
+
+    migrate_all(site, tools)
+
+    assert read == [False, False, True]
+    assert path.read_bytes() == good
     assert quarantined(site) == []
 
 
