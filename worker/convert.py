@@ -2,7 +2,7 @@
 
 import os
 import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -134,10 +134,12 @@ def convert(
     *,
     create_at: Path | None,
     store_root: Path,
+    listen: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Turn the project into one that refers to the dataset, and end its job, in one transaction.
 
-    Locks, in this order: the dataset's row, the project's row, its sessions; for the latter two it gives way to people.
+    Locks, in this order: the dataset's row, the project's row, its sessions; for all of them it gives way to people, and
+    calls `listen`, which may raise, before it tries again.
     `create_at` is the published tree of a dataset that has no row yet; the caller holds its claim (`ClaimLostError` when the
     row is there after all). None means the row must be there (`DatasetGoneError` otherwise). Raises `NothingToDoError` for a project that is gone or converted, `ProjectChangedError` for one with
     another path, `LeaseLostError` when the job has another holder, `RowRefusedError` for what the database does not let be
@@ -154,7 +156,7 @@ def convert(
             leases.end_job(conn, lease, converted)
         return converted
 
-    return when_free(transaction)
+    return when_free(transaction, listen=listen)
 
 
 def rehearse(
@@ -165,6 +167,7 @@ def rehearse(
     *,
     create_at: Path | None,
     store_root: Path,
+    listen: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Do the same statements under the same locks, see that the database takes them, and take all of it back.
 
@@ -182,7 +185,7 @@ def rehearse(
         ):
             return _all_rows(conn, lease, to, outcome, types)
 
-    foretold = when_free(transaction)
+    foretold = when_free(transaction, listen=listen)
     return foretold if create_at is None else foretold.with_changes(dataset_id=None)
 
 
@@ -208,7 +211,7 @@ def _all_rows(
         dataset = locked
     else:
         raise DatasetGoneError(f"Dataset {tree.manifest.digest[:12]} is not there any more")
-    project = check_still_legacy(projects.lock(conn, lease.ref.project_id, gives_way=True), lease, conn)
+    project = check_still_legacy(projects.lock(conn, lease.ref.project_id), lease, conn)
     rows = sessions.lock_of_project(conn, project.project_id)
     settled: tuple[Warning_, ...] = ()
     if project.has_record:

@@ -321,6 +321,10 @@ class WorkerStoppingError(HandBackError):
     remedy = "Nothing: another worker takes the job."
 
 
+ROOM = "room"
+"""What a job waits for that does not fit into the store's room; everything else that jobs wait for is a legacy root."""
+
+
 class WaitsError(HandBackError):
     """The job cannot be done here or now, and others can: it waits for `waits_for`, and no try is counted."""
 
@@ -337,6 +341,9 @@ class RootLacksError(WaitsError):
 
 class RoomWaitedForError(WaitsError):
     """The project does not fit into the room that the store has now; smaller ones may."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, waits_for=ROOM)
 
     remedy = "Make room on the store's file system; then: producer resume"
 

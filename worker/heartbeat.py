@@ -17,12 +17,10 @@ from worker.db.claims import Claim
 from worker.db.leases import Reins
 from worker.errors import (
     ClaimLostError,
-    DatabaseRefusedError,
     LeaseLostError,
     MigratorError,
     RunCancelledError,
     RunHeldError,
-    TransientError,
     WorkerStoppingError,
 )
 from worker.messages import RunState
@@ -105,17 +103,17 @@ class Heartbeat:
         with self._lock:
             self._files_done += files
             self._bytes_done += size_bytes
+        self.listen()
+
+    def listen(self) -> None:
+        """Raises as `advance`, and does nothing else: for loops and waits in which nothing is done that could be counted."""
         if self._stop is not None:
             raise self._stop
 
     def keep_pace(self, size_bytes: int) -> None:
         """Wait as the run's limit wants after so many bytes. Raises as `advance`: a file may take an hour."""
-        until = time.monotonic() + self._throttle.book(size_bytes)
-        while self._stop is None and (left_s := until - time.monotonic()) > 0:
-            # In small steps: with a low limit a chunk may take minutes.
-            self._stopped.wait(min(left_s, _TICK_S))
-        if self._stop is not None:
-            raise self._stop
+        self._throttle.wait(size_bytes, self.listen)
+        self.listen()
 
     def enter(self, phase: str, dataset_hash: str | None = None, *, at_once: bool = False) -> None:
         """Say what comes next: `at_once` where others read it, otherwise within a second. Raises as `advance`.
@@ -189,7 +187,7 @@ class Heartbeat:
                     files_done=self._files_done,
                     bytes_done=self._bytes_done,
                 )
-        except (TransientError, DatabaseRefusedError, SQLAlchemyError) as error:
+        except (MigratorError, SQLAlchemyError) as error:
             # Whatever the database has: without this thread the job would go on and lose its lease for certain.
             _log.warning("lease_not_renewed", reason=str(error))
             return

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 
 from sqlalchemy import Connection, Engine
 
@@ -40,7 +40,7 @@ from worker.mounts import Lacking
 from worker.one_store import Remembered, open_store
 from worker.scan import Roots
 from worker.settings import Settings
-from worker.throttle import Pace, unlimited
+from worker.throttle import Pace, Throttle, unlimited
 
 _log = log.get(__name__)
 
@@ -62,7 +62,10 @@ class Tools:
     settings: Settings
     engine: Engine
     threads: ThreadPoolExecutor
+    limit: Throttle = field(default_factory=partial(Throttle, None))
+    """How fast this worker process may read (BWLIMIT)."""
     pace: Pace = unlimited
+    """Called with what was read, before any limit is kept."""
     stopping: Callable[[], bool] = lambda: False
     on_progress: Callable[[Progress], None] = lambda _progress: None
     """Told every other second how far the job is; must return at once."""
@@ -113,9 +116,16 @@ class Job:
         return self.tools.engine
 
     def pace(self, size_bytes: int) -> None:
-        """To be called after each chunk: waits as the worker's and the run's limits want, and raises when it is time to stop."""
+        """To be called after each chunk: waits as the worker's and the run's limits want, and raises when it is time to stop.
+
+        With 0, in loops and waits that read nothing, it only listens.
+        """
         self.tools.pace(size_bytes)
-        self.heartbeat.keep_pace(size_bytes)
+        if size_bytes:
+            self.tools.limit.wait(size_bytes, self.heartbeat.listen)
+            self.heartbeat.keep_pace(size_bytes)
+        else:
+            self.heartbeat.listen()
 
     def check_root(self, path: str) -> None:
         """Of a path at which nothing is: raise `RootLacksError` if that is this machine's fault, not the project's."""
@@ -165,7 +175,7 @@ def run_job(
                 conn, ref, worker, tools.settings.granted_lease_s, verb, but_not_in=lacking
             )
 
-    lease = when_there(take, _PATIENCE_S)
+    lease = when_there(take, _PATIENCE_S, tools.stopping)
     if lease is None:
         if not _left_to_others(tools, ref, worker, lacking):
             _say_why_not(tools, ref, verb)
@@ -379,7 +389,7 @@ def _write(
     opened: Callable[[Engine], AbstractContextManager[Connection]],
     write: Callable[[Connection], None],
 ) -> None:
-    """Write as soon as there is a database, but no later than a lease lasts. `opened` says whether it is a single statement
+    """Write as soon as there is a database: an attempt that gives up before its lease is over loses its work to an outage. `opened` says whether it is a single statement
     (`autocommit`) or a transaction (`Engine.begin`), whose locks last until its end.
     """
 
@@ -387,7 +397,7 @@ def _write(
         with opened(tools.engine) as conn:
             write(conn)
 
-    when_there(transaction, tools.settings.granted_lease_s)
+    when_there(transaction, _PATIENCE_S, tools.stopping)
 
 
 def _failed(lease: leases.Lease, worker: str, error: MigratorError, files_seen: int) -> Outcome:

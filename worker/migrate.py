@@ -1,7 +1,7 @@
 """The story of one project's migration: scan, hash, manifest, claim, store, convert. Knows no Celery."""
 
 import os
-from collections.abc import Collection, Container, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +10,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from worker import leftovers, log
 from worker.blobs.digest import BIG_BYTES, CHUNK_BYTES
+from worker.blobs.files import allocated
+from worker.blobs.store import Source
 from worker.convert import check_still_legacy, convert, rehearse
 from worker.db import claims, column_types, datasets, leases, ledger, projects, recordings
 from worker.db.claims import Claim
@@ -20,9 +22,12 @@ from worker.errors import (
     DatasetGoneError,
     HandBackError,
     MigratorError,
+    RoomWaitedForError,
     SourceChangedError,
+    StoreFullError,
     StoreSyncError,
     StoreUnusableError,
+    TooLargeForStoreError,
     TransientError,
 )
 from worker.hashed import HashedTree
@@ -40,7 +45,7 @@ from worker.ingest import (
 )
 from worker.job import Job, Tools, run_job
 from worker.messages import JobRef, Outcome, Status, Verb
-from worker.scan import Scan, scan
+from worker.scan import Scan, ScannedFile, scan
 from worker.trust import doubtful, mend, record
 
 _log = log.get(__name__)
@@ -113,15 +118,6 @@ def _hash(job: Job) -> HashedTree:
     never_met = _never_met(job, list(keys.values()))
     sizes = _counted_sizes(job, scanned)
     arriving = {key: path for path, key in keys.items() if key in never_met}
-    if arriving:
-        coming = set(arriving.values())
-        job.store.check_room(
-            sum(
-                size
-                for path, size in zip(scanned.files.paths, scanned.files.sizes(), strict=True)
-                if path in coming
-            )
-        )
     tree = _take_in(job, scanned, arriving, sizes) if arriving else _only_hash(job, scanned, sizes, {})
     return _with_counts(job, _with_admitted(job, replace(tree, keys=keys)))
 
@@ -170,7 +166,11 @@ def _take_in(job: Job, scanned: Scan, arriving: Mapping[str, str], sizes: Contai
     """
     with (
         claims.hold(
-            job.engine, list(arriving), what="new files", idle_timeout_s=job.tools.settings.lease_s
+            job.engine,
+            list(arriving),
+            what="new files",
+            idle_timeout_s=job.tools.settings.lease_s,
+            pace=job.pace,
         ) as claim,
         job.heartbeat.keeping_alive(claim),
         job.store.staging(f"{job.attempt_name}-arrivals") as staging,
@@ -179,7 +179,21 @@ def _take_in(job: Job, scanned: Scan, arriving: Mapping[str, str], sizes: Contai
         arrivals = {
             path: f"{staging}/{number}" for number, (key, path) in enumerate(arriving.items()) if key in first
         }
+        _check_room(job, (one for one in scanned.files if one.path in arrivals))
         return _only_hash(job, scanned, sizes, arrivals)
+
+
+def _check_room(job: Job, coming: Iterable[ScannedFile | Source]) -> None:
+    """Does what is coming fit? By its length, and where that does not, by what it takes on its disk. Raises as
+    `Store.check_room`.
+    """
+    sizes = [
+        (one.source if isinstance(one, ScannedFile) else one.path, one.signature.size_bytes) for one in coming
+    ]
+    try:
+        job.store.check_room(sum(size for _, size in sizes))
+    except (TooLargeForStoreError, StoreFullError, RoomWaitedForError):
+        job.store.check_room(sum(allocated(path, size) for path, size in sizes))
 
 
 def _first_to_hold(job: Job, keys: Sequence[str]) -> frozenset[str]:
@@ -248,6 +262,7 @@ def _reuse(job: Job, tree: HashedTree, known: Dataset | None) -> Outcome | None:
         _counted(outcome, tree, new=set()),
         create_at=None,
         store_root=job.store.root,
+        listen=job.heartbeat.listen,
     )
 
 
@@ -264,8 +279,10 @@ def _store(job: Job, tree: HashedTree) -> Outcome:
             return reused
         missing = missing_from(job.store, tree, job.pace)
         job.heartbeat.enter("store", digest, at_once=tree.scan.size_bytes >= BIG_BYTES)
-        job.store.check_room(sum(tree.distinct[digest].signature.size_bytes for digest in missing))
         with _big_files_claimed(job, tree, missing):
+            # Counted when nobody else stores any of it: what was missing before may have come while this job waited.
+            missing = missing_from(job.store, tree, job.pace)
+            _check_room(job, (tree.distinct[digest] for digest in missing))
             stored = store_tree(
                 job.store,
                 tree,
@@ -292,6 +309,7 @@ def _store(job: Job, tree: HashedTree) -> Outcome:
             _with_stored(outcome, tree, stored),
             create_at=target if known is None else None,
             store_root=job.store.root,
+            listen=job.heartbeat.listen,
         )
 
 
@@ -312,6 +330,7 @@ def _claimed(job: Job, digest: str) -> Iterator[Claim]:
             what=f"dataset {digest[:12]}",
             idle_timeout_s=job.tools.settings.lease_s,
             on_wait=say_for_whom,
+            pace=job.pace,
         ) as claim,
         job.heartbeat.keeping_alive(claim),
     ):
@@ -326,7 +345,9 @@ def _big_files_claimed(job: Job, tree: HashedTree, missing: Collection[str]) -> 
         yield
         return
     with (
-        claims.hold(job.engine, keys, what="big files", idle_timeout_s=job.tools.settings.lease_s) as claim,
+        claims.hold(
+            job.engine, keys, what="big files", idle_timeout_s=job.tools.settings.lease_s, pace=job.pace
+        ) as claim,
         job.heartbeat.keeping_alive(claim),
     ):
         # Whoever has met one of them first and comes to hold it after this job is to know that it may be stored by then.
@@ -384,6 +405,7 @@ def _foretell(job: Job, tree: HashedTree) -> Outcome:
         _counted(job.outcome(Status.WOULD_MIGRATE, reason), tree, new=new),
         create_at=target if known is None else None,
         store_root=job.store.root,
+        listen=job.heartbeat.listen,
     )
     with job.engine.begin() as conn:
         ledger.note_new_content(

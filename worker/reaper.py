@@ -99,7 +99,7 @@ def reap(settings: Settings, engine: Engine, known_epoch: str | None = None) -> 
     """
     dead: list[Expired] = []
     try:
-        while len(found := _requeue_expired(engine)) == _BATCH:
+        while len(found := _requeue_expired(settings, engine)) == _BATCH:
             dead += found
         dead += found
         return _send_and_finish(settings, engine, known_epoch)
@@ -132,10 +132,10 @@ def _send_and_finish(settings: Settings, engine: Engine, known_epoch: str | None
     return condition.epoch
 
 
-def _requeue_expired(engine: Engine) -> list[Expired]:
+def _requeue_expired(settings: Settings, engine: Engine) -> list[Expired]:
     """Let jobs wait again whose holders died, or end those that were given up or kill their workers; which these were."""
     with engine.begin() as conn:
-        found = leases.expired(conn, _BATCH)
+        found = leases.expired(conn, _BATCH, settings.granted_lease_s)
         for dead in found:
             _log.warning(
                 "holder_died",

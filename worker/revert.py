@@ -1,5 +1,7 @@
 """Moving rows back: the one transaction that makes a converted project legacy again, and its rehearsal. Reads no file."""
 
+from collections.abc import Callable
+
 from sqlalchemy import Connection, Engine
 
 from worker.db import column_types, datasets, leases, projects, rehearsal, sessions
@@ -11,7 +13,13 @@ from worker.messages import Outcome, Warning_
 from worker.return_plan import put_sessions_back
 
 
-def revert(engine: Engine, lease: leases.Lease, conversion: Conversion, outcome: Outcome) -> Outcome:
+def revert(
+    engine: Engine,
+    lease: leases.Lease,
+    conversion: Conversion,
+    outcome: Outcome,
+    listen: Callable[[], None] = lambda: None,
+) -> Outcome:
     """Take the project's conversion back and end the job, in one transaction.
 
     Locks, in the same order as the conversion and giving way like it: the dataset's row, the project's row, its
@@ -30,10 +38,16 @@ def revert(engine: Engine, lease: leases.Lease, conversion: Conversion, outcome:
             leases.end_job(conn, lease, reverted)
         return reverted
 
-    return when_free(transaction)
+    return when_free(transaction, listen=listen)
 
 
-def rehearse(engine: Engine, lease: leases.Lease, conversion: Conversion, outcome: Outcome) -> Outcome:
+def rehearse(
+    engine: Engine,
+    lease: leases.Lease,
+    conversion: Conversion,
+    outcome: Outcome,
+    listen: Callable[[], None] = lambda: None,
+) -> Outcome:
     """Do the same statements under the same locks, see that the database takes them, and take all of it back.
 
     The outcome that `revert` would have; it is not in the ledger yet. Raises what `revert` raises.
@@ -47,7 +61,7 @@ def rehearse(engine: Engine, lease: leases.Lease, conversion: Conversion, outcom
         ):
             return _put_back(conn, lease, conversion, outcome, types)
 
-    return when_free(transaction)
+    return when_free(transaction, listen=listen)
 
 
 def _put_back(
@@ -55,7 +69,6 @@ def _put_back(
 ) -> Outcome:
     """All rows of one project's way back."""
     dataset = datasets.lock(conn, conversion.dataset_hash)
-    projects.give_way(conn)
     project = projects.lock(conn, lease.ref.project_id)
     is_back = check_still_converted(project, conversion, conn)
     rows = sessions.lock_of_project(conn, conversion.project_id)

@@ -15,7 +15,15 @@ from worker.blobs.store import Store
 from worker.db import column_types, leases, projects
 from worker.db.engine import autocommit
 from worker.db.projects import Conversion
-from worker.errors import LegacyPathMissingError, MigratorError, NothingToDoError, RollbackRefusedError
+from worker.errors import (
+    HandBackError,
+    LeaseLostError,
+    LegacyPathMissingError,
+    MigratorError,
+    NothingToDoError,
+    RollbackRefusedError,
+    RunCancelledError,
+)
 from worker.ingest import hash_tree
 from worker.job import Job, Tools, run_job
 from worker.messages import JobRef, Outcome, Status, Verb
@@ -49,7 +57,7 @@ def _work(job: Job) -> Outcome:
     settle(conversion.legacy_path)
     job.heartbeat.enter("revert", conversion.dataset_hash)
     outcome = job.outcome(Status.ROLLED_BACK, rebuilt or "its legacy directory is unchanged")
-    return revert(job.engine, job.lease, conversion, _of_dataset(outcome, conversion))
+    return revert(job.engine, job.lease, conversion, _of_dataset(outcome, conversion), job.heartbeat.listen)
 
 
 def _conversion(job: Job) -> Conversion:
@@ -138,6 +146,8 @@ def _compare(job: Job, conversion: Conversion) -> None:
         expected = job.store.read_manifest(conversion.dataset_hash)
         found = last if last and last.algorithm == expected.algorithm else None
         names = list(differences(expected, found or _manifest(job, conversion, expected.algorithm)))
+    except (HandBackError, RunCancelledError, LeaseLostError):
+        raise
     except MigratorError as error:
         raise RollbackRefusedError(f"{changed}; what differs cannot be named: {error}") from error
     shown = tuple(islice(names, _SHOWN))
@@ -196,7 +206,9 @@ def _what_happened(before: Entry | None, after: Entry | None) -> str:
 def _foretell(job: Job, conversion: Conversion, rebuilt: str | None) -> Outcome:
     """The outcome that the real rollback would have, its rows rehearsed. What stays written is the ledger's."""
     outcome = job.outcome(Status.WOULD_ROLL_BACK, rebuilt or "its legacy directory is unchanged")
-    foretold = rehearse(job.engine, job.lease, conversion, _of_dataset(outcome, conversion))
+    foretold = rehearse(
+        job.engine, job.lease, conversion, _of_dataset(outcome, conversion), job.heartbeat.listen
+    )
     with autocommit(job.engine) as conn:
         leases.end_job(conn, job.lease, foretold)
     return foretold

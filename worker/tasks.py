@@ -22,7 +22,7 @@ from worker.migrate import migrate
 from worker.progress import Teller
 from worker.reaper import Reaper
 from worker.rollback import rollback
-from worker.throttle import pace
+from worker.throttle import Throttle
 from worker.verify import verify_sessions
 
 _BEGIN, _END = 30, 17
@@ -98,7 +98,7 @@ def _tools(pid: int) -> Tools:
         settings=settings,
         engine=job.connect(settings, f"label-migrator worker {pid}"),
         threads=ThreadPoolExecutor(settings.hash_threads, thread_name_prefix="ingest"),
-        pace=pace(settings.bwlimit),
+        limit=Throttle(settings.bwlimit),
         stopping=stopping.told,
     )
 

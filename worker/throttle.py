@@ -5,7 +5,10 @@ import time
 from collections.abc import Callable
 
 Pace = Callable[[int], None]
-"""Called with the bytes just read, by any thread; returns when the next may be read."""
+"""Called with the bytes just read, by any thread; returns when the next may be read. With 0: only to hear whether to stop."""
+
+_STEP_S = 0.2
+"""How long a wait goes on before it is asked again whether it is still wanted."""
 
 
 def unlimited(_size_bytes: int) -> None:
@@ -15,37 +18,53 @@ def unlimited(_size_bytes: int) -> None:
 class Throttle:
     """Lets `bytes_per_second` pass on average, for all threads that share it; without a limit, everything.
 
-    Each call books its bytes and waits until their time has come. What was not used is not saved up beyond a
+    Each call books its bytes and waits until so many have been let pass. What was not used is not saved up beyond a
     second, so that a pause is not followed by a burst.
     """
 
     def __init__(self, bytes_per_second: float | None) -> None:
-        self._seconds_per_byte = 0.0
+        self._rate = bytes_per_second
         self._lock = threading.Lock()
-        self._free_at = time.monotonic()
+        self._booked = 0.0
+        self._passed = 0.0
+        self._at = time.monotonic()
         self._never = threading.Event()
-        self.limit(bytes_per_second)
 
     def limit(self, bytes_per_second: float | None) -> None:
-        """From now on let so many pass; None takes the limit away. What is booked already is waited for."""
-        self._seconds_per_byte = 1 / bytes_per_second if bytes_per_second is not None else 0.0
+        """From now on let so many pass; None takes the limit away. What is booked already is waited for at the new rate."""
+        with self._lock:
+            self._let_pass()
+            self._rate = bytes_per_second
 
-    def __call__(self, size_bytes: int) -> None:
-        """Book `size_bytes` and wait for them."""
-        wait_s = self.book(size_bytes)
-        if wait_s > 0:
-            self._never.wait(wait_s)
+    def wait(self, size_bytes: int, listen: Callable[[], None]) -> None:
+        """Book `size_bytes` and wait for them. `listen` is called at each step of the wait, and may raise to end it."""
+        booked = self._book(size_bytes)
+        while (left_s := self._left_s(booked)) > 0:
+            listen()
+            self._never.wait(min(left_s, _STEP_S))
 
-    def book(self, size_bytes: int) -> float:
-        """Book `size_bytes`; how many seconds to wait before the next may be read."""
-        if not self._seconds_per_byte:
+    def _book(self, size_bytes: int) -> float:
+        if self._rate is None:
             return 0.0
         with self._lock:
-            now = time.monotonic()
-            self._free_at = max(self._free_at, now - 1) + size_bytes * self._seconds_per_byte
-            return self._free_at - now
+            self._let_pass()
+            self._booked += size_bytes
+            return self._booked
 
+    def _left_s(self, booked: float) -> float:
+        """Seconds until all that was booked up to there has passed, as the limit is now."""
+        if self._rate is None:
+            return 0.0
+        with self._lock:
+            self._let_pass()
+            # Lifted since it was asked for first, all has passed: then the rate does not matter.
+            return (booked - self._passed) / (self._rate or 1.0)
 
-def pace(bytes_per_second: int | None) -> Pace:
-    """A throttle, or none."""
-    return Throttle(bytes_per_second) if bytes_per_second is not None else unlimited
+    def _let_pass(self) -> None:
+        """Count what has passed since this was called last. The caller has the lock."""
+        now = time.monotonic()
+        if self._rate is None:
+            self._passed = self._booked
+        else:
+            self._passed = min(self._passed + (now - self._at) * self._rate, self._booked + self._rate)
+        self._at = now

@@ -110,7 +110,11 @@ def mend(job: Job, tree: HashedTree, doubts: Mapping[str, str], place: Path) -> 
     if bad:
         with (
             claims.hold(
-                job.engine, ["mending"], what="mending", idle_timeout_s=job.tools.settings.lease_s
+                job.engine,
+                ["mending"],
+                what="mending",
+                idle_timeout_s=job.tools.settings.lease_s,
+                pace=job.pace,
             ) as claim,
             job.heartbeat.keeping_alive(claim),
         ):

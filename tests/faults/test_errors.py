@@ -246,15 +246,15 @@ def check_goes_on(site: Site, tools: Tools, ref: JobRef, folder: Path) -> None:
 
 
 def test_what_does_not_fit_is_not_begun(small: Site, tools: Tools):
-    folder = random_study(small, "too big", {str(number): 3 << 20 for number in range(5)})
+    folder = random_study(small, "too big", {str(number): 3 << 20 for number in range(4)})
+    (small.data_dir / "filler").write_bytes(os.urandom(5 << 20))
 
     ref, outcome = migrate_next(small, tools)
 
     assert outcome is None
     check_paused(small, ref, "bytes are to be stored")
     assert list((small.settings.store_dir / "blobs").iterdir()) == []
-    (folder / "day 1" / "4").unlink()
-    (folder / "day 1" / "3").unlink()
+    (small.data_dir / "filler").unlink()
     check_goes_on(small, tools, ref, folder)
 
 

@@ -314,6 +314,7 @@ def test_an_attempt_that_came_too_late_is_counted_and_changes_nothing(site: Site
 
     job = job_of(site.engine, run_id)
     assert (job["outcome"]["reason"], job["fenced"], job["attempt"]) == ("by another", 1, 2)
+    assert job["crashes"] == 0, "it lives, so it did not crash"
 
 
 def test_a_project_that_another_run_has_in_hand_is_skipped_with_that_run_s_id(site: Site, tools: Tools):

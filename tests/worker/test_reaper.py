@@ -76,6 +76,24 @@ def test_the_job_of_a_dead_holder_waits_again_and_gets_a_message(site: Site, loo
     assert must_take(site.engine, run_id, 1).attempt == 2
 
 
+def test_a_lease_that_ran_out_while_the_server_was_away_is_no_crash(site: Site):
+    """The server has started since. The holder gets the time of one more lease; after that its job waits again, uncounted."""
+    run_id = make_run(site.engine)
+    must_take(site.engine, run_id)
+    with site.engine.begin() as conn:
+        conn.execute(
+            text("update migration_jobs set lease_until = pg_postmaster_start_time() - interval '1 second'")
+        )
+
+    with site.engine.begin() as conn:
+        still_waited_for = leases.expired(conn, 10, lease_s=86_400)
+        taken = leases.take_lease(conn, JobRef(run_id=run_id, project_id=1), "w", 86_400)
+        (over,) = leases.expired(conn, 10, lease_s=0.001)
+
+    assert (still_waited_for, taken) == ([], None)
+    assert over.crashes == 0
+
+
 def test_a_holder_that_lives_keeps_its_job(site: Site, look: Callable[[], object]):
     run_id = make_run(site.engine)
     lease = must_take(site.engine, run_id)

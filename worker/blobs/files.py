@@ -203,20 +203,29 @@ class Writer:
     Where the kernel can (RWF_DONTCACHE, Linux 6.14), written pages go to disk at once and are dropped: nobody reads a
     blob soon, and filling memory that was never used costs more than writing. Elsewhere the disk is told to begin on
     each window while the next is written (sync_file_range(2)); that is only a hint, durability is `Store.sync`'s.
+
+    With `holes`, of a source that has some, parts of zeros are not written: they take no room here either.
     """
 
-    def __init__(self, descriptor: int, path: str, size_bytes: int) -> None:
+    def __init__(self, descriptor: int, path: str, size_bytes: int, *, holes: bool = False) -> None:
         self._descriptor = descriptor
         self._path = path
         self._offset = 0
         self._flags = _RWF_DONTCACHE if size_bytes >= BIG_BYTES else 0
-        if size_bytes >= BIG_BYTES:
+        self._holes = holes
+        if holes:
+            with writing(path):
+                os.ftruncate(descriptor, size_bytes)
+        elif size_bytes >= BIG_BYTES:
             with writing(path):
                 # Fewer extents, and a full disk is noticed before hours of copying.
                 reserve(descriptor, size_bytes)
 
     def __call__(self, chunk: memoryview) -> None:
         """Write the next part."""
+        if self._holes and _is_zero(chunk):
+            self._offset += len(chunk)
+            return
         with writing(self._path):
             while chunk:
                 written = self._write(chunk)
@@ -234,3 +243,18 @@ class Writer:
                 raise
             self._flags = 0
             return self._write(chunk)
+
+
+_ZEROS = bytes(BIG_CHUNK_BYTES)
+
+
+def _is_zero(chunk: memoryview) -> bool:
+    return not chunk[0] and not chunk[-1] and chunk.tobytes() == _ZEROS[: len(chunk)]
+
+
+def allocated(path: str, size_bytes: int) -> int:
+    """How many bytes of a file take room on its disk: without its holes, which stay holes in the store."""
+    try:
+        return min(size_bytes, os.lstat(path).st_blocks * 512)
+    except OSError:
+        return size_bytes

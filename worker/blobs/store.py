@@ -32,6 +32,7 @@ from worker.blobs.digest import (
 from worker.blobs.files import (
     Placement,
     Writer,
+    allocated,
     flushing,
     fresh_status,
     give_name,
@@ -46,10 +47,12 @@ from worker.blobs.manifest import Manifest
 from worker.blobs.removal import REMOVED, remove_tree, take_away
 from worker.blobs.syscalls import OpenFolder, is_nfs, refresh, sync_file_system
 from worker.errors import (
+    RoomWaitedForError,
     SourceChangedError,
     StoredBytesMismatchError,
     StoreFullError,
     StoreUnusableError,
+    TooLargeForStoreError,
 )
 from worker.sizes import reserve_of
 from worker.throttle import Pace, unlimited
@@ -156,8 +159,10 @@ class Store:
         """Copy a file to `staged` in the pass that hashes it; its digest. The copy is not durable yet."""
         hasher = new_hasher(self.algorithm)
         with writing(staged), new_file(staged) as descriptor:
-            write = Writer(descriptor, staged, signature.size_bytes)
-            show = abreast if signature.size_bytes >= BIG_BYTES else one_by_one
+            is_big = signature.size_bytes >= BIG_BYTES
+            holes = is_big and allocated(path, signature.size_bytes) < signature.size_bytes
+            write = Writer(descriptor, staged, signature.size_bytes, holes=holes)
+            show = abreast if is_big else one_by_one
             sinks: list[Sink] = [hasher.update, write] if observe is None else [hasher.update, observe, write]
             for chunk in read_chunks(path, signature, buffer, pace):
                 show(chunk, sinks)
@@ -210,19 +215,25 @@ class Store:
         return lambda path: not bytes_have_digest(path, digest, self.algorithm)
 
     def check_room(self, size_bytes: int) -> None:
-        """Raise `StoreFullError` unless so many bytes fit and a reserve stays for everybody else on the file system.
+        """Raise unless so many bytes fit and a reserve stays for everybody else on the file system, as it is right now.
 
-        Who brings no bytes takes nothing from the reserve.
+        `TooLargeForStoreError` for more than the whole file system could ever take, `StoreFullError` when nothing fits any more,
+        `RoomWaitedForError` when less would. Who brings no bytes takes nothing from the reserve.
         """
         with writing(self.root):
             status = os.statvfs(self.root)
-        free = status.f_bavail * status.f_frsize
-        reserve = reserve_of(status.f_blocks * status.f_frsize)
-        if size_bytes > max(0, free - reserve):
-            raise StoreFullError(
-                f"No space left in the store: {self.root}: {size_bytes} bytes are to be stored, {free} are free, "
-                f"{reserve} stay in reserve"
-            )
+        free, total = status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
+        reserve = reserve_of(total)
+        if size_bytes <= max(0, free - reserve):
+            return
+        figures = (
+            f"{size_bytes} bytes are to be stored, {free} of {total} are free, {reserve} stay in reserve"
+        )
+        if size_bytes > total - reserve:
+            raise TooLargeForStoreError(f"Too large for the store: {self.root}: {figures}")
+        if free <= reserve:
+            raise StoreFullError(f"No space left in the store: {self.root}: {figures}")
+        raise RoomWaitedForError(f"Not enough room in the store: {self.root}: {figures}")
 
     # Trees ----------------------------------------------------------------------------------------------------------
 

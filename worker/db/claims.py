@@ -6,7 +6,10 @@ from contextlib import contextmanager
 from sqlalchemy import Connection, Engine
 
 from worker.db.engine import autocommit, sql
-from worker.errors import ClaimLostError, MigratorError
+from worker.errors import ClaimLostError, DatabaseBusyError, MigratorError
+
+_SLICE = "800ms"
+"""How long a claim is waited for before the job listens."""
 
 
 class Claim:
@@ -59,12 +62,14 @@ def hold(
     what: str,
     idle_timeout_s: float,
     on_wait: Callable[[], None] = lambda: None,
+    pace: Callable[[int], None] = lambda _size_bytes: None,
 ) -> Iterator[Claim]:
     """Wait until all these keys are mine; while others hold any, until they are done or dead.
 
     Two transactions: the first only makes the rows exist for everybody, the second locks them in the order of their
     keys, so that two holders cannot wait for each other. A holder that stops without closing its connection is thrown
-    out by the server after `idle_timeout_s` without a ping. `on_wait` is called before waiting, if somebody else has a key.
+    out by the server after `idle_timeout_s` without a ping. `on_wait` is called before waiting, if somebody else has a key,
+    and `pace` about every second of it: it may raise to end it.
     """
     wanted = sorted(set(keys))
     with autocommit(engine) as conn:
@@ -74,7 +79,7 @@ def hold(
             # Some may be mine now; to wait with them in hand for others could be waiting in a circle.
             conn.rollback()
             on_wait()
-            if not _lock(conn, wanted, "for update", idle_timeout_s):
+            if not _wait_and_lock(conn, wanted, idle_timeout_s, pace):
                 raise ClaimLostError(f"The claim on {what} was removed while it was waited for")
         yield Claim(conn, what)
         try:
@@ -84,12 +89,27 @@ def hold(
             conn.invalidate()
 
 
+def _wait_and_lock(
+    conn: Connection, keys: Sequence[str], idle_timeout_s: float, pace: Callable[[int], None]
+) -> bool:
+    """Wait a slice at a time, shorter than the server takes before it looks for circles. Who comes back for the next one is
+    the last in the queue again; holders are few, and each of them ends.
+    """
+    while True:
+        pace(0)
+        try:
+            return _lock(conn, keys, "for update", idle_timeout_s)
+        except DatabaseBusyError:
+            conn.rollback()
+
+
 def _lock(conn: Connection, keys: Sequence[str], how: str, idle_timeout_s: float) -> bool:
     """Lock the rows of these keys in their order; did I get them all?"""
     locked = conn.execute(
         sql(f"""
-            select set_config('idle_in_transaction_session_timeout', :timeout, true);
+            select set_config('idle_in_transaction_session_timeout', :timeout, true),
+                   set_config('lock_timeout', :slice, true);
             select from dataset_claims where dataset_hash = any(:keys) order by dataset_hash {how}"""),  # noqa: S608 - a constant
-        {"keys": keys, "timeout": f"{int(idle_timeout_s * 1000)}ms"},
+        {"keys": keys, "timeout": f"{int(idle_timeout_s * 1000)}ms", "slice": _SLICE},
     )
     return locked.rowcount == len(keys)

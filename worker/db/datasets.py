@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from worker.db.engine import sql
+from worker.db.engine import GIVE_WAY, sql
 from worker.db.texts import as_json
 from worker.errors import ClaimLostError
 
@@ -44,11 +44,12 @@ def find(conn: Connection, dataset_hash: str) -> Dataset | None:
 
 
 def lock(conn: Connection, dataset_hash: str) -> Dataset | None:
-    """The same, kept from being deleted until the transaction ends."""
+    """The same, kept from being deleted until the transaction ends. For this lock and all after it the transaction gives way."""
     row = conn.execute(
-        sql("""
+        sql(f"""
+            {GIVE_WAY}
             select dataset_id, dataset_name, dataset_hash, file_path from raw_datasets
-            where dataset_hash = :hash for update"""),
+            where dataset_hash = :hash for update"""),  # noqa: S608 - a constant
         {"hash": dataset_hash},
     ).one_or_none()
     return Dataset(**row._mapping) if row is not None else None  # noqa: SLF001 - as above
@@ -67,17 +68,18 @@ def add(  # noqa: PLR0913 - the columns of a row
     sessions: Iterable[RawSession],
 ) -> Dataset:
     """Write a dataset and its sessions: two statements, however many there are, and one more for every some megabytes of labels.
-    `sessions` are taken as they are written. The caller holds the claim.
+    `sessions` are taken as they are written. The caller holds the claim. Gives way as `lock`.
 
     Raises `ClaimLostError` when the dataset is there already: somebody else stored it, so the claim was not ours any more.
     """
     dataset_id = conn.execute(
-        sql("""
+        sql(f"""
+            {GIVE_WAY}
             insert into raw_datasets (dataset_name, dataset_hash, file_path, file_size_bytes, session_count, description,
                                       metadata)
             values (:name, :hash, :file_path, :size_bytes, :session_count, :description, cast(:metadata as jsonb))
             on conflict (dataset_hash) do nothing
-            returning dataset_id"""),
+            returning dataset_id"""),  # noqa: S608 - a constant
         {
             "name": name,
             "hash": dataset_hash,

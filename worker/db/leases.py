@@ -11,7 +11,7 @@ from sqlalchemy.engine import Row
 
 from worker.db.engine import sql
 from worker.db.texts import as_json, storable
-from worker.errors import LeaseLostError
+from worker.errors import ROOM, LeaseLostError
 from worker.messages import JobRef, Outcome, RunState, Verb
 
 MOST_CRASHES = 3
@@ -50,18 +50,23 @@ class Reins:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expired:
-    """A job whose holder did not renew its lease. `crashes` counts this time, too."""
+    """A job whose holder did not renew its lease. `crashes` counts this time, too, unless the server was away."""
 
     lease: Lease
     worker: str
     crashes: int
 
 
-ROOM = "room"
-"""What a job waits for that does not fit into the store's room; everything else that jobs wait for is a legacy root."""
-
 _BELOW = "exists (select from unnest(cast(:roots as text[])) as root where starts_with(j.path || '/', rtrim(root, '/') || '/'))"
 """Does the job's project lie in one of these roots, by its text?"""
+
+_SERVER_WAS_AWAY = "pg_postmaster_start_time() > j.lease_until - make_interval(secs => :lease_s / 4)"
+"""Did the server start after the lease had run out, or so shortly before that its holder may not have come back yet?"""
+
+_IS_OVER = f"""
+    case when {_SERVER_WAS_AWAY} then pg_postmaster_start_time() + make_interval(secs => :lease_s)
+         else j.lease_until end < clock_timestamp()"""
+"""Has the holder not renewed its lease although it could? After an outage it gets the time of one more lease for that."""
 
 _TRY_ELSEWHERE_S = 2.0
 """How long a job waits that lacked its legacy root on one machine, before another one may get it."""
@@ -93,7 +98,7 @@ def take_lease(
     row = conn.execute(
         sql(f"""
             update migration_jobs j
-            set state = 'running', attempt = j.attempt + 1, crashes = j.crashes + (j.state = 'running')::integer,
+            set state = 'running', attempt = j.attempt + 1, crashes = j.crashes + (j.state = 'running' and not {_SERVER_WAS_AWAY})::integer,
                 worker = :worker, phase = 'scan', files_done = 0, bytes_done = 0, not_before = null,
                 lease_until = clock_timestamp() + make_interval(secs => :lease_s), started_at = clock_timestamp()
             from migration_runs r
@@ -101,7 +106,7 @@ def take_lease(
               and r.state in ('planned', 'running') and r.verb = coalesce(:verb, r.verb)
               and case j.state
                   when 'queued' then coalesce(j.not_before <= clock_timestamp(), true)
-                  when 'running' then j.lease_until < clock_timestamp() and j.crashes + 1 < :most_crashes
+                  when 'running' then {_IS_OVER} and j.crashes + (not {_SERVER_WAS_AWAY})::integer < :most_crashes
                   else false end
               {f"and not {_BELOW}" if but_not_in else ""}
             returning j.attempt, j.project_name, j.path, j.started_at, j.retries, r.verb, r.dry_run, r.selection,
@@ -259,26 +264,28 @@ def want_message(conn: Connection, ref: JobRef) -> None:
 
 
 def note_fenced(conn: Connection, lease: Lease) -> None:
-    """Count an attempt that found out that its job is not its own any more."""
+    """Count an attempt that found out that its job is not its own any more: it lives, so what was taken for its crash was none."""
     conn.execute(
-        sql(
-            "update migration_jobs set fenced = fenced + 1 where run_id = :run_id and project_id = :project_id"
-        ),
+        sql("""
+            update migration_jobs set fenced = fenced + 1, crashes = greatest(0, crashes - 1)
+            where run_id = :run_id and project_id = :project_id"""),
         {"run_id": lease.ref.run_id, "project_id": lease.ref.project_id},
     )
 
 
-def expired(conn: Connection, limit: int) -> list[Expired]:
-    """Jobs whose leases ran out, locked until the transaction ends; those that somebody else has locked are left to him."""
+def expired(conn: Connection, limit: int, lease_s: float) -> list[Expired]:
+    """Jobs whose leases of `lease_s` ran out, locked until the transaction ends; those that somebody else has locked are left
+    to him. A lease that ran out while the server was away counts as no crash.
+    """
     rows = conn.execute(
-        sql("""
+        sql(f"""
             select j.run_id, j.project_id, j.attempt, j.project_name, j.path, j.started_at, j.retries, j.worker,
-                   j.crashes + 1 as crashes, r.verb, r.dry_run, r.selection,
+                   j.crashes + (not {_SERVER_WAS_AWAY})::integer as crashes, r.verb, r.dry_run, r.selection,
                    r.created_at as run_created_at, null as busy_with, null as bytes_per_second
             from migration_jobs j join migration_runs r using (run_id)
-            where j.state = 'running' and j.lease_until < clock_timestamp()
-            order by j.lease_until limit :limit for update of j skip locked"""),
-        {"limit": limit},
+            where j.state = 'running' and {_IS_OVER}
+            order by j.lease_until limit :limit for update of j skip locked"""),  # noqa: S608 - constants
+        {"limit": limit, "lease_s": lease_s},
     )
     return [
         Expired(

@@ -11,9 +11,8 @@ from sqlalchemy import Connection
 from sqlalchemy.engine import Row
 
 from worker.db.engine import sql
-from worker.db.leases import ROOM
 from worker.db.texts import as_json, storable
-from worker.errors import UsageError
+from worker.errors import ROOM, UsageError
 from worker.messages import JobRef, JobState, Outcome, RunState, Verb
 
 _OPEN = {JobState.QUEUED, JobState.RUNNING}

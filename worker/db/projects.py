@@ -12,8 +12,6 @@ from worker.db.datasets import Dataset
 from worker.db.engine import sql
 from worker.db.texts import as_json
 
-_GIVE_WAY = "set local lock_timeout = '400ms';"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Project:
@@ -77,30 +75,17 @@ def by_ids(conn: Connection, ids: Iterable[int]) -> dict[int, Project]:
     return {row.project_id: _project(row) for row in rows}
 
 
-def lock(conn: Connection, project_id: int, *, gives_way: bool = False) -> Project | None:
-    """The project's row, locked until the transaction ends: nobody can add a session to it meanwhile.
-
-    `gives_way` as `give_way`, in one round trip.
-    """
+def lock(conn: Connection, project_id: int) -> Project | None:
+    """The project's row, locked until the transaction ends: nobody can add a session to it meanwhile."""
     row = conn.execute(
-        sql(f"""
-            {_GIVE_WAY if gives_way else ""}
+        sql("""
             select project_id, project_name, path, legacy_path, project_type,
                    exists (select from project_conversions c
                            where c.project_id = p.project_id and c.rolled_back_at is null) as has_record
-            from projects p where project_id = :id for update of p"""),  # noqa: S608 - a constant
+            from projects p where project_id = :id for update of p"""),
         {"id": project_id},
     ).one_or_none()
     return replace(_project(row), has_record=row.has_record) if row is not None else None
-
-
-def give_way(conn: Connection) -> None:
-    """From here on the transaction waits for no lock longer than a moment: it fails with `DatabaseBusyError` instead.
-
-    People lock a session before its project, as a split does, and we the other way round. PostgreSQL would end one of
-    the two after a second (`deadlock_timeout`), and it might be theirs.
-    """
-    conn.execute(sql(_GIVE_WAY))
 
 
 def save_before_image(

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, text
 from tests.deadlines import PATIENCE_S
 from tests.worker.db.rows import processes
 from worker.db import projects
-from worker.db.engine import connect, when_free
+from worker.db.engine import GIVE_WAY, connect, when_free
 from worker.errors import (
     DatabaseBusyError,
     DatabaseRefusedError,
@@ -392,8 +392,8 @@ def test_nothing_that_is_set_stays_on_a_connection(database: Engine):
     with processes(database, 1) as (engine,):
         for _ in range(2):
             with engine.begin() as conn:
-                projects.give_way(conn)
-                assert projects.lock(conn, 1, gives_way=True) is None
+                conn.execute(text(GIVE_WAY))
+                assert projects.lock(conn, 1) is None
             with engine.begin() as conn:
                 assert list(conn.scalars(changed)) == []
 
