@@ -20,7 +20,7 @@ _CONNECTIONS_OF_A_PARENT = 2
 _CONNECTIONS_OF_PRODUCERS = 5
 _FEW = 5
 _ALIKE = ("answers", "same program", "same settings", "same database", "same data directory", "same store")
-_TOGETHER = ("staging", "legacy projects", "database connections")
+_TOGETHER = ("staging", "restores", "legacy projects", "database connections")
 
 
 def look(settings: Settings, engine: Engine) -> Chapter:
@@ -42,6 +42,7 @@ def look(settings: Settings, engine: Engine) -> Chapter:
     if asked.evidence:
         notes.add(*alike_checks(settings, engine, asked), *checks_of_all(asked.evidence))
         notes.look("staging", lambda: staging_check(_names_of_live_jobs(engine), asked.evidence))
+        notes.look("restores", lambda: restores_check(_names_of_live_jobs(engine), asked.evidence))
         notes.add(projects_check(asked.evidence))
         notes.look("database connections", lambda: _connections(engine, asked.evidence))
     else:
@@ -226,9 +227,24 @@ def staging_check(of_live_jobs: Sequence[str], evidence: AllEvidence) -> Check:
         return warned(
             name,
             f"{len(leftovers)} leftovers of attempts that are over, in dataset_store/staging: {_some(leftovers)}",
-            "They only take space. While no run is going, they can be removed.",
+            "They only take space. The next jobs remove what is this database's; while no run is going, the rest can be removed.",
         )
     return passed(name, "nothing is left over")
+
+
+def restores_check(of_live_jobs: Sequence[str], evidence: AllEvidence) -> Check:
+    """Has a restore left anything beside legacy directories that no running job can be building?"""
+    name = "restores"
+    paths = {path for said in evidence.values() for path in said.machine.restoring}
+    live = tuple(f".restoring-{job}" for job in of_live_jobs)
+    leftovers = sorted(path for path in paths if not path.rpartition("/")[2].startswith(live))
+    if leftovers:
+        return warned(
+            name,
+            f"{len(leftovers)} unfinished legacy directories of restores that are over: {_some(leftovers)}",
+            "They only take space. The next restore beside them removes them; while no run is going, they can be removed.",
+        )
+    return passed(name, "nothing is left over beside legacy directories")
 
 
 def projects_check(evidence: AllEvidence) -> Check:

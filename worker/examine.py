@@ -42,6 +42,7 @@ def examine(request: Request, mark: str, *, within_s: float = WITHIN_S) -> Machi
         "flush to disk": partial(places.try_sync, request),
         "store": partial(places.open_store, request),
         "staging": partial(places.staging_names, request),
+        "restoring": partial(places.restoring_names, request),
         "free space": partial(places.room, request),
         "legacy roots protected": partial(sources.read_only_check, request),
         **{
@@ -72,6 +73,7 @@ def examine(request: Request, mark: str, *, within_s: float = WITHIN_S) -> Machi
         checks=tuple(checks),
         store_id=store_id,
         staging=found.get("staging", ()),
+        restoring=found.get("restoring", ()),
         unseen={number: trouble for number, trouble in unseen.items() if trouble},
         mark=os.path.basename(mark) if found.get("mark") else None,
     )

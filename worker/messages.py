@@ -264,12 +264,13 @@ def failed(name: str, finding: str, remedy: str) -> Check:
 class Machine:
     """What a worker's machine looks like to it. `mark` is the file it made in DATA_DIR, None where it could not.
 
-    `staging` names what lies in the store's staging; `unseen` says of sampled projects why they cannot be read there.
+    `staging` names what lies in the store's staging, `restoring` what restores have beside legacy directories; `unseen` says of sampled projects why they cannot be read there.
     """
 
     checks: tuple[Check, ...]
     store_id: str | None = None
     staging: tuple[str, ...] = ()
+    restoring: tuple[str, ...] = ()
     unseen: dict[int, str] = field(default_factory=dict)
     mark: str | None = None
 

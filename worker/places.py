@@ -15,9 +15,9 @@ from typing import Any
 
 from worker.blobs.digest import Algorithm, printable
 from worker.blobs.files import NO_LINKS
-from worker.blobs.removal import remove_tree
+from worker.blobs.removal import BUILDING, remove_tree
 from worker.blobs.store import Store
-from worker.blobs.syscalls import sync_file_system
+from worker.blobs.syscalls import SYNCFS_TELLS_ERRORS, sync_file_system
 from worker.errors import MigratorError, StoreUnusableError
 from worker.messages import Check, failed, passed, warned
 from worker.sizes import human_bytes, reserve_of
@@ -175,7 +175,16 @@ def try_sync(request: Request) -> list[Check]:
                 "Look at the kernel's messages: the disk loses what is written.",
             )
         ]
-    return [passed(name, f"syncfs took {time.monotonic() - begin:.2g} s")]
+    words = f"syncfs took {time.monotonic() - begin:.2g} s"
+    if not SYNCFS_TELLS_ERRORS:
+        return [
+            warned(
+                name,
+                f"{words}; this kernel ({os.uname().release}) reports no errors by it, so each file is flushed by itself",
+                "Nothing is lost, but much is slower; run workers on Linux 5.8 or newer.",
+            )
+        ]
+    return [passed(name, words)]
 
 
 def open_store(request: Request) -> tuple[Check, str | None]:
@@ -206,9 +215,24 @@ def open_store(request: Request) -> tuple[Check, str | None]:
 
 def staging_names(request: Request) -> tuple[str, ...]:
     """What has been in the store's staging for a while, as far as it can be listed. Short jobs come and go meanwhile."""
-    folder, before = f"{request.store_dir}/staging", time.time() - OLD_S
+    return _old_ones(f"{request.store_dir}/staging", "")
+
+
+def restoring_names(request: Request) -> tuple[str, ...]:
+    """What restores have left beside legacy directories, or are building there: in the roots, and beside the sampled projects."""
+    beside = {
+        *request.legacy_roots,
+        *(os.path.dirname(path.rstrip("/")) for path in request.projects.values()),
+    }
+    return tuple(
+        f"{printable(folder)}/{name}" for folder in sorted(beside) for name in _old_ones(folder, BUILDING)
+    )
+
+
+def _old_ones(folder: str, prefix: str) -> tuple[str, ...]:
+    before = time.time() - OLD_S
     try:
-        names = sorted(os.listdir(folder))
+        names = sorted(name for name in os.listdir(folder) if name.startswith(prefix))
     except OSError:
         return ()
     old: list[str] = []

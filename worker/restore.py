@@ -14,7 +14,7 @@ from worker.blobs.beneath import open_resolved
 from worker.blobs.digest import new_buffer, new_hasher, printable, read_stored
 from worker.blobs.files import FlushError, check_answers, flushing, new_file
 from worker.blobs.manifest import Directory, File, Manifest
-from worker.blobs.removal import REMOVED, remove_tree, take_away
+from worker.blobs.removal import BUILDING, REMOVED, remove_tree, take_away
 from worker.blobs.store import Store
 from worker.blobs.syscalls import refresh, rename_without_replacing, sync_file_system
 from worker.errors import (
@@ -31,9 +31,6 @@ _log = log.get(__name__)
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR}
-
-BUILDING = ".restoring-"
-"""How directories are called that are being rebuilt, or were when their worker died."""
 
 Over = Callable[[Collection[str]], Collection[str]]
 """Those of these task ids that no worker has any more."""

@@ -498,11 +498,12 @@ def test_with_postgresql_away_everything_else_is_looked_at(shared_site: Site, cl
         *doctor_database._REST,
         "queue",
         "staging",
+        "restores",
         "database connections",
         "held runs",
         "dead holders",
     }
-    assert done.stderr.splitlines()[-1].endswith("1 failed, 13 not checked")
+    assert done.stderr.splitlines()[-1].endswith("1 failed, 14 not checked")
     assert PASSWORD not in done.stdout + done.stderr
 
 
@@ -626,6 +627,9 @@ def test_leftovers_and_projects_that_nobody_sees_are_warnings(shared_site: Site)
         (staging / name).mkdir(parents=True)
         os.utime(staging / name, (1, 1))
     (staging / "somebody-4").mkdir()
+    for name in (f".restoring-{lease.ref.task_id}-1", ".restoring-somebody-3"):
+        (shared_site.legacy_root / name).mkdir()
+        os.utime(shared_site.legacy_root / name, (1, 1))
     with shared_site.engine.begin() as conn:
         make_project(conn, shared_site.legacy_root, "fine")
         for number in range(6):
@@ -634,10 +638,11 @@ def test_leftovers_and_projects_that_nobody_sees_are_warnings(shared_site: Site)
     chapter = doctor_workers.look(shared_site.settings, shared_site.engine)
 
     end(shared_site.engine, lease)
-    assert bad(chapter).items() >= {"staging": "warn", "legacy projects": "warn"}.items()
+    assert bad(chapter).items() >= {"staging": "warn", "restores": "warn", "legacy projects": "warn"}.items()
     leftovers = of(chapter, "staging").finding
     assert leftovers.startswith("1 leftovers")
     assert leftovers.endswith(": somebody-3")
+    assert of(chapter, "restores").finding.endswith(f"over: {shared_site.legacy_root}/.restoring-somebody-3")
     lost = of(chapter, "legacy projects")
     assert lost.finding.startswith("6 of 7 cannot be read (projects 2, 3, 4, 5, 6 and 1 more); ")
     assert "project 2 Project path is outside LEGACY_ROOTS" in lost.finding

@@ -308,6 +308,17 @@ def test_what_lies_in_staging_for_long_is_named(tmp_path: Path):
     assert look(request(tmp_path)).staging == ("old-1",)
 
 
+def test_a_kernel_whose_syncfs_reports_no_errors_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    open_store(tmp_path)
+    monkeypatch.setattr(places, "SYNCFS_TELLS_ERRORS", False)
+
+    (check,) = places.try_sync(request(tmp_path))
+
+    assert check.verdict is Verdict.WARN
+    assert "reports no errors" in check.finding
+    assert "5.8" in str(check.remedy)
+
+
 def statvfs(**values: int) -> os.statvfs_result:
     names = ("bsize", "frsize", "blocks", "bfree", "bavail", "files", "ffree", "favail", "flag", "namemax")
     return os.statvfs_result(values.get(name, 0) for name in names)

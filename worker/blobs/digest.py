@@ -15,6 +15,7 @@ from typing import Literal, Protocol
 import blake3
 
 from worker.blobs.beneath import open_resolved
+from worker.blobs.syscalls import is_remote, refresh_descriptor
 from worker.errors import EntryUnreadableError, ProjectError, SourceChangedError
 from worker.throttle import Pace, unlimited
 
@@ -183,6 +184,9 @@ def opened(path: str, expected: Signature, *, through_links: bool = False) -> It
     try:
         _check_unchanged(descriptor, expected, path)
         yield descriptor
+        if is_remote(descriptor, expected.device):
+            # Opening asked the server; what was written on another machine since is known to it alone.
+            refresh_descriptor(descriptor)
         _check_unchanged(descriptor, expected, path)
     finally:
         os.close(descriptor)

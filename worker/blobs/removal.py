@@ -9,6 +9,9 @@ _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _BUSY = ".nfs"
 """How NFS names a file that was removed while a program had it open: it goes by itself when that program closes it."""
 
+BUILDING = ".restoring-"
+"""How a legacy directory that is being rebuilt is called beside its place, and stays so when its worker dies."""
+
 REMOVED = "removed-"
 """How a thing is called that was taken away from its maker and is being removed: whoever finds one removes it."""
 

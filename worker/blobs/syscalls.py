@@ -19,6 +19,13 @@ _RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
 _SYNC_FILE_RANGE_WRITE = 2
 _NFS = 0x6969
+_LOCAL = {
+    *(0xEF53, 0x58465342, 0x9123683E, 0x01021994, 0x858458F6),  # ext, XFS, Btrfs, tmpfs, ramfs
+    *(0x2FC12FC1, 0xF2F52010, 0x794C7630, 0xCA451A4E, 0x73717368),  # ZFS, F2FS, overlay, bcachefs, squashfs
+}
+"""What statfs(2) calls file systems that no other machine writes to."""
+
+_remote: dict[int, bool] = {}
 _NO_RESERVE = {errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS}
 _NO_EXCHANGE = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
 
@@ -100,13 +107,27 @@ def _statx(folder: int, path: bytes, flags: int) -> None:
         call(folder, path, flags | _AT_STATX_FORCE_SYNC, _STATX_BASIC_STATS, buffer)
 
 
+def is_remote(descriptor: int, device: int) -> bool:
+    """May another machine change what is open here, on this device? Asked once a device; what is not known to be local is remote."""
+    known = _remote.get(device)
+    if known is None:
+        buffer = ctypes.create_string_buffer(_STATFS_BYTES)
+        is_known = _libc.fstatfs(descriptor, buffer) == 0
+        known = _remote[device] = not is_known or _kind(buffer) not in _LOCAL
+    return known
+
+
+def _kind(buffer: "ctypes.Array[ctypes.c_char]") -> int:
+    (kind,) = struct.unpack_from("l", buffer.raw)
+    return int(kind) & 0xFFFFFFFF
+
+
 def is_nfs(path: str) -> bool:
     """Is it on NFS? There a file that is replaced or removed while it is open leaves a name `.nfs…` behind."""
     buffer = ctypes.create_string_buffer(_STATFS_BYTES)
     if _libc.statfs(os.fsencode(path), buffer) != 0:
         raise _error(path)
-    (kind,) = struct.unpack_from("l", buffer.raw)
-    return bool(kind == _NFS)
+    return _kind(buffer) == _NFS
 
 
 def rename_without_replacing(source: str, target: str, folder: int) -> bool:

@@ -273,3 +273,39 @@ def test_reading_closes_the_file_whatever_happens(tmp_path: Path):
     chunks.close()
 
     assert os.listdir("/proc/self/fd") == before
+
+
+def test_on_a_network_file_system_the_server_is_asked_whether_a_file_changed_while_it_was_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The client's own answer may be seconds old."""
+    from worker.blobs import digest
+
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 100)
+    listed, old = signature_of(path), path.stat()
+    asked: list[int] = []
+    monkeypatch.setattr(digest, "is_remote", lambda _descriptor, _device: True)
+    monkeypatch.setattr(digest, "refresh_descriptor", asked.append)
+    real = os.fstat
+    monkeypatch.setattr(os, "fstat", lambda descriptor: real(descriptor) if asked else old)
+
+    with pytest.raises(SourceChangedError):
+        hash_file(str(path), listed, "blake3", new_buffer(), lambda _chunk: path.write_bytes(b"y" * 100))
+
+    assert len(asked) == 1
+
+
+def test_the_disk_of_the_tests_is_known_and_a_device_is_asked_for_once(tmp_path: Path):
+    from worker.blobs import syscalls
+
+    device = tmp_path.stat().st_dev
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    try:
+        first = syscalls.is_remote(descriptor, device)
+    finally:
+        os.close(descriptor)
+
+    assert syscalls.is_remote(-1, device) is first
+    assert syscalls.is_remote(-1, -1) is True
+    syscalls._remote.pop(-1)
