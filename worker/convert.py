@@ -2,7 +2,7 @@
 
 import os
 import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -20,8 +20,10 @@ from worker.db.engine import when_free
 from worker.db.projects import Project
 from worker.db.sessions import Session
 from worker.errors import (
+    DatabaseRefusedError,
     DatasetGoneError,
     NothingToDoError,
+    PlaceTakenError,
     ProjectChangedError,
     ProjectError,
 )
@@ -29,7 +31,7 @@ from worker.hashed import HashedTree
 from worker.ingest import LABELS, LABELS_MOST_BYTES
 from worker.messages import Outcome, Warning_
 from worker.return_plan import put_sessions_back
-from worker.scan import Noise
+from worker.scan import Noise, Scan
 from worker.sessions_csv import RECORDING
 
 MIGRATED_FROM = "legacy"
@@ -116,7 +118,7 @@ def plan_sessions(project_path: str, rows: Sequence[Session], tree: HashedTree) 
             warnings.extend(_doubts(plan, tree.records.get(raw_name)))
             continue
         if not parent:
-            _check_name(row, tree)
+            _check_name(row, tree.sources)
         left_alone.append(row)
         warnings.append(
             _left_alone(row, f"its parent path is not directly below the project's: {parent}")
@@ -342,6 +344,15 @@ def _write_rows(
 
 
 def _add_dataset(conn: Connection, lease: leases.Lease, to: _Target, path: Path) -> Dataset:
+    try:
+        return _insert_dataset(conn, lease, to, path)
+    except DatabaseRefusedError as error:
+        if error.constraint != datasets.ONE_PLACE:
+            raise
+        raise PlaceTakenError(f"Another dataset was registered at {path} meanwhile") from error
+
+
+def _insert_dataset(conn: Connection, lease: leases.Lease, to: _Target, path: Path) -> Dataset:
     tree = to.tree
     return datasets.add(
         conn,
@@ -482,11 +493,21 @@ def _plain_directories(tree: HashedTree) -> frozenset[str]:
     return frozenset() if tree.scan.links else frozenset(entry.path for entry in tree.scan.directories)
 
 
-def _check_name(row: Session, tree: HashedTree) -> None:
+def check_names(rows: Sequence[Session], scanned: Scan) -> None:
+    """Raise `SessionNameRefusedError` for a session that `plan_sessions` would refuse, before a byte is stored."""
+    names = frozenset(scanned.session_names)
+    odd = [row for row in rows if not row.parent_session_data_path and row.session_name not in names]
+    if odd:
+        paths = frozenset(scanned.files.paths)
+        for row in odd:
+            _check_name(row, paths)
+
+
+def _check_name(row: Session, files: Container[str]) -> None:
     """A session without a parent path reads from the project's path joined with its name, whatever that is."""
     name = row.session_name
     place = os.path.normpath(os.path.join(name, RECORDING))
-    if place in tree.sources or name.startswith("/") or ".." in name.split("/"):
+    if place in files or name.startswith("/") or ".." in name.split("/"):
         raise SessionNameRefusedError(
             f"Session {row.session_id} would lose its recording: its name {name!r} is not that of a session directory"
         )

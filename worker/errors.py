@@ -284,6 +284,12 @@ class DatasetGoneError(TransientError):
     remedy = "Enqueue the project again; its data is then stored anew."
 
 
+class PlaceTakenError(TransientError):
+    """Another dataset was registered at the directory that was chosen for a new one's tree."""
+
+    remedy = "Enqueue the project again; its data then gets another directory."
+
+
 # What became of an attempt --------------------------------------------------------------------------------------
 
 

@@ -23,6 +23,7 @@ from worker.errors import (
     RunHeldError,
     WorkerStoppingError,
 )
+from worker.ingest import Stored
 from worker.messages import RunState
 from worker.throttle import Throttle
 
@@ -83,6 +84,8 @@ class Heartbeat:
         self._files_done = 0
         self._bytes_done = 0
         self.files_seen = 0
+        self.stored: Stored | None = None
+        """What this attempt has brought into the store so far, for the outcome of a job that fails all the same."""
         """How many files the job's directory has, once somebody has counted them."""
         self._thread = threading.Thread(target=self._run, name=f"lease-{lease.ref.project_id}", daemon=True)
 

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
 
@@ -35,7 +35,8 @@ from worker.errors import (
     WaitsError,
 )
 from worker.heartbeat import Heartbeat, Progress
-from worker.messages import FileCounts, JobRef, Outcome, RunState, Status, Verb
+from worker.ingest import Stored
+from worker.messages import ByteCounts, FileCounts, JobRef, LinkCounts, Outcome, RunState, Status, Verb
 from worker.mounts import Lacking
 from worker.one_store import Remembered, open_store
 from worker.scan import Roots
@@ -266,7 +267,7 @@ def _ended(tools: Tools, lease: leases.Lease, worker: str, work: Callable[[Job],
         if isinstance(error, TransientError) and lease.retries < error.retries:
             outcome = _try_later(tools, lease, worker, error)
         else:
-            ended = _outcome_of(lease, worker, error, heartbeat.files_seen)
+            ended = _outcome_of(lease, worker, error, heartbeat)
             _write(tools, autocommit, lambda conn: leases.end_job(conn, lease, ended))
             outcome = ended
     if outcome is not None:
@@ -303,7 +304,7 @@ def _clear_staging_of_former(job: Job) -> None:
         _log.warning("staging_not_cleared", reason=str(error))
 
 
-def _outcome_of(lease: leases.Lease, worker: str, error: Exception, files_seen: int) -> Outcome:
+def _outcome_of(lease: leases.Lease, worker: str, error: Exception, heartbeat: Heartbeat) -> Outcome:
     """How a job ends that raised an error."""
     match error:
         case NothingToDoError():
@@ -311,14 +312,14 @@ def _outcome_of(lease: leases.Lease, worker: str, error: Exception, files_seen: 
         case RunCancelledError():
             return _outcome(lease, worker, Status.CANCELLED, str(error))
         case MigratorError():
-            return _failed(lease, worker, error, files_seen)
+            return _failed(lease, worker, error, heartbeat)
         case MemoryError():
             # Celery would stop the whole worker at this one, and its message would go on to kill the next.
-            return _failed(lease, worker, OutOfMemoryError("The worker ran out of memory"), files_seen)
+            return _failed(lease, worker, OutOfMemoryError("The worker ran out of memory"), heartbeat)
         case _:
             _log.error("unexpected_error", exc_info=error)
             unexpected = UnexpectedError(f"{type(error).__name__}: {error}")
-            return _failed(lease, worker, unexpected, files_seen)
+            return _failed(lease, worker, unexpected, heartbeat)
 
 
 def _try_later(tools: Tools, lease: leases.Lease, worker: str, error: TransientError) -> Outcome | None:
@@ -400,12 +401,17 @@ def _write(
     when_there(transaction, _PATIENCE_S, tools.stopping)
 
 
-def _failed(lease: leases.Lease, worker: str, error: MigratorError, files_seen: int) -> Outcome:
+def _failed(lease: leases.Lease, worker: str, error: MigratorError, heartbeat: Heartbeat) -> Outcome:
+    """With what was stored all the same: it takes room, and the next attempt finds it."""
+    stored = heartbeat.stored or Stored(files=FileCounts(), bytes=ByteCounts(), links=LinkCounts())
+    left = max(0, heartbeat.files_seen - stored.files.total)
     return _outcome(lease, worker, Status.FAILED, str(error)).with_changes(
         error_class=error.error_class,
         error=str(error),
         remedy=error.remedy,
-        files=FileCounts(left=files_seen),
+        files=replace(stored.files, left=left),
+        bytes=stored.bytes,
+        links=stored.links,
         differences=error.differences,
     )
 

@@ -12,16 +12,18 @@ from worker import leftovers, log
 from worker.blobs.digest import BIG_BYTES, CHUNK_BYTES
 from worker.blobs.files import allocated
 from worker.blobs.store import Source
-from worker.convert import check_still_legacy, convert, rehearse
-from worker.db import claims, column_types, datasets, leases, ledger, projects, recordings
+from worker.convert import check_names, check_still_legacy, convert, rehearse
+from worker.db import claims, column_types, datasets, leases, ledger, recordings, sessions
 from worker.db.claims import Claim
 from worker.db.datasets import Dataset
 from worker.db.engine import autocommit
+from worker.db.sessions import Session
 from worker.errors import (
     ClaimLostError,
     DatasetGoneError,
     HandBackError,
     MigratorError,
+    PlaceTakenError,
     RoomWaitedForError,
     SourceChangedError,
     StoreFullError,
@@ -44,11 +46,14 @@ from worker.ingest import (
     store_tree,
 )
 from worker.job import Job, Tools, run_job
-from worker.messages import JobRef, Outcome, Status, Verb
+from worker.messages import ByteCounts, FileCounts, JobRef, LinkCounts, Outcome, Status, Verb
 from worker.scan import Scan, ScannedFile, scan
 from worker.trust import doubtful, mend, record
 
 _log = log.get(__name__)
+
+_PLACES = 10
+"""So many names are tried for a new dataset's tree."""
 
 _TRIES = 3
 """How often one attempt starts over after something that passes by itself: a lost claim, a dataset deleted meanwhile."""
@@ -66,25 +71,42 @@ def _work(job: Job) -> Outcome:
     """The whole way of one project."""
     column_types.known(job.engine)
     with autocommit(job.engine) as conn:
-        found = projects.by_ids(conn, [job.project_id])
-        check_still_legacy(found.get(job.project_id), job.lease, conn)
+        project, rows = sessions.with_project(conn, job.project_id)
+        check_still_legacy(project, job.lease, conn)
     if not job.lease.dry_run:
         leftovers.clear(job.engine, job.store)
     try:
-        return _twice(job)
-    except (HandBackError, TransientError):
+        return _twice(job, rows)
+    except Exception as error:
+        # What is in the store by now stays there, whatever becomes of the project.
+        job.heartbeat.stored = job.heartbeat.stored or _admitted(job)
+        if not isinstance(error, HandBackError | TransientError):
+            raise
         # Whoever goes on need not read again what was stored just now.
         with suppress(MigratorError, SQLAlchemyError), autocommit(job.engine) as conn:
             record(conn, job.store, job.store.admitted)
         raise
 
 
-def _twice(job: Job) -> Outcome:
+def _admitted(job: Job) -> Stored | None:
+    """What came into the store by files that were new and were copied while they were hashed."""
+    sizes = []
+    for digest in job.store.admitted:
+        with suppress(OSError):
+            sizes.append(os.stat(job.store.blob_path(digest)).st_size)
+    if not sizes:
+        return None
+    return Stored(
+        files=FileCounts(stored=len(sizes)), bytes=ByteCounts(stored=sum(sizes)), links=LinkCounts()
+    )
+
+
+def _twice(job: Job, rows: Sequence[Session]) -> Outcome:
     """A second time from the start if somebody wrote to the directory meanwhile, the database took a claim away, or the disk
     lost something.
     """
     try:
-        return _from_directory_to_rows(job)
+        return _from_directory_to_rows(job, rows)
     except (SourceChangedError, ClaimLostError) as error:
         _log.warning("starting_over", reason=str(error))
     except StoreSyncError as error:
@@ -92,26 +114,27 @@ def _twice(job: Job) -> Outcome:
         _log.warning("starting_over", reason=str(error))
         job.store.try_again()
     job.heartbeat.restart()
-    return _from_directory_to_rows(job)
+    return _from_directory_to_rows(job, rows)
 
 
-def _from_directory_to_rows(job: Job) -> Outcome:
-    tree = _hash(job)
+def _from_directory_to_rows(job: Job, rows: Sequence[Session]) -> Outcome:
+    tree = _hash(job, rows)
     for _ in range(_TRIES):
         try:
             if job.lease.dry_run:
                 return _foretell(job, tree)
             return _reuse(job, tree, _perhaps_whole(job, tree)) or _store(job, tree)
-        except (DatasetGoneError, ClaimLostError) as error:
+        except (DatasetGoneError, ClaimLostError, PlaceTakenError) as error:
             _log.warning("starting_over", reason=str(error))
             last = error
     raise last
 
 
-def _hash(job: Job) -> HashedTree:
+def _hash(job: Job, rows: Sequence[Session]) -> HashedTree:
     """Read every byte once: new big files are stored in the same pass, known recordings are not counted again."""
     scanned = scan(job.lease.path or "", job.tools.roots, job.pace)
     job.heartbeat.files_seen = len(scanned.files)
+    check_names(rows, scanned)
     check_paths_fit(job.store, scanned, job.lease.project_name or "", job.lease.ref.task_id)
     job.heartbeat.enter("hash")
     keys = _file_keys(job, scanned)
@@ -270,8 +293,7 @@ def _store(job: Job, tree: HashedTree) -> Outcome:
     """Store the dataset as the only one who does, then convert; whoever waited finds it stored and reuses it."""
     digest = tree.manifest.digest
     with _claimed(job, digest) as claim:
-        known = _known(job, tree)
-        target = Path(known.file_path) if known is not None else _free_place(job, tree)
+        known, target = _known_or_place(job, tree)
         mend(job, tree, doubtful(job, tree, target), target)
         tree = _with_admitted(job, tree)
         reused = _reuse(job, tree, known)
@@ -293,6 +315,7 @@ def _store(job: Job, tree: HashedTree) -> Outcome:
                 job.pace,
                 claim.ping,
             )
+        job.heartbeat.stored = stored
         _remember(job, tree, missing | tree.admitted)
         claim.ping()
         job.heartbeat.enter("convert", digest)
@@ -363,23 +386,48 @@ def _perhaps_whole(job: Job, tree: HashedTree) -> Dataset | None:
 def _known(job: Job, tree: HashedTree) -> Dataset | None:
     with autocommit(job.engine) as conn:
         known = datasets.find(conn, tree.manifest.digest)
+    return None if known is None else _in_the_store(job, known)
+
+
+def _in_the_store(job: Job, known: Dataset) -> Dataset:
     # By what the paths lead to: DATA_DIR may be spelled otherwise than when the dataset was stored.
-    if known is not None and os.path.realpath(os.path.dirname(known.file_path)) != os.path.realpath(
-        job.store.trees
-    ):
+    if os.path.realpath(os.path.dirname(known.file_path)) != os.path.realpath(job.store.trees):
         raise StoreUnusableError(
             f"Dataset {known.dataset_id} is registered at {known.file_path}, which is not directly in {job.store.trees}"
         )
     return known
 
 
-def _free_place(job: Job, tree: HashedTree) -> Path:
-    """Where a new dataset's tree goes: a name that no other dataset's tree has."""
-    name = job.lease.project_name or "dataset"
-    short = job.store.tree_path(name, tree.manifest.digest)
-    if not os.path.lexists(short) or job.store.holds(tree.manifest, os.fspath(short), job.pace):
-        return short
-    return job.store.tree_path(name, tree.manifest.digest, digits=64)
+def _known_or_place(job: Job, tree: HashedTree) -> tuple[Dataset | None, Path]:
+    """The dataset and where it is, or None and where a new one's tree goes: to a name that no other dataset has.
+
+    A tree that is there without a row may have got one of Label's own meanwhile: then it is that dataset's.
+    """
+    name, digest = job.lease.project_name or "dataset", tree.manifest.digest
+    short = job.store.tree_path(name, digest)
+    places = [
+        short,
+        *(
+            job.store.tree_path(one, digest, digits=64)
+            for one in (name, *(f"{n}-{name}" for n in range(2, _PLACES)))
+        ),
+    ]
+    with autocommit(job.engine) as conn:
+        known, taken = datasets.find_or_at(conn, digest, [os.fspath(place) for place in places])
+        if known is not None:
+            return _in_the_store(job, known), Path(known.file_path)
+        for place in places:
+            if os.fspath(place) in taken:
+                continue
+            if not os.path.lexists(place):
+                return None, place
+            if datasets.is_registered(conn, place.name):
+                continue
+            if place != short or job.store.holds(tree.manifest, os.fspath(place), job.pace):
+                return None, place
+    raise StoreUnusableError(
+        f"Every directory for dataset {digest[:12]} in {job.store.trees} is another dataset's"
+    )
 
 
 def _foretell(job: Job, tree: HashedTree) -> Outcome:
@@ -387,10 +435,9 @@ def _foretell(job: Job, tree: HashedTree) -> Outcome:
     them when the report is made. Its rows are written and taken back again; what stays is the ledger's.
     """
     job.heartbeat.enter("plan", tree.manifest.digest)
-    known = _known(job, tree)
+    known, target = _known_or_place(job, tree)
     whole = known is not None and job.store.holds(tree.manifest, known.file_path, job.pace)
     new = set() if whole else missing_from(job.store, tree, job.pace)
-    target = Path(known.file_path) if known is not None else _free_place(job, tree)
     if known is None:
         reason = "would store its content"
     elif whole:

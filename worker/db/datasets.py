@@ -1,6 +1,6 @@
 """Rows of raw datasets, their sessions and references. Opens no transaction."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,10 @@ from worker.db.texts import as_json
 from worker.errors import ClaimLostError
 
 _PORTION_CHARACTERS = 4 << 20
+
+
+ONE_PLACE = "raw_datasets_file_path_key"
+"""The unique key by which a directory is one dataset's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +45,35 @@ def find(conn: Connection, dataset_hash: str) -> Dataset | None:
         {"hash": dataset_hash},
     ).one_or_none()
     return Dataset(**row._mapping) if row is not None else None  # noqa: SLF001 - the public name of a row as a mapping
+
+
+def find_or_at(
+    conn: Connection, dataset_hash: str, places: Sequence[str]
+) -> tuple[Dataset | None, frozenset[str]]:
+    """The dataset with this digest, if it is there; and those of `places` that are registered for another one: Label's "scan and
+    register" takes a tree that has no row (yet) for one of its own.
+    """
+    rows = conn.execute(
+        sql("""
+            select dataset_id, dataset_name, dataset_hash, file_path from raw_datasets
+            where dataset_hash = :hash
+               or md5(file_path) in (select md5(place) from unnest(cast(:places as text[])) as place)"""),
+        {"hash": dataset_hash, "places": list(places)},
+    )
+    found = [Dataset(**row._mapping) for row in rows]  # noqa: SLF001 - as above
+    known = next((one for one in found if one.dataset_hash == dataset_hash), None)
+    return known, frozenset(one.file_path for one in found if one is not known)
+
+
+def is_registered(conn: Connection, name: str) -> bool:
+    """Is there a dataset whose directory has this name? By the name alone Label finds it, however the path is spelt."""
+    found: bool = conn.execute(
+        sql(
+            "select exists (select from raw_datasets where right(file_path, length(:name) + 1) = '/' || :name)"
+        ),
+        {"name": name},
+    ).scalar_one()
+    return found
 
 
 def lock(conn: Connection, dataset_hash: str) -> Dataset | None:

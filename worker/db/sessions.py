@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from worker.db.engine import sql
+from worker.db.projects import Project
 from worker.db.texts import as_json
 
 COLUMNS = (
@@ -19,6 +20,7 @@ COLUMNS = (
 )
 """The columns that say where a session's rows are: all that a conversion may change."""
 
+_OF_A_PROJECT = ("project_id", "project_name", "path", "legacy_path", "project_type")
 
 _OF_PROJECT = """
     select session_id, session_name, parent_session_data_path, raw_session_name, dataset_id, data_start_offset,
@@ -48,6 +50,25 @@ def of_project(conn: Connection, project_id: int) -> list[Session]:
     """The project's sessions in the order of their ids. Locks nothing and waits for nobody."""
     rows = conn.execute(sql(_OF_PROJECT), {"id": project_id})
     return [Session(**row._mapping) for row in rows]  # noqa: SLF001 - the public name of a row as a mapping
+
+
+def with_project(conn: Connection, project_id: int) -> tuple[Project | None, list[Session]]:
+    """The project and its sessions, in one round trip; None and nothing when it is not there. Locks nothing."""
+    rows = conn.execute(
+        sql("""
+            select p.project_id, p.project_name, p.path, p.legacy_path, p.project_type, s.session_id, s.session_name,
+                   s.parent_session_data_path, s.raw_session_name, s.dataset_id, s.data_start_offset, s.data_end_offset,
+                   s.split_config_id
+            from projects p left join sessions s using (project_id)
+            where p.project_id = :id order by s.session_id"""),
+        {"id": project_id},
+    ).all()
+    if not rows:
+        return None, []
+    project = Project(**{name: getattr(rows[0], name) for name in _OF_A_PROJECT})
+    columns = ("session_id", "session_name", *COLUMNS)
+    found = [row for row in rows if row.session_id is not None]
+    return project, [Session(**{name: getattr(row, name) for name in columns}) for row in found]
 
 
 def lock_of_project(conn: Connection, project_id: int) -> list[Session]:
