@@ -151,11 +151,14 @@ def _row(
 
 
 def _read(row: SessionRow, reader: Reader, job: Job) -> "pd.DataFrame | str":
-    """The frame, or why Label cannot read the session."""
+    """The frame, or why Label cannot read the session: in words that quote nothing of the file, because reports go further than
+    files do, and the legacy one may be a link by now.
+    """
     try:
         return read(row, reader, job.tools.settings.data_dir, job.pace)
     except SessionUnreadableError as error:
-        return str(error.__cause__ or error)
+        words, is_no_recording, _ = str(error.__cause__ or error).partition(" is not a recording: ")
+        return f"{words} is not a recording" if is_no_recording else words
 
 
 def _alike(before: "pd.DataFrame | str", after: "pd.DataFrame | str") -> bool:
