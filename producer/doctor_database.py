@@ -9,7 +9,7 @@ from producer.diagnosis import Chapter, Notes
 from worker.db import column_types, health, schema
 from worker.db.engine import autocommit
 from worker.db.health import Server
-from worker.errors import MigratorError, SchemaMissingError
+from worker.errors import MigratorError, RowsHiddenError, SchemaMissingError
 from worker.messages import Check, failed, passed, warned
 
 OLDEST = 14
@@ -21,12 +21,16 @@ STATEMENT_S = 5.0
 
 _CLOCKS_APART_S = 5.0
 _ALIKE_S = 0.1
+_EXAMPLES = 10
 _REST = (
     "version",
     "encryption",
+    "writable",
+    "encoding",
     "tables",
     "column types",
     "schema steps",
+    "numbers",
     "rights",
     "role",
     "clock",
@@ -53,9 +57,12 @@ def _look(notes: Notes, engine: Engine, conn: Connection, server: Server) -> Non
         version_check(server),
         encryption_check(engine.url.host, server),
     )
+    notes.add(writable_check(server))
+    notes.look("encoding", lambda: _encoding(conn, server))
     notes.look("tables", lambda: _tables(engine, conn))
     notes.look("column types", lambda: _column_types(conn))
     notes.look("schema steps", lambda: _steps(engine))
+    notes.look("numbers", lambda: _numbers(conn))
     notes.look("rights", lambda: _rights(conn))
     notes.add(role_check(server))
     notes.look("clock", lambda: clock_check(health.clock_ahead_s(conn)))
@@ -91,12 +98,55 @@ def encryption_check(host: str | None, server: Server) -> Check:
     )
 
 
+def writable_check(server: Server) -> Check:
+    """Every verb that does anything writes, if only into the ledger."""
+    if (because := server.takes_no_writes_because) is not None:
+        return failed("writable", because, "Let DATABASE_URL name the primary, and let it be written to.")
+    return passed("writable", "yes")
+
+
+def _encoding(conn: Connection, server: Server) -> Check:
+    """Can the database hold every name that a disk can have?"""
+    name, words = "encoding", server.encoding
+    if words == "SQL_ASCII":
+        if rows := health.undecodable(conn, _EXAMPLES):
+            return failed(
+                name,
+                f"{words}; not UTF-8: {', '.join(rows)}",
+                "Correct these rows; the migrator reads UTF-8 only.",
+            )
+        return passed(name, f"{words}; every name in it is UTF-8")
+    if words != "UTF8":
+        remedy = (
+            "Nothing, if all names are of its language; a project with another one is refused and says so."
+        )
+        return warned(name, f"{words} cannot hold every name that a disk can", remedy)
+    return passed(name, words)
+
+
+def _numbers(conn: Connection) -> Check:
+    """Do the sequences go on behind the rows that are there?"""
+    name, numbers = "numbers", health.numbers(conn)
+    if numbers.behind:
+        return failed(
+            name,
+            "sequences give numbers that rows have already, which fails what adds to their tables",
+            f"As the tables' owner: {'; '.join(numbers.behind)}",
+        )
+    if numbers.unseen:
+        remedy = (
+            "Run sql/create_migrator_role.sql again, or grant select on these sequences and their columns."
+        )
+        return warned(name, f"our role may not read the sequences of {', '.join(numbers.unseen)}", remedy)
+    return passed(name, "sequences go on behind the rows that are there")
+
+
 def _tables(engine: Engine, conn: Connection) -> Check:
     """Label's and ours, with every column that is used."""
     name = "tables"
     try:
         schema.require(engine)
-    except SchemaMissingError as error:
+    except (SchemaMissingError, RowsHiddenError) as error:
         return failed(name, str(error), error.remedy)
     if missing := health.missing_columns(conn):
         return failed(

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Engine
 
 from worker import broker
-from worker.db import ledger
+from worker.db import health, ledger
 from worker.db.ledger import Progress, Run
 from worker.messages import RunState
 from worker.settings import Settings
@@ -22,6 +22,7 @@ def describe(engine: Engine, run: Run, settings: Settings | None = None) -> dict
     the size. With `settings` the broker of a run that goes on is asked, too: what it refuses is what the workers wait for.
     """
     with engine.connect() as conn:
+        trouble = health.takes_no_writes_because(conn) if run.state in _GOING else None
         progress = ledger.progress(conn, run.run_id)
         holders = ledger.holders(conn, run.run_id)
         retrying = ledger.retrying(conn, run.run_id, EXAMPLES)
@@ -29,7 +30,8 @@ def describe(engine: Engine, run: Run, settings: Settings | None = None) -> dict
     elapsed = ((run.finished_at or datetime.now(UTC)) - run.created_at).total_seconds()
     return {
         **summary(run),
-        "waiting_because": broker.trouble(settings) if settings is not None and run.state in _GOING else None,
+        "waiting_because": trouble
+        or (broker.trouble(settings) if settings is not None and run.state in _GOING else None),
         "elapsed_s": round(elapsed, 1),
         "projects": {
             "total": progress.jobs,

@@ -66,4 +66,12 @@ from (values ('raw_datasets', 'dataset_id'), ('raw_dataset_sessions', 'raw_sessi
 join pg_attribute a on a.attrelid = t.name::regclass and a.attname = t.key and a.attidentity = ''
 where pg_get_serial_sequence(t.name, t.key) is not null \gexec
 
+-- To be able to say that a sequence is behind its table, after rows were imported with their numbers.
+grant select (raw_session_id) on raw_dataset_sessions to :"migrator";
+select format('grant select on sequence %s to %I', pg_get_serial_sequence(t.name, t.key), :'migrator')
+from (values ('raw_datasets', 'dataset_id'), ('raw_dataset_sessions', 'raw_session_id'),
+             ('project_dataset_refs', 'ref_id'), ('project_split_configs', 'config_id'),
+             ('project_conversions', 'conversion_id')) as t (name, key)
+where pg_get_serial_sequence(t.name, t.key) is not null \gexec
+
 commit;

@@ -112,6 +112,8 @@ def role(database: Engine) -> Iterator[tuple[str, Engine]]:
         conn.execute(text(f"create role {name} login password '{password}'"))
         for table, rights in NEEDED_RIGHTS.items():
             conn.execute(text(f"grant {', '.join(rights)} on {table} to {name}"))
+        conn.execute(text(f"grant select on raw_dataset_sessions to {name}"))
+        conn.execute(text(f"grant select on all sequences in schema public to {name}"))
     engine = connect(database.url.set(username=name, password=password), application_name="tests")
     try:
         yield name, engine
@@ -130,7 +132,7 @@ def test_with_a_role_that_has_what_is_needed_all_is_well(database: Engine):
 
     assert bad(chapter) == {}
     assert chapter.not_checked == ()
-    assert len(chapter.checks) == 9
+    assert len(chapter.checks) == 12
     assert of(chapter, "reachable").finding.endswith(f"database {database.url.database} as {name}")
 
 
@@ -185,6 +187,52 @@ def test_a_right_on_some_columns_is_one(database: Engine):
             conn.execute(text(f"grant update (dataset_id) on sessions to {name}"))
 
         assert health.missing_rights(ours) == []
+
+
+def test_sequences_that_the_role_may_not_read_are_a_warning(database: Engine):
+    with role(database) as (name, engine):
+        with database.begin() as conn:
+            conn.execute(text(f"revoke select on raw_datasets_dataset_id_seq from {name}"))
+        numbers = of(doctor_database.look(engine), "numbers")
+
+    assert (numbers.verdict, "raw_datasets" in numbers.finding) == (Verdict.WARN, True)
+
+
+def test_a_sequence_that_is_behind_its_table_fails_with_the_statement_that_sets_it_right(database: Engine):
+    assert of(doctor_database.look(database), "numbers").verdict is Verdict.PASS
+    with database.begin() as conn:
+        conn.execute(
+            text(
+                "insert into raw_datasets (dataset_id, dataset_name, dataset_hash, file_path) values (7, 'd', 'h', '/')"
+            )
+        )
+
+    numbers = of(doctor_database.look(database), "numbers")
+
+    assert numbers.verdict is Verdict.FAIL
+    assert numbers.remedy is not None
+    with database.begin() as conn:
+        conn.execute(text(numbers.remedy.partition("owner: ")[2]))
+        assert conn.scalar(text("select nextval('raw_datasets_dataset_id_seq')")) == 8
+    assert of(doctor_database.look(database), "numbers").verdict is Verdict.PASS
+
+
+def test_a_database_that_takes_no_writes_or_hides_rows_fails(database: Engine):
+    with role(database) as (name, engine):
+        with database.begin() as conn:
+            conn.execute(text(f"alter role {name} set default_transaction_read_only = on"))
+            conn.execute(
+                text(
+                    "alter table sessions enable row level security; create policy few on sessions using (true)"
+                )
+            )
+        chapter = doctor_database.look(engine)
+
+    assert of(chapter, "writable").verdict is Verdict.FAIL
+    assert (of(chapter, "tables").verdict, "sessions" in of(chapter, "tables").finding) == (
+        Verdict.FAIL,
+        True,
+    )
 
 
 def test_a_role_that_could_drop_label_s_tables_is_warned_of(database: Engine):
@@ -503,7 +551,7 @@ def test_with_postgresql_away_everything_else_is_looked_at(shared_site: Site, cl
         "held runs",
         "dead holders",
     }
-    assert done.stderr.splitlines()[-1].endswith("1 failed, 14 not checked")
+    assert done.stderr.splitlines()[-1].endswith(f"1 failed, {len(document['not_checked'])} not checked")
     assert PASSWORD not in done.stdout + done.stderr
 
 

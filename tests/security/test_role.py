@@ -20,7 +20,7 @@ from tests.estate import every_form, make_project, record_session, split_session
 from tests.fidelity import runs
 from tests.sql.client import SQL, psql
 from worker import reaper
-from worker.db import leases, ledger, recordings, schema
+from worker.db import health, leases, ledger, recordings, schema
 from worker.db.engine import connect
 from worker.db.ledger import Run
 from worker.errors import DatabaseRefusedError, PermanentError
@@ -328,6 +328,8 @@ def _whole_story(role: Role) -> None:
         every_form(conn, site.legacy_root, data_dir=site.data_dir, outside=site.folder / "outside")
     schema.require(engine)
     schema.status(engine)
+    with engine.connect() as conn:
+        assert health.numbers(conn).unseen == []
     with runs.tools_of(site) as tools:
         _do(tools, enqueue_room.enqueue(settings, engine, dry_run=True))
         migration = _do(tools, enqueue_room.enqueue(settings, engine, dry_run=False))

@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 from sqlalchemy.engine import Row
 
 from worker.db.engine import sql
+from worker.db.refusals import NUMBERED, catch_up
 
 NEEDED_RIGHTS = {
     "projects": ("select", "update"),
@@ -36,10 +37,16 @@ _LABEL_COLUMNS = {
 }
 """Label's own columns that our statements name; the others are made by sql/."""
 
+_TEXTS = {
+    "projects": ("project_name", "path", "legacy_path"),
+    "sessions": ("session_name", "parent_session_data_path", "raw_session_name"),
+}
+"""The texts among Label's columns that are read."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """What the server is, and how it sees us. `encrypted` is None where there is no network in between; `sees_all`: may our
+    """What the server is, whether it can be written to, and how it sees us. `encrypted` is None where there is no network in between; `sees_all`: may our
     role see what the sessions of others do? `room` counts the connections that ordinary roles may have, `others` those that are
     in use and not the migrator's.
     """
@@ -53,6 +60,18 @@ class Server:
     sees_all: bool
     room: int
     others: int
+    encoding: str
+    takes_no_writes_because: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Numbers:
+    """Sequences that give numbers which their tables have already: the statements that set them right; and the tables whose
+    sequence our role may not read.
+    """
+
+    behind: list[str]
+    unseen: list[str]
 
 
 def server(conn: Connection) -> Server:
@@ -63,7 +82,7 @@ def server(conn: Connection) -> Server:
                    current_setting('server_version_num')::integer as version_number,
                    case when inet_server_addr() is not null
                         then (select ssl from pg_stat_ssl where pid = pg_backend_pid()) end as encrypted,
-                   current_user as role,
+                   current_user as role, current_setting('server_encoding') as encoding,
                    coalesce((select rolsuper from pg_roles where rolname = current_user), false) as is_superuser,
                    coalesce((select pg_has_role(relowner, 'usage') from pg_class where oid = to_regclass('projects')), false)
                        as is_owner,
@@ -75,7 +94,71 @@ def server(conn: Connection) -> Server:
                     where datid is not null and coalesce(backend_type, 'client backend') = 'client backend'
                       and application_name not like 'label-migrator%') as others""")
     ).one()
-    return Server(**row._mapping)  # noqa: SLF001 - the public name of a row as a mapping
+    because = takes_no_writes_because(conn)
+    return Server(**row._mapping, takes_no_writes_because=because)  # noqa: SLF001 - the public name of a row as a mapping
+
+
+def takes_no_writes_because(conn: Connection) -> str | None:
+    """Why nothing can be written now, where that is so: then workers wait."""
+    row = conn.execute(
+        sql("""
+            select pg_is_in_recovery() as is_standby,
+                   current_setting('default_transaction_read_only')::boolean as is_read_only""")
+    ).one()
+    if row.is_standby:
+        return "PostgreSQL is a standby (in recovery) and takes no writes"
+    if row.is_read_only:
+        return "PostgreSQL takes no writes: default_transaction_read_only is on, for the server, the database or our role"
+    return None
+
+
+def numbers(conn: Connection) -> Numbers:
+    """Compare each sequence that numbers rows of ours with its table; what is imported with its numbers does not move it."""
+    found = Numbers(behind=[], unseen=[])
+    for table, column in NUMBERED.items():
+        row = conn.execute(
+            sql("""
+                select n.nspname::text as schema, seq.name, has_sequence_privilege(seq.name, 'select')
+                       and has_column_privilege(a.attrelid, a.attnum, 'select') as is_seen
+                from pg_attribute a join pg_class c on c.oid = a.attrelid join pg_namespace n on n.oid = c.relnamespace
+                cross join lateral pg_get_serial_sequence(a.attrelid::regclass::text, a.attname) as seq (name)
+                where a.attrelid = to_regclass(:table) and a.attname = :column and seq.name is not null"""),
+            {"table": table, "column": column},
+        ).one_or_none()
+        if row is None:
+            continue
+        if not row.is_seen:
+            found.unseen.append(table)
+        elif conn.scalar(
+            sql(f"""
+                select (select max({column}) from {table}) > case when is_called then last_value else last_value - 1 end
+                from {row.name}""")  # noqa: S608 - constants, and a name as the catalog quotes it
+        ):
+            found.behind.append(catch_up(row.schema, table))
+    return found
+
+
+def undecodable(conn: Connection, limit: int) -> list[str]:
+    """Rows of Label's whose names are not UTF-8, as `sessions 7 (session_name)`: only a database in SQL_ASCII has any."""
+    return [
+        f"{table} {row.key} ({column})"
+        for table, columns in _TEXTS.items()
+        for column in columns
+        for row in conn.execute(
+            sql(f"""
+                select {table.removesuffix("s")}_id as key, convert_to({column}, 'SQL_ASCII') as bytes from {table}
+                where encode(convert_to({column}, 'SQL_ASCII'), 'hex') ~ '^(..)*[89a-f].' order by 1""")  # noqa: S608 - constants
+        )
+        if not _is_utf8(bytes(row.bytes))
+    ][:limit]
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def clock_ahead_s(conn: Connection) -> float:

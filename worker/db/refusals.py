@@ -106,8 +106,8 @@ def _refused(context: ExceptionContext, error: psycopg2.Error, state: str) -> Mi
         return RowsHiddenError(f"Row-level security hides rows from our role: {primary(error)}")
     if state == _UNIQUE_VIOLATION and (statement := _catches_up(error)) is not None:
         return SequenceBehindError(f"{primary(error)}: the numbers of rows are used up to there. {statement}")
-    if state in _NOT_IN_ENCODING and (said := _unholdable(context)) is not None:
-        return EncodingRefusedError(said)
+    if state in _NOT_IN_ENCODING:
+        return EncodingRefusedError(_unholdable(context, error))
     if state.startswith(_OURS) and state != _INSUFFICIENT_PRIVILEGE:
         _log.error("statement_refused", sqlstate=state, reason=primary(error), place=_place())
     return DatabaseRefusedError(
@@ -144,14 +144,16 @@ def _quoted(name: str) -> str:
     return name if name.isidentifier() and name.islower() else '"' + name.replace('"', '""') + '"'
 
 
-def _unholdable(context: ExceptionContext) -> str | None:
-    """Name the text that the database's encoding has no bytes for."""
-    connection = context.connection
-    if connection is None:
-        return None
-    encoding = texts.server_encoding(connection)
+def _unholdable(context: ExceptionContext, error: psycopg2.Error) -> str:
+    """Name the text that the database's encoding has no bytes for; where none was sent, one that it holds is meant."""
+    encoding = texts.server_encoding(context.connection) if context.connection is not None else "UTF8"
     found = texts.first_unholdable(context.parameters, encoding)
-    return None if found is None else f"The database is in {encoding} and cannot hold {found}"
+    if found is None:
+        return (
+            f"The database, in {encoding}, holds a text that is not what its encoding says: {primary(error)}; "
+            "producer doctor names the row"
+        )
+    return f"The database is in {encoding} and cannot hold {found}"
 
 
 def _of_a_text(error: UnicodeError) -> MigratorError | None:

@@ -12,6 +12,15 @@ from psycopg2.extensions import encodings
 from sqlalchemy import Connection
 
 _HOLDS_ALL = {"UTF8", "SQL_ASCII"}
+_FEWER = {"EUC_JP": "\xa2\xa3\xac\u2016\u2212\u301c"}
+"""Signs that Python's table of an encoding has and PostgreSQL's has not; compared over the whole Basic Multilingual Plane."""
+
+_UNLIKE = {"EUC_JIS_2004"}
+"""Encodings of which the two have too little in common: only ASCII is certain."""
+
+_LONGEST = 3
+"""Bytes of the longest character of any of PostgreSQL's encodings for servers but UTF-8 and EUC_TW, which Python has not."""
+
 _AROUND = 20
 """So many characters of a long text are shown on each side of the one that is meant."""
 
@@ -57,11 +66,12 @@ def _holds(text: str, encoding: str) -> bool:
         return False
     if encoding in _HOLDS_ALL:
         return not "\ud800" <= text <= "\udfff"
+    if text in _FEWER.get(encoding, ""):
+        return False
+    codec = "ascii" if encoding in _UNLIKE else encodings.get(encoding, "ascii")
     try:
-        # Python's tables of multibyte encodings differ from PostgreSQL's in a few signs: those that do not come back as they
-        # went are among them.
-        there = text.encode(encodings.get(encoding, "ascii"))
-        return there.decode(encodings.get(encoding, "ascii")) == text
+        # A Korean syllable that KS X 1001 lacks is composed of eight bytes by Python, and refused by PostgreSQL.
+        return len(text.encode(codec)) <= _LONGEST
     except UnicodeError:
         return False
 
