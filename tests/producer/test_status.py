@@ -118,6 +118,15 @@ def test_the_end_is_guessed_only_for_a_run_that_runs(database: Engine, state: st
     assert (describe(database, run_id)["eta_s"] is not None) is guessed
 
 
+def test_a_database_that_takes_no_writes_is_what_workers_wait_for(database: Engine):
+    run_id = make_run(database, [1])
+    with database.begin() as conn:
+        conn.execute(text(f"alter database {database.url.database} set default_transaction_read_only = on"))
+    database.dispose()
+
+    assert "takes no writes" in describe(database, run_id)["waiting_because"]
+
+
 def test_the_number_of_statements_does_not_grow_with_the_run(database: Engine):
     def statements(run_id: uuid.UUID) -> int:
         seen: list[str] = []
@@ -141,7 +150,7 @@ def test_the_number_of_statements_does_not_grow_with_the_run(database: Engine):
             )
         )
 
-    assert statements(small) == statements(big) <= 6
+    assert statements(small) == statements(big) <= 7
 
 
 # Watching ---------------------------------------------------------------------------------------------------------
