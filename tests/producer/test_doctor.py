@@ -132,7 +132,7 @@ def test_with_a_role_that_has_what_is_needed_all_is_well(database: Engine):
 
     assert bad(chapter) == {}
     assert chapter.not_checked == ()
-    assert len(chapter.checks) == 12
+    assert len(chapter.checks) == 13
     assert of(chapter, "reachable").finding.endswith(f"database {database.url.database} as {name}")
 
 

@@ -4,6 +4,7 @@ The server's primary message is said as it is; its DETAIL, its CONTEXT and the t
 the values of rows.
 """
 
+import re
 import traceback
 from pathlib import Path
 
@@ -51,6 +52,10 @@ _INSUFFICIENT_PRIVILEGE = "42501"
 _UNIQUE_VIOLATION = "23505"
 _ROW_SECURITY = "check_enable_rls"
 """The server's function that refuses when `row_security` is off and a policy would hide rows; its words depend on a locale."""
+
+_OF_VALUES = "22"
+_VALUE = re.compile(r""": ["'(].*""")
+"""A data exception quotes the value at the end of its message: not a constraint's name, which comes without a colon."""
 
 _OURS = ("42", "XX")
 """Classes of SQLSTATEs that tell of a defect of ours or of the server's, and are worth the place in the source."""
@@ -110,8 +115,9 @@ def _refused(context: ExceptionContext, error: psycopg2.Error, state: str) -> Mi
         return EncodingRefusedError(_unholdable(context, error))
     if state.startswith(_OURS) and state != _INSUFFICIENT_PRIVILEGE:
         _log.error("statement_refused", sqlstate=state, reason=primary(error), place=_place())
+    said = _VALUE.sub("", primary(error)) if state.startswith(_OF_VALUES) else primary(error)
     return DatabaseRefusedError(
-        f"PostgreSQL refused a statement: {primary(error)} (SQLSTATE {state or 'unknown'})",
+        f"PostgreSQL refused a statement: {said} (SQLSTATE {state or 'unknown'})",
         sqlstate=state,
         constraint=error.diag.constraint_name,
     )
