@@ -13,6 +13,7 @@ from tests.conftest import Site
 from tests.worker.db.rows import at_once, expire, job_of, make_run, must_take, processes, set_run_state, take
 from tests.worker.trees import eventually, open_store
 from worker import broker
+from worker.blobs.store import Store
 from worker.db import leases, ledger
 from worker.messages import QUEUE, JobRef, Outcome, Status, Verb
 from worker.reaper import Reaper, reap
@@ -74,6 +75,26 @@ def test_the_job_of_a_dead_holder_waits_again_and_gets_a_message(site: Site, loo
     assert job["sent_at"] is not None
     assert messages(site) == 1
     assert must_take(site.engine, run_id, 1).attempt == 2
+
+
+def test_leftovers_are_removed_when_the_job_waits_again_already(
+    site: Site, look: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+):
+    """A million links take longer to remove than the server lets a transaction say nothing."""
+    open_store(site.data_dir)
+    run_id = make_run(site.engine)
+    must_take(site.engine, run_id)
+    expire(site.engine, run_id)
+    seen: list[tuple[str, int]] = []
+
+    def clear(_store: Store, _job: str, last_attempt: int) -> None:
+        seen.append((job_of(site.engine, run_id)["state"], last_attempt))
+
+    monkeypatch.setattr(Store, "clear_staging", clear)
+
+    look()
+
+    assert seen == [("queued", 1)]
 
 
 def test_a_lease_that_ran_out_while_the_server_was_away_is_no_crash(site: Site):

@@ -226,11 +226,11 @@ class Store:
         reserve = reserve_of(total)
         if size_bytes <= max(0, free - reserve):
             return
-        figures = (
-            f"{size_bytes} bytes are to be stored, {free} of {total} are free, {reserve} stay in reserve"
-        )
+        figures = f"{size_bytes} bytes are to be stored, {free} are free, {reserve} stay in reserve"
         if size_bytes > total - reserve:
-            raise TooLargeForStoreError(f"Too large for the store: {self.root}: {figures}")
+            raise TooLargeForStoreError(
+                f"Too large for the store: {self.root}: {figures}, {total} are all there are"
+            )
         if free <= reserve:
             raise StoreFullError(f"No space left in the store: {self.root}: {figures}")
         raise RoomWaitedForError(f"Not enough room in the store: {self.root}: {figures}")
