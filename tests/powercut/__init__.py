@@ -1,0 +1,1 @@
+"""Cutting the power at every commit that matters, and looking whether the rows of that moment can be read."""
