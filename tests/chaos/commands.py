@@ -20,7 +20,7 @@ from worker.broker import Message
 from worker.messages import JobRef, Verb
 from worker.settings import Settings
 
-_WITHIN_S = 60.0
+_WITHIN_S = 120.0
 _NOT_READY = 5
 _USAGE = 2
 _OPENS = {Verb.MIGRATE: "enqueue", Verb.ROLLBACK: "rollback"}
@@ -182,7 +182,7 @@ class Operator:
 
     def collect_twice(self, run_id: uuid.UUID) -> tuple[Path, Path]:
         """Collect a run that has ended, twice at once; both reports."""
-        options = ("--report-dir", str(self._folder / "reports"), "--timeout", "20", "--json")
+        options = ("--report-dir", str(self._folder / "reports"), "--timeout", "60", "--json")
         processes = [self._start("collect", str(run_id), *options) for _ in range(2)]
         first, second = (self._report_of(process) for process in processes)
         return first, second

@@ -21,7 +21,7 @@ from worker.db import schema
 from worker.db.engine import connect
 
 TEMPLATE = "template_chaos"
-_BACK_WITHIN_S = 60.0
+_BACK_WITHIN_S = 120.0
 _BUSY = ("postmaster.pid", "shared memory block", "could not bind", "Address already in use")
 """What a server says whose killed predecessor has not quite ended."""
 

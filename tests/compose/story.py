@@ -22,7 +22,7 @@ from worker.sessions_csv import Reader
 
 WORKERS = 4
 _MEGABYTES = 60
-_SLOW = "2M"
+_SLOW = "500K"
 """Bytes a second for all workers together: each holds a job long enough to be found with it."""
 
 _SOUND, _UNSOUND, _DATASETS = 12, 3, 9

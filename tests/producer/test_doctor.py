@@ -8,9 +8,11 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Set as AbstractSet
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -50,6 +52,19 @@ def of(chapter: Chapter, name: str) -> Check:
 def bad(chapter: Chapter) -> dict[str, str]:
     """What is not well, by name."""
     return {check.name: check.verdict.value for check in chapter.checks if check.verdict is not Verdict.PASS}
+
+
+def workers_chapter(settings: Settings, engine: Engine, expected: AbstractSet[str]) -> Chapter:
+    """What workers say once each had the time to: on a busy machine one may be silent, or not be counted, for once."""
+    seen: list[Chapter] = []
+
+    def is_said() -> bool:
+        seen[:] = [doctor_workers.look(settings, engine)]
+        return bad(seen[0]).keys() - {"user"} == expected
+
+    with suppress(AssertionError):  # the test says more exactly what differs
+        eventually(is_said, "workers say what is expected")
+    return seen[0]
 
 
 @pytest.fixture
@@ -516,9 +531,17 @@ def test_all_is_well(shared_site: Site, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv(name, value)
 
     with configured(shared_site, appendonly="yes"):
-        diagnosis = doctor.diagnose()
+        said: list[dict[str, Any]] = []
 
-    document = diagnosis.to_json()
+        def is_well() -> bool:
+            """On a busy machine a worker may not have the time to say all."""
+            said[:] = [doctor.diagnose().to_json()]
+            return bool(said[0]["verdict"] == "pass")
+
+        with suppress(AssertionError):  # what is not well is said below
+            eventually(is_well, "all is well")
+
+    (document,) = said
     not_well = {check["name"] for check in document["checks"] if check["verdict"] != "pass"}
     assert not_well <= {"role", "user"}, document
     assert document["not_checked"] == []
@@ -601,19 +624,20 @@ def test_a_worker_with_other_settings_or_another_database_is_found(
             lambda: "not_reaped" in (shared_site.folder / "odd.log").read_text(), "its reaper has looked"
         )
 
-        chapter = doctor_workers.look(shared_site.settings, shared_site.engine)
+        expected = {
+            "same settings": "fail",
+            "same database": "fail",
+            "same data directory": "warn",
+            "database from workers": "fail",
+            "reaper": "warn",
+            "data directory": "fail",
+            "free space": "fail",
+        }
+        chapter = workers_chapter(shared_site.settings, shared_site.engine, expected.keys())
 
     found = bad(chapter)
     found.pop("user", None)
-    assert found == {
-        "same settings": "fail",
-        "same database": "fail",
-        "same data directory": "warn",
-        "database from workers": "fail",
-        "reaper": "warn",
-        "data directory": "fail",
-        "free space": "fail",
-    }
+    assert found == expected
     settings = of(chapter, "same settings").finding
     assert f"odd@here has DATA_DIR={tmp_path}/not there, here it is {shared_site.data_dir}" in settings
     assert "odd@here has LEASE_S=7, here it is 5" in settings
@@ -646,17 +670,18 @@ def test_a_worker_without_the_mount_and_with_another_version_is_found(site: Site
     )
 
     with running(site, {"first": env, "second": env}, {"first": here, "second": there}):
-        chapter = doctor_workers.look(settings, site.engine)
+        expected = {
+            "same program": "fail",
+            "same data directory": "fail",
+            "same store": "fail",
+            "legacy roots": "warn",
+            "legacy projects": "fail",
+        }
+        chapter = workers_chapter(settings, site.engine, expected.keys())
 
     found = bad(chapter)
     found.pop("user", None)
-    assert found == {
-        "same program": "fail",
-        "same data directory": "fail",
-        "same store": "fail",
-        "legacy roots": "warn",
-        "legacy projects": "fail",
-    }
+    assert found == expected
     assert of(chapter, "same program").finding.startswith("second@here runs 0.1.0 (")
     assert "first@here does not see what second@here wrote" in of(chapter, "same data directory").finding
     assert "second@here finds none" in of(chapter, "same store").finding
