@@ -177,10 +177,10 @@ def _count(source: Source, pace: Pace) -> int | None:
 def check_paths_fit(store: Store, scanned: Scan, name: str, job: str) -> None:
     """Raise `EntryRefusedError` for a file or directory whose path in the store no system call could take, Label's included.
 
-    `name` is the project's and `job` begins the names of its attempts: a tree is built in staging, under another path than it
+    `name` is the project's, of which the tree's is made, with a number where another dataset has it; `job` begins the names of its attempts: a tree is built in staging, under another path than it
     gets. To be asked before anything is stored.
     """
-    places = (store.tree_path(name, "0" * 64, digits=64), f"{store.root}/staging/{job}-9999/tree")
+    places = (store.tree_path(f"00-{name}", "0" * 64, digits=64), f"{store.root}/staging/{job}-9999/tree")
     room = PATH_MOST_BYTES - max(len(os.fsencode(place)) for place in places) - 1
     for entries in (scanned.files.paths, [entry.path for entry in scanned.directories]):
         longest = max(entries, key=len, default="")

@@ -135,7 +135,7 @@ def _hash(job: Job, rows: Sequence[Session]) -> HashedTree:
     scanned = scan(job.lease.path or "", job.tools.roots, job.pace)
     job.heartbeat.files_seen = len(scanned.files)
     check_names(rows, scanned)
-    check_paths_fit(job.store, scanned, job.lease.project_name or "", job.lease.ref.task_id)
+    check_paths_fit(job.store, scanned, job.lease.project_name or "dataset", job.lease.ref.task_id)
     job.heartbeat.enter("hash")
     keys = _file_keys(job, scanned)
     never_met = _never_met(job, list(keys.values()))
