@@ -107,6 +107,8 @@ class History(RuleBasedStateMachine):
 
     @initialize(content=kinds_of_sessions, config=configs)
     def there_is_a_project(self, content: list[tuple[str, int]], config: Any) -> None:
+        # Without its last project the root must not look like a mount that is missing.
+        (self.site.legacy_root / "no project").mkdir(exist_ok=True)
         self._add(content, config)
 
     @precondition(lambda self: len(self.known) < _MOST_PROJECTS)

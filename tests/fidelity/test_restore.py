@@ -119,6 +119,7 @@ def test_without_the_option_a_missing_directory_is_a_failure_that_names_the_way_
     directory = make(site)
     run(tools, Verb.MIGRATE)
     remove(directory)
+    (site.legacy_root / "another").mkdir()
     before = look(site.engine), snapshot_tree(site.legacy_root)
 
     outcome = only(run(tools, Verb.ROLLBACK))

@@ -681,6 +681,8 @@ def test_a_project_whose_row_somebody_else_turned_is_not_touched(site: Site, too
 
 
 def _missing(directory: Path) -> None:
+    # Not the root as a whole: that would be a mount that is missing.
+    (directory.parent / "another").mkdir()
     shutil.rmtree(directory)
 
 
