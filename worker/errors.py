@@ -111,6 +111,12 @@ class SchemaMissingError(PermanentError):
     remedy = "Run: producer schema apply"
 
 
+class TablesRefusedError(SchemaMissingError):
+    """The tables that DATABASE_URL leads to are not Label's, are there twice, or lack what no schema step adds."""
+
+    remedy = "Do what the message says; check DATABASE_URL and the search_path that it or its role sets."
+
+
 class ColumnTypesError(PermanentError):
     """Columns of Label's tables have types that the migrator cannot write to."""
 

@@ -20,6 +20,7 @@ from worker.errors import (
     PermanentError,
     RowsHiddenError,
     SchemaMissingError,
+    TablesRefusedError,
 )
 
 _BASELINE = "label_app_baseline"
@@ -86,7 +87,7 @@ def apply(engine: Engine, *, with_baseline: bool = False) -> list[Step]:
     pending = [step.name for step in steps if step.state != "applied"]
     applied = [step for name in pending if (step := _apply_when_free(engine, name))]
     if applied and (gone := [one for step in applied for one in step.gone]):
-        raise SchemaMissingError(
+        raise TablesRefusedError(
             f"{', '.join(gone)} is not there and no step adds it again: "
             "restore it from a backup, or rename what took its place back"
         )
@@ -339,14 +340,14 @@ def _refuse_two_places(connection: Connection) -> None:
 
 def _refuse_copies(connection: Connection, found: _Found) -> None:
     if len(found.homes) > 1:
-        raise SchemaMissingError(
+        raise TablesRefusedError(
             f"{_where(connection)} has Label's tables more than once: projects is in the schemas "
             f"{' and '.join(found.homes)} of the search_path. Say which is meant, by a search_path with one of them: "
             f"DATABASE_URL=...?options=-csearch_path%3D{found.homes[0]}, or alter role ... set search_path"
         )
     if found.home is not None and found.elsewhere:
         copies = [f"{schema}.{table}" for table, schema in found.elsewhere.items()]
-        raise SchemaMissingError(
+        raise TablesRefusedError(
             f"{_where(connection)} has projects in the schema {found.home}, but the search_path finds {', '.join(copies)}. "
             f"If that is Label's: alter table {copies[0]} set schema {found.home}, and so on; "
             f"if it is another copy, take its schema out of the search_path"
@@ -356,7 +357,7 @@ def _refuse_copies(connection: Connection, found: _Found) -> None:
 def _refuse(connection: Connection, found: _Found) -> None:
     """Raise `SchemaMissingError` if anything is missing or elsewhere, in words that tell a wrong database from an unprepared one."""
     if own := [table for table in _OWN_TABLES if table in found.missing]:
-        raise SchemaMissingError(
+        raise TablesRefusedError(
             f"{_where(connection)} is not Label's: it has no table {' and no table '.join(own)}. Check DATABASE_URL "
             "(and the search_path of its user); producer schema apply does not make Label's own tables"
         )
