@@ -19,7 +19,15 @@ _CONNECTIONS_OF_A_JOB = 4
 _CONNECTIONS_OF_A_PARENT = 2
 _CONNECTIONS_OF_PRODUCERS = 5
 _FEW = 5
-_ALIKE = ("answers", "same program", "same settings", "same database", "same data directory", "same store")
+_ALIKE = (
+    "answers",
+    "same program",
+    "same settings",
+    "same database",
+    "same data directory",
+    "same store",
+    "own host names",
+)
 _TOGETHER = ("staging", "restores", "legacy projects", "database connections")
 
 
@@ -86,6 +94,7 @@ def alike_checks(settings: Settings, engine: Engine, asked: Asked) -> Iterator[C
     yield database_check(_identity(engine), evidence)
     yield directory_check(asked)
     yield store_check(evidence, _named(engine))
+    yield hosts_check(evidence)
 
 
 def edition_check(ours: str, evidence: AllEvidence) -> Check:
@@ -177,6 +186,23 @@ def _named(engine: Engine) -> str | None:
     except (MigratorError, SQLAlchemyError):
         return None
     return row.store_id if row is not None else None
+
+
+def hosts_check(evidence: AllEvidence) -> Check:
+    """Has every machine a name of its own? To an NFS server two clients of one name are one, and take each other's state."""
+    name = "own host names"
+    machines: dict[str, dict[str, str]] = {}
+    for who, said in sorted(evidence.items()):
+        machines.setdefault(said.machine.host, {}).setdefault(said.machine.boot_id, who)
+    same = [
+        f"{_some(sorted(by_boot.values()))} are on different machines that are both called {host}"
+        for host, by_boot in sorted(machines.items())
+        if host and len(by_boot) > 1
+    ]
+    if same:
+        remedy = "Give each machine a host name of its own (or nfs4_unique_id), and mount again."
+        return failed(name, "; ".join(same), remedy)
+    return passed(name, f"{len(machines)} {'machine' if len(machines) == 1 else 'machines'}")
 
 
 def _identity(engine: Engine) -> str | None:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
-from worker import places, sources
+from worker import mount_options, places, sources
 from worker.blobs.digest import printable
 from worker.machine import machine_checks
 from worker.messages import Check, Machine, Verdict, failed, warned
@@ -45,6 +45,11 @@ def examine(request: Request, mark: str, *, within_s: float = WITHIN_S) -> Machi
         "restoring": partial(places.restoring_names, request),
         "free space": partial(places.room, request),
         "legacy roots protected": partial(sources.read_only_check, request),
+        "mount options": partial(
+            mount_options.look_at_mounts,
+            (request.data_dir, request.store_dir, request.datasets_dir),
+            request.legacy_roots,
+        ),
         **{
             ("root", root): partial(sources.look_at_root, root, may_be_empty=root == request.data_dir)
             for root in request.legacy_roots
@@ -68,6 +73,8 @@ def examine(request: Request, mark: str, *, within_s: float = WITHIN_S) -> Machi
     )
     # A root that hangs is told by the check before.
     checks += found.get("legacy roots protected", [])
+    checks += found.get("mount options", [])
+    host, boot_id = mount_options.host_identity()
     unseen = {number: found.get(("project", number), silent) for number in request.projects}
     return Machine(
         checks=tuple(checks),
@@ -76,6 +83,8 @@ def examine(request: Request, mark: str, *, within_s: float = WITHIN_S) -> Machi
         restoring=found.get("restoring", ()),
         unseen={number: trouble for number, trouble in unseen.items() if trouble},
         mark=os.path.basename(mark) if found.get("mark") else None,
+        host=host,
+        boot_id=boot_id,
     )
 
 

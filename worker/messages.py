@@ -264,7 +264,9 @@ def failed(name: str, finding: str, remedy: str) -> Check:
 class Machine:
     """What a worker's machine looks like to it. `mark` is the file it made in DATA_DIR, None where it could not.
 
-    `staging` names what lies in the store's staging, `restoring` what restores have beside legacy directories; `unseen` says of sampled projects why they cannot be read there.
+    `staging` names what lies in the store's staging, `restoring` what restores have beside legacy directories; `unseen` says of
+    sampled projects why they cannot be read there. `host` is the name under which a file server knows the machine, `boot_id`
+    tells it from every other one.
     """
 
     checks: tuple[Check, ...]
@@ -273,6 +275,8 @@ class Machine:
     restoring: tuple[str, ...] = ()
     unseen: dict[int, str] = field(default_factory=dict)
     mark: str | None = None
+    host: str = ""
+    boot_id: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
