@@ -207,7 +207,7 @@ def schema_status(*, as_json: AsJson = False) -> None:
 
 @app.command(epilog=_epilog("producer doctor"))
 def doctor(*, as_json: AsJson = False) -> None:
-    """Look at settings, servers, tables, workers and their machines, and say what to do (exit 5 if a check fails)."""
+    """Check settings, servers, tables, workers and their machines, and say what to do (exit 5 if a check fails or cannot run)."""
     terminal = Terminal(as_json=as_json)
     log.configure(log_format="console", level="error")
     diagnosis = doctor_room.diagnose()
@@ -351,19 +351,19 @@ def collect(
 
 @app.command(epilog=_epilog("producer pause latest"))
 def pause(run: RunArgument = "latest", *, as_json: AsJson = False) -> None:
-    """Hold a run: its workers stop at their next file and hand their jobs back; what is stored is kept."""
+    """Pause a run: its workers stop within seconds, in the middle of a file, and hand their jobs back; what is stored is kept."""
     terminal = Terminal(as_json=as_json)
     with _surroundings() as (_, engine):
         found = _find(engine, run)
         still = control.pause(engine, found)
     short = str(found.run_id)[:8]
-    terminal.say(f"Held. {_still_working(still)}Go on: producer resume {short}")
+    terminal.say(f"Paused. {_still_working(still)}Resume: producer resume {short}")
     terminal.document({"run_id": str(found.run_id), "state": "paused", "still_running": still})
 
 
 @app.command(epilog=_epilog("producer resume latest"))
 def resume(run: RunArgument = "latest", *, as_json: AsJson = False) -> None:
-    """Let a held run go on, or one whose producer died, and send again what waits."""
+    """Resume a paused run, or one whose producer died, and send again what waits."""
     terminal = Terminal(as_json=as_json)
     with _surroundings() as (settings, engine):
         found = _find(engine, run)
@@ -439,11 +439,12 @@ def status_command(
     run: RunArgument = "latest",
     *,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Stay until the run has ended or is held; JSON Lines with --json.")
+        bool,
+        typer.Option("--watch", help="Stay until the run has ended or is paused; JSON Lines with --json."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show how far a run is, who holds what, and what failed."""
+    """Show how far a run is, which worker runs which job, and what failed."""
     terminal = Terminal(as_json=as_json)
     with _surroundings() as (settings, engine):
         found = _find(engine, run)

@@ -1,4 +1,4 @@
-"""Holding the reins of a run: hold it, let it go on, stop it for good, try the failed ones again, slow it. Knows no work."""
+"""Run control: pause, resume, cancel, retry, throttle. Knows no work."""
 
 import threading
 import time
@@ -15,7 +15,7 @@ from worker.errors import UsageError
 from worker.messages import RunState
 from worker.settings import Settings
 
-HELD = "held by the operator"
+PAUSED = "paused by the operator"
 CANCELLED = "cancelled by the operator"
 
 _ACKNOWLEDGED_WITHIN_S = 10.0
@@ -24,14 +24,14 @@ _ENDED = {RunState.FINISHED, RunState.CANCELLED}
 
 
 def pause(engine: Engine, run: Run) -> int:
-    """Hold a run. Its workers hand their jobs back at their next chance, which takes a few seconds and is waited for; how
+    """Pause a run. Its workers hand their jobs back at their next chance, which takes a few seconds and is waited for; how
     many have not by then (a stopped worker's job waits again when its lease is over). Twice is harmless.
 
     Raises `UsageError` for a run that has ended.
     """
-    _refuse_ended(run, "hold")
+    _refuse_ended(run, "pause")
     with engine.begin() as conn:
-        ledger.pause_run(conn, run.run_id, HELD)
+        ledger.pause_run(conn, run.run_id, PAUSED)
     return _wait_for_workers(engine, run)
 
 
@@ -46,11 +46,11 @@ def cancel(engine: Engine, run: Run) -> int:
 
 
 def resume(settings: Settings, engine: Engine, run: Run) -> int:
-    """Let a run go on and send its waiting jobs again; how many. Twice is harmless: a job is taken once.
+    """Resume a run and send its waiting jobs again; how many. Twice is harmless: a job is taken once.
 
-    For a held run, and for one whose producer died before it had sent all jobs. Raises `UsageError` for a run that has ended.
+    For a paused run, and for one whose producer died before it had sent all jobs. Raises `UsageError` for a run that has ended.
     """
-    _refuse_ended(run, "go on with")
+    _refuse_ended(run, "resume")
     broker.check(settings)
     with engine.begin() as conn:
         ledger.resume_run(conn, run.run_id)
@@ -65,7 +65,7 @@ def retry(
     error_class: str | None = None,
     project_ids: Sequence[int] = (),
 ) -> int:
-    """Queue failed jobs again, all or those chosen; how many. Those of a held run wait until it goes on.
+    """Queue failed jobs again, all or those chosen; how many. Those of a paused run wait until it is resumed.
 
     Raises `UsageError` for a cancelled run, and when nothing that failed is chosen.
     """
@@ -88,7 +88,7 @@ def throttle(engine: Engine, run: Run, bytes_per_second: int | None) -> None:
 
     Raises `UsageError` for a run that has ended.
     """
-    _refuse_ended(run, "slow")
+    _refuse_ended(run, "throttle")
     with engine.begin() as conn:
         ledger.limit_run(conn, run.run_id, bytes_per_second)
 

@@ -47,8 +47,8 @@ class Diagnosis:
 
     @property
     def is_well(self) -> bool:
-        """No check failed; there may be warnings."""
-        return not self.count(Verdict.FAIL)
+        """No check failed, and every check ran: one that could not run has not passed. There may be warnings."""
+        return not self.count(Verdict.FAIL) and not any(chapter.not_checked for chapter in self.chapters)
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""

@@ -143,13 +143,18 @@ def _of_jobs(found: Figures) -> Iterator[Metric]:
     incidents: Counter[str] = Counter({"lease_ran_out": 0, "attempt_fenced": 0, "retried": 0})
     for row in found.jobs:
         states[row.verb, _text(is_true=row.dry_run), row.state] += row.jobs
-        if row.state == "failed":
-            failures[row.error_class or "unknown"] += row.jobs
         incidents["lease_ran_out"] += row.crashes
         incidents["attempt_fenced"] += row.fenced
         incidents["retried"] += row.retries
+    for row in found.failed:
+        failures[row.error_class or "unknown"] += row.projects
     yield _counted("jobs", "Jobs in the ledger", ["verb", "dry_run", "state"], states)
-    yield _counted("failed_jobs", "Failed jobs by their error", ["error_class"], failures)
+    yield _counted(
+        "failed_jobs",
+        "Projects whose latest job (of each verb, dry runs left out) has failed, by error",
+        ["error_class"],
+        failures,
+    )
     yield _counted("incidents", "What went wrong and was dealt with", ["kind"], incidents)
 
 

@@ -24,6 +24,7 @@ def describe(engine: Engine, run: Run, settings: Settings | None = None) -> dict
     with engine.connect() as conn:
         trouble = health.takes_no_writes_because(conn) if run.state in _GOING else None
         progress = ledger.progress(conn, run.run_id)
+        active_s = ledger.active_s(conn, run.run_id)
         holders = ledger.holders(conn, run.run_id)
         retrying = ledger.retrying(conn, run.run_id, EXAMPLES)
         failures = ledger.failures(conn, run.run_id, EXAMPLES) if progress.failed else []
@@ -33,6 +34,7 @@ def describe(engine: Engine, run: Run, settings: Settings | None = None) -> dict
         "waiting_because": trouble
         or (broker.trouble(settings) if settings is not None and run.state in _GOING else None),
         "elapsed_s": round(elapsed, 1),
+        "active_s": round(active_s, 1),
         "projects": {
             "total": progress.jobs,
             "ended": progress.ended,
@@ -43,11 +45,11 @@ def describe(engine: Engine, run: Run, settings: Settings | None = None) -> dict
         "bytes": {
             "total": progress.bytes_total,
             "done": progress.bytes_done,
-            "per_second": round(progress.bytes_done / elapsed) if elapsed > 0 else 0,
+            "per_second": round(progress.bytes_done / active_s) if active_s > 0 else 0,
             "limit_per_second": run.limit_bytes_per_second,
         },
         "files_done": progress.files_done,
-        "eta_s": _eta_s(run, progress, elapsed),
+        "eta_s": _eta_s(run, progress, active_s),
         "holders": [
             {
                 "project_id": job.project_id,
@@ -91,16 +93,18 @@ def describe(engine: Engine, run: Run, settings: Settings | None = None) -> dict
     }
 
 
-def _eta_s(run: Run, progress: Progress, elapsed: float) -> float | None:
-    """Seconds until the end at the pace so far, by bytes where they are known, else by projects; None where nobody can say."""
-    if run.state is not RunState.RUNNING or elapsed <= 0:
+def _eta_s(run: Run, progress: Progress, active_s: float) -> float | None:
+    """Seconds until the end at the speed of the time in which workers had jobs, by bytes where they are known, else by projects;
+    None where that cannot be said.
+    """
+    if run.state is not RunState.RUNNING or active_s <= 0:
         return None
     done, total = (
         (progress.bytes_done, progress.bytes_total)
         if progress.bytes_total
         else (progress.ended, progress.jobs)
     )
-    return round((total - done) * elapsed / done, 1) if done else None
+    return round((total - done) * active_s / done, 1) if done else None
 
 
 def summary(run: Run) -> dict[str, Any]:

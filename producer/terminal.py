@@ -204,7 +204,7 @@ def status_lines(status: Mapping[str, Any]) -> Iterator[str]:
     rehearsal = " (dry run)" if status["dry_run"] else ""
     yield f"[bold]{status['verb']}{rehearsal}[/] run {status['run_id']}: [bold]{status['state']}[/], {human_duration(status['elapsed_s'])}"
     if status["paused_because"]:
-        yield f"[yellow]paused:[/] {escape(status['paused_because'])}. Go on: producer resume {status['run_id'][:8]}"
+        yield f"[yellow]paused:[/] {escape(status['paused_because'])}. Resume: producer resume {status['run_id'][:8]}"
     if status["waiting_because"]:
         yield f"[yellow]workers wait:[/] {escape(status['waiting_because'])}"
     yield (
@@ -365,7 +365,7 @@ def _bar(console: Console, what: str) -> Iterator[Callable[[Progress], None]]:
         TextColumn("{task.fields[words]}"),
         TimeElapsedColumn(),
     )
-    begin = time.monotonic()
+    pace = _ActivePace()
     with Bar(*columns, console=console, expand=True) as bar:
         task = bar.add_task(what, total=None, words="")
 
@@ -376,33 +376,53 @@ def _bar(console: Console, what: str) -> Iterator[Callable[[Progress], None]]:
                 task,
                 total=progress.bytes_total if known else max(progress.jobs, 1),
                 completed=progress.bytes_done if known else progress.ended,
-                words=_words(progress, time.monotonic() - begin),
+                words=_words(progress, pace.rate(progress)),
             )
 
         yield update
 
 
 def _lines(console: Console, what: str) -> Callable[[Progress], None]:
-    begin = time.monotonic()
-    shown = begin
+    pace = _ActivePace()
+    shown = time.monotonic()
 
     def update(progress: Progress) -> None:
         nonlocal shown
-        now = time.monotonic()
+        now, rate = time.monotonic(), pace.rate(progress)
         if now - shown >= _LINE_EVERY_S:
             shown = now
-            console.print(f"{what}: {_words(progress, now - begin)}")
+            console.print(f"{what}: {_words(progress, rate)}")
 
     return update
 
 
-def _words(progress: Progress, elapsed_s: float) -> str:
+class _ActivePace:
+    """How fast a run is while workers have jobs of it, since it is followed: what was done before, and idle time, do not count."""
+
+    def __init__(self) -> None:
+        self._active_s = 0.0
+        self._gained = 0
+        self._before: tuple[float, int] | None = None
+
+    def rate(self, progress: Progress) -> float:
+        """Bytes a second, with this look; zero at the first one."""
+        now = time.monotonic()
+        if self._before is not None:
+            then, done = self._before
+            gained = max(0, progress.bytes_done - done)
+            if progress.live or gained:
+                self._active_s += now - then
+                self._gained += gained
+        self._before = now, progress.bytes_done
+        return self._gained / self._active_s if self._active_s > 0 else 0.0
+
+
+def _words(progress: Progress, rate: float) -> str:
     """Projects, bytes, rate and time left in a line."""
     words = f"{progress.ended}/{progress.jobs} projects"
     if progress.failed:
         words += f" ({progress.failed} failed)"
     if progress.bytes_total:
-        rate = progress.bytes_done / elapsed_s if elapsed_s > 0 else 0.0
         words += f", {human_bytes(progress.bytes_done)} of {human_bytes(progress.bytes_total)}, {human_bytes(rate)}/s"
         if rate > 0 and progress.bytes_done < progress.bytes_total:
             words += f", {human_duration((progress.bytes_total - progress.bytes_done) / rate)} left"

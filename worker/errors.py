@@ -1,7 +1,8 @@
 """Every error the migrator raises on purpose: what went wrong, whether waiting may help, and what to do next.
 
 The type says whether a retry can help: a `TransientError` may pass by itself, a `PermanentError` will not.
-Errors are caught in three places only: in the tasks (retry), in the stories (record) and in the command line (exit code).
+Errors are recorded, or tried again, in `worker/job.py`, and become an exit code in the command line. In between they are caught only
+where something else can be done about them, which is said there.
 """
 
 from typing import ClassVar
@@ -62,7 +63,7 @@ class DatabaseUnavailableError(TransientError):
 class DatabaseBusyError(TransientError):
     """PostgreSQL gave up on a statement because of another one: a deadlock or a lock that came too late."""
 
-    remedy = "Enqueue the project again; the statement was rolled back as a whole."
+    remedy = "Give the call again, or try the failed jobs again: producer retry. The statement was rolled back as a whole."
 
 
 class DatabaseRefusedError(PermanentError):
@@ -244,7 +245,10 @@ class StoreUnusableError(PermanentError):
 class StoredBytesMismatchError(PermanentError):
     """A stored file does not have the bytes that its digest promises (exit code 4)."""
 
-    remedy = "Run producer verify; the file is in quarantine and a good copy repairs it."
+    remedy = (
+        "Look at what reads it: producer verify --sessions. The file is in quarantine; the next project that brings the same "
+        "content repairs it."
+    )
 
 
 class StoreStoppedError(TransientError):
@@ -318,13 +322,13 @@ class OutcomeMissingError(PermanentError):
 
 
 class HandBackError(MigratorError):
-    """Somebody wants the job to stop at its next file and to wait; what is stored is kept."""
+    """The job has to stop at once, in the middle of a file if need be, and to wait; what is stored is kept."""
 
 
 class RunHeldError(HandBackError):
-    """The operator holds the run."""
+    """The run is paused."""
 
-    remedy = "Let the run go on: producer resume"
+    remedy = "Resume the run: producer resume"
 
 
 class WorkerStoppingError(HandBackError):
@@ -361,7 +365,7 @@ class RoomWaitedForError(WaitsError):
 
 
 class RunCancelledError(MigratorError):
-    """The operator cancelled the run; the job ends at its next file."""
+    """The operator cancelled the run; the job ends at once, in the middle of a file if need be."""
 
     remedy = "Nothing was changed. To begin again: producer enqueue"
 

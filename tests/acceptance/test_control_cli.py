@@ -45,8 +45,8 @@ def test_a_held_run_stands_still_within_seconds_and_goes_on_where_it_was(site: S
             lambda: {job["state"] for job in jobs(site)} == {"queued"}, "it stops in the middle of a file"
         )
         assert staged(site) == []
-        assert say(site, "collect", exit_code=8)["stopped"] == "the run is paused: held by the operator"
-        assert say(site, "status")["paused_because"] == "held by the operator"
+        assert say(site, "collect", exit_code=8)["stopped"] == "the run is paused: paused by the operator"
+        assert say(site, "status")["paused_because"] == "paused by the operator"
 
         say(site, "throttle")
         assert say(site, "resume")["sent"] == 4

@@ -21,7 +21,7 @@ from sqlalchemy import Engine, text
 import worker
 from producer import doctor, doctor_broker, doctor_database, doctor_workers
 from producer.children import Child, start, stop
-from producer.diagnosis import Chapter
+from producer.diagnosis import Chapter, Diagnosis, Notes
 from producer.inquiry import Asked
 from producer.terminal import diagnosis_lines
 from tests.conftest import Site
@@ -769,3 +769,13 @@ def test_workers_that_do_not_answer_are_named():
 def test_connections_for_all_that_may_be_needed_are_counted():
     assert doctor_workers.connections_check(11, parents=1, processes=1).verdict is Verdict.PASS
     assert doctor_workers.connections_check(10, parents=1, processes=1).verdict is Verdict.WARN
+
+
+def test_a_check_that_did_not_run_has_not_passed():
+    ran = Chapter(title="Here", checks=(passed("settings", "good"),))
+    notes = Notes("Runs")
+    notes.leave_out(["held runs"], "PostgreSQL cannot be asked")
+
+    assert Diagnosis(chapters=(ran,)).is_well
+    assert not Diagnosis(chapters=(ran, notes.chapter())).is_well
+    assert Diagnosis(chapters=(ran, notes.chapter())).to_json()["verdict"] == "fail"

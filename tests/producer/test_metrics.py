@@ -109,6 +109,20 @@ def test_jobs_are_counted_by_what_became_of_them(site: Site):
     assert seen["label_migrator_store_room_bytes"][()] > 0
 
 
+def test_a_project_that_failed_counts_until_its_next_real_run_says_otherwise(site: Site):
+    for number in (1, 2):
+        run_id = make_run(site.engine, [number], size_bytes=1)
+        fail(site.engine, run_id, number)
+    again = make_run(site.engine, [1], size_bytes=1)
+    end(site.engine, must_take(site.engine, again, 1))
+    rehearsal = make_run(site.engine, [3], size_bytes=1, dry_run=True)
+    fail(site.engine, rehearsal, 3)
+
+    seen = parsed(metrics.scrape(site.settings, site.engine))
+
+    assert seen["label_migrator_failed_jobs"] == {("DirectoryMissingError",): 1}
+
+
 @pytest.mark.parametrize("document", ["README.md", "docs/operations.md"])
 def test_the_documents_queries_ask_for_what_is_there(site: Site, document: str):
     run_id = make_run(site.engine, [1, 2], size_bytes=100)
@@ -138,7 +152,7 @@ def test_a_scrape_asks_the_same_few_statements_however_many_jobs_there_are(site:
         metrics.scrape(site.settings, site.engine)
         counts.append(len(asked))
 
-    assert counts == [4, 4]
+    assert counts == [5, 5]
 
 
 def test_queued_messages_are_counted(site: Site):

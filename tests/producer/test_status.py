@@ -127,6 +127,28 @@ def test_a_database_that_takes_no_writes_is_what_workers_wait_for(database: Engi
     assert "takes no writes" in describe(database, run_id)["waiting_because"]
 
 
+def test_idle_time_counts_neither_for_the_speed_nor_for_the_time_that_is_left(database: Engine):
+    """Two jobs that overlap, ten seconds together, in a run that was opened a day ago; half of the bytes are done."""
+    run_id = make_run(database, range(1, 5), size_bytes=100)
+    for number in (1, 2):
+        end(database, must_take(database, run_id, number))
+    with database.begin() as conn:
+        conn.execute(text("set local session_replication_role = replica"))
+        conn.execute(text("update migration_runs set created_at = now() - interval '1 day'"))
+        conn.execute(
+            text("""
+                update migration_jobs set bytes_done = 100,
+                       started_at = now() - interval '10 hours' + (project_id - 1) * interval '4 seconds',
+                       finished_at = now() - interval '10 hours' + (project_id - 1) * interval '4 seconds' + interval '6 seconds'
+                where finished_at is not null""")
+        )
+
+    seen = describe(database, run_id)
+
+    assert (seen["active_s"], seen["bytes"]["per_second"], seen["eta_s"]) == (10.0, 20, 10.0)
+    assert seen["elapsed_s"] > 86_000
+
+
 def test_the_number_of_statements_does_not_grow_with_the_run(database: Engine):
     def statements(run_id: uuid.UUID) -> int:
         seen: list[str] = []

@@ -421,7 +421,7 @@ class Store:
         try:
             yield path
         finally:
-            # What cannot be removed now is left to gc: an error here would hide the one that brought us here.
+            # What cannot be removed now stays, and the doctor names it: an error here would hide the one that brought us here.
             with suppress(OSError):
                 remove_tree(path)
 

@@ -12,21 +12,33 @@ from worker.db.engine import sql
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """`jobs` has a row for each verb, state and error class; `runs` one for each verb and state; `open` one for all open runs."""
+    """`jobs` has a row for each verb, state and error class; `failed` one for each verb
+    and error class of the projects whose latest job, in real runs of that verb, has failed; `runs` one for each verb and state; `open` one for all open runs.
+    """
 
     jobs: Sequence[Row[Any]]
+    failed: Sequence[Row[Any]]
     runs: Sequence[Row[Any]]
     open: Row[Any]
 
 
 def figures(conn: Connection) -> Figures:
-    """Count runs and jobs: three statements, however many there are."""
+    """Count runs and jobs: four statements, however many there are."""
     jobs = conn.execute(
         sql("""
             select r.verb, r.dry_run, j.state, j.error_class, count(*) as jobs, sum(j.retries)::bigint as retries,
                    sum(j.crashes)::bigint as crashes, sum(j.fenced)::bigint as fenced
             from migration_jobs j join migration_runs r using (run_id)
             group by r.verb, r.dry_run, j.state, j.error_class order by 1, 2, 3, 4""")
+    ).all()
+    failed = conn.execute(
+        sql("""
+            select verb, error_class, count(*) as projects from (
+                select distinct on (r.verb, j.project_id) r.verb, j.state, j.error_class
+                from migration_jobs j join migration_runs r using (run_id)
+                where not r.dry_run
+                order by r.verb, j.project_id, r.created_at desc) as latest
+            where state = 'failed' group by verb, error_class order by 1, 2""")
     ).all()
     runs = conn.execute(
         sql("""
@@ -45,4 +57,4 @@ def figures(conn: Connection) -> Figures:
             from migration_jobs j join migration_runs r using (run_id)
             where r.state in ('planned', 'running', 'paused')""")
     ).one()
-    return Figures(jobs=jobs, runs=runs, open=still_open)
+    return Figures(jobs=jobs, failed=failed, runs=runs, open=still_open)

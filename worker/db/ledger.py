@@ -494,6 +494,33 @@ def open_jobs(conn: Connection) -> Row[Any]:
     ).one()
 
 
+def active_s(conn: Connection, run_id: uuid.UUID) -> float:
+    """For how many seconds at least one worker had a job of the run: not while it was paused, and not while no worker was there.
+
+    The last attempt of each job counts, from its beginning to its end; what overlaps counts once.
+    """
+    seconds: float = conn.execute(
+        sql("""
+            with spans as (
+                select started_at as began,
+                       coalesce(finished_at, least(lease_until, clock_timestamp())) as until
+                from migration_jobs where run_id = :run_id and started_at is not null and state <> 'queued'
+            ), numbered as (
+                select began, until, max(until) over (order by began, until
+                                                      rows between unbounded preceding and 1 preceding) as before
+                from spans where until > began
+            ), islands as (
+                select began, until, count(*) filter (where before is null or began > before)
+                                     over (order by began, until rows unbounded preceding) as island
+                from numbered
+            )
+            select coalesce(sum(extract(epoch from length)), 0)::float8
+            from (select max(until) - min(began) as length from islands group by island) as active"""),
+        {"run_id": run_id},
+    ).scalar_one()
+    return seconds
+
+
 def running_jobs(conn: Connection) -> list[JobRef]:
     """Every job that some worker has, or had when it died."""
     rows = conn.execute(sql("select run_id, project_id from migration_jobs where state = 'running'"))
