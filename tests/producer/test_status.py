@@ -7,7 +7,6 @@ import pty
 import subprocess
 import sys
 import threading
-import time
 import uuid
 from typing import Any
 
@@ -19,6 +18,7 @@ from producer.terminal import status_lines
 from tests.conftest import Site
 from tests.deadlines import PATIENCE_S
 from tests.worker.db.rows import end, expire, make_run, must_take, outcome, set_run_state
+from tests.worker.trees import eventually
 from worker.db import leases, ledger
 from worker.errors import DirectoryMissingError, SourceChangedError
 from worker.messages import JobRef, Status
@@ -178,9 +178,17 @@ def test_the_number_of_statements_does_not_grow_with_the_run(database: Engine):
 # Watching ---------------------------------------------------------------------------------------------------------
 
 
+def _scalar(site: Site, query: Any) -> Any:
+    with site.engine.connect() as conn:
+        return conn.scalar(query)
+
+
 def end_soon(site: Site, run_id: uuid.UUID) -> None:
-    """Let the run end while somebody watches it."""
-    time.sleep(2)
+    """Let the run end as soon as a producer has counted its jobs."""
+    looks = text("""
+        select exists (select from pg_stat_activity
+                       where application_name like 'label-migrator producer%' and query like '%not_before - clock_timestamp()%')""")
+    eventually(lambda: _scalar(site, looks), "a producer has looked", within_s=60)
     end(site.engine, must_take(site.engine, run_id, 2))
     with site.engine.begin() as conn:
         ledger.finish_run_if_ended(conn, run_id)
