@@ -172,7 +172,7 @@ def test_the_number_of_statements_does_not_grow_with_the_run(database: Engine):
             )
         )
 
-    assert statements(small) == statements(big) <= 7
+    assert statements(small) == statements(big) <= 8
 
 
 # Watching ---------------------------------------------------------------------------------------------------------
