@@ -1,5 +1,6 @@
 """A worker sleeps at any point of its way for longer than its lease, another one does its job, and then it wakes up."""
 
+import os
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from tests.fidelity.dying import End, Points
 from tests.fidelity.runs import WORK, another_worker, let_lease_run_out, open_run, run_one, tools_of
 from tests.fidelity.states import check_legacy, check_migrated, look
 from worker import reaper
+from worker.blobs.removal import remove_tree
 from worker.messages import JobRef, Status, Verb
 
 pytestmark = [pytest.mark.stack, pytest.mark.long]
@@ -108,6 +110,37 @@ def test_a_migration_may_sleep_anywhere(site: Site, sleeping: Bedroom):
         assert _contents(tree) == _contents(Path(str(project.path)))
         assert snapshot_tree(Path(str(project.path))) == files
         nothing_is_left_over(site)
+
+    assert found.waited == []
+
+
+@pytest.mark.timeout(3600)
+def test_one_that_rebuilds_a_damaged_dataset_may_sleep_anywhere(site: Site, sleeping: Bedroom):
+    """What its successor made whole meanwhile must stay: rows refer to it."""
+    found = _Found()
+    points = Points()
+    for number, point in enumerate(points, start=3001):
+        first, again = make(site, number), make(site, number)
+        with tools_of(site) as tools:
+            tree = Path(str(run_one(tools, Verb.MIGRATE, first.project_id).dataset_path))
+        tree.chmod(0o755)
+        remove_tree(str(tree / "whole"))
+        legacy = look(site.engine, again.project_id)
+        (ref,) = open_run(site.engine, Verb.MIGRATE, only=[again.project_id])
+
+        sleeper = sleeping.do(Verb.MIGRATE, ref, sleep_at=point)
+
+        points.learn(End(died=sleeper.asleep, points=sleeper.points))
+        if sleeper.asleep:
+            take_over(site, sleeping, Verb.MIGRATE, ref, found, str(point))
+        check_migrated(look(site.engine, again.project_id), legacy)
+        assert _contents(tree) == _contents(Path(str(first.path))), point
+        assert list((site.settings.store_dir / "staging").iterdir()) == []
+        # The tree that lacked a session, and no whole one.
+        bad = [one for one in (site.settings.store_dir / "quarantine").iterdir() if one.is_dir()]
+        assert [sorted(os.listdir(one)) for one in bad] == [["cut"]], point
+        remove_tree(str(site.settings.store_dir / "quarantine"))
+        (site.settings.store_dir / "quarantine").mkdir()
 
     assert found.waited == []
 
