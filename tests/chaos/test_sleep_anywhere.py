@@ -54,10 +54,10 @@ class _Found:
     waited: list[str] = field(default_factory=list)
 
 
-def make(site: Site, number: int) -> Project:
-    """A project whose content no other has."""
+def make(site: Site, number: int, name: str = "study") -> Project:
+    """A project whose content no other number's has."""
     with site.engine.begin() as conn:
-        project = make_project(conn, site.legacy_root, f"study {number}")
+        project = make_project(conn, site.legacy_root, f"{name} {number}")
         record_session(conn, project, "whole", rows=12, seed=2 * number)
         cut = record_session(conn, project, "cut", rows=15, seed=2 * number + 1)
         split_session(conn, cut.session_id, [7], site.data_dir)
@@ -120,7 +120,7 @@ def test_one_that_rebuilds_a_damaged_dataset_may_sleep_anywhere(site: Site, slee
     found = _Found()
     points = Points()
     for number, point in enumerate(points, start=3001):
-        first, again = make(site, number), make(site, number)
+        first, again = make(site, number), make(site, number, "the same")
         with tools_of(site) as tools:
             tree = Path(str(run_one(tools, Verb.MIGRATE, first.project_id).dataset_path))
         tree.chmod(0o755)
@@ -174,7 +174,7 @@ def test_a_sleeper_may_wake_up_while_another_one_is_in_the_middle_of_its_job(sit
     (ref,) = open_run(site.engine, Verb.MIGRATE, only=[make(site, 2000).project_id])
     points = sleeping.do(Verb.MIGRATE, ref, sleep_at=None).points
     # From there on a sleeper has rows in hand that others wait for.
-    converting = next(at for at, point in enumerate(points) if point.startswith("insert into raw_datasets"))
+    converting = next(at for at, point in enumerate(points) if "insert into raw_datasets" in point)
 
     with bedroom(site, LEASE_S=LEASE_S) as beside:
         for number in range(2001, 2001 + MEETINGS):
