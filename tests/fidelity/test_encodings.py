@@ -93,8 +93,9 @@ def test_a_name_that_the_database_cannot_hold_is_refused_and_named(site: Site, e
     (Path(path) / "gehen_🚶").mkdir()
     before = rows(site.engine)
 
-    outcome = run(site, Verb.MIGRATE)
+    predicted, outcome = run(site, Verb.MIGRATE, dry_run=True), run(site, Verb.MIGRATE)
 
+    assert predicted.error == outcome.error
     assert (outcome.status, outcome.error_class) == (Status.FAILED, EncodingRefusedError.__name__)
     assert outcome.error is not None
     assert encoding in outcome.error
