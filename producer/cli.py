@@ -40,7 +40,7 @@ from worker.db import engine as engine_module
 from worker.db.engine import when_there
 from worker.db.ledger import Run
 from worker.errors import BrokerUnavailableError, SessionsDifferError, StoredBytesMismatchError, UsageError
-from worker.messages import RunState, edition
+from worker.messages import RunState, Status, Verb, edition
 from worker.settings import Settings
 from worker.sizes import human_bytes, parse_bytes
 
@@ -731,7 +731,21 @@ def _verdict(document: dict[str, Any], collected: Collected) -> Exit:
         return Exit.WORK_LEFT
     if any(error["error_class"] in _MISMATCHES for error in document["errors"]):
         return Exit.BYTES_MISMATCH
-    return Exit.SOME_FAILED if document["projects_failed"] else Exit.WELL
+    if document["projects_failed"] or (
+        collected.run.verb is Verb.VERIFY and _left_unverified(document, collected)
+    ):
+        return Exit.SOME_FAILED
+    return Exit.WELL
+
+
+def _left_unverified(document: dict[str, Any], collected: Collected) -> bool:
+    """Was nothing verified of what was due, or not all of what was named? That is no proof, so it is not well."""
+    due = {detail["project_id"] for detail in document["details"]}
+    verified = {
+        detail["project_id"] for detail in document["details"] if detail["status"] == Status.VERIFIED.value
+    }
+    named = set(collected.run.selection.get("options", {}).get("project_ids", ()))
+    return bool(named - verified) or bool(due and not verified)
 
 
 def exit_code(error: Exception) -> Exit:

@@ -333,3 +333,21 @@ def test_a_verification_that_cannot_be_meant_is_refused(shared_site: Site):
     assert "--sessions" in fails_with_usage(shared_site, "verify")
     words = fails_with_usage(shared_site, "verify", "--sessions", "--project-id", str(legacy.project_id))
     assert f"cannot be verified: {legacy.project_id} (not migrated)" in words
+
+
+def test_a_verification_that_verified_nothing_is_not_well(shared_site: Site):
+    (first, second), _ = migrated(shared_site, "first", "second")
+    assert first.directory is not None
+    assert second.directory is not None
+    shutil.rmtree(first.directory)
+
+    assert call(shared_site, "verify", "--sessions").exit_code == 0
+    named = call(
+        shared_site, "verify", "--sessions", *(f"--project-id={one.project_id}" for one in (first, second))
+    )
+    assert (named.exit_code, named.report["projects_verified"]) == (3, 1)
+    # An empty root would be the machine's fault, and waited for.
+    (shared_site.legacy_root / "another project").mkdir()
+    shutil.rmtree(second.directory)
+    nothing = call(shared_site, "verify", "--sessions")
+    assert (nothing.exit_code, nothing.report["projects_verified"]) == (3, 0)

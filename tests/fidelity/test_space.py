@@ -1,0 +1,43 @@
+"""The operations guide's list of directories that nothing needs any more names none that anything reads."""
+
+import re
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from tests.conftest import Site
+from tests.estate import make_project, make_session, record_session
+from tests.estate.rows import Project
+from tests.fidelity.runs import run
+from worker.job import Tools
+from worker.messages import Verb
+
+pytestmark = pytest.mark.stack
+
+GUIDE = Path(__file__).parents[2] / "docs" / "operations.md"
+QUERY = re.search(r"```sql\n(\s*with mine.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_directories_that_sessions_read_are_not_listed(site: Site, tools: Tools) -> None:
+    made: dict[str, Project] = {}
+    with site.engine.begin() as conn:
+        for number, name in enumerate(["free", "lent", "being split", "around", "left"]):
+            made[name] = make_project(conn, site.legacy_root, name)
+            record_session(conn, made[name], "day", rows=20, seed=number)
+        # Left alone, because its parent path is another project's.
+        lent = f"{made['lent'].path}//./day/"
+        make_session(conn, made["free"].project_id, "borrowed", parent_path=lent, offsets=(0, 5))
+        inner = make_project(conn, Path(made["around"].path or ""), "inner", directory="day/inner")
+        record_session(conn, inner, "day", rows=20, seed=9)
+    run(tools, Verb.MIGRATE, only=[one.project_id for name, one in made.items() if name != "left"])
+    with site.engine.begin() as conn:
+        # What a split writes that began before the conversion and ends after it.
+        path = f"{made['being split'].path}/day"
+        make_session(conn, made["being split"].project_id, "day.1", parent_path=path, offsets=(0, 9))
+
+    assert QUERY is not None
+    with site.engine.connect() as conn:
+        listed = list(conn.scalars(text(QUERY.group(1).replace(":", r"\:"))))
+
+    assert listed == [made["free"].path]
