@@ -10,6 +10,7 @@ from sqlalchemy import Engine, create_engine, text
 from tests.deadlines import PATIENCE_S
 from tests.worker.db.rows import end, expire, job_of, make_run, must_take, processes, take
 from tests.worker.trees import eventually
+from worker import heartbeat as room
 from worker.db import claims
 from worker.db.claims import Claim
 from worker.errors import ClaimLostError, LeaseLostError
@@ -41,6 +42,12 @@ def lost_claim(heartbeat: Heartbeat) -> bool:
     except ClaimLostError:
         return True
     return False
+
+
+@pytest.fixture
+def between_beats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the thread not renew by itself: on a busy machine a test may take longer than that waits."""
+    monkeypatch.setattr(room, "_RENEW_S", SLOW_S)
 
 
 # The lease ------------------------------------------------------------------------------------------------------
@@ -118,6 +125,7 @@ def test_the_work_learns_at_its_next_file_that_another_worker_has_the_job(databa
             heartbeat.advance(1, 1)
 
 
+@pytest.mark.usefixtures("between_beats")
 def test_the_work_learns_when_it_enters_a_step_that_another_worker_has_the_job(database: Engine):
     run_id = make_run(database)
     with Heartbeat(database, must_take(database, run_id), SLOW_S) as heartbeat:
@@ -262,6 +270,7 @@ def test_the_work_learns_at_its_next_file_that_the_claim_is_lost_and_may_begin_a
             heartbeat.enter("store", HASH, at_once=True)
 
 
+@pytest.mark.usefixtures("between_beats")
 def test_giving_a_claim_back_does_not_give_back_a_lost_lease(database: Engine):
     run_id = make_run(database)
     with Heartbeat(database, must_take(database, run_id), SLOW_S) as heartbeat:
