@@ -109,7 +109,7 @@ def settle(legacy_path: str) -> None:
     rebuilt it, or one around it, a moment ago, and be waiting for that itself, or have died while it did.
     """
     try:
-        sync_file_system(legacy_path)
+        sync_file_system(legacy_path, may_be_read_only=True)
     except OSError as error:
         raise LegacyNotDurableError(
             f"Cannot flush the file system of {printable(legacy_path)}: {error.strerror}"

@@ -250,7 +250,8 @@ static int is_stale(const char *path);
 
 /* Opening: only what may change something ------------------------------------------------------------------------- */
 
-#define WRITES(flags) ((flags) & (O_WRONLY | O_RDWR | O_CREAT | O_TRUNC | O_APPEND))
+/* A file without a name leaves nothing. */
+#define WRITES(flags) (((flags) & O_TMPFILE) != O_TMPFILE && ((flags) & (O_WRONLY | O_RDWR | O_CREAT | O_TRUNC | O_APPEND)))
 
 static mode_t mode_of(int flags, va_list rest)
 {
@@ -392,7 +393,8 @@ int close(int fd)
 {
     struct passage p;
     by_descriptor(&p, fd);
-    int watched = is_inside(&p) && (syscall(SYS_fcntl, fd, F_GETFL) & O_ACCMODE) != O_RDONLY;
+    long flags = syscall(SYS_fcntl, fd, F_GETFL);
+    int watched = is_inside(&p) && (flags & O_ACCMODE) != O_RDONLY && !(flags & __O_TMPFILE);
     int fails = enter(&p, "close", watched, 1);
     int result = (int)syscall(SYS_close, fd);
     int error = result == -1 ? errno : 0;

@@ -2,7 +2,7 @@
 
 `python disk.py IMAGE LOG PLACE` mounts the image over the file PLACE, says so by a line, and serves it until it is unmounted. Knows
 nothing but the kernel's protocol (linux/fuse.h). Orders come on standard input, one a line: `flush 0.3`, so many seconds
-every flush takes from now on; `refuse TEXT`, writes of blocks with this text fail; `refuse`, none does.
+every flush takes from now on; `refuse TEXT`, writes with this text fail; `fail`, the next write does; `take`, none does.
 """
 
 import ctypes
@@ -34,7 +34,8 @@ class Disk:
         self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._size = os.fstat(self._image).st_size
         self._flush_s = 0.0
-        self._refused = b""
+        self._refused: bytes | None = None
+        self._fails_next = False
 
     def obey(self, order: bytes) -> None:
         """Behave otherwise from now on."""
@@ -42,7 +43,8 @@ class Disk:
         if verb == b"flush":
             self._flush_s = float(what)
         else:
-            self._refused = what
+            self._refused = what if verb == b"refuse" else None
+            self._fails_next = verb == b"fail"
 
     def answer(self, operation: int, asked: memoryview) -> bytes:
         """Do what the kernel asks for; operations by their numbers in linux/fuse.h."""
@@ -72,7 +74,8 @@ class Disk:
         return answer
 
     def _write(self, offset: int, content: memoryview) -> None:
-        if self._refused and self._refused in bytes(content):
+        if self._fails_next or (self._refused is not None and self._refused in bytes(content)):
+            self._fails_next = False
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         os.pwrite(self._image, content, offset)
         os.writev(self._log, [RECORD.pack(offset, len(content)), content])

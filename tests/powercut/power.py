@@ -52,16 +52,22 @@ class Disk:
         self._base = base
         self.log = log
         self._orders = orders
-        self.refuses = False
 
     def slow_down(self, flush_s: float) -> None:
         """From now on every flush takes so long."""
         self._order(f"flush {flush_s}")
 
     def refuse(self, text: str) -> None:
-        """From now on writes with this text fail; with an empty one, none."""
-        self.refuses = bool(text)
+        """From now on writes with this text fail."""
         self._order(f"refuse {text}")
+
+    def fail_once(self) -> None:
+        """Let the next write fail."""
+        self._order("fail")
+
+    def take_all(self) -> None:
+        """From now on no write fails."""
+        self._order("take")
 
     def _order(self, words: str) -> None:
         self._orders.write(words + "\n")

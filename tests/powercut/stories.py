@@ -1,7 +1,7 @@
 """What is going on while the power may fail: two jobs at once, of which one may rely on what the other has just made."""
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.conftest import Site
@@ -22,11 +22,14 @@ Content = dict[bytes, tuple[str, bytes]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Story:
-    """Jobs to do at once, what their projects must hold, and a text that the disk does not take at first."""
+    """Jobs to do at once, and what their projects must hold."""
 
     tasks: list[Task]
     contents: dict[int, Content]
-    refused: str = ""
+    refused: str | None = None
+    """Writes with this text fail until another program has heard of it."""
+    fails_with: Path | None = None
+    """When something comes to this path the next write fails, after which jobs may fail for good."""
 
 
 def migration(site: Site, tools: Tools) -> Story:
@@ -62,6 +65,12 @@ def restore_on_a_bad_disk(site: Site, tools: Tools) -> Story:
     return Story(tasks=tasks, contents=contents, refused=SPOILED)
 
 
+def restore_on_a_failing_disk(site: Site, tools: Tools) -> Story:
+    """The directory has its name, and the write that would have made it durable fails: ext4 gives its journal up, and says so once."""
+    story = _restore_nested(site, tools, inner_first=False)
+    return replace(story, fails_with=Path(str(story.tasks[1].begins_with)))
+
+
 def mending(site: Site, tools: Tools) -> Story:
     """A blob has gone bad; one project brings a good copy, and another reuses the dataset as soon as it is mended."""
     first = study(site, "first", 1, 2)
@@ -93,6 +102,7 @@ STORIES = {
         restore_outer_first,
         restore_inner_first,
         restore_on_a_bad_disk,
+        restore_on_a_failing_disk,
         mending,
         rebuilt_tree,
     )

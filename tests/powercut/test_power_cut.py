@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import product
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from tests.fidelity.runs import DEADLINE_S, open_run, tools_of
 from tests.powercut import jobs, power
 from tests.powercut.jobs import PLACES, Commit, Done, Places, Task
 from tests.powercut.power import Disk, Loss
-from tests.powercut.stories import STORIES, Content, content_of
+from tests.powercut.stories import STORIES, Content, Story, content_of
 from worker.messages import Status
 
 FLUSH_S = 0.15
@@ -112,10 +112,13 @@ def broken_rows(
         with database.connect() as conn:
             before = {number: (path, digest) for number, path, digest in conn.execute(text(PLACES))}
         power.run("sync", "--file-system", str(place))
-        disk.slow_down(0 if told.refused else FLUSH_S)
-        disk.refuse(told.refused)
-        commits = list(_new_places(_until_done(site, disk, told.tasks, do), before))
-    assert commits[-1].places.keys() == told.contents.keys(), commits
+        if told.refused is None:
+            disk.slow_down(FLUSH_S)
+        else:
+            disk.refuse(told.refused)
+        commits = list(_new_places(_until_done(site, disk, told, do), before))
+    ended = commits[-1].places.keys() if commits else set()
+    assert told.fails_with is not None or ended == told.contents.keys(), commits
     found: list[str] = []
     for number, commit in enumerate(commits, 1):
         for seed, loss in [(0, Loss.ALL), *product(range(parts), (Loss.END, Loss.SOME))]:
@@ -126,24 +129,35 @@ def broken_rows(
     return found
 
 
-def _until_done(site: Site, disk: Disk, tasks: Sequence[Task], do: Do) -> list[Commit]:
+def _until_done(site: Site, disk: Disk, told: Story, do: Do) -> list[Commit]:
     """Do jobs, and those that failed again, as an operator would; every commit."""
     commits: list[Commit] = []
+    tasks: Sequence[Task] = told.tasks
     for _ in range(_TRIES):
         with ThreadPoolExecutor(1) as meanwhile:
             doing = meanwhile.submit(do, tasks, disk.log, site)
-            if disk.refuses:
+            if told.fails_with is not None and tasks is told.tasks:
+                _wait_for(told.fails_with, doing)
+                disk.fail_once()
+                wait([doing])
+            elif told.refused is not None and tasks is told.tasks:
                 _wait_until_heard(site.folder)
-                disk.refuse("")
+            disk.take_all()
         outcomes, noted = doing.result()
         commits += noted
         ends = zip(tasks, outcomes, strict=True)
         done = {Status.MIGRATED, Status.ROLLED_BACK}
         failed = [task for task, end in ends if end is None or end.status not in done]
         if not failed:
-            return commits
+            break
         tasks = [_again(site, task) for task in failed]
-    raise AssertionError(outcomes)
+    assert told.fails_with is not None or not failed, outcomes
+    return commits
+
+
+def _wait_for(path: Path, doing: Future[Done]) -> None:
+    while not path.exists() and not wait([doing], timeout=0.001).done:
+        pass
 
 
 def _again(site: Site, task: Task) -> Task:

@@ -98,9 +98,9 @@ def test_a_restored_tree_is_flushed_by_a_descriptor_that_was_open_before_anythin
         there_at_opening.append(any(name.startswith(restore.BUILDING) for name in os.listdir(parent)))
         return real_open(parent)
 
-    def sync(folder: str | int) -> None:
+    def sync(folder: str | int, **how: bool) -> None:
         by_descriptor.append(isinstance(folder, int))
-        real_sync(folder)
+        real_sync(folder, **how)
 
     monkeypatch.setattr(restore, "_opened", opened)
     monkeypatch.setattr(restore, "sync_file_system", sync)

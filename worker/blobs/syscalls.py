@@ -26,6 +26,7 @@ _LOCAL = {
 """What statfs(2) calls file systems that no other machine writes to."""
 
 _remote: dict[int, bool] = {}
+_GIVEN_UP = {errno.EIO, errno.EROFS, errno.EUCLEAN, errno.ESHUTDOWN}
 _NO_RESERVE = {errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS}
 _NO_EXCHANGE = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
 
@@ -74,14 +75,33 @@ def _close_quietly(descriptor: int) -> None:
         return
 
 
-def sync_file_system(directory: str | int) -> None:
+def sync_file_system(directory: str | int, *, may_be_read_only: bool = False) -> None:
     """Wait until everything written to the file system that holds a directory is on the disk (syncfs(2)).
 
-    By a descriptor that was open before anything was written, an error in writing back is certain to be told.
+    By a descriptor that was open before anything was written, an error in writing back is certain to be told. Raises for a file
+    system that takes no more, too, though not for a read-only mount if that is to be expected.
     """
-    folder = OpenFolder(directory) if isinstance(directory, str) else None
-    if _libc.syncfs(directory if folder is None else folder.descriptor) != 0:
+    if isinstance(directory, str):
+        folder = OpenFolder(directory)
+        sync_file_system(folder.descriptor, may_be_read_only=may_be_read_only)
+        return
+    if _libc.syncfs(directory) != 0:
         raise _error()
+    _check_takes_more(directory, may_be_read_only=may_be_read_only)
+
+
+def _check_takes_more(folder: int, *, may_be_read_only: bool) -> None:
+    """Raise if the file system has given up. An ext4 whose journal could not be written says so to those who wait at that moment;
+    everybody after them is told that all is flushed, while nothing reaches the disk any more.
+
+    A file without a name shows it. Where none can be made for want of a right, of room or of support (NFS), that proves nothing.
+    """
+    try:
+        os.close(os.open(".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=folder))
+    except OSError as error:
+        is_read_only = error.errno == errno.EROFS and os.fstatvfs(folder).f_flag & os.ST_RDONLY
+        if error.errno in _GIVEN_UP and not (is_read_only and may_be_read_only):
+            raise
 
 
 def refresh(*paths: str) -> None:
