@@ -136,9 +136,9 @@ def test_one_that_rebuilds_a_damaged_dataset_may_sleep_anywhere(site: Site, slee
         check_migrated(look(site.engine, again.project_id), legacy)
         assert _contents(tree) == _contents(Path(str(first.path))), point
         assert list((site.settings.store_dir / "staging").iterdir()) == []
-        # The tree that lacked a session, and no whole one.
+        # The tree that lacked a session, and no whole one; or none, where it was in the sleeper's staging when that was cleared.
         bad = [one for one in (site.settings.store_dir / "quarantine").iterdir() if one.is_dir()]
-        assert [sorted(os.listdir(one)) for one in bad] == [["cut"]], point
+        assert [sorted(os.listdir(one)) for one in bad] in ([["cut"]], []), point
         remove_tree(str(site.settings.store_dir / "quarantine"))
         (site.settings.store_dir / "quarantine").mkdir()
 
