@@ -327,7 +327,7 @@ def retry_failed(
                 retries = 0, crashes = 0, waits_for = null, waits_since = null, queued_at = clock_timestamp()
             where run_id = :run_id and state = 'failed'
               and (cast(:error_class as text) is null or error_class = :error_class)
-              and (cast(:project_ids as integer[]) is null or project_id = any(:project_ids))"""),
+              and (cast(:project_ids as bigint[]) is null or project_id = any(:project_ids))"""),
         {
             "run_id": run_id,
             "error_class": error_class,
