@@ -263,8 +263,8 @@ def see_no_other_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if every lease were taken at the same instant, when nobody's is there to be seen yet."""
     take = leases.take_lease
 
-    def take_alone(*arguments: Any) -> Lease | None:
-        lease = take(*arguments)
+    def take_alone(*arguments: Any, **options: Any) -> Lease | None:
+        lease = take(*arguments, **options)
         return None if lease is None else replace(lease, busy_with=None)
 
     monkeypatch.setattr(leases, "take_lease", take_alone)
