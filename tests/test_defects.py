@@ -4,32 +4,15 @@ The numbers are those of the study of Label's own migration scripts (commit 6d54
 table is checked: every test that it names must be there.
 """
 
-import ast
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-
 import pytest
 from sqlalchemy import event, text
 
 from tests.conftest import Site
+from tests.defects import Defect
 from tests.estate import make_project, record_session
 from tests.fidelity.runs import run, tools_of
 from worker.errors import DatabaseRefusedError
 from worker.messages import Verb
-
-TESTS = Path(__file__).parent
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Defect:
-    """One defect: what it was, which tests guard against it, and, where tests are not the whole answer, the rest of it."""
-
-    number: int
-    was: str
-    guards: tuple[str, ...] = ()
-    note: str | None = None
-
 
 CONVERSION = "fidelity/test_conversion.py::"
 ROLLBACK = "fidelity/test_rollback.py::"
@@ -426,15 +409,6 @@ DEFECTS = (
 )
 
 
-@cache
-def _tests_in(file: str) -> frozenset[str]:
-    """The names of the test functions of a file."""
-    tree = ast.parse((TESTS / file).read_text(encoding="utf-8"))
-    return frozenset(
-        node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
-    )
-
-
 def test_every_defect_is_in_the_table_once():
     assert [defect.number for defect in DEFECTS] == list(range(1, 49))
 
@@ -442,9 +416,7 @@ def test_every_defect_is_in_the_table_once():
 @pytest.mark.parametrize("defect", DEFECTS, ids=lambda defect: str(defect.number))
 def test_every_defect_has_a_guard_that_exists(defect: Defect):
     assert defect.guards
-    for guard in defect.guards:
-        file, _, name = guard.partition("::")
-        assert name in _tests_in(file), f"{defect.number}: there is no {guard}"
+    assert defect.missing_guards() == []
 
 
 # Those that no other test guards --------------------------------------------------------------------------------
