@@ -1,12 +1,14 @@
 """What the dead leave behind is cleared by whoever takes their jobs, and what the living make is left alone by those who slept."""
 
+import os
 from typing import NoReturn
 
 import pytest
 
-from tests.conftest import Site
+from tests.conftest import LEASE_S, Site
 from tests.estate import make_project, record_session
 from tests.fidelity.runs import do, let_lease_run_out, open_run, tools_of
+from worker.blobs.beneath import directory
 from worker.db import leases
 from worker.db.leases import Lease
 from worker.errors import LeaseLostError
@@ -28,7 +30,7 @@ def take(site: Site, ref: JobRef, worker: str) -> Lease:
     """Take the job as a worker does, once the lease of the one before has run out."""
     let_lease_run_out(site.engine, ref)
     with site.engine.begin() as conn:
-        lease = leases.take_lease(conn, ref, worker, 60)
+        lease = leases.take_lease(conn, ref, worker, LEASE_S)
     assert lease is not None
     return lease
 
@@ -74,7 +76,8 @@ def test_a_restore_that_slept_does_not_remove_what_its_successor_builds(site: Si
     for attempt in ("job-1", "job-2", "job-3", "job-10", "another-1"):
         (site.legacy_root / building_place(target, attempt)).mkdir()
 
-    _remove_leftovers(building_place(target, "job-2"))
+    with directory(os.path.dirname(target)) as folder:
+        _remove_leftovers(folder, os.path.basename(building_place(target, "job-2")))
 
     left = {path.name for path in site.legacy_root.iterdir()}
     assert left == {".restoring-job-3", ".restoring-job-10", ".restoring-another-1"}

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 
 from sqlalchemy import Engine, text
 
-from tests.conftest import Site
+from tests.conftest import LEASE_S, Site
 from tests.deadlines import PATIENCE_S
+from tests.worker.db.rows import await_old_server
 from worker.db import ledger, projects
 from worker.db.ledger import NewJob
 from worker.job import Tools, connect
@@ -117,6 +118,7 @@ def at_once(site: Site, jobs: Sequence[tuple[Verb, JobRef]]) -> list[Outcome | N
 def let_lease_run_out(engine: Engine, ref: JobRef) -> None:
     """What time does to the lease of a dead holder."""
     with engine.begin() as conn:
+        await_old_server(conn, LEASE_S)
         conn.execute(
             text(
                 "update migration_jobs set lease_until = clock_timestamp() - interval '1 second'"

@@ -69,7 +69,11 @@ def test_what_follows_a_run_waits_for_the_database(
         text=True,
     ) as following:
         assert following.stderr is not None
-        _await_following(site)
+        assert following.stdout is not None
+        if "--json" in verb:
+            assert following.stdout.readline(), "it has looked once"
+        else:
+            _await_following(site)
         with database_away(site):
             while "database_asked_again" not in (line := following.stderr.readline()):
                 assert line, "it has ended"

@@ -92,6 +92,7 @@ def test_a_machine_where_all_works(tmp_path: Path, *, with_store: bool):
         "memory",
         "open files",
         "user",
+        "mount options",
         "data directory",
         "hard links",
         "one file system",

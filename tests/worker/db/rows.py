@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
 from tests.deadlines import PATIENCE_S
 from worker.db import leases, ledger
@@ -59,13 +59,18 @@ def must_take(engine: Engine, run_id: uuid.UUID, project_id: int = 1, worker: st
     return lease
 
 
+def await_old_server(conn: Connection, lease_s: float = LEASE_S) -> None:
+    """After a server's start no lease runs out for a while; the server of a test may be that young."""
+    conn.execute(
+        text("select pg_sleep_until(pg_postmaster_start_time() + make_interval(secs => :young_s))"),
+        {"young_s": lease_s / 4 + 2},
+    )
+
+
 def expire(engine: Engine, run_id: uuid.UUID) -> None:
-    """Let the time of every lease of a run be over. After a server's start it is not for a while; a test's may be that young."""
+    """Let the time of every lease of a run be over."""
     with engine.begin() as conn:
-        conn.execute(
-            text("select pg_sleep_until(pg_postmaster_start_time() + make_interval(secs => :young_s))"),
-            {"young_s": LEASE_S / 4 + 2},
-        )
+        await_old_server(conn)
         conn.execute(
             text(
                 "update migration_jobs set lease_until = clock_timestamp() - interval '1 second'"
