@@ -176,11 +176,6 @@ def test_the_number_of_statements_does_not_grow_with_the_run(database: Engine):
 # Watching ---------------------------------------------------------------------------------------------------------
 
 
-def _scalar(site: Site, query: Any) -> Any:
-    with site.engine.connect() as conn:
-        return conn.scalar(query)
-
-
 def end_all(site: Site, run_id: uuid.UUID) -> None:
     """Let the run end: its second job, which waits, is done."""
     end(site.engine, must_take(site.engine, run_id, 2))
