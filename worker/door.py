@@ -1,4 +1,4 @@
-"""The door for messages: what is not exactly one of ours is refused with one line and forgotten. Knows kombu and no task.
+"""The filter for messages: what is dangerous or none of ours is refused with one line and forgotten. Knows kombu and no task.
 
 Whoever can write to the broker can put anything there. For some of it Celery ends the worker's parent and gives the message
 back to the queue, where it goes on to end the next worker. Here a message is looked at in the moment it comes out of the
@@ -10,9 +10,10 @@ import base64
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from celery.app.amqp import AMQP
+from celery.app.task import Context
 from kombu.connection import Connection
 from kombu.transport import redis as of_redis
 from pydantic import (
@@ -23,7 +24,9 @@ from pydantic import (
     StringConstraints,
     TypeAdapter,
     ValidationError,
+    model_validator,
 )
+from pydantic_core import PydanticCustomError
 from redis.exceptions import ResponseError
 
 from worker import log
@@ -34,6 +37,12 @@ _log = log.get(__name__)
 MOST_BYTES = 1 << 16
 """A message of ours has one KiB and twice a project's name."""
 
+MOST_NAME = 64
+"""The longest name of a header, in characters."""
+
+MOST_TEXT = 4096
+"""The longest text in a field, in characters."""
+
 _REMOTE_CONTROL = ".celery.pidbox"
 """How the names of queues end in which those who asked the workers something wait for the answers."""
 
@@ -43,8 +52,9 @@ class RefusedError(ValueError):
 
 
 def job_of(message: bytes) -> JobRef:
-    """The job that a message names, as it lies in the queue. Raises `RefusedError` unless every field is what
-    `worker.broker.send` writes: whoever sends more, such as a time, a limit or a task to go on with, is refused as a whole.
+    """The job that a message names, as it lies in the queue. Raises `RefusedError` for another task or other arguments, and for
+    every field that would make Celery wait, repeat, limit, unpack or go on with something. A header that this Celery does not
+    know, as a newer one may add, passes: the ledger decides what is done in any case.
     """
     if len(message) > MOST_BYTES:
         raise RefusedError(f"larger than {MOST_BYTES} bytes")
@@ -105,7 +115,7 @@ def _one_of_ours(name: str) -> str:
     return name
 
 
-_Text = Annotated[str, StringConstraints(max_length=4096)]
+_Text = Annotated[str, StringConstraints(max_length=MOST_TEXT)]
 
 
 class _Exactly(BaseModel):
@@ -116,29 +126,58 @@ class _Nothing(_Exactly):
     """An object without fields."""
 
 
-class _Headers(_Exactly):
-    """Celery's protocol 2 without all that delays, repeats, limits or continues a task."""
+_READ_BY_CELERY = {name for name in vars(Context) if not name.startswith("__")} | {"compression"}
+"""Headers become attributes of the task's request, and kombu unpacks what is compressed."""
+
+
+class _Open(BaseModel):
+    """Fields that are read here must be as they are described; another may be there if Celery acts on none of its name."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+
+    @model_validator(mode="after")
+    def _others_are_harmless(self) -> Self:
+        for name, value in (self.model_extra or {}).items():
+            if name in _READ_BY_CELERY or len(name) > MOST_NAME or not _is_plain(value):
+                raise PydanticCustomError("not_harmless", "a field that this program does not let pass")
+        return self
+
+
+def _is_plain(value: Any) -> bool:
+    """A value that no reader can be led astray by: short, and nothing nested."""
+    return (
+        value is None
+        or isinstance(value, bool | int | float)
+        or (isinstance(value, str) and len(value) <= MOST_TEXT)
+    )
+
+
+class _Headers(_Open):
+    """Celery's protocol 2 without all that delays, repeats, limits or continues a task.
+
+    Only what tells whose message it is must be there. Of the rest each may be absent, and has to say nothing if it is there.
+    """
 
     task: Annotated[str, AfterValidator(_one_of_ours)]
     id: _Text
-    root_id: _Text
-    origin: _Text
-    argsrepr: _Text
-    kwargsrepr: Literal[""]
+    root_id: _Text | None = None
+    origin: _Text | None = None
+    argsrepr: _Text | None = None
+    kwargsrepr: Literal[""] | None = None
     lang: Literal["py"]
-    retries: Literal[0]
-    replaced_task_nesting: Literal[0]
+    retries: Literal[0] = 0
+    replaced_task_nesting: Literal[0] = 0
     # False where the sender knows the task, as a worker does.
-    ignore_result: Literal[False] | None
-    timelimit: tuple[None, None]
-    stamps: _Nothing
-    stamped_headers: None
-    parent_id: None
-    shadow: None
-    eta: None
-    expires: None
-    group: None
-    group_index: None
+    ignore_result: Literal[False] | None = None
+    timelimit: tuple[None, None] = (None, None)
+    stamps: _Nothing | None = None
+    stamped_headers: None = None
+    parent_id: None = None
+    shadow: None = None
+    eta: None = None
+    expires: None = None
+    group: None = None
+    group_index: None = None
     redelivered: bool = False
 
 
@@ -150,13 +189,13 @@ class _DeliveryInfo(_Exactly):
     redelivered: bool = False
 
 
-class _Properties(_Exactly):
+class _Properties(_Open):
     """What kombu adds for its own use."""
 
-    correlation_id: _Text
-    reply_to: _Text
-    argsrepr: _Text
-    kwargsrepr: Literal[""]
+    correlation_id: _Text | None = None
+    reply_to: _Text | None = None
+    argsrepr: _Text | None = None
+    kwargsrepr: Literal[""] | None = None
     delivery_tag: _Text
     delivery_info: _DeliveryInfo
     delivery_mode: Literal[2]

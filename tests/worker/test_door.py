@@ -1,4 +1,4 @@
-"""The door for messages: only what the producer sends comes in, and nothing that anybody puts into the broker stops a worker."""
+"""The filter for messages: only jobs of ours come in, and nothing that is put into the broker stops a worker."""
 
 import base64
 import json
@@ -108,7 +108,8 @@ FORGERIES: Mapping[str, tuple[str, Forgery]] = {
             | {"content-type": "application/x-yaml"}
         ),
     ),
-    "compressed": ("headers: extra_forbidden", with_headers(compression="application/x-gzip")),
+    "compressed": ("headers: not_harmless", with_headers(compression="application/x-gzip")),
+    "a field of the task's request": ("headers: not_harmless", with_headers(soft_time_limit=1)),
     "an unknown task": ("headers.task: value_error", with_headers(task="os.system")),
     "a task of Celery's own": ("headers.task: value_error", with_headers(task="celery.backend_cleanup")),
     "a task that is a list": ("headers.task: string_type", with_headers(task=["x"])),
@@ -121,7 +122,10 @@ FORGERIES: Mapping[str, tuple[str, Forgery]] = {
     "retries": ("headers.retries: literal_error", with_headers(retries=3)),
     "a group": ("headers.group: none_required", with_headers(group="g")),
     "stamps": ("headers.stamps: extra_forbidden", with_headers(stamps={SECRET: SECRET})),
-    "a field of its own": ("headers: extra_forbidden", with_headers(**{SECRET: SECRET})),
+    "a nested header": ("headers: not_harmless", with_headers(**{SECRET: [SECRET]})),
+    "a long header": ("headers: not_harmless", with_headers(more="x" * 5000)),
+    "a long name of a header": ("headers: not_harmless", with_headers(**{"x" * 100: 1})),
+    "a property that is nested": ("properties: not_harmless", with_properties(more={SECRET: SECRET})),
     "no headers": ("headers.task: missing", with_changes(headers={})),
     "no delivery tag": ("properties.delivery_tag: missing", without("properties", "delivery_tag")),
     "another queue to return to": (
@@ -164,6 +168,21 @@ def test_what_a_worker_gave_back_passes(genuine: bytes):
     envelope["headers"]["redelivered"] = envelope["properties"]["delivery_info"]["redelivered"] = True
 
     assert job_named_by(json.dumps(envelope).encode()).project_id == 1
+
+
+@pytest.mark.parametrize(
+    "newer",
+    [
+        with_headers(published_at="2027-01-01T00:00:00Z", hops=1, traced=False, parent_trace=None),
+        with_properties(published_by="producer"),
+        without("headers", "group_index"),
+        without("headers", "replaced_task_nesting"),
+        without("properties", "kwargsrepr"),
+    ],
+    ids=["unknown headers", "an unknown property", "no group index", "no nesting", "no representation"],
+)
+def test_what_a_newer_celery_might_send_passes(genuine: bytes, newer: Forgery):
+    assert job_named_by(_forged(genuine, newer)).project_id == 1
 
 
 @pytest.mark.parametrize("name", FORGERIES)
