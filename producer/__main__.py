@@ -7,8 +7,8 @@ from rich.console import Console
 from typer.exceptions import TyperException
 from typer.rich_utils import rich_format_error
 
-from producer.cli import Exit, app, exit_code
-from producer.terminal import escape
+from producer.cli.app import Exit, app, exit_code
+from producer.cli.terminal import escape
 from worker.errors import MigratorError, UnexpectedError, UsageError
 
 

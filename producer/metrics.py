@@ -14,11 +14,12 @@ from prometheus_client.registry import Collector
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from producer.enqueue import room_in, store_id_in
-from worker import broker, log
+from producer.runs.open import room_in, store_id_in
+from worker.broker import client as broker
 from worker.db import figures, stores
 from worker.db.figures import Figures
 from worker.errors import MigratorError, StoreElsewhereError, UsageError
+from worker.runtime import log
 from worker.settings import Settings
 
 _log = log.get(__name__)

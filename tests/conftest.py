@@ -21,9 +21,9 @@ import pytest
 import redis
 from sqlalchemy import URL, Engine, create_engine, make_url, text
 
-from producer.children import Child
-from producer.local_stack import Addresses, Stack, run_workers
-from producer.local_stack import stack as local_stack
+from producer.local.child_process import Child
+from producer.local.stack import Addresses, Stack, run_workers
+from producer.local.stack import stack as local_stack
 from tests.deadlines import PATIENCE_S
 from worker.db import engine as engine_module
 from worker.db import schema

@@ -10,7 +10,7 @@ from pathlib import Path
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
-from producer.cli import app
+from producer.cli.app import app
 
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- commands -->", "<!-- /commands -->"

@@ -28,7 +28,7 @@ from tests.estate import (
     write_recording,
 )
 from worker.errors import ProjectError
-from worker.scan import Roots, scan
+from worker.legacy.scan import Roots, scan
 from worker.sessions_csv import Reader, count_records, read
 
 

@@ -17,7 +17,7 @@ CHECKOUT = Path(__file__).parents[1]
 
 LOOK = """
 import json, pathlib, producer, worker
-from producer import report, report_html
+from producer.report import document, html
 from worker.db import schema
 
 print(json.dumps({
@@ -25,8 +25,8 @@ print(json.dumps({
     "producer": producer.__file__,
     "version": worker.__version__,
     "steps": {name: len(schema._sql(name)) for name in (schema._BASELINE, *schema._STEPS)},
-    "schema": report.schema_document()["type"],
-    "templates": sorted(path.name for path in pathlib.Path(report_html.__file__).with_name("templates").iterdir()),
+    "schema": document.schema_document()["type"],
+    "templates": sorted(path.name for path in pathlib.Path(html.__file__).with_name("templates").iterdir()),
 }))
 """
 
@@ -99,7 +99,9 @@ def test_the_installed_program_runs_outside_the_checkout_and_finds_its_files(ins
     files = [path for path in (CHECKOUT / "sql").glob("*.sql") if path.stem != "create_migrator_role"]
     assert found["steps"] == {path.stem: path.stat().st_size for path in files}
     assert found["schema"] == "object"
-    assert found["templates"] == sorted(path.name for path in (CHECKOUT / "producer/templates").iterdir())
+    assert found["templates"] == sorted(
+        path.name for path in (CHECKOUT / "producer/report/templates").iterdir()
+    )
 
 
 def test_the_installed_command_answers(installed: Path, tmp_path: Path):

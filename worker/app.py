@@ -9,12 +9,13 @@ import click
 from celery import Celery
 from celery.signals import heartbeat_sent, setup_logging, worker_shutting_down
 
-from worker import log, stopping
 from worker import settings as settings_module
+from worker.broker.message_validation import Door
 from worker.broker_url import BrokerUrl
-from worker.door import Door
 from worker.errors import SettingsError
 from worker.messages import QUEUE
+from worker.runtime import log
+from worker.runtime import shutdown as stopping
 from worker.settings import Settings
 
 _log = log.get(__name__)
@@ -122,13 +123,13 @@ _DELIVERY: dict[str, Any] = {
 
 _CONNECTIONS: dict[str, Any] = {
     # A broker that is killed while a task runs must not take its workers along.
-    "worker_consumer": "worker.consumer:LastingConsumer",
+    "worker_consumer": "worker.broker.consumer:LastingConsumer",
     "broker_connection_retry_on_startup": True,
     "broker_connection_max_retries": None,
     "redis_socket_timeout": 10,
     "redis_socket_connect_timeout": 5,
     "redis_retry_on_timeout": True,
-    # SIGTERM is a warm stop: jobs hand themselves back within seconds (worker.stopping). This is for SIGQUIT: so much time
+    # SIGTERM is a warm stop: jobs hand themselves back within seconds (worker.runtime.shutdown). This is for SIGQUIT: so much time
     # they have for that before their processes are made to exit.
     "worker_soft_shutdown_timeout": 10,
 }

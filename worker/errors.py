@@ -1,7 +1,7 @@
 """Every error the migrator raises on purpose: what went wrong, whether waiting may help, and what to do next.
 
 The type says whether a retry can help: a `TransientError` may pass by itself, a `PermanentError` will not.
-Errors are recorded, or tried again, in `worker/job.py`, and become an exit code in the command line. In between they are caught only
+Errors are recorded, or tried again, in `worker/jobs/runner.py`, and become an exit code in the command line. In between they are caught only
 where something else can be done about them, which is said there.
 """
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
-from worker.throttle import Pace, unlimited
+from worker.runtime.throttle import Pace, unlimited
 
 FIELD_MOST_BYTES = 1 << 20
 """No number is longer, nor any other field of a recording that a person can read."""

@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from worker import __version__
-from worker.sizes import human_bytes
+from worker.units import human_bytes
 
 QUEUE = "label_migration"
 """The one queue of the broker."""

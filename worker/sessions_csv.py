@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, cast
 
 from worker.errors import SessionUnreadableError
 from worker.long_fields import CsvBytes
-from worker.throttle import Pace, unlimited
+from worker.runtime.throttle import Pace, unlimited
 
 if TYPE_CHECKING:
     import pandas as pd

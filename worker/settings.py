@@ -18,7 +18,7 @@ from sqlalchemy.engine import URL
 from worker import broker_url, database_url
 from worker.broker_url import BrokerUrl
 from worker.errors import SettingsError
-from worker.sizes import parse_bytes
+from worker.units import parse_bytes
 
 _TOLD = "told"
 """The type of an error whose text is for people and holds nothing of the value."""

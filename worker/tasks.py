@@ -12,18 +12,19 @@ from celery import Task, bootsteps, shared_task
 from celery.exceptions import Ignore
 from celery.worker.control import inspect_command
 
-from worker import job, stopping
 from worker import settings as settings_module
-from worker.checkup import Checkups
-from worker.heartbeat import Progress
-from worker.job import Tools
+from worker.doctor.checkup import Checkups
+from worker.jobs import runner as job
+from worker.jobs.heartbeat import Progress
+from worker.jobs.migrate import migrate
+from worker.jobs.reaper import Reaper
+from worker.jobs.rollback import rollback
+from worker.jobs.runner import Tools
+from worker.jobs.verify import verify_sessions
 from worker.messages import JobRef, Outcome, Status, Verb
-from worker.migrate import migrate
-from worker.progress import Teller
-from worker.reaper import Reaper
-from worker.rollback import rollback
-from worker.throttle import Throttle
-from worker.verify import verify_sessions
+from worker.runtime import shutdown as stopping
+from worker.runtime.latest_call import Teller
+from worker.runtime.throttle import Throttle
 
 _BEGIN, _END = 30, 17
 """So many characters of a reason have room in Flower's table beside project, state and result."""
@@ -124,7 +125,7 @@ def _teller(_pid: int) -> Teller:
 class Reaping(bootsteps.StartStopStep):  # type: ignore[misc]
     """The reaper in each worker's parent process: starts and stops with it, whatever its children do.
 
-    Not before the first children are there: they are to be forked while the parent has no other thread (`worker.forking`).
+    Not before the first children are there: they are to be forked while the parent has no other thread (`worker.runtime.fork_guard`).
     """
 
     requires = ("celery.worker.components:Pool",)

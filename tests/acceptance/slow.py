@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import text
 
-from producer.children import Child
+from producer.local.child_process import Child
 from tests.conftest import Site
 from tests.deadlines import PATIENCE_S
 from tests.estate import make_project, record_session

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from producer.children import Child
+from producer.local.child_process import Child
 from tests.conftest import Site
 from tests.worker.trees import eventually
 

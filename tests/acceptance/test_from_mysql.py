@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from producer.children import Child
+from producer.local.child_process import Child
 from tests.acceptance.story import call
 from tests.conftest import Site
 from tests.estate import (

@@ -10,7 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from producer import report
+from producer.report import document as report
 from tests.acceptance.story import LEDGER, Call, call
 from tests.conftest import Site
 from tests.estate import (

@@ -11,7 +11,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from producer import report
+from producer.report import document as report
 from tests.acceptance.story import Call, Story, call, content, is_blob, stored_tree, tell
 from tests.conftest import Site
 from tests.estate import differences, make_project, record_session

@@ -28,7 +28,7 @@ import blake3
 
 from tests.bench.corpora import File, one_big, write
 from tests.bench.measure import machine
-from worker.csv_rows import RowCounter
+from worker.legacy.row_counter import RowCounter
 
 _FILES = 4
 _SMALL_BYTES = 20_000

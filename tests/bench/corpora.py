@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, text
 
-from producer.csv_text import csv_lines
-from producer.recordings import ACCELEROMETER, GYROSCOPE, LABELS
+from producer.demo.csv_text import csv_lines
+from producer.demo.recordings import ACCELEROMETER, GYROSCOPE, LABELS
 
 MAGNETOMETER = "magnetometer_data.csv"
 

@@ -2,7 +2,7 @@
 
 from celery import shared_task
 
-from worker import door
+from worker.broker import message_validation as door
 
 NOOP_TASK = "tests.bench.noop"
 

@@ -11,13 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from producer.enqueue import enqueue
+from producer.runs.open import enqueue
 from tests.bench.corpora import Corpus
 from tests.bench.measure import Settle
 from tests.bench.system import System
-from worker import log, tasks
+from worker import tasks
+from worker.jobs.migrate import migrate
 from worker.messages import JobRef
-from worker.migrate import migrate
+from worker.runtime import log
 
 _LINES = 25
 _STEPS = 20

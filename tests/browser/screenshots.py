@@ -5,8 +5,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from producer import demo_estate
-from producer.local_stack import FLOWER_PASSWORD, Stack, run_workers, stack
+from producer.demo import projects as demo_estate
+from producer.local.stack import (
+    FLOWER_PASSWORD,
+    Stack,
+    run_workers,
+    stack,
+)
 from tests.browser.webdriver import Browser, browser
 from tests.worker.trees import eventually
 from worker.db import schema

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from producer.local_stack import FLOWER_PASSWORD, run_flower
+from producer.local.stack import FLOWER_PASSWORD, run_flower
 from tests.acceptance.slow import VERY_SLOW, big_study, enqueue, small_studies
 from tests.browser.webdriver import Browser
 from tests.conftest import Site

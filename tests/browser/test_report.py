@@ -8,9 +8,16 @@ from typing import Any
 
 import pytest
 
-from producer import report, report_html
+from producer.report import document as report
+from producer.report import html as report_html
 from tests.browser.webdriver import Browser
-from tests.producer.reports import HOSTILE, failed, migrated, run_facts, skipped
+from tests.producer.report.reports import (
+    HOSTILE,
+    failed,
+    migrated,
+    run_facts,
+    skipped,
+)
 from tests.worker.trees import eventually
 from worker.messages import Outcome, Warning_
 

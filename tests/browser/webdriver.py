@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from producer.children import await_ready, start, stop
-from producer.local_servers import LOOPBACK, free_port
+from producer.local.child_process import await_ready, start, stop
+from producer.local.servers import LOOPBACK, free_port
 from tests.deadlines import PATIENCE_S
 
 BROWSER = "/usr/bin/chromium"

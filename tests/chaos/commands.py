@@ -15,8 +15,8 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import OperationalError
 
 from tests.chaos.nursery import Nursery, Process
-from worker import broker
-from worker.broker import Message
+from worker.broker import client as broker
+from worker.broker.client import Message
 from worker.messages import JobRef, Verb
 from worker.settings import Settings
 

@@ -14,9 +14,15 @@ import redis
 from sqlalchemy import URL, create_engine, make_url, text
 from sqlalchemy.pool import NullPool
 
-from producer import local_servers
-from producer.children import Child, LocalStackError, await_ready, start, stop
-from producer.local_servers import LOOPBACK, free_port
+from producer.local import servers as local_servers
+from producer.local.child_process import (
+    Child,
+    LocalStackError,
+    await_ready,
+    start,
+    stop,
+)
+from producer.local.servers import LOOPBACK, free_port
 from worker.db import schema
 from worker.db.engine import connect
 

@@ -27,10 +27,10 @@ from sqlalchemy import event
 from tests.conftest import Site
 from tests.deadlines import PATIENCE_S
 from tests.fidelity.runs import WORK
-from worker import log
 from worker import settings as settings_module
-from worker.job import Tools, connect
+from worker.jobs.runner import Tools, connect
 from worker.messages import JobRef, Verb
+from worker.runtime import log
 
 _ASLEEP = "asleep"
 _FILE_EVENTS = {"os.mkdir", "os.rename", "os.link", "os.remove", "os.rmdir", "os.chmod", "os.listdir", "open"}

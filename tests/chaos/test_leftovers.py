@@ -8,13 +8,13 @@ import pytest
 from tests.conftest import LEASE_S, Site
 from tests.estate import make_project, record_session
 from tests.fidelity.runs import do, let_lease_run_out, open_run, tools_of
-from worker.blobs.beneath import directory
 from worker.db import leases
 from worker.db.leases import Lease
 from worker.errors import LeaseLostError
-from worker.job import Job, _attempt
+from worker.jobs.runner import Job, _attempt
+from worker.legacy.restore import _remove_leftovers, building_place
 from worker.messages import JobRef, Status, Verb
-from worker.restore import _remove_leftovers, building_place
+from worker.store.beneath import directory
 
 pytestmark = pytest.mark.stack
 

@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from producer.local_stack import Stack
+from producer.local.stack import Stack
 from tests.chaos.sleeping import Bedroom, bedroom
 from tests.conftest import TEMPLATE, Site, _database, _empty_redis, _site
 from tests.estate import Project, make_project, record_session, snapshot_tree, split_session
 from tests.fidelity.dying import End, Points
 from tests.fidelity.runs import WORK, another_worker, let_lease_run_out, open_run, run_one, tools_of
 from tests.fidelity.states import check_legacy, check_migrated, look
-from worker import reaper
-from worker.blobs.removal import remove_tree
+from worker.jobs import reaper
 from worker.messages import JobRef, Status, Verb
+from worker.store.removal import remove_tree
 
 pytestmark = [pytest.mark.stack, pytest.mark.long]
 

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 from tests.compose import bundled_database, story, throughput
 from tests.compose.engine import EngineError, docker, why_not
 from tests.compose.installation import IMAGE, Installation, image_bytes, installation
-from worker.sizes import human_bytes
+from worker.units import human_bytes
 
 _NO_ENGINE = 5
 

@@ -7,9 +7,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from producer.children import Child, await_ready, start, stop
+from producer.local.child_process import (
+    Child,
+    await_ready,
+    start,
+    stop,
+)
 from tests.compose.installation import LEASE_S, Installation
-from worker.broker import workers_online
+from worker.broker.client import workers_online
 from worker.settings import Settings
 
 NODE = f"beside@{socket.gethostname()}"

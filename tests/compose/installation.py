@@ -12,8 +12,8 @@ from pathlib import Path
 
 from sqlalchemy import Engine, make_url
 
-from producer.children import Identity
-from producer.local_servers import LOOPBACK, free_port, write_secret
+from producer.local.child_process import Identity
+from producer.local.servers import LOOPBACK, free_port, write_secret
 from tests.compose.engine import CHECKOUT, Composed, docker
 from tests.worker.trees import eventually
 from worker.db.engine import connect

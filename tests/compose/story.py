@@ -9,7 +9,9 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from producer import demo_estate, report, status
+from producer.demo import projects as demo_estate
+from producer.report import document as report
+from producer.runs import status
 from tests.compose import flower, hardening, metrics
 from tests.compose.beside import NODE, worker_beside
 from tests.compose.engine import Container

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-from producer import demo_estate
+from producer.demo import projects as demo_estate
 from tests.compose.installation import Installation, installation
 
 COUNTS = (1, 2, 4)

@@ -29,13 +29,13 @@ from sqlalchemy import event
 from tests.conftest import Site
 from tests.deadlines import PATIENCE_S
 from tests.faults.shim import Call, Fault, calls, environment, order
-from worker import log
 from worker import settings as settings_module
-from worker.blobs import admission
-from worker.blobs.store import Store
-from worker.job import Tools, connect
+from worker.jobs.migrate import migrate
+from worker.jobs.runner import Tools, connect
 from worker.messages import JobRef
-from worker.migrate import migrate
+from worker.runtime import log
+from worker.store import batches as admission
+from worker.store.store import Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,9 +10,9 @@ import pytest
 
 from tests.conftest import Site
 from tests.estate import Project, make_project, record_session, snapshot_tree
-from worker.blobs.digest import BIG_BYTES, digest_of
-from worker.blobs.manifest import Manifest
 from worker.messages import Outcome
+from worker.store.digest import BIG_BYTES, digest_of
+from worker.store.manifest import Manifest
 
 _LINE = b"1000000000000,0.100000,0.200000,0.300000\n"
 

@@ -23,12 +23,12 @@ from tests.faults.studies import (
     study,
 )
 from tests.fidelity.runs import WORK, let_lease_run_out, open_run
-from worker import trust
-from worker.blobs.digest import BIG_BYTES, HEAD_BYTES
 from worker.db import ledger
 from worker.errors import RunHeldError
-from worker.job import Tools
+from worker.jobs import integrity as trust
+from worker.jobs.runner import Tools
 from worker.messages import JobRef, JobState, Outcome, Status, Verb
+from worker.store.digest import BIG_BYTES, HEAD_BYTES
 
 pytestmark = pytest.mark.stack
 

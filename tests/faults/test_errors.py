@@ -25,12 +25,12 @@ from tests.faults.studies import check_store, check_tree, folder_of, staged, stu
 from tests.fidelity.runs import WORK, open_run, run_one
 from tests.fidelity.states import look
 from tests.worker.trees import source_of
-from worker.blobs.digest import new_buffer
-from worker.blobs.store import Store
 from worker.db import ledger
 from worker.errors import StoreStoppedError, StoreUnusableError
-from worker.job import Tools
+from worker.jobs.runner import Tools
 from worker.messages import JobRef, JobState, Outcome, RunState, Status, Verb
+from worker.store.digest import new_buffer
+from worker.store.store import Store
 
 pytestmark = pytest.mark.stack
 

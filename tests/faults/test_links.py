@@ -13,11 +13,11 @@ from tests.conftest import Site
 from tests.estate import Project
 from tests.faults.studies import check_store, check_tree, damage, folder_of, staged, study
 from tests.fidelity.runs import run_one, tools_of
-from worker import trust
-from worker.ingest import hash_tree, store_tree
-from worker.job import Tools
+from worker.jobs import integrity as trust
+from worker.jobs.runner import Tools
+from worker.legacy.ingest import hash_tree, store_tree
+from worker.legacy.scan import scan
 from worker.messages import Outcome, Status, Verb
-from worker.scan import scan
 
 pytestmark = pytest.mark.stack
 

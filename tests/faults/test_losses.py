@@ -8,9 +8,9 @@ from tests.conftest import Site
 from tests.faults.studies import check_store, check_tree, damage, staged, study
 from tests.fidelity.runs import at_once, open_run, run_one
 from tests.worker.trees import condemned
-from worker.blobs.removal import remove_tree
-from worker.job import Tools
+from worker.jobs.runner import Tools
 from worker.messages import Status, Verb
+from worker.store.removal import remove_tree
 
 pytestmark = pytest.mark.stack
 

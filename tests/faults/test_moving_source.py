@@ -30,12 +30,12 @@ from tests.worker.trees import (
     temporary_files,
     write_tree,
 )
-from worker.blobs.digest import BIG_BYTES
-from worker.blobs.removal import remove_tree
 from worker.errors import SourceChangedError
-from worker.ingest import store_tree
-from worker.job import Tools
+from worker.jobs.runner import Tools
+from worker.legacy.ingest import store_tree
 from worker.messages import Outcome, Status, Verb
+from worker.store.digest import BIG_BYTES
+from worker.store.removal import remove_tree
 
 pytestmark = pytest.mark.stack
 

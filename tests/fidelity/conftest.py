@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from producer.local_stack import Stack
+from producer.local.stack import Stack
 from tests.conftest import TEMPLATE, Site, _database, _empty_redis, _site
 from tests.fidelity.runs import tools_of
-from worker.job import Tools
+from worker.jobs.runner import Tools
 
 
 @pytest.fixture(scope="module")

@@ -25,10 +25,10 @@ from sqlalchemy import Engine, event
 from tests.conftest import Site
 from tests.deadlines import PATIENCE_S
 from tests.fidelity.runs import WORK
-from worker import log
 from worker import settings as settings_module
-from worker.job import Tools, connect
+from worker.jobs.runner import Tools, connect
 from worker.messages import JobRef, Verb
+from worker.runtime import log
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

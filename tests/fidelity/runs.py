@@ -13,11 +13,11 @@ from tests.deadlines import PATIENCE_S
 from tests.worker.db.rows import await_old_server
 from worker.db import ledger, projects
 from worker.db.ledger import NewJob
-from worker.job import Tools, connect
+from worker.jobs.migrate import migrate
+from worker.jobs.rollback import rollback
+from worker.jobs.runner import Tools, connect
+from worker.jobs.verify import verify_sessions
 from worker.messages import JobRef, Outcome, Verb
-from worker.migrate import migrate
-from worker.rollback import rollback
-from worker.verify import verify_sessions
 
 WORK: dict[Verb, Callable[[Tools, JobRef, str], Outcome | None]] = {
     Verb.MIGRATE: migrate,

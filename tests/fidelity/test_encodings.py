@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, text
 
-from producer import doctor_database
+from producer.doctor import database_checks as doctor_database
 from tests.conftest import Site, _administer, _names, _site, _url
 from tests.estate import make_project, record_session
 from tests.fidelity.runs import do, open_run, tools_of

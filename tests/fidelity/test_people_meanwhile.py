@@ -26,10 +26,10 @@ from tests.estate import (
 )
 from tests.fidelity.model import Row, by_key
 from tests.fidelity.runs import another_worker, do, open_run, run, run_one
-from worker import migrate as migrate_story
 from worker.db import projects
 from worker.db.engine import connect
-from worker.job import Tools
+from worker.jobs import migrate as migrate_story
+from worker.jobs.runner import Tools
 from worker.messages import Outcome, Status, Verb
 from worker.sessions_csv import Reader
 
@@ -464,10 +464,10 @@ def test_edits_that_are_committed_while_the_files_are_read_are_in_the_result(
     project = make(site)
     if verb is Verb.ROLLBACK:
         run(tools, Verb.MIGRATE)
-    story = f"worker.{verb.value}.hash_tree"
+    story = f"worker.jobs.{verb.value}.hash_tree"
     import importlib
 
-    module = importlib.import_module(f"worker.{verb.value}")
+    module = importlib.import_module(f"worker.jobs.{verb.value}")
     hash_tree: Callable[..., Any] = module.hash_tree
 
     def with_a_person(*args: Any, **options: Any) -> Any:

@@ -24,10 +24,10 @@ from tests.estate import (
 from tests.estate.compare import LABEL_TABLES
 from tests.fidelity.model import Row
 from tests.fidelity.runs import WORK, at_once, open_run, run, run_one
-from worker import restore
-from worker.blobs.digest import read_stored
-from worker.job import Tools
+from worker.jobs.runner import Tools
+from worker.legacy import restore
 from worker.messages import Outcome, Status, Verb
+from worker.store.digest import read_stored
 
 pytestmark = pytest.mark.stack
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from producer import converted
+from producer.runs import migrated_projects as converted
 from tests.conftest import Site
 from tests.estate import (
     JSON_NULL,
@@ -36,7 +36,7 @@ from tests.fidelity.model import Row
 from tests.fidelity.runs import do, open_run, run, run_one
 from worker.db import ledger
 from worker.errors import UsageError
-from worker.job import Tools
+from worker.jobs.runner import Tools
 from worker.messages import Outcome, Status, Verb
 
 pytestmark = pytest.mark.stack

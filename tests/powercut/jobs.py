@@ -18,12 +18,12 @@ from pathlib import Path
 from sqlalchemy import Connection, event
 
 from tests.fidelity.runs import WORK
-from worker import log
 from worker import settings as settings_module
-from worker.job import Tools, connect
+from worker.jobs.runner import Tools, connect
 from worker.messages import JobRef, Outcome, Verb
+from worker.runtime import log
+from worker.runtime.throttle import Throttle
 from worker.settings import Settings
-from worker.throttle import Throttle
 
 PLACES = """
     select p.project_id, coalesce(d.file_path, p.path), d.dataset_hash

@@ -9,9 +9,9 @@ from tests.estate import Project, make_project, record_session, snapshot_tree
 from tests.faults.studies import damage, folder_of, make_big, study
 from tests.fidelity.runs import open_run, run, run_one
 from tests.powercut.jobs import Task
-from worker.blobs.store import remove_tree
-from worker.job import Tools
+from worker.jobs.runner import Tools
 from worker.messages import Verb
+from worker.store.store import remove_tree
 
 RECORDING = "day 1/accelerometer_data.csv"
 SPOILED = "The disk does not take this."

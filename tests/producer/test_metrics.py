@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import Engine, event, text
 
 from producer import metrics
-from producer.local_servers import free_port
+from producer.local.servers import free_port
 from tests.acceptance.slow import signal_all
 from tests.conftest import Site
 from tests.deadlines import PATIENCE_S

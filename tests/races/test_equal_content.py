@@ -21,14 +21,14 @@ from sqlalchemy import Engine, text
 from tests.conftest import Site
 from tests.deadlines import PATIENCE_S
 from tests.estate import make_project, record_session, snapshot_tree, write_recording
-from worker import ingest
-from worker import migrate as story
 from worker.db import leases, ledger
 from worker.db.engine import connect
 from worker.db.leases import Lease
 from worker.db.ledger import NewJob
+from worker.jobs import migrate as story
+from worker.jobs.migrate import Tools, migrate
+from worker.legacy import ingest
 from worker.messages import JobRef, Outcome, Status, Verb
-from worker.migrate import Tools, migrate
 
 pytestmark = pytest.mark.stack
 

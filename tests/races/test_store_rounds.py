@@ -24,13 +24,13 @@ from tests.estate import make_project, record_session
 from tests.faults.studies import check_stored_once, counting_writes
 from tests.fidelity.runs import DEADLINE_S, at_once, open_run
 from tests.worker.trees import condemned, open_store, read_tree, roots_of, temporary_files, write_tree
-from worker.blobs.digest import BIG_BYTES, digest_of
-from worker.blobs.removal import remove_tree
-from worker.blobs.store import Store
 from worker.db import claims
-from worker.ingest import hash_tree, store_tree
+from worker.legacy.ingest import hash_tree, store_tree
+from worker.legacy.scan import scan
 from worker.messages import Outcome, Status, Verb
-from worker.scan import scan
+from worker.store.digest import BIG_BYTES, digest_of
+from worker.store.removal import remove_tree
+from worker.store.store import Store
 
 ROUNDS = 30
 LONG_ROUNDS = 1000

@@ -16,8 +16,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from producer.children import Child, start, stop
-from producer.local_servers import (
+from producer.local.child_process import Child, start, stop
+from producer.local.servers import (
     LOOPBACK,
     LocalStackError,
     Server,

@@ -11,20 +11,27 @@ from typing import Any, NamedTuple
 import pytest
 from sqlalchemy import Connection, Engine, event, text
 
-from producer import collect, control, converted, status
-from producer import enqueue as enqueue_room
-from producer.enqueue import Opened
-from producer.local_stack import Stack
+from producer.local.stack import Stack
+from producer.runs import (
+    collect,
+    control,
+    status,
+)
+from producer.runs import (
+    migrated_projects as converted,
+)
+from producer.runs import open as enqueue_room
+from producer.runs.open import Opened
 from tests.conftest import TEMPLATE, Site, _database, _empty_redis, _site
 from tests.estate import every_form, make_project, record_session, split_session
 from tests.fidelity import runs
 from tests.sql.client import SQL, psql
-from worker import reaper
 from worker.db import health, leases, ledger, recordings, schema
 from worker.db.engine import connect
 from worker.db.ledger import Run
 from worker.errors import DatabaseRefusedError, PermanentError
-from worker.job import Tools
+from worker.jobs import reaper
+from worker.jobs.runner import Tools
 from worker.messages import JobRef, Verb
 
 pytestmark = pytest.mark.stack

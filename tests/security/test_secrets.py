@@ -20,10 +20,15 @@ import redis
 from sqlalchemy import Engine, text
 from typer.testing import CliRunner
 
-from producer.children import Child, stop
-from producer.cli import app
-from producer.local_servers import free_port
-from producer.local_stack import FLOWER_PASSWORD, Stack, run_flower, start_worker
+from producer.cli.app import app
+from producer.local.child_process import Child, stop
+from producer.local.servers import free_port
+from producer.local.stack import (
+    FLOWER_PASSWORD,
+    Stack,
+    run_flower,
+    start_worker,
+)
 from tests.conftest import TEMPLATE, Site, _database, _empty_redis, _site
 from tests.deadlines import PATIENCE_S
 from tests.estate import make_project, record_session

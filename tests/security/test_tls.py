@@ -18,9 +18,9 @@ from kombu.exceptions import OperationalError
 from pydantic import SecretStr
 from sqlalchemy import make_url, text
 
-from producer.cli import exit_code
-from producer.local_servers import LOOPBACK, free_port
-from producer.local_stack import FLOWER_PASSWORD, Stack, run_flower
+from producer.cli.app import exit_code
+from producer.local.servers import LOOPBACK, free_port
+from producer.local.stack import FLOWER_PASSWORD, Stack, run_flower
 from tests.conftest import Site, _empty_redis, _site
 from tests.deadlines import PATIENCE_S
 from tests.estate import make_project, record_session
@@ -28,9 +28,9 @@ from tests.security import certificates as certificates_room
 from tests.security import encrypted_servers
 from tests.security.certificates import Certificates
 from tests.security.encrypted_servers import OTHER_ADDRESS
-from worker import broker
 from worker import settings as settings_module
 from worker.app import create_app
+from worker.broker import client as broker
 from worker.db import schema
 from worker.db.engine import connect
 from worker.errors import BrokerUnavailableError, MigratorError

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from producer.cli import Exit, app, exit_code
+from producer.cli.app import Exit, app, exit_code
 from worker import errors
 from worker.errors import MigratorError, SettingsError, UsageError
 

@@ -14,12 +14,17 @@ from pathlib import Path
 from typing import TypeVar
 
 from tests.deadlines import PATIENCE_S
-from worker.blobs.digest import Algorithm, Signature, digest_of
-from worker.blobs.manifest import Directory, Entry, File, Manifest
-from worker.blobs.store import Source, Store
-from worker.hashed import HashedTree
-from worker.ingest import Advance, hash_tree
-from worker.scan import Roots, scan
+from worker.legacy.hashed_tree import HashedTree
+from worker.legacy.ingest import Advance, hash_tree
+from worker.legacy.scan import Roots, scan
+from worker.store.digest import Algorithm, Signature, digest_of
+from worker.store.manifest import (
+    Directory,
+    Entry,
+    File,
+    Manifest,
+)
+from worker.store.store import Source, Store
 
 T = TypeVar("T")
 

@@ -18,9 +18,9 @@ from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool, PoolProxiedConnection
 
-from worker import log
 from worker.db.refusals import in_our_words
 from worker.errors import DatabaseBusyError, DatabaseUnavailableError, MigratorError
+from worker.runtime import log
 
 T = TypeVar("T")
 

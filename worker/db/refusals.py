@@ -12,7 +12,6 @@ import psycopg2
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import InterfaceError, OperationalError
 
-from worker import log
 from worker.db import texts
 from worker.errors import (
     DatabaseBusyError,
@@ -24,6 +23,7 @@ from worker.errors import (
     SequenceBehindError,
     SettingsError,
 )
+from worker.runtime import log
 
 _log = log.get(__name__)
 

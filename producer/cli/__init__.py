@@ -1,0 +1,1 @@
+"""The command line: options in, one call a verb, exit code out; how the program speaks to a terminal."""

@@ -1,0 +1,1 @@
+"""The whole workflow on made-up projects and a local stack."""

@@ -1,0 +1,189 @@
+"""The demo: the whole story on made-up projects, told by the program's own commands on a local stack of its own."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from sqlalchemy import Connection, Engine, text
+
+from producer.demo import projects as demo_estate
+from producer.local import stack as local_stack
+from producer.local.stack import Stack
+from worker.db import schema
+from worker.db.engine import connect
+from worker.errors import UsageError
+from worker.sessions_csv import Reader, SessionRow, read
+from worker.settings import Settings
+from worker.units import human_bytes
+
+_MARK = "made-by-producer-demo"
+
+
+def run(folder: Path, *, megabytes: int) -> int:
+    """Tell the story; 0 when it ended as it should, 1 otherwise. Everything stays in `folder`.
+
+    A folder of an earlier demo is replaced; any other that is not empty is refused with `UsageError`.
+    """
+    console = Console(soft_wrap=True, highlight=False)
+    folder = folder.resolve()
+    _prepare(folder)
+    with local_stack.stack(folder / ".state", data_dir=folder / "label", workers=2) as running:
+        settings = _settings(running)
+        engine = connect(settings.sqlalchemy_url, application_name="label-migrator demo")
+        try:
+            told = _Story(console, folder, running, settings, engine).tell(megabytes)
+        finally:
+            engine.dispose()
+    console.print(
+        f"\nEverything is in [bold]{folder}[/]: reports/, label/ (Label's data directory) and .state/ (the servers')."
+    )
+    console.print(
+        f"To look around: cd {folder} && DATA_DIR=$PWD/label {Path(sys.executable).parent / 'producer'} up"
+    )
+    return 0 if told else 1
+
+
+class _Story:
+    """The chapters, in order; each command is run as an operator would run it, and shown."""
+
+    def __init__(
+        self, console: Console, folder: Path, running: Stack, settings: Settings, engine: Engine
+    ) -> None:
+        self.console = console
+        self.folder = folder
+        self.running = running
+        self.settings = settings
+        self.engine = engine
+
+    def tell(self, megabytes: int) -> bool:
+        """All chapters; False when one did not end as it should."""
+        self._chapter(f"A lab with about {megabytes} MB of recordings")
+        schema.apply(self.engine, with_baseline=True)
+        demo_estate.build(
+            self.engine,
+            self.settings.data_dir,
+            megabytes=megabytes,
+            say=lambda line: self.console.print(f"  {line}"),
+        )
+        before = self._frames()
+
+        self._chapter("The tables")
+        well = self._producer("schema", "apply") == 0
+
+        self._chapter("A rehearsal: what would happen?")
+        well &= self._producer("enqueue", "--dry-run", "--wait", "--report-dir", "reports") == 3
+
+        self._chapter("The migration, by two workers")
+        well &= self._producer("enqueue", "--wait", "--report-dir", "reports") == 3
+        self.console.print(
+            "  (Exit code 3: the run ended, and three projects could not be migrated. They were made so.)"
+        )
+
+        self._chapter("Do the sessions read as before?")
+        after = self._frames()
+        for name, frame in before.items():
+            equal = frame.equals(after[name])
+            well &= equal
+            self.console.print(
+                f"  {name}: {len(frame)} rows before, {len(after[name])} after, {'equal' if equal else 'DIFFERENT'}"
+            )
+
+        self._chapter("And all of them, by the workers")
+        well &= self._producer("verify", "--sessions", "--report-dir", "reports") == 0
+        self._space()
+        return well
+
+    def _chapter(self, title: str) -> None:
+        self.console.print(f"\n[bold]{title}[/]")
+
+    def _producer(self, *arguments: str) -> int:
+        """Run one command of the program against the demo's stack."""
+        self.console.print(f"[dim]$[/] producer {' '.join(arguments)}")
+        sys.stdout.flush()
+        finished = subprocess.run(
+            [sys.executable, "-m", "producer", *arguments],
+            env=_environment(self.running),
+            cwd=self.folder,
+            # One stream, so that a saved session reads in the order in which things happened.
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+        return finished.returncode
+
+    def _frames(self) -> dict[str, pd.DataFrame]:
+        """What Label would plot of one ordinary session and of one split child, by the rows as they stand."""
+        with self.engine.connect() as conn:
+            rows = _session_rows(conn, ["2025-03-03_08_00_00", "2025-06-01_22_00_00.2"])
+        return {row.session_name: read(row, Reader.PLOT, self.settings.data_dir) for row in rows}
+
+    def _space(self) -> None:
+        """What is on disk now, each content counted once."""
+        self._chapter("On disk")
+        legacy = _allocated(
+            path
+            for path in self.settings.data_dir.iterdir()
+            if not path.name.endswith(("raw_datasets", "dataset_store"))
+        )
+        store = _allocated([self.settings.datasets_dir, self.settings.store_dir])
+        self.console.print(
+            f"  legacy directories {human_bytes(legacy)}, the store with all its trees {human_bytes(store)}"
+        )
+
+
+def _prepare(folder: Path) -> None:
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / _MARK).exists():
+            raise UsageError(f"{folder} is not empty and not of an earlier demo; name another --folder")
+        for directory, _, _ in os.walk(folder / "label" / "raw_datasets"):
+            os.chmod(directory, 0o755)
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _MARK).touch()
+
+
+def _settings(running: Stack) -> Settings:
+    return Settings(
+        database_url=running.addresses.database_url,  # type: ignore[arg-type]
+        redis_url=running.addresses.redis_url,  # type: ignore[arg-type]
+        data_dir=running.data_dir,
+    )
+
+
+def _environment(running: Stack) -> dict[str, str]:
+    return os.environ | {
+        "DATABASE_URL": running.addresses.database_url,
+        "REDIS_URL": running.addresses.redis_url,
+        "DATA_DIR": str(running.data_dir),
+        "LEGACY_ROOTS": str(running.data_dir),
+        "LOG_LEVEL": "warning",
+    }
+
+
+def _session_rows(conn: Connection, names: list[str]) -> list[SessionRow]:
+    """The first session of each name, with what Label's readers look at."""
+    found = conn.execute(
+        text("""
+            select distinct on (s.session_name) s.session_id, s.session_name, p.path as project_path,
+                   s.parent_session_data_path, s.data_start_offset, s.data_end_offset, s.start_ns, s.stop_ns, s.dataset_id,
+                   s.raw_session_name, d.file_path as dataset_file_path
+            from sessions s join projects p using (project_id) left join raw_datasets d on d.dataset_id = s.dataset_id
+            where s.session_name = any(:names) order by s.session_name, s.session_id"""),
+        {"names": names},
+    )
+    return [SessionRow(**row._mapping) for row in found]  # noqa: SLF001 - the public name of a row as a mapping
+
+
+def _allocated(roots: Any) -> int:
+    """Bytes of all files below the roots; a file with several names counts once."""
+    sizes: dict[tuple[int, int], int] = {}
+    for root in roots:
+        for directory, _, names in os.walk(root):
+            for name in names:
+                status = os.lstat(os.path.join(directory, name))
+                sizes[status.st_dev, status.st_ino] = status.st_size
+    return sum(sizes.values())

@@ -1,0 +1,378 @@
+"""A report's document as one HTML file that needs no network. Pure: knows neither outcomes nor where files go.
+
+Python decides what is said and how much of it; the template decides where it stands. Names and paths in a report were
+typed by people: the template escapes all of them, and a content security policy lets nothing run but our own script.
+"""
+
+import base64
+import hashlib
+import json
+import re
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from importlib import resources
+from typing import Any, Generic, TypeVar
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup
+
+from producer.report.document import VERB_WORDS
+from producer.report.timeline import timeline
+from worker.messages import RunState, Verb
+from worker.units import human_bytes
+
+T = TypeVar("T")
+Detail = Mapping[str, Any]
+"""One entry of a report's `details`."""
+
+# How much of a list is shown. What is left out is counted, and the table of all projects leaves nothing out.
+_MOST_GROUPS = 20
+_MOST_MEMBERS = 8
+_MOST_FAILURES = 15
+_MOST_NOTES = 100
+_MOST_SLOW = 10
+_MOST_COPIES_DRAWN = 24
+
+_ACTS = {
+    Verb.MIGRATE: ("Migration", "migrated"),
+    Verb.ROLLBACK: ("Rollback", "rolled back"),
+    Verb.VERIFY: ("Verification", "verified"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown(Generic[T]):
+    """The beginning of a list, and how many entries are left out."""
+
+    items: tuple[T, ...]
+    more: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """The report in one sentence. `tone` is `good`, `bad` or `open` (nothing done, or not everything)."""
+
+    tone: str
+    headline: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """A part of a bar: percent from its left end, and what it stands for."""
+
+    kind: str
+    label: str
+    value: int
+    start: float
+    width: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Projects that something is true of: they failed for one cause, share one dataset, or were skipped for one reason."""
+
+    title: str
+    text: str | None
+    count: int
+    projects: Shown[Detail]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedDataset:
+    """A dataset that more than one project refers to. `bytes_each` is its size, `bytes_reused` what sharing saved."""
+
+    dataset_hash: str
+    dataset_path: str | None
+    stored_now: bool
+    copies_drawn: int
+    count: int
+    bytes_each: int
+    bytes_reused: int
+    projects: Shown[Detail]
+
+
+def render(document: Mapping[str, Any]) -> str:
+    """Show a report as one self-contained HTML page. The same document gives the same page."""
+    details: Sequence[Detail] = document["details"]
+    act, done_word = _ACTS[Verb(document["verb"])]
+    return _template().render(
+        report=document,
+        act=act,
+        done_word=done_word,
+        done_key=VERB_WORDS[Verb(document["verb"])].done_key,
+        verdict=verdict(document),
+        projects=_project_segments(document),
+        elapsed_s=_elapsed_s(document),
+        sessions=sum(detail["sessions_count"] for detail in details),
+        storage=document["verb"] == Verb.MIGRATE and document["bytes"]["read"] > 0,
+        causes=_causes(details),
+        passed_over=_passed_over(details),
+        shared=_shared(details),
+        timeline=timeline(details),
+        slowest=sorted(
+            (detail for detail in details if detail["duration_s"] > 0),
+            key=lambda detail: (-detail["duration_s"], detail["project_id"]),
+        )[:_MOST_SLOW],
+        warnings=_shown(document["warnings"], _MOST_NOTES),
+        differences=_shown([detail for detail in details if detail["differences"]], _MOST_NOTES),
+        statuses=sorted({detail["status"] for detail in details}),
+        options=_options(document["selection"]),
+        left_out=_left_out(document),
+        style=_asset("report.css"),
+        script=_asset("report.js"),
+        policy=_policy(),
+    )
+
+
+# What is said -------------------------------------------------------------------------------------------------------
+
+
+def verdict(document: Mapping[str, Any]) -> Verdict:
+    """Say in one sentence what became of the run, its failures before anything else that went otherwise."""
+    verb = Verb(document["verb"])
+    total, done = document["projects_processed"], document[VERB_WORDS[verb].done_key]
+    failed, skipped = document["projects_failed"], document["projects_skipped"]
+    cancelled = document["projects_cancelled"]
+    foretold, word = document["dry_run"] and verb is not Verb.VERIFY, _ACTS[verb][1]
+    if document.get("interim"):
+        so_far = f"{done:,} {_plural(done, 'project')} {word} and {failed:,} failed so far"
+        return Verdict(tone="open", headline=f"Interim report, because {document['interim']}: {so_far}.")
+    if total == 0:
+        return Verdict(tone="open", headline="Nothing to do: no project was selected.")
+    if done == total:
+        subject = "The project" if total == 1 else f"All {total:,} projects"
+        acted = f"would be {word}" if foretold else f"{'was' if total == 1 else 'were'} {word}"
+        headline = f"{subject} {acted}."
+    else:
+        acted = f"would be {word}" if foretold else f"{'was' if done == 1 else 'were'} {word}"
+        others = [
+            f"{failed:,} {'would fail' if foretold else 'failed'}",
+            f"{skipped:,} {'would be' if foretold else _plural(skipped, 'was', 'were')} skipped",
+            f"{cancelled:,} {_plural(cancelled, 'was', 'were')} cancelled",
+        ]
+        told = [text for text, count in zip(others, (failed, skipped, cancelled), strict=True) if count]
+        headline = f"{done:,} of {total:,} {_plural(total, 'project')} {acted}; {', '.join(told)}."
+    if document["state"] == RunState.CANCELLED:
+        headline = f"Cancelled: {headline[0].lower()}{headline[1:]}"
+    elif document["state"] != RunState.FINISHED:
+        headline = f"Not finished ({document['state']}): {headline[0].lower()}{headline[1:]}"
+    tone = "bad" if failed else "good" if not cancelled and document["state"] == RunState.FINISHED else "open"
+    return Verdict(tone=tone, headline=headline)
+
+
+def _project_segments(document: Mapping[str, Any]) -> tuple[Segment, ...]:
+    """Arrange all projects by what became of them as one bar."""
+    verb = Verb(document["verb"])
+    foretold = document["dry_run"] and verb is not Verb.VERIFY
+    labels = {
+        VERB_WORDS[verb].done_key: ("done", f"would be {_ACTS[verb][1]}" if foretold else _ACTS[verb][1]),
+        "projects_failed": ("failed", "would fail" if foretold else "failed"),
+        "projects_skipped": ("other", "skipped"),
+        "projects_cancelled": ("other", "cancelled"),
+    }
+    segments: list[Segment] = []
+    start = 0.0
+    for key, (kind, label) in labels.items():
+        if document[key]:
+            width = 100 * document[key] / document["projects_processed"]
+            segments.append(Segment(kind=kind, label=label, value=document[key], start=start, width=width))
+            start += width
+    return tuple(segments)
+
+
+def _causes(details: Iterable[Detail]) -> list[Group]:
+    """Group failures by class and remedy, the most frequent first: one repair often helps many projects."""
+    failed = [detail for detail in details if detail["status"] == "failed"]
+    groups = _grouped(failed, lambda detail: (detail["error_class"] or "", detail["remedy"]))
+    return [
+        Group(
+            title=_in_words(name), text=remedy, count=len(members), projects=_shown(members, _MOST_FAILURES)
+        )
+        for (name, remedy), members in groups
+    ]
+
+
+def _passed_over(details: Iterable[Detail]) -> list[Group]:
+    """Group the projects that were neither converted nor failed by status and reason."""
+    others = [detail for detail in details if detail["status"] in {"skipped", "cancelled"}]
+    groups = _grouped(others, lambda detail: (detail["status"], detail["reason"], detail["remedy"]))
+    return [
+        Group(
+            title=f"{status.capitalize()}: {reason}",
+            text=remedy,
+            count=len(members),
+            projects=_shown(members, _MOST_FAILURES),
+        )
+        for (status, reason, remedy), members in groups
+    ]
+
+
+def _shared(details: Iterable[Detail]) -> Shown[SharedDataset]:
+    """Collect datasets that several projects refer to, or that the store had before; the greatest saving first."""
+    sound = [
+        d for d in details if d["dataset_hash"] and d["status"] not in {"failed", "skipped", "cancelled"}
+    ]
+    datasets = [
+        _shared_dataset(members)
+        for _, members in _grouped(sound, lambda detail: detail["dataset_hash"])
+        if len(members) > 1 or members[0]["disposition"] == "reused"
+    ]
+    return _shown(sorted(datasets, key=lambda d: (-d.bytes_reused, -d.count, d.dataset_hash)), _MOST_GROUPS)
+
+
+def _shared_dataset(members: Sequence[Detail]) -> SharedDataset:
+    return SharedDataset(
+        dataset_hash=members[0]["dataset_hash"],
+        dataset_path=members[0]["dataset_path"],
+        stored_now=any(member["disposition"] == "stored" for member in members),
+        copies_drawn=min(len(members), _MOST_COPIES_DRAWN),
+        count=len(members),
+        bytes_each=max(member["bytes_read"] for member in members),
+        bytes_reused=sum(member["bytes_reused"] for member in members),
+        projects=_shown(members, _MOST_MEMBERS),
+    )
+
+
+def _options(selection: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Put the options that the run was opened with into words; those that say nothing are left out."""
+    options = {**selection, **_mapping(selection.get("options"))}
+    return [
+        (name.replace("_", " "), _option_text(value))
+        for name, value in sorted(options.items())
+        if name not in {"options", "left_out"} and value not in (None, [], {}, "", False)
+    ]
+
+
+def _option_text(value: object) -> str:
+    if value is True:
+        return "yes"
+    if isinstance(value, list) and all(isinstance(item, str | int) for item in value):
+        return ", ".join(str(item) for item in value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _left_out(document: Mapping[str, Any]) -> Shown[Mapping[str, Any]]:
+    """Take the projects that got no job, each with its reason; those that are among the details are told there."""
+    entries = document["selection"].get("left_out")
+    told = {detail["project_id"] for detail in document["details"]}
+    others = [_mapping(entry) for entry in entries] if isinstance(entries, list) else []
+    return _shown([entry for entry in others if entry.get("project_id") not in told], _MOST_NOTES)
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _shown(items: Sequence[T], most: int) -> Shown[T]:
+    return Shown(items=tuple(items[:most]), more=max(0, len(items) - most))
+
+
+def _grouped(details: Iterable[Detail], key: Callable[[Detail], Hashable]) -> list[tuple[Any, list[Detail]]]:
+    """Group by `key`, the largest group first, then the one that came first."""
+    groups: dict[Hashable, list[Detail]] = defaultdict(list)
+    for detail in details:
+        groups[key(detail)].append(detail)
+    return sorted(groups.items(), key=lambda group: -len(group[1]))
+
+
+def _elapsed_s(document: Mapping[str, Any]) -> float:
+    start, end = (datetime.fromisoformat(document[key]) for key in ("start_time", "end_time"))
+    return max(0.0, (end - start).total_seconds())
+
+
+# How values are written ---------------------------------------------------------------------------------------------
+
+
+def human_duration(seconds: float) -> str:
+    """Write seconds in the two units that matter: `820 ms`, `12.3 s`, `3 min 42 s`, `2 h 05 min`, `1 d 04 h`."""
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest_s = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours:02} h"
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest_s:02} s"
+
+
+def _rate(size: int, seconds: float) -> str:
+    """Write bytes a second; a dash where nothing was read, or too briefly for a rate to mean anything."""
+    return f"{human_bytes(int(size / seconds))}/s" if size and seconds >= 0.001 else "\u2013"
+
+
+def _clock(seconds: float) -> str:
+    """Write a mark of the time axis: `0.5 s`, `20 s`, `4:30`, `2:15 h`."""
+    if seconds < 60:
+        return f"{seconds:g} s"
+    minutes, rest_s = divmod(round(seconds), 60)
+    return f"{minutes}:{rest_s:02}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02} h"
+
+
+def _moment(text: str) -> str:
+    """Write a time of the report for people: `7 Mar 2026, 14:03:21 UTC`."""
+    moment = datetime.fromisoformat(text)
+    return f"{moment.day} {moment:%b %Y, %H:%M:%S} UTC"
+
+
+def _percent(part: float, whole: float) -> str:
+    """Write a share without rounding something to nothing, or not quite all to all."""
+    share = 100 * part / whole if whole else 0.0
+    if 0 < share < 1:
+        return "under 1 %"
+    return "over 99 %" if 99 < share < 100 else f"{share:.0f} %"
+
+
+def _plural(count: int, one: str, many: str | None = None) -> str:
+    return one if count == 1 else many or f"{one}s"
+
+
+def _in_words(error_class: str) -> str:
+    """Put the name of an error class into words: `DirectoryMissingError` becomes `Directory missing`."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", error_class.removesuffix("Error")).capitalize()
+    return words or "Cause unknown"
+
+
+# The page -----------------------------------------------------------------------------------------------------------
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("producer.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(
+        bytes=human_bytes,
+        number=lambda value: f"{value:,}",
+        duration=human_duration,
+        clock=_clock,
+        moment=_moment,
+        plural=_plural,
+    )
+    environment.globals.update(percent=_percent, rate=_rate)
+    return environment.get_template("report.html.j2")
+
+
+@cache
+def _asset(name: str) -> Markup:
+    """Read our own style sheet or script, which is the only text that goes into the page unescaped."""
+    return Markup(resources.files("producer.report").joinpath("templates", name).read_text(encoding="utf-8"))  # noqa: S704
+
+
+@cache
+def _policy() -> str:
+    """Allow the page its own style and script by their digests, and nothing else: no request, no injected script."""
+    style, script = (
+        base64.b64encode(hashlib.sha256(_asset(name).encode()).digest()).decode()
+        for name in ("report.css", "report.js")
+    )
+    return f"default-src 'none'; style-src 'sha256-{style}'; script-src 'sha256-{script}'; img-src data:; base-uri 'none'; form-action 'none'"

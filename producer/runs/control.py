@@ -1,0 +1,124 @@
+"""Run control: pause, resume, cancel, retry, throttle. Knows no work."""
+
+import threading
+import time
+from collections.abc import Sequence
+
+from sqlalchemy import Engine
+
+from producer.runs.open import send_jobs
+from worker.broker import client as broker
+from worker.db import ledger
+from worker.db.engine import when_there
+from worker.db.ledger import Run
+from worker.errors import UsageError
+from worker.messages import RunState
+from worker.settings import Settings
+
+PAUSED = "paused by the operator"
+CANCELLED = "cancelled by the operator"
+
+_ACKNOWLEDGED_WITHIN_S = 10.0
+_POLL_S = 0.1
+_ENDED = {RunState.FINISHED, RunState.CANCELLED}
+
+
+def pause(engine: Engine, run: Run) -> int:
+    """Pause a run. Its workers hand their jobs back at their next chance, which takes a few seconds and is waited for; how
+    many have not by then (a stopped worker's job waits again when its lease is over). Twice is harmless.
+
+    Raises `UsageError` for a run that has ended.
+    """
+    _refuse_ended(run, "pause")
+    with engine.begin() as conn:
+        ledger.pause_run(conn, run.run_id, PAUSED)
+    return _wait_for_workers(engine, run)
+
+
+def cancel(engine: Engine, run: Run) -> int:
+    """Stop a run for good: what waits ends as cancelled, what runs does so at its next chance; how many have not within
+    seconds. What was converted stays converted. Raises `UsageError` for a run that has ended.
+    """
+    _refuse_ended(run, "cancel")
+    with engine.begin() as conn:
+        ledger.cancel_run(conn, run.run_id, CANCELLED)
+    return _wait_for_workers(engine, run)
+
+
+def resume(settings: Settings, engine: Engine, run: Run) -> int:
+    """Resume a run and send its waiting jobs again; how many. Twice is harmless: a job is taken once.
+
+    For a paused run, and for one whose producer died before it had sent all jobs. Raises `UsageError` for a run that has ended.
+    """
+    _refuse_ended(run, "resume")
+    broker.check(settings)
+    with engine.begin() as conn:
+        ledger.resume_run(conn, run.run_id)
+    return _send_waiting(settings, engine, run)
+
+
+def retry(
+    settings: Settings,
+    engine: Engine,
+    run: Run,
+    *,
+    error_class: str | None = None,
+    project_ids: Sequence[int] = (),
+) -> int:
+    """Queue failed jobs again, all or those chosen; how many. Those of a paused run wait until it is resumed.
+
+    Raises `UsageError` for a cancelled run, and when nothing that failed is chosen.
+    """
+    if run.state is RunState.CANCELLED:
+        raise UsageError(f"Run {run.run_id} is cancelled; open a new one: producer enqueue")
+    broker.check(settings)
+    with engine.begin() as conn:
+        count = ledger.retry_failed(
+            conn, run.run_id, error_class=error_class, project_ids=list(project_ids) or None
+        )
+    if not count:
+        raise UsageError(f"Nothing that was chosen has failed in run {run.run_id}")
+    if run.state is not RunState.PAUSED:
+        _send_waiting(settings, engine, run)
+    return count
+
+
+def throttle(engine: Engine, run: Run, bytes_per_second: int | None) -> None:
+    """Let all workers of a run together read so many bytes a second from now on; None takes the limit away.
+
+    Raises `UsageError` for a run that has ended.
+    """
+    _refuse_ended(run, "throttle")
+    with engine.begin() as conn:
+        ledger.limit_run(conn, run.run_id, bytes_per_second)
+
+
+def _refuse_ended(run: Run, what: str) -> None:
+    if run.state in _ENDED:
+        raise UsageError(f"Run {run.run_id} is {run.state.value}; there is nothing to {what}")
+
+
+def _send_waiting(settings: Settings, engine: Engine, run: Run) -> int:
+    with engine.connect() as conn:
+        waiting = ledger.waiting(conn, run.run_id)
+    send_jobs(settings, engine, run.verb, run.run_id, waiting)
+    with engine.begin() as conn:
+        ledger.start_run(conn, run.run_id)
+        ledger.finish_run_if_ended(conn, run.run_id)
+    return len(waiting)
+
+
+def _wait_for_workers(engine: Engine, run: Run) -> int:
+    """Wait until no worker has a job of the run, a few seconds at most; how many still have."""
+    deadline = time.monotonic() + _ACKNOWLEDGED_WITHIN_S
+    pause_between = threading.Event()
+    while True:
+        live = when_there(lambda: _live(engine, run), _ACKNOWLEDGED_WITHIN_S)
+        if not live or time.monotonic() > deadline:
+            return live
+        pause_between.wait(_POLL_S)
+
+
+def _live(engine: Engine, run: Run) -> int:
+    with engine.connect() as conn:
+        return ledger.progress(conn, run.run_id).live

@@ -1,0 +1,378 @@
+"""Reports as HTML: the JSON's figures, nothing from outside, and no name can break out of its place."""
+
+import base64
+import hashlib
+import json
+import re
+from collections import defaultdict
+from datetime import timedelta
+from html.parser import HTMLParser
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+
+from producer.report import document as report
+from producer.report import html as report_html
+from tests.producer.report.reports import (
+    BEGIN,
+    HOSTILE,
+    any_outcomes,
+    failed,
+    migrated,
+    run_facts,
+    skipped,
+)
+from worker.messages import ByteCounts, FileCounts, Outcome, RunState, Status, Verb, Warning_
+
+_VOID = {"meta", "link", "input"}
+
+
+class Page(HTMLParser):
+    """The parts of a page that tests ask for: elements with their attributes, and text by element name."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.texts: dict[str, list[str]] = defaultdict(list)
+        self._open: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self._open == [], "every element is closed"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in _VOID:
+            self._open.append(tag)
+            self.texts[tag].append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        for tag in set(self._open):
+            self.texts[tag][-1] += data
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    @property
+    def figures(self) -> dict[str, set[str]]:
+        """Values of the figures that say which key of the JSON they show."""
+        found: dict[str, set[str]] = defaultdict(set)
+        for attributes in self.all("data"):
+            if "data-figure" in attributes:
+                found[attributes["data-figure"]].add(attributes["value"])
+        return found
+
+
+def _page(outcomes: list[Outcome], **facts: Any) -> tuple[dict[str, Any], Page]:
+    document = report.build(run_facts(**facts), outcomes)
+    return document, Page(report_html.render(document))
+
+
+def _rich_outcomes() -> list[Outcome]:
+    """Something for every section of the page."""
+    return [
+        migrated(1, stored=5_000_000_000, warnings=(Warning_(message="row unchanged", session="s.1"),)),
+        migrated(2, reused=5_000_000_000, worker="celery@two", differences=("one more file",)),
+        migrated(3, digest="b" * 64, reused=77, finished_at=BEGIN + timedelta(minutes=3), duration_s=180),
+        failed(4, bytes=ByteCounts(stored=10), files=FileCounts(left=12)),
+        failed(5, error_class=None, remedy=None),
+        skipped(6),
+        skipped(7, status=Status.CANCELLED, reason="the run was cancelled"),
+    ]
+
+
+def _look_up(document: dict[str, Any], key: str) -> int:
+    first, _, second = key.partition(".")
+    return document[first][second] if second else document[first]
+
+
+# Figures ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("outcomes", [[], _rich_outcomes()], ids=["empty", "rich"])
+def test_figures_are_the_ones_of_the_json(outcomes):
+    document, page = _page(outcomes)
+
+    assert page.figures == {key: {str(_look_up(document, key))} for key in page.figures}
+    counts = {key for key in document if key.startswith("projects_")}
+    parts = {f"{whole}.{part}" for whole in ("bytes", "files") for part in document[whole]}
+    assert set(page.figures) == counts | parts | {"datasets_created"}
+
+
+def test_table_has_a_row_for_every_project_with_its_exact_figures():
+    document, page = _page(_rich_outcomes())
+
+    rows = [row for row in page.all("tr") if "data-status" in row]
+    assert [(row["id"], row["data-status"]) for row in rows] == [
+        (f"p{detail['project_id']}", detail["status"]) for detail in document["details"]
+    ]
+    exact = [
+        (data["value"], data["title"])
+        for data in page.all("data")
+        if data.get("title", "").endswith(" bytes")
+    ]
+    for detail in document["details"]:
+        for key in ("bytes_read", "bytes_stored", "bytes_reused"):
+            assert (str(detail[key]), f"{detail[key]:,} bytes") in exact
+
+
+def test_everything_that_failed_or_warned_is_said():
+    _, page = _page(_rich_outcomes())
+
+    text = page.texts["main"][0]
+    assert "Directory missing" in text
+    assert "Cause unknown" in text
+    assert "Mount it." in text
+    assert "Directory does not exist: /srv/label/project_4" in text
+    assert "row unchanged" in text
+    assert "one more file" in text
+    assert "the project has no path" in text
+    assert "the run was cancelled" in text
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "facts", "tone", "headline"),
+    [
+        ([], {}, "open", "Nothing to do: no project was selected."),
+        ([migrated(1)], {}, "good", "The project was migrated."),
+        ([migrated(1), migrated(2)], {}, "good", "All 2 projects were migrated."),
+        ([migrated(1), failed(2)], {}, "bad", "1 of 2 projects was migrated; 1 failed."),
+        (
+            [failed(1), skipped(2), skipped(3)],
+            {},
+            "bad",
+            "0 of 3 projects were migrated; 1 failed, 2 were skipped.",
+        ),
+        ([migrated(1), skipped(2)], {}, "good", "1 of 2 projects was migrated; 1 was skipped."),
+        (
+            [migrated(1, status=Status.WOULD_MIGRATE), failed(2), skipped(3)],
+            {"dry_run": True},
+            "bad",
+            "1 of 3 projects would be migrated; 1 would fail, 1 would be skipped.",
+        ),
+        (
+            [migrated(1, status=Status.ROLLED_BACK), skipped(2, status=Status.CANCELLED)],
+            {"verb": Verb.ROLLBACK, "state": RunState.CANCELLED},
+            "open",
+            "Cancelled: 1 of 2 projects was rolled back; 1 was cancelled.",
+        ),
+        (
+            [migrated(1)],
+            {"state": RunState.PAUSED},
+            "open",
+            "Not finished (paused): the project was migrated.",
+        ),
+        ([migrated(1, status=Status.VERIFIED)], {"verb": Verb.VERIFY}, "good", "The project was verified."),
+    ],
+)
+def test_verdict_is_one_sentence(outcomes, facts, tone, headline):
+    document, page = _page(outcomes, **facts)
+
+    assert report_html.verdict(document) == report_html.Verdict(tone=tone, headline=headline)
+    assert page.texts["h1"] == [headline]
+
+
+def test_projects_with_one_digest_are_shown_together():
+    _, page = _page([migrated(1, stored=10), migrated(2, reused=10), migrated(3, digest="c" * 64, stored=4)])
+
+    shared = next(caption for caption in page.texts["caption"] if caption.startswith("Datasets that several"))
+    assert shared
+    assert page.texts["main"][0].count("2 projects") >= 1
+    titles = [code.get("title") for code in page.all("code")]
+    assert titles.count("a" * 64) == 3  # the group, and a row for each of its projects
+    assert titles.count("c" * 64) == 1  # its row alone: nobody shares it
+
+
+def test_options_and_projects_left_out_are_told():
+    selection = {
+        "options": {"exclude": [7], "restore_files": True, "limit": None, "sample": {"a": 1}},
+        "left_out": [{"project_id": 7, "project_name": "Seven & co", "reason": "excluded by --exclude"}],
+    }
+
+    _, page = _page([], selection=selection)
+
+    header, main = page.texts["header"][0], page.texts["main"][0]
+    assert "Restore files" in header
+    assert "Limit" not in header
+    assert "Seven & co" in main
+    assert "excluded by --exclude" in main
+
+
+def test_a_skipped_project_is_told_once_even_if_the_selection_names_it_too():
+    left_out = [{"project_id": 6, "project_name": "Project 6", "reason": "the project has no path"}]
+
+    _, page = _page([skipped(6)], selection={"left_out": left_out})
+
+    assert "Left out when the run was opened" not in page.texts["caption"]
+    assert "Skipped: the project has no path" in page.texts["main"][0]
+
+
+@pytest.mark.parametrize(
+    "selection", [{"left_out": "none"}, {"options": 3}, {"left_out": [1]}, {"options": ["x"]}]
+)
+def test_a_selection_of_another_shape_does_not_lose_the_report(selection):
+    _, page = _page([], selection=selection)
+
+    assert page.texts["h1"] == ["Nothing to do: no project was selected."]
+
+
+# One file, no network -----------------------------------------------------------------------------------------------
+
+
+def test_nothing_comes_from_outside():
+    html = report_html.render(report.build(run_facts(), _rich_outcomes()))
+    page = Page(html)
+
+    assert not re.search(r"https?:|//[a-z]|url\(|@import|xmlns", html, re.IGNORECASE)
+    assert [link["href"] for link in page.all("link")] == ["data:,"]
+    assert {a["href"][0] for a in page.all("a")} == {"#"}
+    assert all("src" not in attributes and "srcset" not in attributes for _, attributes in page.elements)
+    assert {"img", "iframe", "object", "embed", "base", "image", "use"}.isdisjoint(
+        tag for tag, _ in page.elements
+    )
+
+
+def test_policy_lets_only_our_own_style_and_script_in():
+    _, page = _page(_rich_outcomes())
+
+    policy = next(meta["content"] for meta in page.all("meta") if "http-equiv" in meta)
+    for tag, directive in (("style", "style-src"), ("script", "script-src")):
+        (text,) = page.texts[tag]
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{directive} 'sha256-{digest}'" in policy
+    assert policy.startswith("default-src 'none'")
+    # The policy would refuse these, so that they would silently do nothing.
+    assert not [a for _, a in page.elements if "style" in a or any(name.startswith("on") for name in a)]
+
+
+def test_the_same_document_gives_the_same_page():
+    document = report.build(run_facts(), _rich_outcomes())
+
+    assert report_html.render(document) == report_html.render(json.loads(report.encode(document)))
+
+
+# Readable by everybody ----------------------------------------------------------------------------------------------
+
+
+def test_structure_can_be_read_aloud():
+    html = report_html.render(report.build(run_facts(), _rich_outcomes()))
+    page = Page(html)
+
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+    assert len(page.all("table")) == len(page.all("caption"))
+    assert all("scope" in th for th in page.all("th"))
+    assert all("aria-label" in svg or svg.get("aria-hidden") == "true" for svg in page.all("svg"))
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert {a["href"][1:] for a in page.all("a")} <= set(ids)
+    assert {
+        section["aria-labelledby"] for section in page.all("section") if "aria-labelledby" in section
+    } <= set(ids)
+
+
+def test_sorting_is_by_buttons_that_only_the_script_enables():
+    _, page = _page(_rich_outcomes())
+
+    assert len(page.all("button")) == 11
+    assert all("disabled" in button and button["type"] == "button" for button in page.all("button"))
+    assert "hidden" in page.all("form")[0]
+
+
+# Names and paths are typed by people --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_name_stays_a_name_everywhere(name):
+    def fields(number: int) -> dict[str, Any]:
+        return {
+            "project_name": f"{name}{number}",
+            "original_path": f"/x/{name}",
+            "worker": name,
+            "started_at": BEGIN,
+            "finished_at": BEGIN + timedelta(seconds=3),
+        }
+
+    plain = _page([migrated(1, stored=1), migrated(2, reused=1), failed(3)])[1]
+    outcomes = [
+        migrated(1, stored=1, dataset_path=name, **fields(1)),
+        migrated(
+            2, reused=1, warnings=(Warning_(message=name, session=name),), differences=(name,), **fields(2)
+        ),
+        failed(3, error=name, reason=name, remedy=name, error_class=name, **fields(3)),
+        skipped(4, reason=name, project_name=name),
+    ]
+
+    _, page = _page(outcomes, selection={name: name, "left_out": [{"project_name": name, "reason": name}]})
+
+    assert {"script", "img", "b"} & {tag for tag, _ in page.elements} == {"script", "b"}
+    assert len(page.all("script")) == len(page.all("style")) == 1
+    assert page.texts["script"] == plain.texts["script"]
+    assert f"{name}1" in page.texts["bdi"]
+    assert f"/x/{name}" in page.texts["bdi"]
+    assert name in page.texts["bdi"]
+
+
+@settings(max_examples=50, deadline=None)  # a deadline would test the machine
+@given(any_outcomes())
+def test_any_report_can_be_shown_and_shows_every_name(case):
+    document = report.build(*case)
+
+    page = Page(report_html.render(document))
+
+    names = {detail["project_name"] for detail in document["details"] if detail["project_name"]}
+    assert names <= set(page.texts["bdi"])
+    assert page.figures == {key: {str(_look_up(document, key))} for key in page.figures}
+
+
+# Big runs -----------------------------------------------------------------------------------------------------------
+
+
+def test_ten_thousand_projects_are_all_in_the_table_and_the_rest_stays_short():
+    outcomes = [
+        (failed if number % 9 == 0 else migrated)(
+            number,
+            worker=f"celery@{number % 7}",
+            started_at=BEGIN + timedelta(seconds=number),
+            finished_at=BEGIN + timedelta(seconds=number + 3),
+            warnings=(Warning_(message="row unchanged", session="s"),),
+        )
+        for number in range(1, 10_001)
+    ]
+
+    html = report_html.render(report.build(run_facts(), outcomes))
+
+    assert html.count("<tr id=") == 10_000
+    assert html.count("<rect") < 8_000
+    assert html.count("<tr") < 10_200
+    assert "and 1,096 more projects" in html
+    assert "and 9,900 more warnings" in html
+
+
+# How values are written ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 ms"),
+        (0.8204, "820 ms"),
+        (0.9999, "1.0 s"),
+        (12.34, "12.3 s"),
+        (59.97, "1 min 00 s"),
+        (222, "3 min 42 s"),
+        (7500, "2 h 05 min"),
+        (100_800, "1 d 04 h"),
+    ],
+)
+def test_durations_are_written_in_the_units_that_matter(seconds, text):
+    assert report_html.human_duration(seconds) == text

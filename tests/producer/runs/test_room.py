@@ -1,0 +1,85 @@
+"""What `enqueue` says of a store that has no room for what it plans."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from producer.runs.open import (
+    Opened,
+    Survey,
+    enqueue,
+    room_warnings,
+)
+from tests.conftest import Site
+from tests.estate import make_project, record_session
+from worker.settings import Settings
+
+pytestmark = pytest.mark.stack
+
+
+def seen(size_bytes: int, signature: int) -> Survey:
+    return Survey(sessions=1, files=1, size_bytes=size_bytes, signature=signature)
+
+
+@pytest.fixture
+def room(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Let the store's file system have 100,000 bytes of which 30,000 are free, less 2,000 in reserve; who was asked for it."""
+    asked: list[Path] = []
+
+    def statvfs(path: Path) -> os.statvfs_result:
+        asked.append(path)
+        return os.statvfs_result((1000, 1000, 100, 30, 30, 9, 9, 9, 0, 255))
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    return asked
+
+
+def test_a_plan_that_does_not_fit_is_said_with_both_numbers(settings: Settings, room: list[Path]):
+    (warning,) = room_warnings(settings, [seen(28_000, 1), seen(1, 2)])
+
+    assert "28 kB are planned, and it has room for 28 kB" in warning
+    assert str(settings.store_dir) in warning
+    assert room == [settings.data_dir]
+
+
+def test_a_plan_that_fits_to_the_last_byte_is_not_worth_a_word(settings: Settings, room: list[Path]):
+    assert room_warnings(settings, [seen(28_000, 1)]) == ()
+    assert room
+
+
+def test_likely_duplicates_are_counted_once(settings: Settings, room: list[Path]):
+    assert room_warnings(settings, [seen(20_000, 1)] * 3) == ()
+    assert room
+
+
+def test_a_store_that_is_there_is_asked_itself(settings: Settings, room: list[Path]):
+    settings.store_dir.mkdir()
+
+    room_warnings(settings, [seen(1, 1)])
+
+    assert room == [settings.store_dir]
+
+
+def test_nothing_is_said_of_a_store_that_cannot_be_seen_from_here(settings: Settings, room: list[Path]):
+    settings.data_dir.rename(settings.data_dir.with_name("mounted elsewhere"))
+    try:
+        assert room_warnings(settings, [seen(1 << 50, 1)]) == ()
+    finally:
+        settings.data_dir.with_name("mounted elsewhere").rename(settings.data_dir)
+    assert room == []
+
+
+def test_a_real_run_is_enqueued_with_the_warning_and_a_rehearsal_without_it(site: Site, room: list[Path]):
+    def opened(*, dry_run: bool) -> Opened:
+        return enqueue(site.settings, site.engine, dry_run=dry_run)
+
+    with site.engine.begin() as conn:
+        record_session(conn, make_project(conn, site.legacy_root, "big"), "day", rows=2000, seed=1)
+
+    rehearsal, run = opened(dry_run=True), opened(dry_run=False)
+
+    assert rehearsal.warnings == ()
+    assert len(run.warnings) == 1
+    assert len(run.jobs) == 1
+    assert room

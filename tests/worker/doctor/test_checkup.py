@@ -1,0 +1,128 @@
+"""How a worker's parent answers the doctor: at once, whatever hangs, and only for whom it is meant."""
+
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.conftest import Site
+from tests.worker.trees import eventually
+from worker.doctor import checkup as room
+from worker.doctor.checkup import Checkups, clock_check
+from worker.doctor.probe import WITHIN_S
+from worker.jobs import reaper as reaper_room
+from worker.jobs.reaper import Reaper
+from worker.messages import Evidence, Step, Verdict, passed
+
+pytestmark = pytest.mark.stack
+
+
+@pytest.fixture
+def ask(site: Site) -> Callable[..., dict[str, Any]]:
+    """Ask one worker's parent."""
+    checkups = Checkups(site.settings, lambda: (passed("reaper", "works"),))
+
+    def ask(token: str, step: str = Step.EXAMINE, *marks: str) -> dict[str, Any]:
+        begin = time.monotonic()
+        answer = checkups.answer(token, step, marks, processes=3)
+        assert time.monotonic() - begin < WITHIN_S, "the event loop does not wait for a look at the machine"
+        return answer
+
+    return ask
+
+
+def test_a_question_is_answered_at_once_and_its_findings_are_there_when_it_is_asked_again(
+    site: Site, ask: Callable[..., dict[str, Any]]
+):
+    token = str(uuid.uuid4())
+
+    first = ask(token)
+    eventually(lambda: ask(token)["state"] == "done", "the examination is done")
+    said = Evidence.from_json(ask(token)["evidence"])
+    assert said.machine.mark is not None
+    ask(token, Step.LOOK, said.machine.mark)
+    eventually(lambda: ask(token, Step.LOOK)["state"] == "done", "marks are looked for")
+    marks = ask(token, Step.LOOK)["marks"]
+    ask(token, Step.END)
+    eventually(lambda: not any(site.data_dir.iterdir()), "its mark is gone")
+
+    assert first == {"state": "examining"}
+    assert marks == [said.machine.mark]
+    assert (said.processes, said.settings, said.sampled) == (3, site.settings.common, 0)
+    assert [check.name for check in said.checks] == ["database from workers", "clocks of workers", "reaper"]
+
+
+def test_what_hangs_is_said_with_where_it_hangs(
+    ask: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+):
+    """A new process that gets no time at all stands for one that the kernel does not let begin."""
+    monkeypatch.setattr(room, "WITHIN_S", 0.0)
+    monkeypatch.setattr(room, "_GRACE_S", 0.0)
+    token = uuid.uuid4().hex
+
+    eventually(lambda: ask(token)["state"] != "examining", "it gives up")
+
+    assert ask(token) == {
+        "state": "silent",
+        "because": "it did not get beyond looking at its machine's files",
+    }
+
+
+def test_one_that_takes_too_long_is_over_though_it_still_runs(
+    ask: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(room, "_LIMIT_S", 0.0)
+
+    assert ask(uuid.uuid4().hex)["state"] == "silent"
+
+
+def test_only_a_few_run_at_once(ask: Callable[..., dict[str, Any]]):
+    tokens = [uuid.uuid4().hex for _ in range(room._MOST + 1)]
+
+    for token in tokens:
+        ask(token)
+
+    assert ask(tokens[-1], Step.LOOK)["state"] == "silent", "it was not begun"
+    eventually(lambda: all(ask(token)["state"] == "done" for token in tokens[:-1]), "the others are done")
+    for token in tokens[:-1]:
+        ask(token, Step.END)
+    eventually(lambda: ask(tokens[-1])["state"] == "done", "then there is room for it")
+    ask(tokens[-1], Step.END)
+
+
+@pytest.mark.parametrize(("token", "step"), [("../../etc", "examine"), ("0" * 32, "format")])
+def test_what_is_no_token_or_no_step_is_refused(ask: Callable[..., dict[str, Any]], token: str, step: str):
+    """Both come through the broker, to which others may write."""
+    with pytest.raises(ValueError, match=r"badly formed|not a valid Step"):
+        ask(token, step)
+
+
+def test_a_clock_that_is_off_is_warned_of():
+    assert clock_check(0.2).verdict is Verdict.PASS
+    assert clock_check(-60.0).verdict is Verdict.WARN
+    assert clock_check(60.0).finding == "60.0 s ahead of the database's"
+
+
+# The reaper -----------------------------------------------------------------------------------------------------
+
+
+def test_a_reaper_that_looks_is_well_and_one_whose_thread_ended_is_not(site: Site):
+    reaper = Reaper(site.settings)
+    reaper.start()
+    looks = reaper.check()
+    reaper.stop()
+    eventually(lambda: reaper.check().verdict is Verdict.FAIL, "its end is seen")
+
+    assert looks.verdict is Verdict.PASS
+    assert reaper.check().finding == "its thread has ended"
+
+
+def test_a_reaper_that_hangs_is_found(site: Site, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(reaper_room, "_SILENT_AFTER_LOOKS", 0)
+    reaper = Reaper(site.settings)
+    reaper.start()
+
+    assert reaper.check().finding == "has not looked for 0 s"
+    reaper.stop()

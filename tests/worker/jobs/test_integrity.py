@@ -1,0 +1,243 @@
+"""Stored bytes are never trusted for longer than the settings say, and bad ones are mended in every tree."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from tests.conftest import Site
+from tests.estate import make_project, record_session
+from tests.fidelity.runs import do, open_run, tools_of
+from worker.jobs import integrity as trust
+from worker.jobs.runner import Tools
+from worker.legacy import ingest
+from worker.messages import Outcome, Status, Verb
+from worker.store.digest import BIG_BYTES, read_stored
+
+pytestmark = pytest.mark.stack
+
+
+@pytest.fixture
+def tools(site: Site) -> Iterator[Tools]:
+    with tools_of(site) as made:
+        yield made
+
+
+def study(site: Site, name: str, *sessions: int, rows: int = 60) -> Path:
+    """A project with the sessions of these seeds; equal seeds are equal recordings."""
+    with site.engine.begin() as conn:
+        project = make_project(conn, site.legacy_root, name)
+        for seed in sessions:
+            record_session(conn, project, f"day {seed}", rows=rows, seed=seed)
+    return Path(project.path)
+
+
+def migrate_all(site: Site, tools: Tools) -> list[Outcome]:
+    outcomes = do(tools, Verb.MIGRATE, open_run(site.engine, Verb.MIGRATE))
+    assert {outcome.status for outcome in outcomes.values()} == {Status.MIGRATED}
+    return [outcomes[number] for number in sorted(outcomes)]
+
+
+def damage(path: Path) -> None:
+    """Other bytes of the same length, in the same file, as a bad disk or a careless program leaves them."""
+    mode = path.stat().st_mode
+    path.chmod(0o644)
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 1
+    path.write_bytes(content)
+    path.chmod(mode)
+
+
+def keep_times(path: Path, act: Any) -> None:
+    """Do something to a file so that its times do not tell."""
+    status = path.stat()
+    act(path)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def make_old(site: Site, days: int) -> None:
+    """Let every check have been made that long ago."""
+    with site.engine.begin() as conn:
+        conn.execute(
+            text("update migration_blob_checks set checked_at = checked_at - make_interval(days => :days)"),
+            {"days": days},
+        )
+
+
+def recording(outcome: Outcome, seed: int) -> Path:
+    return Path(outcome.dataset_path or "") / f"day {seed}" / "accelerometer_data.csv"
+
+
+def quarantined(site: Site) -> list[str]:
+    return sorted(path.name for path in (site.settings.store_dir / "quarantine").iterdir())
+
+
+def test_a_damaged_blob_is_mended_from_the_incoming_copy_in_every_tree(site: Site, tools: Tools):
+    study(site, "first", 1, 2)
+    study(site, "second", 2, 3)
+    first, second = migrate_all(site, tools)
+    whole = recording(first, 2).read_bytes()
+    damage(recording(first, 2))
+    assert recording(second, 2).read_bytes() != whole
+    study(site, "third", 2, 4)
+
+    (third,) = migrate_all(site, tools)
+
+    assert [recording(one, 2).read_bytes() for one in (first, second, third)] == [whole] * 3
+    assert len({recording(one, 2).stat().st_ino for one in (first, second, third)}) == 1
+    assert recording(first, 2).stat().st_mode & 0o777 == 0o444
+    assert recording(first, 2).parent.stat().st_mode & 0o777 == 0o555
+    assert [name for name in quarantined(site) if name.endswith(".reason.txt")]
+    assert third.bytes.stored >= len(whole)
+
+
+def test_a_damaged_dataset_is_mended_before_an_equal_project_refers_to_it(site: Site, tools: Tools):
+    study(site, "first", 1)
+    (first,) = migrate_all(site, tools)
+    whole = recording(first, 1).read_bytes()
+    damage(recording(first, 1))
+    study(site, "second", 1)
+
+    (second,) = migrate_all(site, tools)
+
+    assert second.dataset_id == first.dataset_id
+    assert not second.dataset_created
+    assert recording(first, 1).read_bytes() == whole
+
+
+def test_damage_that_leaves_no_trace_in_the_times_is_found_when_the_last_check_is_old(
+    site: Site, tools: Tools
+):
+    study(site, "first", 1)
+    (first,) = migrate_all(site, tools)
+    whole = recording(first, 1).read_bytes()
+    keep_times(recording(first, 1), damage)
+    make_old(site, 31)
+    study(site, "second", 1)
+
+    migrate_all(site, tools)
+
+    assert recording(first, 1).read_bytes() == whole
+
+
+def test_a_fresh_check_is_believed_and_an_old_one_is_made_once_more(
+    site: Site, tools: Tools, monkeypatch: pytest.MonkeyPatch
+):
+    read: list[str] = []
+    really = trust._is_right
+    monkeypatch.setattr(trust, "_is_right", lambda job, *file: (read.append(file[0]), really(job, *file))[1])
+    study(site, "first", 1)
+    migrate_all(site, tools)
+    study(site, "second", 1)
+    migrate_all(site, tools)
+    assert read == []
+
+    make_old(site, 31)
+    study(site, "third", 1)
+    study(site, "fourth", 1)
+    migrate_all(site, tools)
+
+    assert len(read) == len(set(read)) > 0
+    assert quarantined(site) == []
+
+
+def test_a_blob_that_others_link_while_it_is_read_again_is_not_taken_for_a_bad_one(
+    site: Site, tools: Tools, monkeypatch: pytest.MonkeyPatch
+):
+    """Each link moves its time of change, and no byte of it."""
+    study(site, "first", 1)
+    (first,) = migrate_all(site, tools)
+    make_old(site, 31)
+    study(site, "second", 1)
+    links: list[Path] = []
+
+    def link_meanwhile(path: str, *args: Any) -> Iterator[memoryview]:
+        for chunk in read_stored(path, *args):
+            links.append(site.folder / f"link {len(links)}")
+            os.link(path, links[-1])
+            yield chunk
+
+    monkeypatch.setattr(ingest, "read_stored", link_meanwhile)
+
+    (second,) = migrate_all(site, tools)
+
+    assert links
+    assert (second.dataset_id, second.bytes.stored) == (first.dataset_id, 0)
+    assert quarantined(site) == []
+
+
+def test_of_two_that_repair_a_blob_the_second_does_not_condemn_what_the_first_put_there(
+    site: Site, tools: Tools, monkeypatch: pytest.MonkeyPatch
+):
+    """What it read was the bad one, by a name that leads to the good one by now. The first look was before its turn."""
+    study(site, "first", 1)
+    (first,) = migrate_all(site, tools)
+    path = recording(first, 1)
+    (blob,) = (one for one in (site.settings.store_dir / "blobs").glob("*/*") if one.samefile(path))
+    good = path.read_bytes()
+    damage(path)
+    make_old(site, 31)
+    study(site, "second", 1)
+    read: list[bool] = []
+    real = trust.has_digest
+
+    def another_is_faster(place: str, *args: Any) -> bool:
+        found = real(place, *args)
+        if place == str(blob):
+            read.append(found)
+            if read == [False, False]:
+                for name in (path, blob):
+                    name.parent.chmod(0o755)
+                    name.unlink()
+                blob.write_bytes(good)
+                os.link(blob, path)
+                path.parent.chmod(0o555)
+        return found
+
+    monkeypatch.setattr(trust, "has_digest", another_is_faster)
+
+    migrate_all(site, tools)
+
+    assert read == [False, False, True]
+    assert path.read_bytes() == good
+    assert quarantined(site) == []
+
+
+def test_a_big_file_that_nobody_met_before_is_read_once(site: Site, tools: Tools):
+    from worker.store import digest
+
+    path = study(site, "big", 1)
+    recorded = path / "day 1" / "accelerometer_data.csv"
+    line = b"1000000000000,0.100000,0.200000,0.300000\n"
+    recorded.write_bytes(b"ns_since_reboot,x,y,z\n" + line * (2 * BIG_BYTES // len(line)))
+    opened: list[str] = []
+    really = digest.open_resolved
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            digest, "open_resolved", lambda name, *rest: (opened.append(name), really(name, *rest))[1]
+        )
+        (outcome,) = migrate_all(site, tools)
+
+    # Once for its first chunk, which tells that it is new, and once for everything else.
+    assert opened.count(os.path.realpath(recorded)) == 2
+    assert recording(outcome, 1).read_bytes() == recorded.read_bytes()
+    assert outcome.bytes.stored == sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def test_a_big_file_met_before_is_stored_once_however_often_it_comes(site: Site, tools: Tools):
+    line = b"1000000000000,0.100000,0.200000,0.300000\n"
+    for name, sessions in (("one", (1,)), ("two", (1, 2)), ("three", (1,))):
+        path = study(site, name, *sessions)
+        for seed in sessions:
+            (path / f"day {seed}" / "accelerometer_data.csv").write_bytes(
+                b"ns_since_reboot,x,y,z\n%d,0,0,0\n" % seed + line * (2 * BIG_BYTES // len(line))
+            )
+
+    outcomes = migrate_all(site, tools)
+
+    size = recording(outcomes[0], 1).stat().st_size
+    assert [one.bytes.stored // size for one in outcomes] == [1, 1, 0]
+    assert not any((site.settings.store_dir / "staging").iterdir())

@@ -1,0 +1,85 @@
+"""A worker's children are forked while no other thread of it is at work: they would get its locks, and nobody to release them."""
+
+import os
+import threading
+
+import pytest
+from celery.worker import WorkController
+from celery.worker.components import Pool
+
+from tests.conftest import Site
+from tests.deadlines import PATIENCE_S
+from worker import app as app_room
+from worker import tasks
+from worker.runtime import fork_guard as forking
+
+DEADLINE_S = PATIENCE_S
+
+
+def fork() -> int:
+    """Fork a child that takes and leaves the guard itself, and give its status."""
+    child = os.fork()
+    if not child:
+        with forking.at_work():
+            os._exit(7)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_fork_waits_for_whoever_is_at_work_and_the_child_can_work_too():
+    working, go_on, forked = threading.Event(), threading.Event(), threading.Event()
+    codes: list[int] = []
+
+    def work() -> None:
+        with forking.at_work():
+            working.set()
+            go_on.wait(DEADLINE_S)
+
+    def fork_beside() -> None:
+        codes.append(fork())
+        forked.set()
+
+    threading.Thread(target=work, daemon=True).start()
+    assert working.wait(DEADLINE_S)
+    threading.Thread(target=fork_beside, daemon=True).start()
+
+    assert not forked.wait(0.3), "it waits"
+    go_on.set()
+    assert forked.wait(DEADLINE_S)
+    assert codes == [7]
+    with forking.at_work():
+        pass
+
+
+def test_a_fork_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(forking, "_PATIENCE_S", 0.05)
+    end = threading.Event()
+    working = threading.Event()
+
+    def work() -> None:
+        with forking.at_work():
+            working.set()
+            end.wait(DEADLINE_S)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    assert working.wait(DEADLINE_S)
+    child = os.fork()
+    if not child:
+        os._exit(7)
+
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    end.set()
+    thread.join(DEADLINE_S)
+
+
+@pytest.mark.stack
+def test_the_reaper_starts_when_the_first_children_are_there(site: Site, monkeypatch: pytest.MonkeyPatch):
+    for name, value in site.env.items():
+        monkeypatch.setenv(name, value)
+    app_room._worker_app.cache_clear()
+    try:
+        steps = [type(step) for step in WorkController(app=app_room.app, concurrency=1).blueprint.order]
+    finally:
+        app_room._worker_app.cache_clear()
+
+    assert steps.index(Pool) < steps.index(tasks.Reaping)

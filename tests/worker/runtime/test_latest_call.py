@@ -1,0 +1,45 @@
+"""Progress is told in order, the newest word wins, and nobody waits for a listener that does not answer."""
+
+import threading
+
+from tests.deadlines import PATIENCE_S
+from worker.runtime.latest_call import Teller
+
+DEADLINE_S = PATIENCE_S
+
+
+def test_of_the_words_that_come_while_the_listener_is_deaf_only_the_last_is_told():
+    teller = Teller()
+    told: list[str] = []
+    is_deaf, hears = threading.Event(), threading.Event()
+    last = threading.Event()
+
+    def first() -> None:
+        is_deaf.set()
+        hears.wait(DEADLINE_S)
+        told.append("first")
+
+    teller.tell(first)
+    assert is_deaf.wait(DEADLINE_S)
+    for word in ("second", "third"):
+        teller.tell(lambda word=word: told.append(word))
+    teller.tell(lambda: (told.append("last"), last.set()))
+    hears.set()
+
+    assert last.wait(DEADLINE_S)
+    assert told == ["first", "last"]
+
+
+def test_a_word_that_cannot_be_told_does_not_end_the_telling():
+    teller = Teller()
+    failed, told = threading.Event(), threading.Event()
+
+    def fail() -> None:
+        failed.set()
+        raise ConnectionError("nobody listens")
+
+    teller.tell(fail)
+    assert failed.wait(DEADLINE_S)
+    teller.tell(told.set)
+
+    assert told.wait(DEADLINE_S)

@@ -1,0 +1,1 @@
+"""The connection to Redis: configuration, sending, receiving, and the filter for messages."""

@@ -1,0 +1,273 @@
+"""The way to the broker: is it there, is it the same as before, is anybody working; messages and results. Knows no ledger."""
+
+import json
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from worker.broker_url import BrokerUrl
+from worker.errors import BrokerRefusesError, BrokerUnavailableError
+from worker.messages import QUEUE, JobRef, Step, Verb
+from worker.settings import Settings
+from worker.units import human_bytes
+
+if TYPE_CHECKING:
+    import redis
+    from celery import Celery
+
+_TIMEOUT_S = 5
+_BATCH = 500
+_PING_S = 1.0
+_ANSWER_S = 2.0
+_LOOK_S = 2.0
+_SAVES = ("rdb_last_bgsave_status", "aof_last_write_status", "aof_last_bgrewrite_status")
+_NOT_ENCRYPTED_ENOUGH = ("closed by server", "Connection reset", "Broken pipe")
+_NOT_UNDERSTOOD = ("WRONG_VERSION_NUMBER", "wrong version number", "EOF occurred", "Timeout connecting")
+"""What clients say when a server wants TLS and gets plain text, and the other way round."""
+_EPOCH_KEY = "label_migrator:epoch"
+_PROBE_KEY = "label_migrator:probe"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One job for the broker, and what a person sees of it in Flower, in place of the run's id."""
+
+    ref: JobRef
+    verb: Verb
+    project_name: str | None
+    size_bytes: int | None
+
+    @property
+    def label(self) -> str:
+        """`project 42 · P001_2025_Study · 1.2 GB`."""
+        size = f" · {human_bytes(self.size_bytes)}" if self.size_bytes is not None else ""
+        return f"project {self.ref.project_id} · {self.project_name}{size}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """What the broker is like right now. `epoch` changes when it loses what it had; `waiting` counts messages in the queue."""
+
+    epoch: str
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """What kind of server the broker is. `eviction`: what it does when `memory_limit_bytes` (0: none) is reached. `writes_log`:
+    does it append what it is told to a file? `cannot_save` names what of its last saving to disk went wrong.
+    """
+
+    product: str
+    redis_version: str
+    eviction: str
+    memory_bytes: int
+    memory_limit_bytes: int
+    writes_log: bool
+    cannot_save: tuple[str, ...]
+
+
+def check(settings: Settings, *, within_s: float = _TIMEOUT_S) -> None:
+    """Raise `BrokerUnavailableError`, with host and port, unless the broker answers within seconds, and takes what is written.
+
+    A replica, or a server without memory or disk, answers a ping all the same. Leaves nothing but the epoch.
+    """
+    with _in_our_words(settings), _client(settings, within_s) as client:
+        client.ping()
+        client.set(_EPOCH_KEY, str(uuid.uuid4()), nx=True)
+        # Pushes nothing, because there is no such list, and is refused whenever a message would be.
+        client.lpushx(_PROBE_KEY, "")
+        client.publish(f"/{client.get_connection_kwargs().get('db', 0)}.{_PROBE_KEY}", "")
+
+
+def trouble(settings: Settings) -> str | None:
+    """What workers wait for, in the broker's own words; None while it answers and takes messages."""
+    try:
+        check(settings, within_s=_LOOK_S)
+    except BrokerUnavailableError as error:
+        return str(error)
+    return None
+
+
+def condition(settings: Settings) -> Condition:
+    """The broker's epoch, which the first who asks writes, and the length of the queue."""
+    with _in_our_words(settings), _client(settings) as client:
+        client.set(_EPOCH_KEY, str(uuid.uuid4()), nx=True)
+        epoch, waiting = client.get(_EPOCH_KEY), client.llen(QUEUE)
+    # Emptied between the two: whoever asks next finds the new epoch.
+    return Condition(epoch=_storable(epoch or b""), waiting=waiting)
+
+
+def send(settings: Settings, messages: Sequence[Message]) -> None:
+    """Publish all messages, pipelined in batches; task ids follow from the jobs, so sending twice is harmless.
+
+    Raises `BrokerUnavailableError` within seconds when the broker goes away; a part may have been sent then.
+    """
+    app = _app(settings, with_results=False)
+    with _in_our_words(settings), app.producer_or_acquire() as producer, producer.batch(_BATCH):
+        for message in messages:
+            app.send_task(
+                message.verb.task,
+                args=(str(message.ref.run_id), message.ref.project_id),
+                task_id=message.ref.task_id,
+                producer=producer,
+                argsrepr=message.label,
+                kwargsrepr="",
+                retry=False,
+            )
+
+
+def workers_online(settings: Settings) -> list[str]:
+    """The names of the workers that answer within a second; empty when nobody does."""
+    app = _app(settings, with_results=False)
+    with _in_our_words(settings):
+        replies: list[dict[str, Any]] = app.control.ping(timeout=_PING_S) or []
+    return sorted(name for reply in replies for name in reply)
+
+
+def workers_counter(settings: Settings) -> Callable[[], int]:
+    """Make a function that tells how many workers answer within a second: `workers_online` for whoever asks for weeks.
+
+    One app for all calls, each new one would leave some kilobytes behind; and a new connection for each, none outlives the
+    broker.
+    """
+    app = _app(settings, with_results=False)
+
+    def count() -> int:
+        with _in_our_words(settings), app.connection_for_write() as connection:
+            return len(app.control.ping(timeout=_PING_S, connection=connection) or [])
+
+    return count
+
+
+def ask(
+    settings: Settings, workers: Sequence[str], token: str, step: Step, marks: Sequence[str] = ()
+) -> dict[str, dict[str, Any]]:
+    """What these workers answer to one step of an examination, by name; those that do not answer at once are not in it."""
+    app = _app(settings, with_results=False)
+    arguments = {"token": token, "step": step.value, "marks": list(marks)}
+    with _in_our_words(settings):
+        replies: list[dict[str, Any]] = (
+            app.control.broadcast(
+                "examine",
+                arguments,
+                destination=list(workers),
+                reply=True,
+                timeout=_ANSWER_S,
+                limit=len(workers),
+            )
+            or []
+        )
+    return {name: answer for reply in replies for name, answer in reply.items()}
+
+
+def server(settings: Settings) -> Server:
+    """What the broker's server says of itself. By `INFO` alone: a careful operator forbids `CONFIG`."""
+    with _in_our_words(settings), _client(settings) as client:
+        said: dict[str, Any] = {}
+        for section in ("server", "memory", "persistence"):
+            said |= client.info(section)
+    is_valkey = said.get("server_name") == "valkey"
+    return Server(
+        product=f"Valkey {said.get('valkey_version')}" if is_valkey else f"Redis {said['redis_version']}",
+        redis_version=str(said["redis_version"]),
+        eviction=str(said.get("maxmemory_policy", "noeviction")),
+        memory_bytes=int(said.get("used_memory", 0)),
+        memory_limit_bytes=int(said.get("maxmemory", 0)),
+        writes_log=bool(said.get("aof_enabled")),
+        cannot_save=tuple(name for name in _SAVES if said.get(name, "ok") != "ok"),
+    )
+
+
+def results(settings: Settings, refs: Iterable[JobRef]) -> dict[int, dict[str, Any]]:
+    """The stored results of jobs that ended, by project: Celery's document with `status` and `result`.
+
+    Results are a cache: what is missing here is in the ledger.
+    """
+    wanted = list(refs)
+    found: dict[int, dict[str, Any]] = {}
+    backend = _app(settings).backend
+    with _in_our_words(settings), _client(settings) as client:
+        for start in range(0, len(wanted), _BATCH):
+            part = wanted[start : start + _BATCH]
+            values: list[bytes | None] = client.mget([backend.get_key_for_task(ref.task_id) for ref in part])
+            documents = {
+                ref.project_id: _document(value) for ref, value in zip(part, values, strict=True) if value
+            }
+            found |= {number: document for number, document in documents.items() if document is not None}
+    return found
+
+
+def _document(value: bytes) -> dict[str, Any] | None:
+    """A stored result, if it is one: anybody who can write to the broker may have put something else there."""
+    try:
+        document = json.loads(value)
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) and "result" in document else None
+
+
+def _storable(epoch: bytes) -> str:
+    """The epoch as the ledger can keep it, whatever somebody wrote in its place."""
+    return epoch[:64].decode("ascii", "backslashreplace").replace("\0", "\\0")
+
+
+def _app(settings: Settings, *, with_results: bool = True) -> "Celery":
+    # Celery and the broker's client take longer to import than most verbs to answer, and most ask nothing of the broker.
+    from worker.app import create_app  # noqa: PLC0415
+
+    return create_app(settings, with_results=with_results)
+
+
+def _client(settings: Settings, within_s: float = _TIMEOUT_S) -> "redis.Redis":
+    import redis  # noqa: PLC0415 - as in _app
+
+    return redis.Redis.from_url(
+        settings.broker.url,
+        socket_timeout=within_s,
+        socket_connect_timeout=within_s,
+        **settings.broker.tls,
+    )
+
+
+@contextmanager
+def _in_our_words(settings: Settings) -> Iterator[None]:
+    import redis  # noqa: PLC0415 - as in _app
+    from kombu.exceptions import BatchPublishError, OperationalError  # noqa: PLC0415
+
+    try:
+        yield
+    except (redis.RedisError, OperationalError, BatchPublishError, OSError) as error:
+        broker, cause = settings.broker, _cause(error)
+        if isinstance(cause, redis.ResponseError | redis.BusyLoadingError | redis.AuthenticationError):
+            raise BrokerRefusesError(f"Broker refuses: {broker.place}: {_reason(cause)}") from error
+        raise BrokerUnavailableError(
+            f"Broker connection failed: {broker.place}: {_reason(cause)}{_hint(broker, error)}"
+        ) from error
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What the driver met; a batch that broke, and kombu's own error, hide it behind their words."""
+    from kombu.exceptions import BatchPublishError, OperationalError  # noqa: PLC0415 - as in _app
+
+    hidden = isinstance(error, BatchPublishError | OperationalError)
+    return error.__cause__ if hidden and error.__cause__ is not None else error
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of the driver's words, with the word that the server began its answer with: the driver takes it off."""
+    words = str(error).partition("\n")[0] or type(error).__name__
+    code = getattr(error, "status_code", None)
+    return f"{code} {words}" if code and not words.startswith(str(code)) else words
+
+
+def _hint(broker: BrokerUrl, error: BaseException) -> str:
+    """What the driver cannot know: perhaps one end speaks TLS and the other does not."""
+    words = _NOT_ENCRYPTED_ENOUGH if not broker.tls else _NOT_UNDERSTOOD
+    if not any(word in str(error) for word in words):
+        return ""
+    other = "redis" if broker.tls else "rediss"
+    speaks = "no TLS" if broker.tls else "TLS only"
+    return f" (if the server speaks {speaks} there, its URL begins with {other}://)"

@@ -1,0 +1,127 @@
+"""Moving rows back: the one transaction that makes a converted project legacy again, and its rehearsal. Reads no file."""
+
+from collections.abc import Callable
+
+from sqlalchemy import Connection, Engine
+
+from worker.conversion.return_plan import put_sessions_back
+from worker.db import column_types, datasets, leases, projects, rehearsal, sessions
+from worker.db.column_types import ColumnTypes
+from worker.db.engine import when_free
+from worker.db.projects import Conversion, Project
+from worker.errors import NothingToDoError, RollbackRefusedError
+from worker.messages import Outcome, Warning_
+
+
+def revert(
+    engine: Engine,
+    lease: leases.Lease,
+    conversion: Conversion,
+    outcome: Outcome,
+    listen: Callable[[], None] = lambda: None,
+) -> Outcome:
+    """Take the project's conversion back and end the job, in one transaction.
+
+    Locks, in the same order as the conversion and giving way like it: the dataset's row, the project's row, its
+    sessions. The dataset and its files stay: others may refer to them. Raises `NothingToDoError` when the project is gone
+    or back already, `RollbackRefusedError` when an edit since would be lost. A crash anywhere
+    leaves the project migrated. Raises `RowRefusedError` for what the database does not let be written.
+    """
+    types = column_types.known(engine, column_types.OF_ROLLBACK)
+
+    def transaction() -> Outcome:
+        with (
+            rehearsal.in_our_words(engine, f"project {conversion.project_id}"),
+            engine.begin() as conn,
+        ):
+            reverted = _put_back(conn, lease, conversion, outcome, types)
+            leases.end_job(conn, lease, reverted)
+        return reverted
+
+    return when_free(transaction, listen=listen)
+
+
+def rehearse(
+    engine: Engine,
+    lease: leases.Lease,
+    conversion: Conversion,
+    outcome: Outcome,
+    listen: Callable[[], None] = lambda: None,
+) -> Outcome:
+    """Do the same statements under the same locks, see that the database takes them, and take all of it back.
+
+    The outcome that `revert` would have; it is not in the ledger yet. Raises what `revert` raises.
+    """
+    types = column_types.known(engine, column_types.OF_ROLLBACK)
+
+    def transaction() -> Outcome:
+        with (
+            rehearsal.in_our_words(engine, f"project {conversion.project_id}"),
+            rehearsal.rehearsed(engine) as conn,
+        ):
+            return _put_back(conn, lease, conversion, outcome, types)
+
+    return when_free(transaction, listen=listen)
+
+
+def _put_back(
+    conn: Connection, lease: leases.Lease, conversion: Conversion, outcome: Outcome, types: ColumnTypes
+) -> Outcome:
+    """All rows of one project's way back."""
+    dataset = datasets.lock(conn, conversion.dataset_hash)
+    project = projects.lock(conn, lease.ref.project_id)
+    is_back = check_still_converted(project, conversion, conn)
+    rows = sessions.lock_of_project(conn, conversion.project_id)
+    plan = put_sessions_back(conn, conversion, dataset.file_path if dataset is not None else None, rows)
+    warnings = plan.warnings
+    if is_back:
+        warnings = (*warnings, _left_as_it_is(conversion))
+    else:
+        check_config(conn, conversion)
+        projects.restore(conn, conversion.conversion_id, types)
+    projects.end_conversion(conn, conversion.conversion_id, lease.ref.run_id)
+    return outcome.with_changes(sessions_count=len(rows), warnings=warnings)
+
+
+def check_still_converted(project: Project | None, conversion: Conversion, conn: Connection) -> bool:
+    """The project as its conversion left it, apart from what people may edit; True when its row is back at its directory
+    already, but not by this program: Label's own rollback tool leaves the sessions, and our record, as they were.
+    """
+    number = conversion.project_id
+    if project is None:
+        raise NothingToDoError(f"project {number}: deleted since it was migrated")
+    current = projects.active_conversions(conn, [number]).get(number)
+    if current is None or current.conversion_id != conversion.conversion_id:
+        raise NothingToDoError(f"project {number}: rolled back already by another run")
+    if project.is_legacy and project.path:
+        if project.path == conversion.legacy_path:
+            return True
+        raise NothingToDoError(
+            f"project {number}: legacy again since, not by this program, and at another path: {project.path!r}; "
+            "a new migration closes the record of the former one"
+        )
+    if project.is_legacy or project.path is not None or project.legacy_path != conversion.legacy_path:
+        raise RollbackRefusedError(
+            f"project {number}: its row is not as the migration left it "
+            f"(type {project.project_type!r}, path {project.path!r}, legacy path {project.legacy_path!r})"
+        )
+    return False
+
+
+def _left_as_it_is(conversion: Conversion) -> Warning_:
+    return Warning_(
+        message="its row had been taken back already, not by this program, and stays as it is; its sessions, its reference "
+        "and the record of its conversion followed. A former analysis_config stands in project_conversions, "
+        f"conversion {conversion.conversion_id}"
+    )
+
+
+def check_config(conn: Connection, conversion: Conversion) -> None:
+    """Refuse to put a former `analysis_config` that was no object over keys that people added since."""
+    added = projects.added_to_config(conn, conversion.conversion_id)
+    if added:
+        raise RollbackRefusedError(
+            f"project {conversion.project_id}: its former analysis_config was not an object, and these keys were added "
+            f"or changed since, which would be lost: {', '.join(added)}",
+            tuple(f"analysis_config.{key}" for key in added),
+        )

@@ -1,0 +1,46 @@
+"""What attempts left in the store's staging whose jobs are over: told by the ledger, removed by whoever works next."""
+
+import time
+from collections.abc import Collection
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from worker.db import ledger
+from worker.db.engine import autocommit
+from worker.errors import MigratorError
+from worker.runtime import log
+from worker.store.store import Store
+
+_log = log.get(__name__)
+
+_EVERY_S = 600.0
+"""How often one process looks: what comes back after a power failure is there at its first job."""
+
+_looked_at: dict[str, float] = {}
+
+
+def over(engine: Engine, tasks: Collection[str]) -> set[str]:
+    """Those of these task ids whose jobs no worker has; not those of another ledger's jobs, which nobody here can judge."""
+    with autocommit(engine) as conn:
+        return {task for ref in ledger.idle_jobs(conn) if (task := ref.task_id) in tasks}
+
+
+def clear(engine: Engine, store: Store) -> None:
+    """Remove the staging of attempts whose jobs are over, at most every ten minutes.
+
+    A power failure may bring back what was removed, or leave what nobody knows of any more. A worker that only sleeps there
+    has lost its lease, and finds that out. What goes wrong is said; no job fails for it.
+    """
+    now, before = time.monotonic(), _looked_at.get(str(store.root))
+    if before is not None and now - before < _EVERY_S:
+        return
+    _looked_at[str(store.root)] = now
+    try:
+        # Listed first: what is in the list and has no job afterwards had one that ended.
+        found = store.staged_by()
+        for task in over(engine, found) if found else ():
+            _log.info("leftover_removed", task=task)
+            store.clear_staging(task, found[task])
+    except (MigratorError, SQLAlchemyError, OSError) as error:
+        _log.warning("staging_not_cleared", reason=str(error))

@@ -1,0 +1,225 @@
+"""What a worker's parent does beside its children: jobs of dead holders wait again, lost messages are sent again.
+
+Every worker has one, and any number may look at the same rows: each takes what no other has locked. Knows no Celery.
+"""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from worker.broker import client as broker
+from worker.broker.client import Condition, Message
+from worker.db import engine as engine_module
+from worker.db import leases, ledger
+from worker.db.leases import MOST_CRASHES, Expired
+from worker.db.ledger import Waiting
+from worker.errors import MigratorError, WorkerCrashedError
+from worker.jobs.one_store import Remembered, open_store
+from worker.messages import Check, Outcome, RunState, Status, failed, passed, warned
+from worker.runtime import fork_guard as forking
+from worker.runtime import log
+from worker.settings import Settings
+
+_log = log.get(__name__)
+
+_BATCH = 500
+"""How many rows are looked at in one transaction."""
+
+_NAME = "reaper"
+_SILENT_AFTER_LOOKS = 12
+"""So many times the usual interval without a look is a thread that hangs."""
+
+
+class Reaper:
+    """A thread that calls `reap` every few seconds until it is stopped. What goes wrong is said, and tried again."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        # The parent forks: a connection must not live longer than its use.
+        self._engine = engine_module.connect(
+            settings.sqlalchemy_url,
+            application_name="label-migrator reaper",
+            keeps_connections=False,
+            idle_limit_s=settings.lease_s,
+        )
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=_NAME, daemon=True)
+        self._looked_at = time.monotonic()
+        self._trouble: str | None = None
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more; what is under way is ended first, but not waited for longer than a moment."""
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join(1.0)
+
+    def check(self) -> Check:
+        """Does it still look, and with success? For the doctor."""
+        ago_s = time.monotonic() - self._looked_at
+        if not self._thread.is_alive():
+            return failed(_NAME, "its thread has ended", "Restart the worker; its log says what happened.")
+        if ago_s > self._settings.reap_every_s * _SILENT_AFTER_LOOKS:
+            return failed(_NAME, f"has not looked for {ago_s:.0f} s", "Restart the worker.")
+        if self._trouble is not None:
+            return warned(
+                _NAME, f"cannot look: {self._trouble}", "Nothing, if it passes; else read the worker's log."
+            )
+        return passed(_NAME, "looks after jobs of dead workers and lost messages")
+
+    def _run(self) -> None:
+        epoch: str | None = None
+        # Not all workers at the same moment.
+        while not self._stopped.wait(self._settings.reap_every_s * random.uniform(0.8, 1.2)):  # noqa: S311
+            try:
+                with forking.at_work():
+                    epoch = reap(self._settings, self._engine, epoch)
+                self._trouble = None
+            except (MigratorError, SQLAlchemyError) as error:
+                self._trouble = str(error).partition("\n")[0]
+                _log.warning("not_reaped", reason=str(error))
+            except Exception as error:  # noqa: BLE001 - said with its trace
+                # A thread that ends here would leave the jobs of the dead to nobody.
+                self._trouble = type(error).__name__
+                _log.exception("not_reaped")
+            self._looked_at = time.monotonic()
+
+
+def reap(settings: Settings, engine: Engine, known_epoch: str | None = None) -> str:
+    """Look once: leases that ran out, jobs without a message, runs that have ended; the broker's epoch.
+
+    Waiting jobs that were sent are looked at only when the broker is not in the epoch that was known, or its queue is empty.
+    Twice, or at once, is harmless.
+    """
+    dead: list[Expired] = []
+    try:
+        while len(found := _requeue_expired(settings, engine)) == _BATCH:
+            dead += found
+        dead += found
+        return _send_and_finish(settings, engine, known_epoch)
+    finally:
+        if dead:
+            # Last: nothing that others wait for has to wait for a slow disk.
+            _clear_staging(settings, engine, dead)
+
+
+def _send_and_finish(settings: Settings, engine: Engine, known_epoch: str | None) -> str:
+    """Send what has no message, close what has ended; the broker's epoch."""
+    condition = broker.condition(settings)
+    _send_all(settings, engine, condition, lambda conn: ledger.never_sent(conn, _BATCH))
+    if condition.epoch != known_epoch or condition.waiting == 0:
+        _send_all(
+            settings,
+            engine,
+            condition,
+            lambda conn: ledger.lost(
+                conn, condition.epoch, queue_is_empty=condition.waiting == 0, limit=_BATCH
+            ),
+        )
+    with engine.begin() as conn:
+        for ref in ledger.end_waiting_jobs_of_cancelled_runs(conn, "The run was cancelled"):
+            # Left by an earlier release, which let a job wait again while its run was being cancelled.
+            _log.warning("waited_in_a_cancelled_run", run=str(ref.run_id), project=ref.project_id)
+        ledger.finish_ended_runs(conn)
+        for run in ledger.pause_runs_that_only_wait(conn, settings.root_patience_s):
+            _log.error("run_paused", run=str(run.run_id), reason=run.paused_because)
+    return condition.epoch
+
+
+def _requeue_expired(settings: Settings, engine: Engine) -> list[Expired]:
+    """Let jobs wait again whose holders died, or end those that were given up or kill their workers; which these were."""
+    with engine.begin() as conn:
+        found = leases.expired(conn, _BATCH, settings.granted_lease_s)
+        for dead in found:
+            _log.warning(
+                "holder_died",
+                run=str(dead.lease.ref.run_id),
+                project=dead.lease.ref.project_id,
+                attempt=dead.lease.attempt,
+                worker=dead.worker,
+                crashes=dead.crashes,
+            )
+            outcome = _outcome(dead, ledger.hold_state(conn, dead.lease.ref.run_id))
+            if outcome is None:
+                leases.give_back_for(conn, dead)
+            else:
+                leases.end_job(conn, dead.lease, outcome)
+    return found
+
+
+def _clear_staging(settings: Settings, engine: Engine, found: Sequence[Expired]) -> None:
+    """Remove what dead attempts were making. A sleeper that wakes up finds its files gone, and its lease, too.
+
+    Outside of any transaction, because a million links take minutes to remove. Dying before: the job's next attempt removes
+    what its former ones left.
+    """
+    try:
+        store = open_store(settings, engine, Remembered(), create=False)
+    except MigratorError as error:
+        _log.warning("staging_not_cleared", reason=str(error))
+        return
+    for dead in found:
+        try:
+            store.clear_staging(dead.lease.ref.task_id, dead.lease.attempt)
+        except MigratorError as error:
+            # Not writable here, perhaps. The job's next attempt removes it; of one that has ended the doctor tells.
+            _log.warning("staging_not_cleared", reason=str(error))
+
+
+def _outcome(dead: Expired, run_state: RunState) -> Outcome | None:
+    """How a dead holder's job ends, if it does: its run was cancelled, or it has killed too many."""
+    if run_state is RunState.CANCELLED:
+        return _ended(dead, Status.CANCELLED, "The run was cancelled")
+    if dead.crashes < MOST_CRASHES:
+        return None
+    message = f"crashed its worker {dead.crashes} times"
+    return _ended(dead, Status.FAILED, message).with_changes(
+        error_class=WorkerCrashedError.__name__, error=message, remedy=WorkerCrashedError.remedy
+    )
+
+
+def _ended(dead: Expired, status: Status, reason: str) -> Outcome:
+    lease = dead.lease
+    now = datetime.now(UTC)
+    return Outcome(
+        project_id=lease.ref.project_id,
+        project_name=lease.project_name,
+        status=status,
+        reason=reason,
+        original_path=lease.path,
+        worker=dead.worker,
+        attempts=lease.attempt,
+        started_at=lease.started_at,
+        finished_at=now,
+        duration_s=round(max(0.0, (now - lease.started_at).total_seconds()), 3),
+    )
+
+
+def _send_all(
+    settings: Settings,
+    engine: Engine,
+    condition: Condition,
+    find: Callable[[Connection], Sequence[Waiting]],
+) -> None:
+    """Send messages for all jobs that `find` finds, a batch at a time. Sent and not noted, they are sent once more."""
+    count = _BATCH
+    while count == _BATCH:
+        with engine.begin() as conn:
+            waiting = find(conn)
+            count = len(waiting)
+            if waiting:
+                broker.send(settings, [_message(job) for job in waiting])
+                ledger.note_sent(conn, [job.ref for job in waiting], condition.epoch)
+                _log.info("sent_again", jobs=count)
+
+
+def _message(job: Waiting) -> Message:
+    return Message(ref=job.ref, verb=job.verb, project_name=job.project_name, size_bytes=job.size_bytes)

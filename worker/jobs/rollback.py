@@ -1,0 +1,229 @@
+"""The story of one project's way back: compare the legacy tree with what was converted, perhaps rebuild it, revert the rows.
+
+The way back from a store needs none: where the legacy directory is there, its own digest decides.
+"""
+
+import os
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice
+
+from worker.conversion.revert import (
+    check_config,
+    check_still_converted,
+    rehearse,
+    revert,
+)
+from worker.db import column_types, leases, projects
+from worker.db.engine import autocommit
+from worker.db.projects import Conversion
+from worker.errors import (
+    HandBackError,
+    LeaseLostError,
+    LegacyPathMissingError,
+    MigratorError,
+    NothingToDoError,
+    RollbackRefusedError,
+    RunCancelledError,
+)
+from worker.jobs import leftovers
+from worker.jobs.runner import Job, Tools, run_job
+from worker.legacy.ingest import hash_tree
+from worker.legacy.restore import (
+    rehearse_restore,
+    remove_finished,
+    restore_tree,
+    settle,
+)
+from worker.legacy.scan import scan
+from worker.messages import JobRef, Outcome, Status, Verb
+from worker.runtime import log
+from worker.store.digest import Algorithm, printable
+from worker.store.manifest import Entry, File, Manifest
+from worker.store.store import Store
+
+_log = log.get(__name__)
+
+_SHOWN = 10
+"""How many differences an outcome names."""
+
+
+def rollback(tools: Tools, ref: JobRef, worker: str) -> Outcome | None:
+    """Take one project back to its legacy directory, or rehearse it; None when the job is not ours to do.
+
+    Twice, at once, or dying anywhere: as `run_job` says. A directory that was rebuilt before a crash is found, compared
+    and used by the next attempt.
+    """
+    return run_job(tools, ref, worker, _work, Verb.ROLLBACK)
+
+
+def _work(job: Job) -> Outcome:
+    conversion = _conversion(job)
+    rebuilt = _rebuild_if_gone(job, conversion)
+    if rebuilt is None:
+        _compare(job, conversion)
+    if job.lease.dry_run:
+        return _foretell(job, conversion, rebuilt)
+    # Whoever made what was found there may not have waited for the disk yet.
+    settle(conversion.legacy_path)
+    job.heartbeat.enter("revert", conversion.dataset_hash)
+    outcome = job.outcome(Status.ROLLED_BACK, rebuilt or "its legacy directory is unchanged")
+    return revert(job.engine, job.lease, conversion, _of_dataset(outcome, conversion), job.heartbeat.listen)
+
+
+def _conversion(job: Job) -> Conversion:
+    """The before-image to go back by, checked against the project's row before anything is read from disk."""
+    column_types.known(job.engine, column_types.OF_ROLLBACK)
+    with job.engine.connect() as conn:
+        conversion = projects.active_conversions(conn, [job.project_id]).get(job.project_id)
+        if conversion is None:
+            raise NothingToDoError(
+                f"project {job.project_id}: not migrated by this program, or rolled back already"
+            )
+        project = projects.by_ids(conn, [job.project_id]).get(job.project_id)
+        if not check_still_converted(project, conversion, conn):
+            check_config(conn, conversion)
+    return conversion
+
+
+def _rebuild_if_gone(job: Job, conversion: Conversion) -> str | None:
+    """Rebuild the legacy directory when it is gone and the operator asked for that; what was done, None if it is there.
+
+    A project may lie inside another one's directory. Were only the inner one rebuilt, the outer one's place would be
+    taken, so what is gone around it is rebuilt first, and usually brings it along.
+    """
+    path = conversion.legacy_path
+    if os.path.lexists(path):
+        return None
+    if not job.lease.options.get("options", {}).get("restore_files"):
+        raise LegacyPathMissingError(f"Legacy path no longer exists: {printable(path)}")
+    manifest = job.store.read_manifest(conversion.dataset_hash)
+    job.heartbeat.enter("restore", conversion.dataset_hash)
+    for outer in _gone_around(job, conversion):
+        if job.lease.dry_run or not os.path.lexists(outer.legacy_path):
+            _rebuild(job, outer, job.store.read_manifest(outer.dataset_hash))
+    if os.path.lexists(path):
+        return None
+    made = _rebuild(job, conversion, manifest)
+    would = "would rebuild" if job.lease.dry_run else "rebuilt"
+    return f"{would} {len(manifest.files)} files from the store" if made else None
+
+
+def _rebuild(job: Job, conversion: Conversion, manifest: Manifest) -> bool:
+    """Rebuild one directory, or rehearse it; False when something came to its place meanwhile."""
+    path, roots, advance = conversion.legacy_path, job.tools.roots, job.heartbeat.advance
+    if job.lease.dry_run:
+        rehearse_restore(job.store, manifest, path, roots, advance, job.pace)
+        return True
+    attributes = conversion.tree_attributes
+    remove_finished(path, roots, partial(leftovers.over, job.engine))
+    return restore_tree(job.store, manifest, attributes, path, job.attempt_name, roots, advance, job.pace)
+
+
+def _gone_around(job: Job, conversion: Conversion) -> list[Conversion]:
+    """Other converted projects whose directory, which is gone, too, contained this one's; the outermost first."""
+    inner = os.path.normpath(conversion.legacy_path)
+    with job.engine.connect() as conn:
+        others = projects.converted(conn)
+    gone = [
+        other.project_id
+        for other in others
+        if other.legacy_path is not None
+        and inner.startswith(os.path.normpath(other.legacy_path).rstrip("/") + "/")
+        and not os.path.lexists(other.legacy_path)
+    ]
+    with job.engine.connect() as conn:
+        found = projects.active_conversions(conn, gone)
+    return sorted(found.values(), key=lambda other: len(os.path.normpath(other.legacy_path)))
+
+
+def _compare(job: Job, conversion: Conversion) -> None:
+    """Raise `RollbackRefusedError`, naming what differs, unless the legacy tree still has the content that was converted.
+
+    Its digest alone says so. Which entries differ is read from the store's manifest, where there is one.
+    """
+    path = conversion.legacy_path
+    if not os.path.isdir(path):
+        raise RollbackRefusedError(f"Legacy path is not a directory any more: {printable(path)}")
+    last: Manifest | None = None
+    for algorithm in _algorithms(job, conversion):
+        if last is not None:
+            job.heartbeat.restart()
+        last = _manifest(job, conversion, algorithm)
+        if last.digest == conversion.dataset_hash:
+            return
+    changed = f"Legacy path is not what was migrated: {printable(path)}"
+    try:
+        expected = job.store.read_manifest(conversion.dataset_hash)
+        found = last if last and last.algorithm == expected.algorithm else None
+        names = list(differences(expected, found or _manifest(job, conversion, expected.algorithm)))
+    except (HandBackError, RunCancelledError, LeaseLostError):
+        raise
+    except MigratorError as error:
+        raise RollbackRefusedError(f"{changed}; what differs cannot be named: {error}") from error
+    shown = tuple(islice(names, _SHOWN))
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    raise RollbackRefusedError(f"{changed}: {'; '.join(shown)}{more}", shown)
+
+
+def _algorithms(job: Job, conversion: Conversion) -> tuple[Algorithm, ...]:
+    """By which algorithm the dataset was named, or, of a conversion by release 0.1, which did not note it, by which it may have
+    been: the likelier one first.
+    """
+    match conversion.before.get("digest_algorithm"):
+        case "blake3" | "sha256" as noted:
+            return (noted,)
+    likely: Algorithm = job.tools.settings.store_digest
+    try:
+        if job.store.store_id is not None:
+            likely = job.store.algorithm
+    except MigratorError as error:
+        _log.info("store_not_asked", reason=str(error))
+    return (likely, "sha256" if likely == "blake3" else "blake3")
+
+
+def _manifest(job: Job, conversion: Conversion, algorithm: Algorithm) -> Manifest:
+    """The manifest of the legacy tree as it is now. Reads every byte of it, and nothing of the store."""
+    settings = job.tools.settings
+    scanned = scan(conversion.legacy_path, job.tools.roots, job.pace, needs_sessions=False)
+    job.heartbeat.files_seen = len(scanned.files)
+    job.heartbeat.enter("compare", conversion.dataset_hash)
+    named_by = Store(settings.store_dir, settings.datasets_dir, algorithm, None)
+    return hash_tree(
+        scanned, job.tools.roots, named_by, job.tools.threads, job.heartbeat.advance, job.pace
+    ).manifest
+
+
+def differences(expected: Manifest, found: Manifest) -> Iterator[str]:
+    """What was removed, added or changed between two manifests, in the order of paths."""
+    old = {entry.path: entry for entry in expected.entries}
+    new = {entry.path: entry for entry in found.entries}
+    for path in sorted(old.keys() | new.keys(), key=os.fsencode):
+        before, after = old.get(path), new.get(path)
+        if before != after:
+            yield f"{_what_happened(before, after)}: {printable(path)}"
+
+
+def _what_happened(before: Entry | None, after: Entry | None) -> str:
+    if after is None:
+        return "missing"
+    if before is None:
+        return "added"
+    if isinstance(before, File) and isinstance(after, File):
+        return "changed"
+    return "became a file" if isinstance(after, File) else "became a directory"
+
+
+def _foretell(job: Job, conversion: Conversion, rebuilt: str | None) -> Outcome:
+    """The outcome that the real rollback would have, its rows rehearsed. What stays written is the ledger's."""
+    outcome = job.outcome(Status.WOULD_ROLL_BACK, rebuilt or "its legacy directory is unchanged")
+    foretold = rehearse(
+        job.engine, job.lease, conversion, _of_dataset(outcome, conversion), job.heartbeat.listen
+    )
+    with autocommit(job.engine) as conn:
+        leases.end_job(conn, job.lease, foretold)
+    return foretold
+
+
+def _of_dataset(outcome: Outcome, conversion: Conversion) -> Outcome:
+    return outcome.with_changes(dataset_id=conversion.dataset_id, dataset_hash=conversion.dataset_hash)

@@ -1,0 +1,169 @@
+"""The story of one project's verification: do its sessions read by their dataset as they did by their directory?"""
+
+import os
+import random
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from worker.conversion.return_plan import plan_return
+from worker.conversion.revert import check_still_converted
+from worker.db import datasets, leases, projects, sessions
+from worker.db.datasets import Dataset
+from worker.db.projects import Conversion
+from worker.db.sessions import Session
+from worker.errors import NothingToDoError, SessionsDifferError, SessionUnreadableError
+from worker.jobs.runner import Job, Tools, run_job
+from worker.messages import JobRef, Outcome, Status, Verb, Warning_
+from worker.sessions_csv import Reader, SessionRow, read
+from worker.store.digest import printable
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_SHOWN = 10
+
+
+def verify_sessions(tools: Tools, ref: JobRef, worker: str) -> Outcome | None:
+    """Read every session of a migrated project the old way and the new way, and compare; None when it is not ours to do.
+
+    Changes nothing but the job's own row, so twice or at once is only slower.
+    """
+    return run_job(tools, ref, worker, _work, Verb.VERIFY)
+
+
+def _work(job: Job) -> Outcome:
+    # All rows of one moment: the project may be rolled back between two statements, and half of each would look like loss.
+    with job.engine.connect().execution_options(isolation_level="REPEATABLE READ") as conn:
+        conversion = projects.active_conversions(conn, [job.project_id]).get(job.project_id)
+        if conversion is None:
+            raise NothingToDoError(f"project {job.project_id}: not migrated, or rolled back since")
+        project = projects.by_ids(conn, [job.project_id]).get(job.project_id)
+        if check_still_converted(project, conversion, conn):
+            raise NothingToDoError(
+                f"project {job.project_id}: its row was taken back since, not by this program; producer rollback settles the rest"
+            )
+        dataset = datasets.get(conn, conversion.dataset_id)
+        rows = sessions.of_project(conn, job.project_id)
+        ranges = sessions.time_ranges(conn, job.project_id)
+    if not os.path.isdir(conversion.legacy_path):
+        job.check_root(conversion.legacy_path)
+        raise NothingToDoError(f"Legacy path no longer exists: {printable(conversion.legacy_path)}")
+    job.heartbeat.enter("verify", conversion.dataset_hash)
+    chosen = _sample(job, rows)
+    differences, unreadable = _compare(job, conversion, dataset, chosen, ranges)
+    if differences:
+        raise SessionsDifferError(
+            f"{len(differences)} readings differ between legacy directory and dataset: {'; '.join(differences[:_SHOWN])}",
+            tuple(differences[:_SHOWN]),
+        )
+    verified = _outcome(job, len(chosen), unreadable).with_changes(
+        dataset_id=conversion.dataset_id, dataset_hash=conversion.dataset_hash, sessions_count=len(chosen)
+    )
+    with job.engine.begin() as conn:
+        leases.end_job(conn, job.lease, verified)
+    return verified
+
+
+def _sample(job: Job, rows: Sequence[Session]) -> list[Session]:
+    """The sessions to read: all, or the share that was asked for, at least one; the same ones whenever the job is repeated."""
+    percent = job.lease.options.get("options", {}).get("sample")
+    if percent is None or not rows:
+        return list(rows)
+    count = max(1, round(len(rows) * percent / 100))
+    return random.Random(job.lease.ref.task_id).sample(list(rows), count)  # noqa: S311 - a choice, not a secret
+
+
+def _outcome(job: Job, count: int, unreadable: Mapping[str, str]) -> Outcome:
+    """What was proved: of sessions that could not be read before either, nothing, so they are counted by themselves and named.
+
+    Where none could be read, the project is skipped: it was not verified.
+    """
+    alike = count - len(unreadable)
+    parts = [f"{alike} sessions read alike by legacy directory and by dataset"] if alike or not count else []
+    if unreadable:
+        parts.append(f"{len(unreadable)} can be read by neither")
+    status = Status.VERIFIED if alike or not count else Status.SKIPPED
+    reason = "; ".join(parts) if alike or not count else f"none of its {count} sessions can be read by either"
+    return job.outcome(status, reason).with_changes(
+        warnings=tuple(
+            Warning_(
+                session=name,
+                message=f"session {name} can be read neither by its legacy directory nor by its dataset: {why}",
+            )
+            for name, why in unreadable.items()
+        )
+    )
+
+
+def _compare(
+    job: Job,
+    conversion: Conversion,
+    dataset: Dataset | None,
+    chosen: Sequence[Session],
+    ranges: Mapping[int, tuple[int, int]],
+) -> tuple[list[str], dict[str, str]]:
+    """Each session and reader for which the two ways give different frames; and, with the reason, each session that some reader
+    can read by neither.
+    """
+    tree = dataset.file_path if dataset is not None else None
+    old_values = {change["session_id"]: change for change in plan_return(conversion, tree, chosen).changes}
+    differences: list[str] = []
+    unreadable: dict[str, str] = {}
+    for session in chosen:
+        times = ranges[session.session_id]
+        new = _row(session, session.values(), times, None, tree)
+        old = _row(
+            session, old_values.get(session.session_id, session.values()), times, conversion.legacy_path, None
+        )
+        for reader in Reader:
+            before, after = (_read(row, reader, job) for row in (old, new))
+            if isinstance(before, str) and isinstance(after, str):
+                unreadable.setdefault(session.session_name, before)
+            elif not _alike(before, after):
+                differences.append(
+                    f"session {session.session_name} ({reader.value}): {_words(before)} before, {_words(after)} now"
+                )
+        job.heartbeat.advance(1, 0)
+        job.pace(0)
+    return differences, unreadable
+
+
+def _row(
+    session: Session,
+    values: Mapping[str, Any],
+    times: tuple[int, int],
+    project_path: str | None,
+    tree: str | None,
+) -> SessionRow:
+    return SessionRow(
+        session_id=session.session_id,
+        session_name=session.session_name,
+        project_path=project_path,
+        parent_session_data_path=values["parent_session_data_path"],
+        data_start_offset=values["data_start_offset"],
+        data_end_offset=values["data_end_offset"],
+        start_ns=times[0],
+        stop_ns=times[1],
+        dataset_id=values["dataset_id"],
+        raw_session_name=values["raw_session_name"],
+        dataset_file_path=tree if values["dataset_id"] is not None else None,
+    )
+
+
+def _read(row: SessionRow, reader: Reader, job: Job) -> "pd.DataFrame | str":
+    """The frame, or why Label cannot read the session: in words that quote nothing of the file, because reports go further than
+    files do, and the legacy one may be a link by now.
+    """
+    try:
+        return read(row, reader, job.tools.settings.data_dir, job.pace)
+    except SessionUnreadableError as error:
+        words, is_no_recording, _ = str(error.__cause__ or error).partition(" is not a recording: ")
+        return f"{words} is not a recording" if is_no_recording else words
+
+
+def _alike(before: "pd.DataFrame | str", after: "pd.DataFrame | str") -> bool:
+    return not isinstance(before, str) and not isinstance(after, str) and before.equals(after)
+
+
+def _words(frame: "pd.DataFrame | str") -> str:
+    return "unreadable" if isinstance(frame, str) else f"{len(frame)} rows"

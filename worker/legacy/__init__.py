@@ -1,0 +1,1 @@
+"""The old directories: listed, hashed, copied from, rebuilt. Knows no rows."""

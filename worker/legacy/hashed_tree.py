@@ -1,0 +1,109 @@
+"""A legacy tree of which every byte was read: its manifest, and where the bytes of each file are. Reads nothing itself."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from worker.legacy.scan import Scan
+from worker.sessions_csv import RECORDING
+from worker.store.digest import Algorithm
+from worker.store.manifest import (
+    Directory,
+    Entry,
+    File,
+    Manifest,
+)
+from worker.store.store import Source
+
+
+class Sources(Mapping[str, Source]):
+    """Where the bytes of each file of a scan are, by its path, in the scan's order; made when they are asked for.
+
+    `digests` are in the same order.
+    """
+
+    def __init__(self, scanned: Scan, digests: Sequence[str]) -> None:
+        self.digests = digests
+        self._files = scanned.files
+
+    def __len__(self) -> int:
+        return len(self.digests)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files.paths)
+
+    def __getitem__(self, path: str, /) -> Source:
+        return self.at(self.numbers[path])
+
+    def at(self, number: int) -> Source:
+        """That of one file of the scan."""
+        file = self._files[number]
+        return Source(path=file.source, signature=file.signature, digest=self.digests[number])
+
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        """The place of each path in the scan."""
+        return {path: number for number, path in enumerate(self._files.paths)}
+
+
+class Contents(Mapping[str, Source]):
+    """One source for each different content, by digest: equal files of one project need to be stored once."""
+
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
+        self._numbers: dict[str, int] = {}
+        for number, digest in enumerate(sources.digests):
+            self._numbers.setdefault(digest, number)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._numbers)
+
+    def __getitem__(self, digest: str, /) -> Source:
+        return self._sources.at(self._numbers[digest])
+
+
+@dataclass(frozen=True)
+class HashedTree:
+    """A legacy tree whose every byte was read once: its manifest, where each file's bytes are, and the records of each
+    session's recording (None where the recording has none or cannot be parsed). `unreadable_labels` are the sessions
+    whose labels.json is not text that a row can hold, `large_labels` those where it is too much for one. `uncounted` are the sessions whose recording was not counted, because
+    one of its size is known: `count_rest` completes `records`. `admitted` are the digests of new content that this job
+    stored already, while it was hashing; `keys` name its big files to other jobs; `known_counts` are
+    digests of recordings that were counted for another project.
+    """
+
+    scan: Scan
+    manifest: Manifest
+    sources: Sources
+    records: dict[str, int | None]
+    unreadable_labels: frozenset[str]
+    large_labels: frozenset[str] = frozenset()
+    uncounted: frozenset[str] = frozenset()
+    admitted: frozenset[str] = frozenset()
+    keys: Mapping[str, str] = field(default_factory=dict)
+    known_counts: frozenset[str] = frozenset()
+
+    @cached_property
+    def distinct(self) -> Contents:
+        """One source for each different content."""
+        return Contents(self.sources)
+
+    @property
+    def counted(self) -> dict[str, tuple[int, int | None]]:
+        """Size and records, by content, of each recording that had to be counted."""
+        sources = {session: self.sources[f"{session}/{RECORDING}"] for session in self.records}
+        return {
+            source.digest: (source.signature.size_bytes, self.records[session])
+            for session, source in sources.items()
+            if source.digest not in self.known_counts
+        }
+
+
+def manifest_of(scanned: Scan, digests: Sequence[str], algorithm: Algorithm) -> Manifest:
+    """The manifest of a scan whose files have these digests, in the scan's order."""
+    entries: list[Entry] = [Directory(entry.path) for entry in scanned.directories]
+    entries += map(File, scanned.files.paths, scanned.files.sizes(), digests)
+    return Manifest.of(algorithm, entries)

@@ -1,0 +1,501 @@
+"""Listing a legacy project's directory: what is there, what may be stored, what must not. Reads no file's content."""
+
+import os
+import stat
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NoReturn, overload
+
+from worker.errors import (
+    DirectoryMissingError,
+    EntryRefusedError,
+    EntryUnreadableError,
+    NoSessionsError,
+    NotADirectoryPathError,
+    PathRefusedError,
+    SourceChangedError,
+)
+from worker.runtime.throttle import Pace, unlimited
+from worker.store.beneath import PATH_MOST_BYTES, directory, status_of
+from worker.store.digest import (
+    Signature,
+    not_read,
+    printable,
+    reading,
+)
+
+_NS_PER_S = 1_000_000_000
+
+_SPECIAL = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+}
+
+_NOISE = frozenset(
+    {
+        "$RECYCLE.BIN",
+        "#recycle",
+        "#snapshot",
+        "@eaDir",
+        "@Recycle",
+        "@tmp",
+        "__MACOSX",
+        ".AppleDouble",
+        ".bzr",
+        ".DS_Store",
+        ".fseventsd",
+        ".git",
+        ".hg",
+        ".snapshot",
+        ".snapshots",
+        ".Spotlight-V100",
+        ".stfolder",
+        ".stversions",
+        ".svn",
+        ".TemporaryItems",
+        ".zfs",
+        "desktop.ini",
+        "lost+found",
+        "System Volume Information",
+        "Thumbs.db",
+    }
+)
+"""What file servers, version control and desktops leave in directories; no watch recorded it."""
+
+_NOISE_BEGINS = ("._", ".nfs0", ".Trash", ".smbdelete", ".fuse_hidden")
+
+_NOISE_KEPT = 10
+"""So many of them are named."""
+
+_NESTED_MOST = 1_000_000
+"""The most entries behind links that stand in linked directories: a handful of such links can stand for more than all memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Roots:
+    """Where legacy projects may lie, and the store's directories, which no project may touch."""
+
+    allowed: tuple[Path, ...]
+    store: tuple[Path, ...]
+
+    @cached_property
+    def real_allowed(self) -> tuple[str, ...]:
+        """The same with links resolved: once, not for each path that is compared with them."""
+        return tuple(os.path.realpath(root) for root in self.allowed)
+
+    @cached_property
+    def real_store(self) -> tuple[str, ...]:
+        """Likewise."""
+        return tuple(os.path.realpath(root) for root in self.store)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScannedFile:
+    """A regular file of the tree. `source` is where its bytes are (a link's target), `mode` its permission bits, `owner` user and group."""
+
+    path: str
+    source: str
+    signature: Signature
+    mode: int
+    owner: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScannedDirectory:
+    """A directory of the tree, with permission bits, time of change, user and group."""
+
+    path: str
+    mode: int
+    mtime_ns: int
+    owner: tuple[int, int]
+
+
+_Entry = ScannedFile | ScannedDirectory
+
+
+class FileList(Sequence[ScannedFile]):
+    """Files in the order in which they were found, in columns, made into objects when they are asked for.
+
+    An object for each would take some 700 bytes, and a project may have a million files. `size_bytes` is the sum of their
+    sizes. Almost every file lies below `root` at its own path; `_elsewhere` has the others, which a link led to.
+    """
+
+    _NUMBERS = struct.Struct("=QQqqIqIIII")
+    """Device, inode, size, times of modification and change, mode, user, group.
+
+    A time is seconds and nanoseconds: nanoseconds alone leave 64 bits in the year 2262, and file systems go further.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.size_bytes = 0
+        self._root = root
+        self._paths: list[str] = []
+        self._elsewhere: dict[int, str] = {}
+        self._numbers = bytearray()
+
+    def append(self, file: ScannedFile) -> None:
+        """Take one more."""
+        if file.source != f"{self._root}/{file.path}":
+            self._elsewhere[len(self._paths)] = file.source
+        said = file.signature
+        self._numbers += self._NUMBERS.pack(
+            said.device,
+            said.inode,
+            said.size_bytes,
+            *divmod(said.mtime_ns, _NS_PER_S),
+            *divmod(said.ctime_ns or 0, _NS_PER_S),
+            file.mode,
+            *file.owner,
+        )
+        self._paths.append(file.path)
+        self.size_bytes += said.size_bytes
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    @overload
+    def __getitem__(self, number: int, /) -> ScannedFile: ...
+    @overload
+    def __getitem__(self, number: slice, /) -> list[ScannedFile]: ...
+    def __getitem__(self, number: int | slice, /) -> ScannedFile | list[ScannedFile]:
+        """One file, or several."""
+        if isinstance(number, slice):
+            return [self[one] for one in range(*number.indices(len(self)))]
+        path = self._paths[number]
+        number = range(len(self))[number]
+        device, inode, size_bytes, mtime, mtime_ns, ctime, ctime_ns, mode, user, group = (
+            self._NUMBERS.unpack_from(self._numbers, number * self._NUMBERS.size)
+        )
+        return ScannedFile(
+            path=path,
+            source=self._elsewhere.get(number) or f"{self._root}/{path}",
+            signature=Signature(
+                device=device,
+                inode=inode,
+                size_bytes=size_bytes,
+                mtime_ns=mtime * _NS_PER_S + mtime_ns,
+                ctime_ns=ctime * _NS_PER_S + ctime_ns,
+            ),
+            mode=mode,
+            owner=(user, group),
+        )
+
+    @property
+    def paths(self) -> Sequence[str]:
+        """The paths alone."""
+        return self._paths
+
+    def sizes(self) -> Iterator[int]:
+        """The sizes alone, in bytes."""
+        return (numbers[2] for numbers in self._NUMBERS.iter_unpack(self._numbers))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noise:
+    """Entries that other programs left: how many, and the paths of the first. What lies in such a
+    directory is not counted by itself.
+    """
+
+    count: int = 0
+    first: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scan:
+    """Everything below a project's directory. `links` counts symbolic links that are stored as what they point to."""
+
+    root: str
+    root_mode: int
+    root_mtime_ns: int
+    root_owner: tuple[int, int]
+    directories: tuple[ScannedDirectory, ...]
+    files: FileList
+    links: int
+    noise: Noise = Noise()
+
+    @property
+    def size_bytes(self) -> int:
+        """The sum of all file sizes."""
+        return self.files.size_bytes
+
+    @property
+    def session_names(self) -> tuple[str, ...]:
+        """The immediate subdirectories."""
+        return tuple(entry.path for entry in self.directories if "/" not in entry.path)
+
+
+def scan(project_path: str, roots: Roots, pace: Pace = unlimited, *, needs_sessions: bool = True) -> Scan:
+    """List the tree at `project_path`. `pace` is asked at each entry.
+
+    A directory is opened without following a link anywhere on the way, and its entries are looked at by its descriptor: what
+    becomes a link meanwhile leads nowhere. One directory is open at a time, however deep the tree is.
+
+    Raises a `ProjectError` that names the path or the entry: missing, not a directory, outside the allowed roots,
+    overlapping the store, without sessions, unreadable, or holding what cannot be stored.
+    """
+    walk = _begin(project_path, roots, pace)
+    directories: list[ScannedDirectory] = []
+    files = FileList(walk.root)
+    for entry in walk.entries():
+        if isinstance(entry, ScannedFile):
+            files.append(entry)
+        else:
+            directories.append(entry)
+    status = walk.root_status
+    found = Scan(
+        root=project_path,
+        root_mode=stat.S_IMODE(status.st_mode),
+        root_mtime_ns=status.st_mtime_ns,
+        root_owner=(status.st_uid, status.st_gid),
+        directories=tuple(directories),
+        files=files,
+        links=walk.links,
+        noise=Noise(count=walk.noise_count, first=tuple(walk.noise)),
+    )
+    if needs_sessions and not found.session_names:
+        raise NoSessionsError(f"No session directories found: {printable(project_path)}")
+    return found
+
+
+def check_same(before: Scan, roots: Roots, pace: Pace = unlimited) -> None:
+    """List the tree again; raise `SourceChangedError` naming the first entry that came, went or was replaced since.
+
+    A directory's own times do not matter. Nothing of the second list is kept while it is equal.
+    """
+    now = _begin(before.root, roots, pace).entries()
+    files, directories = iter(before.files), iter(before.directories)
+    for entry in now:
+        of_kind: Iterator[_Entry] = files if isinstance(entry, ScannedFile) else directories
+        old = next(of_kind, None)
+        if old is None or _content(old) != _content(entry):
+            was = _contents([*([old] if old else []), *files, *directories])
+            _refuse_change(before.root, was, _contents([entry, *now]))
+    if rest := _contents([*files, *directories]):
+        _refuse_change(before.root, rest, {})
+
+
+def _contents(entries: Iterable[_Entry]) -> dict[str, Signature | None]:
+    return dict(map(_content, entries))
+
+
+def _content(entry: _Entry) -> tuple[str, Signature | None]:
+    """What an entry is, as far as a stored tree goes."""
+    return entry.path, entry.signature if isinstance(entry, ScannedFile) else None
+
+
+def _refuse_change(
+    root: str, old: Mapping[str, Signature | None], new: Mapping[str, Signature | None]
+) -> NoReturn:
+    changed = min(
+        (path for path in old.keys() | new.keys() if old.get(path, 0) != new.get(path, 0)), default=""
+    )
+    raise SourceChangedError(
+        f"Entry changed while the directory was read: {printable(os.path.join(root, changed))}"
+    )
+
+
+def _begin(project_path: str, roots: Roots, pace: Pace) -> "_Walk":
+    _check_is_directory(project_path)
+    real = os.path.realpath(project_path)
+    check_place(project_path, real, roots)
+    return _Walk(real, roots, pace)
+
+
+def _check_is_directory(path: str) -> None:
+    if not os.path.isabs(path):
+        raise PathRefusedError(f"Project path is not absolute: {printable(path)}")
+    try:
+        status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DirectoryMissingError(f"Directory does not exist: {printable(path)}") from error
+    except OSError as error:
+        raise EntryUnreadableError(f"Cannot read {printable(path)}: {error.strerror}") from error
+    if not stat.S_ISDIR(status.st_mode):
+        raise NotADirectoryPathError(f"Project path is not a directory: {printable(path)}")
+
+
+def check_place(path: str, real: str, roots: Roots) -> None:
+    """Raise `PathRefusedError` unless `real`, which `path` resolves to, is inside the roots and apart from the store."""
+    if not any(_is_within(real, root) for root in roots.real_allowed):
+        allowed = ", ".join(str(root) for root in roots.allowed)
+        raise PathRefusedError(f"Project path is outside LEGACY_ROOTS ({allowed}): {printable(path)}")
+    _check_apart_from_store(real, roots, f"Project path {printable(path)}")
+
+
+def _check_apart_from_store(real: str, roots: Roots, subject: str) -> None:
+    for store, real_store in zip(roots.store, roots.real_store, strict=True):
+        if _is_within(real, real_store) or _is_within(real_store, real):
+            raise PathRefusedError(f"{subject} overlaps the store's directory {store}")
+
+
+def _is_within(real: str, real_root: str) -> bool:
+    """Is one resolved path the same as the other or below it?"""
+    return real == real_root or real.startswith(real_root.rstrip("/") + "/")
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A directory to be listed: its real path, its path in the tree, and where the walk left a directory by a link to come here.
+
+    A link to any directory on the way would never end. Of the directories between two links only the last, which lies in all
+    of them, needs to be remembered.
+    """
+
+    real: str
+    path: str
+    left_at: tuple[str, ...]
+    is_noise: bool
+
+
+class _Walk:
+    """One walk through a tree, directories before their entries, names in byte order.
+
+    `root_status` is what `stat` says of the root, once the walk has begun; `links`, `noise` and `noise_count` are complete at
+    its end.
+    """
+
+    root_status: os.stat_result
+
+    def __init__(self, real_root: str, roots: Roots, pace: Pace) -> None:
+        self.roots = roots
+        self.root = real_root
+        self.links = 0
+        self.noise: list[str] = []
+        self.noise_count = 0
+        self._pace = pace
+        self._nested = 0
+
+    def entries(self) -> Iterator[_Entry]:
+        """Walk everything; a stack of its own, so that deep trees do not exhaust Python's."""
+        pending = [_Pending(self.root, "", (), is_noise=False)]
+        while pending:
+            here = pending.pop()
+            with _opened(here.real) as descriptor:
+                if not here.path:
+                    self.root_status = os.fstat(descriptor)
+                for name in _names(descriptor, here.real):
+                    self._pace(0)
+                    entry, below = self._entry(descriptor, name, here)
+                    if below is not None:
+                        pending.append(below)
+                    yield entry
+
+    def _entry(self, descriptor: int, name: str, here: _Pending) -> tuple[_Entry, _Pending | None]:
+        """One entry, and the directory to descend into, if it is one."""
+        path = f"{here.path}/{name}" if here.path else name
+        source = f"{here.real}/{name}"
+        try:
+            status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+        except OSError as error:
+            raise not_read(source, error) from error
+        is_noise = here.is_noise or self._notice(name, path)
+        left_at = here.left_at
+        if stat.S_ISLNK(status.st_mode):
+            left_at = (*left_at, here.real)
+            source = self._target(source, path, left_at)
+            self.links += 1
+            with reading(source):
+                status = status_of(source)
+        if len(left_at) > 1:
+            self._count_nested(path)
+        if stat.S_ISREG(status.st_mode):
+            return _file(source, path, status), None
+        if stat.S_ISDIR(status.st_mode):
+            return _directory(path, status), _Pending(source, path, left_at, is_noise=is_noise)
+        kind = _SPECIAL.get(stat.S_IFMT(status.st_mode), "not a regular file")
+        raise EntryRefusedError(f"Entry cannot be stored, it is {kind}: {printable(path)}")
+
+    def _notice(self, name: str, path: str) -> bool:
+        """Is this what another program left? Then it is counted."""
+        if name not in _NOISE and not name.startswith(_NOISE_BEGINS):
+            return False
+        self.noise_count += 1
+        if len(self.noise) < _NOISE_KEPT:
+            self.noise.append(path)
+        return True
+
+    def _count_nested(self, path: str) -> None:
+        self._nested += 1
+        if self._nested > _NESTED_MOST:
+            raise EntryRefusedError(
+                f"Links in linked directories stand for more than {_NESTED_MOST} entries: {printable(path)}"
+            )
+
+    def _target(self, source: str, path: str, left_at: tuple[str, ...]) -> str:
+        """Where a link leads, if it may be followed. It is opened by that path, with no link on the way."""
+        try:
+            real = os.path.realpath(source, strict=True)
+        except FileNotFoundError as error:
+            raise EntryRefusedError(f"Link leads nowhere: {printable(path)}") from error
+        except OSError as error:
+            raise EntryRefusedError(
+                f"Link cannot be followed ({error.strerror}): {printable(path)}"
+            ) from error
+        if not any(_is_within(real, root) for root in self.roots.real_allowed):
+            raise EntryRefusedError(f"Link leaves LEGACY_ROOTS: {printable(path)} -> {printable(real)}")
+        if any(_is_within(step, real) for step in left_at):
+            raise EntryRefusedError(f"Link leads to a directory that contains it: {printable(path)}")
+        try:
+            _check_apart_from_store(real, self.roots, f"Link {printable(path)}")
+        except PathRefusedError as error:
+            raise EntryRefusedError(str(error)) from error
+        return real
+
+
+def _file(source: str, path: str, status: os.stat_result) -> ScannedFile:
+    return ScannedFile(
+        path=path,
+        source=source,
+        signature=Signature.of(status),
+        mode=stat.S_IMODE(status.st_mode),
+        owner=(status.st_uid, status.st_gid),
+    )
+
+
+def _directory(path: str, status: os.stat_result) -> ScannedDirectory:
+    if "/" not in path:
+        _check_row_can_hold(path)
+    elif len(path) > PATH_MOST_BYTES:
+        # No stored tree could hold it, and a walk that went on would keep a longer path for each level.
+        raise too_long(path)
+    return ScannedDirectory(
+        path=path,
+        mode=stat.S_IMODE(status.st_mode),
+        mtime_ns=status.st_mtime_ns,
+        owner=(status.st_uid, status.st_gid),
+    )
+
+
+@contextmanager
+def _opened(real: str) -> Iterator[int]:
+    """The directory at a resolved path, open for listing."""
+    with ExitStack() as stack:
+        with reading(real):
+            descriptor = stack.enter_context(directory(real))
+        yield descriptor
+
+
+def _names(descriptor: int, real: str) -> Sequence[str]:
+    """The entries of an open directory in byte order."""
+    with reading(real):
+        return sorted(os.listdir(descriptor), key=os.fsencode)
+
+
+def too_long(path: str) -> EntryRefusedError:
+    """A path that no stored tree can hold, named by its two ends."""
+    whole = printable(path)
+    return EntryRefusedError(f"Path is too long to be stored: {whole[:200]} … {whole[-100:]}")
+
+
+def _check_row_can_hold(name: str) -> None:
+    """A session directory's name goes into text columns, which hold UTF-8 only."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        raise EntryRefusedError(f"Session directory's name is not UTF-8: {printable(name)}") from None

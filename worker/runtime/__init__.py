@@ -1,0 +1,1 @@
+"""What every process needs: logs, limits, shutdown, forks. Knows no job."""

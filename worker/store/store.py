@@ -1,0 +1,622 @@
+"""The content-addressed store: blobs and manifests by digest, trees of hard links. Knows no database and no project.
+
+Order is the safety here. Bytes are durable before a blob's name exists, every name is durable before `publish`
+returns, and only then may a row refer to the dataset. Nothing is ever written under a final name: everything is made in
+staging and enters by link or rename. A link joins a tree to the blobs, never to a legacy file: the application rewrites
+those in place.
+"""
+
+import errno
+import json
+import os
+import re
+import stat
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from worker.errors import (
+    RoomWaitedForError,
+    SourceChangedError,
+    StoredBytesMismatchError,
+    StoreFullError,
+    StoreUnusableError,
+    TooLargeForStoreError,
+)
+from worker.runtime.throttle import Pace, unlimited
+from worker.store.digest import (
+    BIG_BYTES,
+    Algorithm,
+    Signature,
+    Sink,
+    abreast,
+    bytes_have_digest,
+    new_hasher,
+    one_by_one,
+    printable,
+    read_chunks,
+)
+from worker.store.files import (
+    Placement,
+    Writer,
+    allocated,
+    flushing,
+    fresh_status,
+    give_name,
+    is_directory,
+    make_directory,
+    new_file,
+    place,
+    put_in_place,
+    writing,
+)
+from worker.store.manifest import Manifest
+from worker.store.removal import REMOVED, remove_tree, take_away
+from worker.store.syscalls import (
+    OpenFolder,
+    is_nfs,
+    refresh,
+    sync_file_system,
+)
+from worker.units import reserve_of
+
+FORMAT = 1
+"""Raised when the layout below changes in a way that older versions would misread."""
+
+_DRAFT = "store-"
+"""How the names of drafts of store.json begin in staging; no task id does."""
+
+_TASK_CHARACTERS = 36
+"""Task ids are UUIDs."""
+
+_TRIES = 3
+"""How often a name is looked at again that others change meanwhile."""
+
+_MOST_NAME_BYTES = 200
+"""So much of a thing's name is kept in quarantine, where more is put behind it: names have 255 bytes at most (NAME_MAX)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A file whose bytes may be taken: where it is, what `stat` said of it, and the digest its bytes had."""
+
+    path: str
+    signature: Signature
+    digest: str
+
+
+@dataclass(frozen=True)
+class Store:
+    """One store: `root` holds blobs and manifests, `trees` (on the same file system) what the application reads."""
+
+    root: Path
+    trees: Path
+    algorithm: Algorithm
+    store_id: str | None
+    _folder: OpenFolder | None = field(default=None, compare=False, repr=False)
+    admitted: set[str] = field(default_factory=set, compare=False, repr=False)
+    """The digests whose bytes came in through this object since it was opened."""
+
+    @staticmethod
+    def open(root: Path, trees: Path, algorithm: Algorithm, *, create: bool) -> "Store":
+        """The store at `root`. A new one (only with `create`) is made with `algorithm`; an old one keeps its own.
+
+        Without `create` nothing is written, and a store that is not there yet is described as it would be made. Who writes
+        opens the store first: only bytes that are written after that are certain to be on the disk when `sync` returns.
+        Raises `StoreUnusableError` for another format, unreadable directories, or trees on another file system.
+        """
+        with writing(root):
+            if create:
+                _make_directories(root, trees)
+                _describe_once(root, algorithm)
+            description = _description(root)
+            if root.exists() and trees.exists() and root.stat().st_dev != trees.stat().st_dev:
+                raise StoreUnusableError(
+                    f"{root} and {trees} are on different file systems; hard links need one"
+                )
+            folder = OpenFolder(root) if root.exists() else None
+        if description is None:
+            return Store(root, trees, algorithm, None, folder)
+        return Store(root, trees, *description, folder)
+
+    def make_directories(self) -> None:
+        """Make what is missing of the store's directories, as `open` does with `create`."""
+        with writing(self.root):
+            _make_directories(self.root, self.trees)
+
+    # Blobs ----------------------------------------------------------------------------------------------------------
+
+    def blob_path(self, digest: str) -> str:
+        """Where the bytes with this digest are, or would be."""
+        return f"{self.root}/blobs/{digest[:2]}/{digest}"
+
+    def has_blob(self, digest: str, size_bytes: int, *, asked_anew: bool = False) -> bool:
+        """Is there a blob of this digest with the size it must have? With `asked_anew` no cache of a network file system says so."""
+        path = self.blob_path(digest)
+        with writing(path):
+            try:
+                status = fresh_status(path) if asked_anew else os.lstat(path)
+            except FileNotFoundError:
+                return False
+        return status is not None and stat.S_ISREG(status.st_mode) and status.st_size == size_bytes
+
+    def stage_file(self, source: Source, staging: str, buffer: memoryview, pace: Pace = unlimited) -> str:
+        """Copy a source into `staging` while hashing it again; the path of the copy, not yet durable.
+
+        Raises `SourceChangedError` when the bytes are not those that were hashed before.
+        """
+        staged = f"{staging}/{source.digest}"
+        if self.take_in(source.path, source.signature, staged, buffer, pace) != source.digest:
+            raise SourceChangedError(f"File changed while it was read: {printable(source.path)}")
+        return staged
+
+    def take_in(
+        self,
+        path: str,
+        signature: Signature,
+        staged: str,
+        buffer: memoryview,
+        pace: Pace = unlimited,
+        observe: Sink | None = None,
+    ) -> str:
+        """Copy a file to `staged` in the pass that hashes it; its digest. The copy is not durable yet."""
+        hasher = new_hasher(self.algorithm)
+        with writing(staged), new_file(staged) as descriptor:
+            is_big = signature.size_bytes >= BIG_BYTES
+            holes = is_big and allocated(path, signature.size_bytes) < signature.size_bytes
+            write = Writer(descriptor, staged, signature.size_bytes, holes=holes)
+            show = abreast if is_big else one_by_one
+            sinks: list[Sink] = [hasher.update, write] if observe is None else [hasher.update, observe, write]
+            for chunk in read_chunks(path, signature, buffer, pace):
+                show(chunk, sinks)
+            os.fchmod(descriptor, 0o444)
+        return hasher.hexdigest()
+
+    def admit(self, staged: str, digest: str, size_bytes: int) -> bool:
+        """Give durable staged bytes their name among the blobs; False when another worker was first.
+
+        A blob of the wrong size that stands in the way is condemned: its bytes cannot be those of its digest.
+        """
+        final = self.blob_path(digest)
+        with writing(final):
+            folder = os.path.dirname(final)
+            if not os.path.isdir(folder):
+                os.makedirs(folder, exist_ok=True)
+            while True:
+                try:
+                    give_name(staged, final)
+                except FileExistsError:
+                    if self.has_blob(digest, size_bytes, asked_anew=True):
+                        return False
+                else:
+                    break
+                # Another worker may be as far as this one, and the bad blob may be gone by now.
+                with suppress(FileNotFoundError):
+                    self._replace(
+                        staged,
+                        final,
+                        f"blob {digest} does not have the {size_bytes} bytes of its content",
+                        lambda aside: not _is_file_of(aside, size_bytes),
+                    )
+                    break
+        self.admitted.add(digest)
+        return True
+
+    def replace_blob(self, digest: str, good: str) -> None:
+        """Let durable bytes take the name of a bad blob, in one moment: others may be linking it. The bad one goes to
+        quarantine; one that is gone already is no hindrance.
+        """
+        final = self.blob_path(digest)
+        with writing(final):
+            os.makedirs(os.path.dirname(final), exist_ok=True)
+            self._replace_if_there(
+                good, final, "its bytes are not those of its digest", self._has_other_bytes(digest)
+            )
+        self.admitted.add(digest)
+
+    def _has_other_bytes(self, digest: str) -> Callable[[str], bool]:
+        return lambda path: not bytes_have_digest(path, digest, self.algorithm)
+
+    def check_room(self, size_bytes: int) -> None:
+        """Raise unless so many bytes fit and a reserve stays for everybody else on the file system, as it is right now.
+
+        `TooLargeForStoreError` for more than the whole file system could ever take, `StoreFullError` when nothing fits any more,
+        `RoomWaitedForError` when less would. Who brings no bytes takes nothing from the reserve.
+        """
+        with writing(self.root):
+            status = os.statvfs(self.root)
+        free, total = status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
+        reserve = reserve_of(total)
+        if size_bytes <= max(0, free - reserve):
+            return
+        figures = f"{size_bytes} bytes are to be stored, {free} are free, {reserve} stay in reserve"
+        if size_bytes > total - reserve:
+            raise TooLargeForStoreError(
+                f"Too large for the store: {self.root}: {figures}, {total} are all there are"
+            )
+        if free <= reserve:
+            raise StoreFullError(f"No space left in the store: {self.root}: {figures}")
+        raise RoomWaitedForError(f"Not enough room in the store: {self.root}: {figures}")
+
+    # Trees ----------------------------------------------------------------------------------------------------------
+
+    def tree_path(self, name: str, dataset_digest: str, digits: int = 12) -> Path:
+        """Where the tree of a dataset goes: a readable, harmless form of `name`, and identity in the digest."""
+        return self.trees / f"{safe_name(name)}-{dataset_digest[:digits]}"
+
+    def build_tree(self, manifest: Manifest, target: str, pace: Pace = unlimited) -> dict[Placement, int]:
+        """Make the manifest's tree at `target` out of blobs; how many files were linked or, if need be, copied.
+
+        Directories keep their write bit until `publish`: a directory without it cannot be moved by its owner.
+        """
+        placed: dict[Placement, int] = {"hard": 0, "reflink": 0, "copy": 0}
+        with writing(target):
+            self.ask_anew(file.digest for file in manifest.files)
+            os.mkdir(target, 0o755)
+            for directory in manifest.directories:
+                os.mkdir(f"{target}/{directory.path}", 0o755)
+            for file in manifest.files:
+                pace(0)
+                placed[place(self.blob_path(file.digest), f"{target}/{file.path}")] += 1
+            for directory in reversed(manifest.directories):
+                os.chmod(f"{target}/{directory.path}", 0o555)
+        return placed
+
+    def ask_anew(self, digests: Iterable[str]) -> None:
+        """Have a network file system look up these blobs anew: another machine may have replaced a bad one, which a name that
+        is only remembered still leads to. Asked by folder, of which there are few.
+        """
+        refresh(*{os.path.dirname(self.blob_path(digest)) for digest in digests})
+
+    def replace_in_tree(self, good: str, path: str, staging: str, *, bad_copy_of: str | None = None) -> None:
+        """Let a tree's file be these durable bytes; readers see the old file or the new one, whole.
+
+        What was there is a link of a blob that goes to quarantine by itself, unless it is a bad copy of a digest, which goes
+        there now. A directory that is gone is left to whoever needs its dataset next. Dying here: `path` is the one or the
+        other, its directory may be open for writing until somebody does this again.
+        """
+        directory = os.path.dirname(path)
+        draft = f"{staging}/{uuid.uuid4().hex}"
+        with writing(path):
+            if not is_directory(directory):
+                return
+            # Rows may refer to this tree already.
+            place(good, draft, durably=True)
+            os.chmod(directory, 0o755)
+            try:
+                if bad_copy_of is not None:
+                    self._replace_if_there(
+                        draft,
+                        path,
+                        "this copy's bytes are not those of its digest",
+                        self._has_other_bytes(bad_copy_of),
+                    )
+                elif is_nfs(directory):
+                    self._put_over_on_nfs(draft, path)
+                else:
+                    os.rename(draft, path)
+            finally:
+                os.chmod(directory, 0o555)
+
+    def _put_over_on_nfs(self, draft: str, path: str) -> None:
+        """Moved away first: to replace a file that a program has open leaves a name `.nfs…` beside it, which could not go
+        any more once the directory is read-only. For other machines a replaced name is absent for a moment in any case.
+        """
+        with suppress(FileNotFoundError):
+            os.rename(path, f"{self.root}/quarantine/{_kept_name(path)}")
+        os.rename(draft, path)
+
+    def differences(self, manifest: Manifest, tree: str, pace: Pace = unlimited) -> Iterator[str]:
+        """What keeps the tree from being the manifest's, by presence, kind and size; nothing when all is well.
+
+        What is not as it should be is asked for anew before that is said.
+        """
+        for directory in manifest.directories:
+            pace(0)
+            path = f"{tree}/{directory.path}"
+            if not is_directory(path):
+                refresh(*_steps(tree, directory.path))
+                if not is_directory(path):
+                    yield f"directory is missing: {printable(directory.path)}"
+        for file in manifest.files:
+            pace(0)
+            trouble = _trouble(f"{tree}/{file.path}", file.size_bytes)
+            if trouble is not None:
+                refresh(*_steps(tree, file.path))
+                trouble = _trouble(f"{tree}/{file.path}", file.size_bytes)
+            if trouble is not None:
+                yield f"{printable(file.path)}: {trouble}"
+
+    def holds(self, manifest: Manifest, tree: str, pace: Pace = unlimited) -> bool:
+        """Is the dataset here in full, tree and manifest, so that a project may refer to it without a copy?"""
+        return self._has_manifest(manifest) and self._is_whole(manifest, tree, pace)
+
+    def _has_manifest(self, manifest: Manifest) -> bool:
+        path = self.manifest_path(manifest.digest)
+        if bytes_have_digest(path, manifest.digest, manifest.algorithm):
+            return True
+        refresh(os.path.dirname(path), path)
+        return bytes_have_digest(path, manifest.digest, manifest.algorithm)
+
+    def _is_whole(self, manifest: Manifest, tree: str, pace: Pace = unlimited) -> bool:
+        return next(self.differences(manifest, tree, pace), None) is None
+
+    def publish(
+        self,
+        manifest: Manifest,
+        built: str,
+        tree: Path,
+        staging: str,
+        confirm: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Make manifest and tree visible under their names, durably. A damaged tree of that name goes to quarantine.
+
+        The caller holds the dataset's claim: nobody else publishes this name. Should it have lost the claim without
+        knowing yet, another one has published the tree: a whole one stays where it is. `confirm` is called before a tree is
+        replaced, and raises if the claim is lost.
+        """
+        with writing(tree):
+            self._write_manifest(manifest, staging)
+            self._put_in_place(manifest, built, tree, confirm)
+        self.seal(tree)
+
+    def _put_in_place(self, manifest: Manifest, built: str, tree: Path, confirm: Callable[[], None]) -> None:
+        """Between a look at the place and what follows from it, this process may have slept, and others have come to the place:
+        so a tree that is replaced is judged again when it is out of the way, and a name that is taken is looked at again.
+        """
+        place_of = os.fspath(tree)
+        for tries_left in reversed(range(_TRIES)):
+            # Looked for before it is looked at: what comes to the place after this comes in one piece, and is not to be moved away.
+            refresh(os.path.dirname(place_of), place_of)
+            if os.path.lexists(tree):
+                if self.holds(manifest, place_of):
+                    return
+                confirm()
+                with suppress(FileNotFoundError):
+                    self._replace(
+                        built,
+                        place_of,
+                        "tree is incomplete; a new one takes its place",
+                        lambda aside: not self._is_whole(manifest, aside),
+                    )
+                    return
+                if not os.path.lexists(built):
+                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), built)
+            try:
+                os.rename(built, tree)
+            except OSError as error:
+                if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR} or not tries_left:
+                    raise
+            else:
+                return
+
+    def seal(self, tree: Path) -> None:
+        """Close a published tree for writing and wait until it is on the disk. Whoever published it may have died before."""
+        with writing(tree):
+            os.chmod(tree, 0o555)
+        self.sync()
+
+    def manifest_path(self, dataset_digest: str) -> str:
+        """Where the manifest of a dataset is, or would be."""
+        return f"{self.root}/manifests/{dataset_digest}.json"
+
+    def read_manifest(self, dataset_digest: str) -> Manifest:
+        """The stored manifest; its bytes must have the digest that names it."""
+        try:
+            content = Path(self.manifest_path(dataset_digest)).read_bytes()
+            manifest = Manifest.parse(content)
+        except (OSError, ValueError) as error:
+            raise StoredBytesMismatchError(f"Manifest {dataset_digest} cannot be read: {error}") from error
+        if manifest.digest != dataset_digest or manifest.content != content:
+            raise StoredBytesMismatchError(
+                f"Manifest {dataset_digest} does not have the bytes its digest promises"
+            )
+        return manifest
+
+    # Staging, quarantine, durability ----------------------------------------------------------------------------------
+
+    @contextmanager
+    def staging(self, name: str) -> Iterator[str]:
+        """A directory of this attempt's own, removed at the end whatever happens."""
+        path = f"{self.root}/staging/{name}"
+        with writing(path):
+            os.mkdir(path, 0o700)
+        try:
+            yield path
+        finally:
+            # What cannot be removed now stays, and the doctor names it: an error here would hide the one that brought us here.
+            with suppress(OSError):
+                remove_tree(path)
+
+    def staged_by(self) -> dict[str, int]:
+        """The jobs that have something in staging, by their task ids, and the last attempt of each that has."""
+        found: dict[str, int] = {}
+        with suppress(FileNotFoundError):
+            for name in os.listdir(f"{self.root}/staging"):
+                task, attempt = name[:_TASK_CHARACTERS], _attempt_of(name[:_TASK_CHARACTERS], name)
+                if attempt is not None:
+                    found[task] = max(attempt, found.get(task, 0))
+        return found
+
+    def clear_staging(self, job: str, last_attempt: int) -> None:
+        """Remove the staging directories of a job's attempts up to this one: they are over. A later one may be at work, and
+        whoever calls may have slept meanwhile. Likewise drafts of the store's description.
+        """
+        folder = f"{self.root}/staging"
+        with writing(folder), suppress(FileNotFoundError):
+            for name in os.listdir(folder):
+                attempt = _attempt_of(job, name)
+                if attempt is not None and attempt <= last_attempt:
+                    # The attempt may be asleep, wake up right now and remove it, too.
+                    with suppress(FileNotFoundError):
+                        remove_tree(f"{folder}/{take_away(folder, name)}")
+                elif name.startswith(REMOVED):
+                    with suppress(FileNotFoundError):
+                        remove_tree(f"{folder}/{name}")
+                elif name.startswith(_DRAFT) and self.store_id is not None:
+                    # The store has its description: whoever is still drafting one finds that out.
+                    with suppress(FileNotFoundError):
+                        os.unlink(f"{folder}/{name}")
+
+    def _replace_if_there(self, good: str, path: str, reason: str, is_bad: Callable[[str], bool]) -> None:
+        try:
+            self._replace(good, path, reason, is_bad)
+        except FileNotFoundError:
+            os.rename(good, path)
+
+    def _replace(self, good: str, path: str, reason: str, is_bad: Callable[[str], bool]) -> None:
+        """Let a good thing take the place of a bad one in one moment; the bad one is in quarantine then, with the reason beside it.
+
+        It is judged once more there: who slept since it was judged may have met the good one of whoever went on meanwhile.
+        That one was equal to what has the place now, and goes. Raises `FileNotFoundError` when nothing is at the place.
+        """
+        target = f"{self.root}/quarantine/{_kept_name(path)}"
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        if is_directory(path):
+            # Nobody but root moves a directory that cannot be written.
+            os.chmod(path, 0o755)
+        # The reason comes first: a crash in between must not leave a thing that nobody can explain.
+        words = Path(f"{target}.reason.txt")
+        words.write_text(f"{printable(path)}\n{reason}\n", encoding="utf-8")
+        try:
+            put_in_place(good, path, target)
+        except OSError:
+            if not _is_put_back(target, path):
+                raise
+            words.unlink()
+            raise
+        if not is_bad(target):
+            remove_tree(target)
+            words.unlink()
+
+    def sync(self) -> None:
+        """Wait until everything written to the store's file system is on the disk: one call for any number of files.
+
+        Raises `StoreSyncError` when something could not be written since the store was opened, be it ours or not: whoever
+        wrote something since does not know whether it is on the disk, and writes it again (`try_again`).
+        """
+        with writing(self.root), flushing(self.root):
+            sync_file_system(os.fspath(self.root) if self._folder is None else self._folder.descriptor)
+
+    def try_again(self) -> None:
+        """After a sync that failed: begin anew with a fresh descriptor. Raises `StoreBrokenError` when the next one fails as well.
+
+        What was written and has no name yet may be lost, although a sync succeeds now: the kernel tells of it only once.
+        """
+        if self._folder is not None:
+            with writing(self.root):
+                self._folder.renew()
+        self.sync()
+
+    def _write_manifest(self, manifest: Manifest, staging: str) -> None:
+        staged = f"{staging}/manifest.json"
+        with new_file(staged, durably=True) as descriptor:
+            with open(descriptor, "wb", closefd=False) as file:
+                file.writelines(manifest.parts())
+            os.fchmod(descriptor, 0o444)
+        os.rename(staged, self.manifest_path(manifest.digest))
+
+
+def _is_put_back(target: str, path: str) -> bool:
+    """Undo half of a replacement, if that is what there is; is nothing in quarantine then?"""
+    if not os.path.lexists(target):
+        return True
+    if not os.path.lexists(path):
+        os.rename(target, path)
+        return True
+    if os.path.samestat(os.lstat(target), os.lstat(path)):
+        os.unlink(target)
+        return True
+    return False
+
+
+def _kept_name(path: str) -> str:
+    """A name in quarantine that nothing has, and that tells what it was."""
+    return f"{os.fsdecode(os.fsencode(os.path.basename(path))[:_MOST_NAME_BYTES])}-{uuid.uuid4().hex[:8]}"
+
+
+def _is_file_of(path: str, size_bytes: int) -> bool:
+    return _trouble(path, size_bytes) is None
+
+
+def _trouble(path: str, size_bytes: int) -> str | None:
+    """What keeps a path from being a file of this size."""
+    try:
+        status = os.lstat(path)
+    except OSError as error:
+        return error.strerror
+    if not stat.S_ISREG(status.st_mode) or status.st_size != size_bytes:
+        return f"not a file of {size_bytes} bytes"
+    return None
+
+
+def _steps(tree: str, path: str) -> list[str]:
+    """The directories on the way to an entry of a tree, from the one above the tree on, and the entry."""
+    steps = [os.path.dirname(tree), tree]
+    for name in path.split("/"):
+        steps.append(f"{steps[-1]}/{name}")
+    return steps
+
+
+def _attempt_of(job: str, name: str) -> int | None:
+    """Which attempt of a job a staging directory is named for (`<job>-<attempt>`, perhaps with what it is for); None: no one."""
+    number = name.removeprefix(f"{job}-").partition("-")[0]
+    return int(number) if name.startswith(f"{job}-") and number.isdecimal() else None
+
+
+def safe_name(name: str) -> str:
+    """A directory name made from any text: only [A-Za-z0-9._-], 80 characters at most, never starting with a dot.
+
+    Nor with `raw_datasets`: Label takes `raw_datasets/raw_datasets` in a path for a mistake (label contract, 6.1).
+    """
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "_", name).lstrip(".")
+    return (f"_{safe}" if safe.startswith("raw_datasets") else safe)[:80] or "dataset"
+
+
+def _make_directories(root: Path, trees: Path) -> None:
+    for directory in (trees, root / "blobs", root / "manifests", root / "staging", root / "quarantine"):
+        make_directory(directory)
+
+
+def _describe_once(root: Path, algorithm: Algorithm) -> None:
+    """Write store.json if nobody has; of several workers that start at once, one wins."""
+    if (root / "store.json").exists():
+        return
+    description = {"format": FORMAT, "id": str(uuid.uuid4()), "digest": algorithm}
+    draft = root / f"staging/{_DRAFT}{uuid.uuid4().hex}.json"
+    try:
+        # A name without its bytes after a power failure would make the whole store unreadable.
+        with new_file(os.fspath(draft), durably=True) as descriptor:
+            os.write(descriptor, json.dumps(description, indent=2).encode() + b"\n")
+            os.fchmod(descriptor, 0o644)
+        # Somebody was first, and may have removed this draft since.
+        with suppress(FileExistsError, FileNotFoundError):
+            give_name(os.fspath(draft), f"{root}/store.json")
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _description(root: Path) -> tuple[Algorithm, str] | None:
+    """Digest algorithm and id of the store at `root`; None when there is no store yet."""
+    path = root / "store.json"
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise StoreUnusableError(f"{path} cannot be read: {error}") from error
+    match document:
+        case {"format": format_, "id": str(store_id), "digest": "blake3" | "sha256" as algorithm} if (
+            format_ == FORMAT
+        ):
+            return algorithm, store_id
+        case {"format": format_} if format_ != FORMAT:
+            raise StoreUnusableError(
+                f"{path} says format {format_!r}; this version reads format {FORMAT} only"
+            )
+        case _:
+            raise StoreUnusableError(
+                f"{path} is not a description of a store with digests of blake3 or sha256"
+            )
