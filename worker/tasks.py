@@ -2,22 +2,18 @@
 
 import os
 import uuid
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import cache, partial
 from typing import Any
 
-from celery import Task, bootsteps, shared_task
+from celery import Task, shared_task
 from celery.exceptions import Ignore
-from celery.worker.control import inspect_command
 
 from worker import settings as settings_module
-from worker.doctor.checkup import Checkups
 from worker.jobs import runner as job
 from worker.jobs.heartbeat import Progress
 from worker.jobs.migrate import migrate
-from worker.jobs.reaper import Reaper
 from worker.jobs.rollback import rollback
 from worker.jobs.runner import Tools
 from worker.jobs.verify import verify_sessions
@@ -120,38 +116,3 @@ def _tools_of(task: Task) -> Tools:
 def _teller(_pid: int) -> Teller:
     """This process's thread for events; a fork inherits none."""
     return Teller()
-
-
-class Reaping(bootsteps.StartStopStep):  # type: ignore[misc]
-    """The reaper in each worker's parent process: starts and stops with it, whatever its children do.
-
-    Not before the first children are there: they are to be forked while the parent has no other thread (`worker.runtime.fork_guard`).
-    """
-
-    requires = ("celery.worker.components:Pool",)
-
-    def __init__(self, parent: Any, **arguments: Any) -> None:
-        super().__init__(parent, **arguments)
-        settings = settings_module.load()
-        self._reaper = Reaper(settings)
-        # Where the remote-control command below finds it.
-        parent.checkups = Checkups(settings, lambda: (self._reaper.check(),))
-
-    def start(self, _parent: Any) -> None:
-        """Begin to look."""
-        self._reaper.start()
-
-    def stop(self, _parent: Any) -> None:
-        """Look no more."""
-        self._reaper.stop()
-
-
-@inspect_command(args=[("token", str), ("step", str)], signature="TOKEN {examine|look|end}")
-def examine(state: Any, token: str, step: str, marks: Sequence[str] = ()) -> dict[str, Any]:
-    """Answer the doctor for this worker and its machine: at once, with what is known by now.
-
-    Runs in the parent's event loop, so a worker whose children are all busy answers, too. Twice, or at once: one examination
-    for each token.
-    """
-    parent = state.consumer.controller
-    return parent.checkups.answer(token, step, marks, processes=parent.concurrency)  # type: ignore[no-any-return]

@@ -36,7 +36,7 @@ from producer.local.servers import (
     write_secret,
 )
 from producer.local.signals import stopped_by_signals
-from worker.app import create_app
+from worker.broker.config import create_app
 from worker.db import schema
 from worker.db.engine import connect
 from worker.errors import UsageError

@@ -15,7 +15,7 @@ from tests.acceptance.slow import big_study, enqueue, small_studies
 from tests.conftest import Site
 from tests.deadlines import PATIENCE_S
 from tests.estate import make_project, record_session
-from worker.app import create_app
+from worker.broker.config import create_app
 from worker.messages import JobRef, Verb
 
 pytestmark = pytest.mark.stack

@@ -20,7 +20,7 @@ from tests.bench import counting, noop
 from tests.bench.corpora import Corpus, tiny
 from tests.bench.measure import Measured, Settle, bytes_below, cpu_s, descendants, peak_mb
 from tests.bench.noop import NOOP_TASK
-from worker.app import create_app
+from worker.broker.config import create_app
 from worker.db import ledger
 from worker.db.engine import connect
 from worker.messages import JobRef, Outcome, RunState, Status

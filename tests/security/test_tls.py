@@ -29,8 +29,8 @@ from tests.security import encrypted_servers
 from tests.security.certificates import Certificates
 from tests.security.encrypted_servers import OTHER_ADDRESS
 from worker import settings as settings_module
-from worker.app import create_app
 from worker.broker import client as broker
+from worker.broker.config import create_app
 from worker.db import schema
 from worker.db.engine import connect
 from worker.errors import BrokerUnavailableError, MigratorError

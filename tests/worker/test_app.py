@@ -11,9 +11,9 @@ from sqlalchemy import event
 
 from tests.conftest import Site
 from tests.estate import make_project, record_session
-from worker import app as room
 from worker import tasks
-from worker.app import create_app
+from worker.broker import config as room
+from worker.broker.config import create_app
 from worker.messages import QUEUE, Verb
 from worker.runtime import shutdown as stopping
 from worker.settings import Settings

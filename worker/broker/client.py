@@ -216,7 +216,7 @@ def _storable(epoch: bytes) -> str:
 
 def _app(settings: Settings, *, with_results: bool = True) -> "Celery":
     # Celery and the broker's client take longer to import than most verbs to answer, and most ask nothing of the broker.
-    from worker.app import create_app  # noqa: PLC0415
+    from worker.broker.config import create_app  # noqa: PLC0415
 
     return create_app(settings, with_results=with_results)
 

@@ -10,8 +10,8 @@ from kombu.transport.redis import Channel
 
 from producer.local.servers import servers_folder, valkey
 from tests.conftest import Site
-from worker.app import create_app
 from worker.broker.client import Message, send
+from worker.broker.config import create_app
 from worker.broker.consumer import LastingConsumer
 from worker.messages import QUEUE, JobRef, Verb
 from worker.settings import Settings

@@ -10,7 +10,7 @@ from celery.worker.components import Pool
 from tests.conftest import Site
 from tests.deadlines import PATIENCE_S
 from worker import app as app_room
-from worker import tasks
+from worker import bootsteps
 from worker.runtime import fork_guard as forking
 
 DEADLINE_S = PATIENCE_S
@@ -82,4 +82,4 @@ def test_the_reaper_starts_when_the_first_children_are_there(site: Site, monkeyp
     finally:
         app_room._worker_app.cache_clear()
 
-    assert steps.index(Pool) < steps.index(tasks.Reaping)
+    assert steps.index(Pool) < steps.index(bootsteps.Reaping)

@@ -1,0 +1,138 @@
+"""Every Celery setting, each with its reason, and an app made of them. Knows no task's inside and opens no connection."""
+
+import os
+from typing import Any
+
+import click
+from celery import Celery
+
+from worker import settings as settings_module
+from worker.broker.message_validation import Door
+from worker.broker_url import BrokerUrl
+from worker.errors import SettingsError
+from worker.messages import QUEUE
+from worker.runtime import log
+from worker.settings import Settings
+
+_log = log.get(__name__)
+
+_WEEK_S = 7 * 86_400
+_PATIENCE_S = 30
+_HURRY_S = 8
+"""A worker waits for Redis rather than losing its connection; in front of the producer a person waits."""
+
+
+def create_app(settings: Settings, *, with_results: bool = True) -> Celery:
+    """An app for these settings. The producer sends with one that has no result backend: each kept result would be a
+    subscription of its own in Redis.
+
+    Raises `SettingsError` for an option of `celery` that names another broker, result backend or configuration.
+    """
+    _shut_out_other_applications()
+    app = Celery("label_dataset_migrator", include=["worker.tasks"], set_as_current=with_results, amqp=Door)
+    broker = settings.broker
+    app.conf.update(
+        broker_url=broker.url,
+        result_backend=broker.url if with_results else None,
+        **_tls(broker),
+        broker_transport_options=_transport(_PATIENCE_S if with_results else _HURRY_S),
+        **_MESSAGES,
+        **_DELIVERY,
+        **_CONNECTIONS,
+        **_VISIBILITY,
+    )
+    return app
+
+
+def _shut_out_other_applications() -> None:
+    """Take such variables out of this process's environment, and so out of its children's, and say so. What was written on
+    the command line for this very process is refused instead: it must not be ignored.
+    """
+    for name, option in settings_module.variables_of_other_applications().items():
+        if option is not None and _is_on_the_command_line(option):
+            raise SettingsError(
+                f"celery --{option.replace('_', '-')} is not understood here: REDIS_URL alone says where the broker and "
+                "the results are"
+            )
+        del os.environ[name]
+        _log.warning(
+            "celery_variable_ignored", variable=name, reason="REDIS_URL alone says where the broker is"
+        )
+
+
+def _is_on_the_command_line(option: str) -> bool:
+    """Whether `celery` got it as an option; a variable such as `BROKER_URL`, which it reads as one, is another application's."""
+    context = click.get_current_context(silent=True)
+    source = click.core.ParameterSource.COMMANDLINE
+    return context is not None and context.find_root().get_parameter_source(option) is source
+
+
+def _tls(broker: BrokerUrl) -> dict[str, Any]:
+    """Not in the URL: Flower and the result backend do not look for it there, and kombu would take silence for "do not look
+    at the certificate". Nothing at all for plain text: `celery report` fails at settings of nothing.
+    """
+    if not broker.tls:
+        return {}
+    return {"broker_use_ssl": dict(broker.tls), "redis_backend_use_ssl": dict(broker.tls)}
+
+
+def _transport(socket_timeout_s: int) -> dict[str, Any]:
+    return {
+        # Longer than any job: a message that Redis gives out again while its job still runs would only be dropped by the
+        # ledger. Recovery is the ledger's, not Redis's.
+        "visibility_timeout": _WEEK_S,
+        # A Redis that does not answer is an error within seconds, never a hang.
+        "socket_timeout": socket_timeout_s,
+        "socket_connect_timeout": 5,
+        "socket_keepalive": True,
+        "health_check_interval": 25,
+    }
+
+
+_MESSAGES: dict[str, Any] = {
+    # Ids in JSON and nothing else: whoever can write to the broker must not be able to make a worker run code.
+    "task_serializer": "json",
+    "result_serializer": "json",
+    "accept_content": ["json"],
+    "result_accept_content": ["json"],
+    "task_default_queue": QUEUE,
+    # Results are a cache of the ledger's outcomes; a week covers a long run and a late collector.
+    "result_expires": _WEEK_S,
+    "result_extended": True,
+}
+
+_DELIVERY: dict[str, Any] = {
+    # A message is acknowledged when its job has ended: a second safety net below the ledger's lease.
+    "task_acks_late": True,
+    "task_acks_on_failure": True,
+    "task_acks_on_timeout": True,
+    # The ledger is the only way to a retry: it counts attempts, Celery's requeue does not.
+    "task_reject_on_worker_lost": False,
+    "task_retry_on_worker_lost": False,
+    # One message a process: a big project must not hold small ones that another worker could do.
+    "worker_prefetch_multiplier": 1,
+    # A lost connection to Redis does not cost hours of copying; the second delivery finds the lease taken.
+    "worker_cancel_long_running_tasks_on_connection_loss": False,
+    # A process that has hashed for days is replaced, in case a library leaks.
+    "worker_max_tasks_per_child": 5_000,
+}
+
+_CONNECTIONS: dict[str, Any] = {
+    # A broker that is killed while a task runs must not take its workers along.
+    "worker_consumer": "worker.broker.consumer:LastingConsumer",
+    "broker_connection_retry_on_startup": True,
+    "broker_connection_max_retries": None,
+    "redis_socket_timeout": 10,
+    "redis_socket_connect_timeout": 5,
+    "redis_retry_on_timeout": True,
+    # SIGTERM is a warm stop: jobs hand themselves back within seconds (worker.runtime.shutdown). This is for SIGQUIT: so much time
+    # they have for that before their processes are made to exit.
+    "worker_soft_shutdown_timeout": 10,
+}
+
+_VISIBILITY: dict[str, Any] = {
+    # What Flower shows: who runs what since when.
+    "task_track_started": True,
+    "worker_send_task_events": True,
+    "task_send_sent_event": True,
+}
