@@ -1,7 +1,7 @@
 """The story of one project's migration: scan, hash, manifest, claim, store, convert. Knows no Celery."""
 
 import os
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -208,21 +208,23 @@ def _take_in(job: Job, scanned: Scan, arriving: Mapping[str, str], sizes: Contai
         arrivals = {
             path: f"{staging}/{number}" for number, (key, path) in enumerate(arriving.items()) if key in first
         }
-        _check_room(job, (one for one in scanned.files if one.path in arrivals))
+        _check_room(job, lambda: (one for one in scanned.files if one.path in arrivals))
         return _only_hash(job, scanned, sizes, arrivals)
 
 
-def _check_room(job: Job, coming: Iterable[ScannedFile | Source]) -> None:
+def _check_room(job: Job, coming: Callable[[], Iterable[ScannedFile | Source]]) -> None:
     """Does what is coming fit? By its length, and where that does not, by what it takes on its disk. Raises as
-    `Store.check_room`.
+    `Store.check_room`. `coming` may be asked twice, so that nothing of it is kept: it may be a million files.
     """
-    sizes = [
-        (one.source if isinstance(one, ScannedFile) else one.path, one.signature.size_bytes) for one in coming
-    ]
     try:
-        job.store.check_room(sum(size for _, size in sizes))
+        job.store.check_room(sum(one.signature.size_bytes for one in coming()))
     except (TooLargeForStoreError, StoreFullError, RoomWaitedForError):
-        job.store.check_room(sum(allocated(path, size) for path, size in sizes))
+        job.store.check_room(
+            sum(
+                allocated(one.source if isinstance(one, ScannedFile) else one.path, one.signature.size_bytes)
+                for one in coming()
+            )
+        )
 
 
 def _first_to_hold(job: Job, keys: Sequence[str]) -> frozenset[str]:
@@ -310,7 +312,7 @@ def _store(job: Job, tree: HashedTree) -> Outcome:
         with _big_files_claimed(job, tree, missing):
             # Counted when nobody else stores any of it: what was missing before may have come while this job waited.
             missing = missing_from(job.store, tree, job.pace)
-            _check_room(job, (tree.distinct[digest] for digest in missing))
+            _check_room(job, lambda: (tree.distinct[digest] for digest in missing))
             stored = store_tree(
                 job.store,
                 tree,
