@@ -307,9 +307,8 @@ def _store(job: Job, tree: HashedTree) -> Outcome:
         reused = _reuse(job, tree, known)
         if reused is not None:
             return reused
-        missing = missing_from(job.store, tree, job.pace)
         job.heartbeat.enter("store", digest, at_once=tree.scan.size_bytes >= BIG_BYTES)
-        with _big_files_claimed(job, tree, missing):
+        with _big_files_claimed(job, tree):
             # Counted when nobody else stores any of it: what was missing before may have come while this job waited.
             missing = missing_from(job.store, tree, job.pace)
             _check_room(job, lambda: (tree.distinct[digest] for digest in missing))
@@ -369,9 +368,9 @@ def _claimed(job: Job, digest: str) -> Iterator[Claim]:
 
 
 @contextmanager
-def _big_files_claimed(job: Job, tree: HashedTree, missing: Collection[str]) -> Iterator[None]:
+def _big_files_claimed(job: Job, tree: HashedTree) -> Iterator[None]:
     """The claims on the big files that are still missing: another job may be storing one of them right now."""
-    keys = [key for path, key in tree.keys.items() if tree.sources[path].digest in missing]
+    keys = [key for path, key in tree.keys.items() if _is_missing(job, tree.sources[path])]
     if not keys:
         yield
         return
@@ -384,6 +383,10 @@ def _big_files_claimed(job: Job, tree: HashedTree, missing: Collection[str]) -> 
         # Whoever has met one of them first and comes to hold it after this job is to know that it may be stored by then.
         _first_to_hold(job, keys)
         yield
+
+
+def _is_missing(job: Job, source: Source) -> bool:
+    return not job.store.has_blob(source.digest, source.signature.size_bytes)
 
 
 def _perhaps_whole(job: Job, tree: HashedTree) -> Dataset | None:

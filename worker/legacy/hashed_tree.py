@@ -45,6 +45,11 @@ class Sources(Mapping[str, Source]):
         """The place of each path in the scan."""
         return {path: number for number, path in enumerate(self._files.paths)}
 
+    @cached_property
+    def distinct(self) -> "Contents":
+        """One source for each different content."""
+        return Contents(self)
+
 
 class Contents(Mapping[str, Source]):
     """One source for each different content, by digest: equal files of one project need to be stored once."""
@@ -86,10 +91,10 @@ class HashedTree:
     keys: Mapping[str, str] = field(default_factory=dict)
     known_counts: frozenset[str] = frozenset()
 
-    @cached_property
+    @property
     def distinct(self) -> Contents:
         """One source for each different content."""
-        return Contents(self.sources)
+        return self.sources.distinct
 
     @property
     def counted(self) -> dict[str, tuple[int, int | None]]:

@@ -320,8 +320,8 @@ def _copy_each(
         source = tree.distinct[digest]
         finish(source, store.stage_file(source, staging, _buffer(source.signature.size_bytes), pace))
 
-    sizes = {digest: _size(tree, digest) for digest in wanted}
-    _each(threads, one, sorted(sizes, key=sizes.__getitem__, reverse=True), sum(sizes.values()))
+    biggest_first = sorted(wanted, key=lambda digest: _size(tree, digest), reverse=True)
+    _each(threads, one, biggest_first, sum(_size(tree, digest) for digest in wanted))
 
 
 def _size(tree: HashedTree, digest: str) -> int:

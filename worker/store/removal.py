@@ -3,9 +3,14 @@
 import os
 import stat
 import uuid
+from collections.abc import Container
 from contextlib import suppress
+from itertools import islice
 
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_AT_ONCE = 10_000
+"""So many names of a directory are kept at a time."""
+
 _BUSY = ".nfs"
 """How NFS names a file that was removed while a program had it open: it goes by itself when that program closes it."""
 
@@ -48,7 +53,7 @@ def _remove(parent: int, name: str) -> None:
     try:
         stuck: set[str] = set()
         # What is moved up while the rest is removed is there at the next look.
-        while found := [one for one in _entries(top) if one[0] not in stuck]:
+        while found := _entries(top, but=stuck):
             stuck |= {entry for entry, is_directory in found if _stays(top, entry, is_directory=is_directory)}
     finally:
         os.close(top)
@@ -56,10 +61,13 @@ def _remove(parent: int, name: str) -> None:
         os.rmdir(name, dir_fd=parent)
 
 
-def _entries(folder: int) -> list[tuple[str, bool]]:
-    """Names, and which of them are directories themselves."""
+def _entries(folder: int, *, but: Container[str]) -> list[tuple[str, bool]]:
+    """Names, and which of them are directories themselves: some thousand at a time, there may be a million."""
     with os.scandir(folder) as entries:
-        return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+        left = (
+            (entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries if entry.name not in but
+        )
+        return list(islice(left, _AT_ONCE))
 
 
 def _stays(top: int, name: str, *, is_directory: bool) -> bool:
@@ -67,20 +75,21 @@ def _stays(top: int, name: str, *, is_directory: bool) -> bool:
     if not is_directory:
         return _unlink(top, name)
     folder = _open(top, name)
-    stays = False
+    stuck: set[str] = set()
     try:
-        for inner, is_inner_directory in _entries(folder):
-            if is_inner_directory:
-                # A directory that its owner may not write to cannot be moved to another one.
-                os.close(_open(folder, inner))
-                os.rename(inner, f"{REMOVED}{uuid.uuid4().hex}", src_dir_fd=folder, dst_dir_fd=top)
-            else:
-                stays = _unlink(folder, inner) or stays
+        while found := _entries(folder, but=stuck):
+            for inner, is_inner_directory in found:
+                if is_inner_directory:
+                    # A directory that its owner may not write to cannot be moved to another one.
+                    os.close(_open(folder, inner))
+                    os.rename(inner, f"{REMOVED}{uuid.uuid4().hex}", src_dir_fd=folder, dst_dir_fd=top)
+                elif _unlink(folder, inner):
+                    stuck.add(inner)
     finally:
         os.close(folder)
-    if not stays:
+    if not stuck:
         os.rmdir(name, dir_fd=top)
-    return stays
+    return bool(stuck)
 
 
 def _unlink(folder: int, name: str) -> bool:

@@ -58,9 +58,11 @@ def test_an_ordinary_user_removes_what_is_read_only_or_closed():
         assert as_ordinary_user(make_and_remove) == []
 
 
+@pytest.mark.parametrize("at_once", [1, 1000])
 def test_what_a_program_has_open_on_nfs_stays_with_its_directory_and_everything_else_goes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
 ):
+    monkeypatch.setattr(removal, "_AT_ONCE", at_once)
     tree = write_tree(
         tmp_path / "tree", {b"a/b/.nfs0001": b"open", b"a/b/x": b"1", b"c/y": b"2", b".nfs2": b"3"}
     )
