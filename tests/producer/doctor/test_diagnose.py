@@ -693,7 +693,7 @@ def test_a_worker_without_the_mount_and_with_another_version_is_found(site: Site
     found = bad(chapter)
     found.pop("user", None)
     assert found == expected
-    assert of(chapter, "same program").finding.startswith("second@here runs 0.1.0 (")
+    assert of(chapter, "same program").finding.startswith(f"second@here runs {worker.__version__} (")
     assert "first@here does not see what second@here wrote" in of(chapter, "same data directory").finding
     assert "second@here finds none" in of(chapter, "same store").finding
     assert (
