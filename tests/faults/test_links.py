@@ -15,7 +15,8 @@ from tests.faults.studies import check_store, check_tree, damage, folder_of, sta
 from tests.fidelity.runs import run_one, tools_of
 from worker.jobs import integrity as trust
 from worker.jobs.runner import Tools
-from worker.legacy.ingest import hash_tree, store_tree
+from worker.legacy.hash import hash_tree
+from worker.legacy.ingest import store_tree
 from worker.legacy.scan import scan
 from worker.messages import Outcome, Status, Verb
 

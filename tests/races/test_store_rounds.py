@@ -25,7 +25,8 @@ from tests.faults.studies import check_stored_once, counting_writes
 from tests.fidelity.runs import DEADLINE_S, at_once, open_run
 from tests.worker.trees import condemned, open_store, read_tree, roots_of, temporary_files, write_tree
 from worker.db import claims
-from worker.legacy.ingest import hash_tree, store_tree
+from worker.legacy.hash import hash_tree
+from worker.legacy.ingest import store_tree
 from worker.legacy.scan import scan
 from worker.messages import Outcome, Status, Verb
 from worker.store.digest import BIG_BYTES, digest_of

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from tests.deadlines import PATIENCE_S
+from worker.legacy.hash import hash_tree
 from worker.legacy.hashed_tree import HashedTree
-from worker.legacy.ingest import Advance, hash_tree
+from worker.legacy.parallel import Advance
 from worker.legacy.scan import Roots, scan
 from worker.store.digest import Algorithm, Signature, digest_of
 from worker.store.manifest import (

@@ -12,8 +12,9 @@ from sqlalchemy import Connection
 from worker.db import checks, claims, datasets
 from worker.errors import EntryUnreadableError, SourceChangedError, StoredBytesMismatchError
 from worker.jobs.runner import Job
+from worker.legacy.hash import has_digest
 from worker.legacy.hashed_tree import HashedTree
-from worker.legacy.ingest import copy_durably, has_digest, in_batches
+from worker.legacy.ingest import copy_durably, in_batches
 from worker.runtime import log
 from worker.store.digest import printable
 from worker.store.files import check_answers, fresh_status

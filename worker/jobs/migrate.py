@@ -36,20 +36,18 @@ from worker.errors import (
 from worker.jobs import leftovers
 from worker.jobs.integrity import doubtful, mend, record
 from worker.jobs.runner import Job, Tools, run_job
+from worker.legacy.hash import count_rest, hash_tree, heads
 from worker.legacy.hashed_tree import HashedTree
 from worker.legacy.ingest import (
     Stored,
     check_paths_fit,
     count_bytes,
     count_files,
-    count_rest,
-    hash_tree,
-    heads,
-    is_recording,
     missing_from,
     store_tree,
 )
 from worker.legacy.scan import Scan, ScannedFile, scan
+from worker.legacy.session_files import is_recording
 from worker.messages import ByteCounts, FileCounts, JobRef, LinkCounts, Outcome, Status, Verb
 from worker.runtime import log
 from worker.store.digest import BIG_BYTES, CHUNK_BYTES

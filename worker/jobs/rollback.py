@@ -28,7 +28,7 @@ from worker.errors import (
 )
 from worker.jobs import leftovers
 from worker.jobs.runner import Job, Tools, run_job
-from worker.legacy.ingest import hash_tree
+from worker.legacy.hash import hash_tree
 from worker.legacy.restore import (
     rehearse_restore,
     remove_finished,

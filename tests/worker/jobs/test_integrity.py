@@ -13,7 +13,7 @@ from tests.estate import make_project, record_session
 from tests.fidelity.runs import do, open_run, tools_of
 from worker.jobs import integrity as trust
 from worker.jobs.runner import Tools
-from worker.legacy import ingest
+from worker.legacy import hash as hashing
 from worker.messages import Outcome, Status, Verb
 from worker.store.digest import BIG_BYTES, read_stored
 
@@ -160,7 +160,7 @@ def test_a_blob_that_others_link_while_it_is_read_again_is_not_taken_for_a_bad_o
             os.link(path, links[-1])
             yield chunk
 
-    monkeypatch.setattr(ingest, "read_stored", link_meanwhile)
+    monkeypatch.setattr(hashing, "read_stored", link_meanwhile)
 
     (second,) = migrate_all(site, tools)
 

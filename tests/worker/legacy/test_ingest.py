@@ -38,20 +38,18 @@ from worker.errors import (
     StoreBrokenError,
     WorkerStoppingError,
 )
+from worker.legacy.hash import count_rest, hash_tree, heads
 from worker.legacy.hashed_tree import HashedTree
 from worker.legacy.ingest import (
-    Advance,
     Stored,
-    TextCheck,
     count_bytes,
     count_files,
-    count_rest,
-    hash_tree,
-    heads,
     missing_from,
     store_tree,
 )
+from worker.legacy.parallel import Advance
 from worker.legacy.scan import scan
+from worker.legacy.session_files import TextCheck
 from worker.messages import FileCounts, LinkCounts
 from worker.runtime.throttle import Pace
 from worker.sessions_csv import RECORDING

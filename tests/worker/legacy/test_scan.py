@@ -33,7 +33,7 @@ from worker.errors import (
     ProjectError,
     SourceChangedError,
 )
-from worker.legacy.ingest import hash_tree
+from worker.legacy.hash import hash_tree
 from worker.legacy.scan import (
     Roots,
     Scan,
