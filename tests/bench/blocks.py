@@ -1,4 +1,4 @@
-"""`python -m tests.bench.blocks`: ways to read, hash and write, side by side, as tables in Markdown for DESIGN.md.
+"""`python -m tests.bench.blocks`: ways to read, hash and write, side by side, as tables in Markdown for docs/performance.md.
 
 Sources are in the page cache; new data counts as written when it is durable. What each row does is its function below. Every
 row runs once a round, in an order of the round's own, after a moment of rest, into fresh files.
