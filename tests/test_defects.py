@@ -330,7 +330,7 @@ DEFECTS = (
         was="the report came at the end only, in the working directory, and replaced that of a parallel run",
         guards=(
             WHOLE + "test_collecting_again_writes_an_equal_report_under_another_name",
-            REPORT + "test_writers_at_once_each_get_their_own_file",
+            "producer/report/test_files.py::test_writers_at_once_each_get_their_own_file",
             CLI + "test_a_report_directory_that_cannot_be_written_is_found_before_anything_is_queued",
         ),
     ),

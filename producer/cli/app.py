@@ -28,6 +28,7 @@ from producer.doctor import diagnose as doctor_room
 from producer.doctor.worker_checks import WORKER_COMMAND
 from producer.local.signals import stopped_by_signals
 from producer.report import document as report
+from producer.report import files as report_files
 from producer.report import html as report_html
 from producer.report.document import RunFacts
 from producer.runs import control, status
@@ -320,7 +321,7 @@ def verify(
         raise UsageError("Say what to verify: --sessions")
     terminal = Terminal(as_json=as_json)
     with _surroundings() as (settings, engine):
-        report.check_directory(report_dir or Path())
+        report_files.check_directory(report_dir or Path())
         with terminal.listing() as on_listing:
             opened = converted.verify_sessions(
                 settings,
@@ -346,7 +347,7 @@ def collect(
     """Follow a run to its end and write its report, as JSON and as HTML."""
     terminal = Terminal(as_json=as_json)
     with _surroundings() as (settings, engine):
-        report.check_directory(report_dir or Path())
+        report_files.check_directory(report_dir or Path())
         found = _find(engine, run)
         code, document = _collect(terminal, settings, engine, found, report_dir, timeout)
     terminal.document(document)
@@ -562,7 +563,7 @@ def _surroundings(*, needs_schema: bool = True) -> Iterator[tuple[Settings, Engi
 def _check_waiting(terminal: Terminal, *, wait: bool, report_dir: Path | None, timeout: float | None) -> None:
     """Find out now whether the report can be written, and say what does nothing in a call that does not wait."""
     if wait:
-        report.check_directory(report_dir or Path())
+        report_files.check_directory(report_dir or Path())
         return
     given = [
         name for name, value in (("--timeout", timeout), ("--report-dir", report_dir)) if value is not None
@@ -704,7 +705,7 @@ def _write_report(
 ) -> tuple[dict[str, Any], Path]:
     document = report.build(_facts(collected, interim), collected.outcomes)
     page = report_html.render(document)
-    path = report.write(document, report_dir, collected.run.verb, datetime.now(UTC), html=page)
+    path = report_files.write(document, report_dir, collected.run.verb, datetime.now(UTC), html=page)
     for line in report_lines(document):
         terminal.say(line)
     return document, path

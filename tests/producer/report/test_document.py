@@ -1,13 +1,8 @@
-"""Reports as JSON: complete, consistent, the same for the same outcomes, and never over another file."""
+"""Reports as JSON: complete, consistent, and the same for the same outcomes."""
 
-import errno
 import json
-import os
 import random
-import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +11,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from producer.report import document as report
-from tests.deadlines import PATIENCE_S
+from producer.report import files
 from tests.producer.report.reports import (
     BEGIN,
     any_outcomes,
@@ -25,9 +20,8 @@ from tests.producer.report.reports import (
     run_facts,
     skipped,
 )
-from tests.worker.trees import as_ordinary_user, passable_folder
 from worker.errors import MigratorError, UsageError
-from worker.messages import ByteCounts, FileCounts, Outcome, RunState, Status, Verb, Warning_
+from worker.messages import ByteCounts, Outcome, RunState, Status, Verb, Warning_
 
 AT = datetime(2026, 3, 7, 13, 59, 58, tzinfo=UTC)
 
@@ -39,15 +33,12 @@ def schema() -> Draft202012Validator:
     return Draft202012Validator(document, format_checker=Draft202012Validator.FORMAT_CHECKER)
 
 
-# What a report says -------------------------------------------------------------------------------------------------
-
-
 @settings(deadline=None)
 @given(any_outcomes())
 def test_any_report_obeys_the_shipped_schema(case):
     run, outcomes = case
 
-    document = json.loads(report.encode(report.build(run, outcomes)))
+    document = json.loads(files.encode(report.build(run, outcomes)))
 
     validator = Draft202012Validator(report.schema_document())
     assert [error.message for error in validator.iter_errors(document)] == []
@@ -80,7 +71,7 @@ def test_same_outcomes_give_the_same_bytes_in_whatever_order_they_came(case, rnd
     travelled = [Outcome.from_json(json.loads(json.dumps(outcome.to_json()))) for outcome in outcomes]
     rnd.shuffle(travelled)
 
-    assert report.encode(report.build(run, travelled)) == report.encode(report.build(run, outcomes))
+    assert files.encode(report.build(run, travelled)) == files.encode(report.build(run, outcomes))
 
 
 @settings(deadline=None)
@@ -292,182 +283,7 @@ def test_schema_refuses_what_a_report_must_not_say(schema, change):
 def test_a_lone_surrogate_does_not_lose_the_report():
     document = report.build(run_facts(), [migrated(1, project_name="bad \udcff name")])
 
-    assert json.loads(report.encode(document))["details"][0]["project_name"] == "bad \udcff name"
-
-
-# Where a report goes ------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def document() -> dict[str, Any]:
-    return report.build(run_facts(), [migrated(1, stored=5), failed(2, files=FileCounts(left=2))])
-
-
-@pytest.mark.parametrize(
-    ("verb", "name"),
-    [
-        (Verb.MIGRATE, "migration_report_20260307_135958.json"),
-        (Verb.ROLLBACK, "rollback_report_20260307_135958.json"),
-        (Verb.VERIFY, "verification_report_20260307_135958.json"),
-    ],
-)
-def test_name_says_verb_and_second_in_utc(tmp_path, document, verb, name):
-    path = report.write(
-        document, tmp_path / "new" / "deep", verb, AT.astimezone(timezone(timedelta(hours=-7)))
-    )
-
-    assert path == tmp_path / "new" / "deep" / name
-    assert json.loads(path.read_bytes()) == document
-    assert path.read_bytes() == report.encode(document)
-
-
-def test_html_has_the_same_stem_and_nothing_else_is_left_behind(tmp_path, document):
-    path = report.write(document, tmp_path, Verb.MIGRATE, AT, html="<p>grüß\udcff</p>")
-
-    assert path.with_suffix(".html").read_text(encoding="utf-8") == "<p>grüß\\udcff</p>"
-    assert sorted(tmp_path.iterdir()) == [path.with_suffix(".html"), path]
-
-
-def test_reports_of_one_second_take_the_next_free_seconds(tmp_path, document):
-    paths = [report.write(document, tmp_path, Verb.MIGRATE, AT) for _ in range(3)]
-
-    seconds = ["135958", "135959", "140000"]
-    assert [path.name for path in paths] == [f"migration_report_20260307_{second}.json" for second in seconds]
-
-
-@pytest.mark.parametrize("suffix", [".json", ".html"])
-@pytest.mark.parametrize("kind", ["file", "directory", "dangling link"])
-def test_whatever_has_the_name_already_stays_as_it_is(tmp_path, document, suffix, kind):
-    taken = tmp_path / f"migration_report_20260307_135958{suffix}"
-    match kind:
-        case "file":
-            taken.write_text("mine")
-        case "directory":
-            taken.mkdir()
-        case _:
-            taken.symlink_to(tmp_path / "nowhere")
-
-    path = report.write(document, tmp_path, Verb.MIGRATE, AT, html="<p>")
-
-    assert path.name == "migration_report_20260307_135959.json"
-    assert kind != "file" or taken.read_text() == "mine"
-    assert not (tmp_path / "nowhere").exists()
-
-
-def test_a_report_never_stands_beside_the_html_of_another(tmp_path, document):
-    (tmp_path / "migration_report_20260307_135958.html").write_text("another run's")
-
-    path = report.write(document, tmp_path, Verb.MIGRATE, AT)
-
-    assert path.name == "migration_report_20260307_135959.json"
-
-
-def _write_at_once(directory: Path, *, writers: int) -> dict[int, Path]:
-    """Let writers start together; each writes a report of its own and an HTML file that names it."""
-    barrier = threading.Barrier(writers)
-    written: dict[int, Path] = {}
-
-    def write(number: int) -> None:
-        document = report.build(run_facts(), [migrated(number)])
-        barrier.wait(timeout=PATIENCE_S)
-        written[number] = report.write(document, directory, Verb.MIGRATE, AT, html=f"report {number}")
-
-    threads = [threading.Thread(target=write, args=(number,)) for number in range(1, writers + 1)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=PATIENCE_S)
-    return written
-
-
-def _assert_each_has_its_own(written: dict[int, Path], directory: Path, *, writers: int) -> None:
-    assert len(set(written.values())) == writers
-    for number, path in written.items():
-        assert json.loads(path.read_bytes())["details"][0]["project_id"] == number
-        assert path.with_suffix(".html").read_text() == f"report {number}"
-    assert len(list(directory.iterdir())) == 2 * writers
-
-
-def test_writers_at_once_each_get_their_own_file(tmp_path):
-    written = _write_at_once(tmp_path, writers=16)
-
-    _assert_each_has_its_own(written, tmp_path, writers=16)
-
-
-def test_without_hard_links_names_are_still_never_shared(tmp_path, monkeypatch):
-    def refuse(*_args: object) -> None:
-        raise OSError(errno.EPERM, "Operation not permitted")
-
-    monkeypatch.setattr(os, "link", refuse)
-
-    written = _write_at_once(tmp_path, writers=16)
-
-    _assert_each_has_its_own(written, tmp_path, writers=16)
-
-
-def test_a_writer_that_loses_the_json_takes_its_html_back(tmp_path, document, monkeypatch):
-    """Between the look and the link, another process may take the JSON's name; the HTML must not stay beside it."""
-    link = os.link
-    rival = tmp_path / "migration_report_20260307_135958.json"
-
-    def link_after_rival(source: Path, target: Path) -> None:
-        if target == rival and not rival.exists():
-            rival.write_text("rival")
-        link(source, target)
-
-    monkeypatch.setattr(os, "link", link_after_rival)
-
-    path = report.write(document, tmp_path, Verb.MIGRATE, AT, html="<p>")
-
-    assert path.name == "migration_report_20260307_135959.json"
-    assert rival.read_text() == "rival"
-    assert sorted(tmp_path.iterdir()) == sorted([rival, path, path.with_suffix(".html")])
-
-
-def _unwritable(tmp_path: Path) -> Iterator[Path]:
-    (tmp_path / "file").write_text("not a directory")
-    yield tmp_path / "file"
-    yield tmp_path / "file" / "below"
-    yield Path("/proc/reports")
-
-
-def test_unwritable_directory_is_named_with_a_remedy_before_and_after_the_work(tmp_path, document):
-    for directory in _unwritable(tmp_path):
-        for attempt in (
-            lambda directory=directory: report.check_directory(directory),
-            lambda directory=directory: report.write(document, directory, Verb.MIGRATE, AT),
-        ):
-            with pytest.raises(report.ReportDirectoryError, match=str(directory)) as caught:
-                attempt()
-            assert isinstance(caught.value, UsageError)
-            assert "--report-dir" in caught.value.remedy
-
-
-def test_directory_without_write_permission_is_refused():
-    with passable_folder() as folder:
-        folder.chmod(0o555)
-
-        with pytest.raises(report.ReportDirectoryError, match="Permission denied"):
-            as_ordinary_user(lambda: report.check_directory(folder))
-
-
-def test_full_disk_leaves_nothing_behind(tmp_path, document, monkeypatch):
-    def full(_descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-
-    with pytest.raises(report.ReportDirectoryError, match="No space left"):
-        report.check_directory(tmp_path)
-    with pytest.raises(report.ReportDirectoryError, match="No space left"):
-        report.write(document, tmp_path, Verb.MIGRATE, AT, html="<p>")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_checking_creates_the_directory_and_leaves_it_empty(tmp_path):
-    report.check_directory(tmp_path / "a" / "b")
-
-    assert list((tmp_path / "a" / "b").iterdir()) == []
+    assert json.loads(files.encode(document))["details"][0]["project_name"] == "bad \udcff name"
 
 
 def test_state_of_the_run_is_told():

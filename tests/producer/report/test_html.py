@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 
 from producer.report import document as report
+from producer.report import files
 from producer.report import html as report_html
 from tests.producer.report.reports import (
     BEGIN,
@@ -255,7 +256,7 @@ def test_policy_lets_only_our_own_style_and_script_in():
 def test_the_same_document_gives_the_same_page():
     document = report.build(run_facts(), _rich_outcomes())
 
-    assert report_html.render(document) == report_html.render(json.loads(report.encode(document)))
+    assert report_html.render(document) == report_html.render(json.loads(files.encode(document)))
 
 
 # Readable by everybody ----------------------------------------------------------------------------------------------
