@@ -21,7 +21,7 @@ class Admission:
     """Gives finished copies their names as blobs, many at a time, so that one wait for the disk serves a whole batch.
 
     Every `BATCH_BYTES` or `BATCH_FILES`, and what is left at the end of the `with` block: also when an error ends it, be it that the job is to
-    stop or that another file changed. Whoever goes on finds these blobs, and a copy has the digest it was read with,
+    stop or that another file changed. The next attempt finds these blobs, and a copy has the digest it was read with,
     whatever became of its source. `admitted` are the digests that were not there before.
     """
 
@@ -43,7 +43,7 @@ class Admission:
         if error is None:
             self._admit_waiting()
         elif isinstance(error, Exception):
-            # Whoever is made to leave at once (SystemExit) does not wait for the disk.
+            # A process that has to end at once (SystemExit) does not wait for the disk.
             try:
                 self._admit_waiting()
             except MigratorError as another:

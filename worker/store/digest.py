@@ -108,7 +108,7 @@ class Signature:
 
     @staticmethod
     def of_stored(status: os.stat_result) -> "Signature":
-        """Of a file in the store, whose time of change moves whenever somebody links it into a tree."""
+        """Of a file in the store, whose time of change moves whenever a job links it into a tree."""
         return replace(Signature.of(status), ctime_ns=None)
 
     def fits(self, status: os.stat_result) -> bool:

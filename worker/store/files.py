@@ -38,7 +38,7 @@ Placement = Literal["hard", "reflink", "copy"]
 
 
 class FlushError(OSError):
-    """What fsync(2), syncfs(2) or close(2) said: it may concern bytes that were written long before, by anybody."""
+    """What fsync(2), syncfs(2) or close(2) said: it may concern bytes that any program wrote long before."""
 
 
 @contextmanager
@@ -182,7 +182,7 @@ def new_file(path: str, *, folder: int | None = None, durably: bool = False) -> 
     """A descriptor that writes a new file, open for the block; `folder` is what the path is relative to.
 
     Closing tells of bytes that could not be written, too (NFS and quotas, close(2)), so it is a part of writing. Writable by its mode
-    until the end: an NFS client cannot take up a file again, after its server was restarted, that nobody may write to. At the end of the
+    until the end: an NFS client cannot take up a file again, after its server was restarted, that is read-only. At the end of the
     block what was written is on the disk, if that is asked for (`durably`) or the kernel's syncfs(2) reports no errors.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder)
@@ -192,7 +192,7 @@ def new_file(path: str, *, folder: int | None = None, durably: bool = False) -> 
             with flushing(path):
                 os.fsync(descriptor)
     except BaseException:
-        # What ended the writing is what matters; nobody uses these bytes.
+        # What ended the writing is what matters; these bytes are not used.
         with suppress(OSError):
             os.close(descriptor)
         raise
@@ -206,8 +206,8 @@ def new_file(path: str, *, folder: int | None = None, durably: bool = False) -> 
 class Writer:
     """Writes a new file from its beginning to its end, so that little is left to flush when it is synced.
 
-    Where the kernel can (RWF_DONTCACHE, Linux 6.14), written pages go to disk at once and are dropped: nobody reads a
-    blob soon, and filling memory that was never used costs more than writing. Elsewhere the disk is told to begin on
+    Where the kernel can (RWF_DONTCACHE, Linux 6.14), written pages go to disk at once and are dropped: a blob is
+    not read soon, and filling memory that was never used costs more than writing. Elsewhere the disk is told to begin on
     each window while the next is written (sync_file_range(2)); that is only a hint, durability is `Store.sync`'s.
 
     With `holes`, of a source that has some, parts of zeros are not written: they take no room here either.

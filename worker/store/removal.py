@@ -18,7 +18,7 @@ BUILDING = ".restoring-"
 """How a legacy directory that is being rebuilt is called beside its place, and stays so when its worker dies."""
 
 REMOVED = "removed-"
-"""How a thing is called that was taken away from its maker and is being removed: whoever finds one removes it."""
+"""How a thing is called that was taken away from its maker and is being removed: any worker that finds one removes it."""
 
 
 def take_away(folder: str, name: str, prefix: str = "") -> str:
@@ -93,7 +93,7 @@ def _stays(top: int, name: str, *, is_directory: bool) -> bool:
 
 
 def _unlink(folder: int, name: str) -> bool:
-    """Remove a file; does it have to stay, because somebody has it open on NFS?"""
+    """Remove a file; does it have to stay, because a program has it open on NFS?"""
     try:
         os.unlink(name, dir_fd=folder)
     except OSError:

@@ -7,7 +7,6 @@ those in place.
 """
 
 import errno
-import json
 import os
 import re
 import stat
@@ -26,6 +25,7 @@ from worker.errors import (
     TooLargeForStoreError,
 )
 from worker.runtime.throttle import Pace, unlimited
+from worker.store.description import DRAFT, describe_once, description_of, make_directories
 from worker.store.digest import (
     BIG_BYTES,
     Algorithm,
@@ -46,13 +46,12 @@ from worker.store.files import (
     fresh_status,
     give_name,
     is_directory,
-    make_directory,
     new_file,
     place,
-    put_in_place,
     writing,
 )
 from worker.store.manifest import Manifest
+from worker.store.quarantine import Quarantine
 from worker.store.removal import REMOVED, remove_tree, take_away
 from worker.store.syscalls import (
     OpenFolder,
@@ -62,20 +61,11 @@ from worker.store.syscalls import (
 )
 from worker.units import reserve_of
 
-FORMAT = 1
-"""Raised when the layout below changes in a way that older versions would misread."""
-
-_DRAFT = "store-"
-"""How the names of drafts of store.json begin in staging; no task id does."""
-
 _TASK_CHARACTERS = 36
 """Task ids are UUIDs."""
 
 _TRIES = 3
 """How often a name is looked at again that others change meanwhile."""
-
-_MOST_NAME_BYTES = 200
-"""So much of a thing's name is kept in quarantine, where more is put behind it: names have 255 bytes at most (NAME_MAX)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,15 +93,15 @@ class Store:
     def open(root: Path, trees: Path, algorithm: Algorithm, *, create: bool) -> "Store":
         """The store at `root`. A new one (only with `create`) is made with `algorithm`; an old one keeps its own.
 
-        Without `create` nothing is written, and a store that is not there yet is described as it would be made. Who writes
+        Without `create` nothing is written, and a store that is not there yet is described as it would be made. A writer
         opens the store first: only bytes that are written after that are certain to be on the disk when `sync` returns.
         Raises `StoreUnusableError` for another format, unreadable directories, or trees on another file system.
         """
         with writing(root):
             if create:
-                _make_directories(root, trees)
-                _describe_once(root, algorithm)
-            description = _description(root)
+                make_directories(root, trees)
+                describe_once(root, algorithm)
+            description = description_of(root)
             if root.exists() and trees.exists() and root.stat().st_dev != trees.stat().st_dev:
                 raise StoreUnusableError(
                     f"{root} and {trees} are on different file systems; hard links need one"
@@ -124,7 +114,11 @@ class Store:
     def make_directories(self) -> None:
         """Make what is missing of the store's directories, as `open` does with `create`."""
         with writing(self.root):
-            _make_directories(self.root, self.trees)
+            make_directories(self.root, self.trees)
+
+    @property
+    def _quarantine(self) -> Quarantine:
+        return Quarantine(f"{self.root}/quarantine")
 
     # Blobs ----------------------------------------------------------------------------------------------------------
 
@@ -194,7 +188,7 @@ class Store:
                     break
                 # Another worker may be as far as this one, and the bad blob may be gone by now.
                 with suppress(FileNotFoundError):
-                    self._replace(
+                    self._quarantine.replace(
                         staged,
                         final,
                         f"blob {digest} does not have the {size_bytes} bytes of its content",
@@ -211,7 +205,7 @@ class Store:
         final = self.blob_path(digest)
         with writing(final):
             os.makedirs(os.path.dirname(final), exist_ok=True)
-            self._replace_if_there(
+            self._quarantine.replace_if_there(
                 good, final, "its bytes are not those of its digest", self._has_other_bytes(digest)
             )
         self.admitted.add(digest)
@@ -223,7 +217,7 @@ class Store:
         """Raise unless so many bytes fit and a reserve stays for everybody else on the file system, as it is right now.
 
         `TooLargeForStoreError` for more than the whole file system could ever take, `StoreFullError` when nothing fits any more,
-        `RoomWaitedForError` when less would. Who brings no bytes takes nothing from the reserve.
+        `RoomWaitedForError` when less would. A job that brings no bytes takes nothing from the reserve.
         """
         with writing(self.root):
             status = os.statvfs(self.root)
@@ -274,8 +268,8 @@ class Store:
         """Let a tree's file be these durable bytes; readers see the old file or the new one, whole.
 
         What was there is a link of a blob that goes to quarantine by itself, unless it is a bad copy of a digest, which goes
-        there now. A directory that is gone is left to whoever needs its dataset next. Dying here: `path` is the one or the
-        other, its directory may be open for writing until somebody does this again.
+        there now. A directory that is gone is left to the next job that needs its dataset. A crash here: `path` is the one
+        or the other, its directory may be open for writing until this is done again.
         """
         directory = os.path.dirname(path)
         draft = f"{staging}/{uuid.uuid4().hex}"
@@ -287,7 +281,7 @@ class Store:
             os.chmod(directory, 0o755)
             try:
                 if bad_copy_of is not None:
-                    self._replace_if_there(
+                    self._quarantine.replace_if_there(
                         draft,
                         path,
                         "this copy's bytes are not those of its digest",
@@ -304,8 +298,7 @@ class Store:
         """Moved away first: to replace a file that a program has open leaves a name `.nfs…` beside it, which could not go
         any more once the directory is read-only. For other machines a replaced name is absent for a moment in any case.
         """
-        with suppress(FileNotFoundError):
-            os.rename(path, f"{self.root}/quarantine/{_kept_name(path)}")
+        self._quarantine.move_here(path)
         os.rename(draft, path)
 
     def differences(self, manifest: Manifest, tree: str, pace: Pace = unlimited) -> Iterator[str]:
@@ -353,7 +346,7 @@ class Store:
     ) -> None:
         """Make manifest and tree visible under their names, durably. A damaged tree of that name goes to quarantine.
 
-        The caller holds the dataset's claim: nobody else publishes this name. Should it have lost the claim without
+        The caller holds the dataset's claim: no other job publishes this name. Should it have lost the claim without
         knowing yet, another one has published the tree: a whole one stays where it is. `confirm` is called before a tree is
         replaced, and raises if the claim is lost.
         """
@@ -375,7 +368,7 @@ class Store:
                     return
                 confirm()
                 with suppress(FileNotFoundError):
-                    self._replace(
+                    self._quarantine.replace(
                         built,
                         place_of,
                         "tree is incomplete; a new one takes its place",
@@ -393,7 +386,7 @@ class Store:
                 return
 
     def seal(self, tree: Path) -> None:
-        """Close a published tree for writing and wait until it is on the disk. Whoever published it may have died before."""
+        """Close a published tree for writing and wait until it is on the disk: its maker may have died before that."""
         with writing(tree):
             os.chmod(tree, 0o555)
         self.sync()
@@ -415,7 +408,7 @@ class Store:
             )
         return manifest
 
-    # Staging, quarantine, durability ----------------------------------------------------------------------------------
+    # Staging and durability ----------------------------------------------------------------------------------
 
     @contextmanager
     def staging(self, name: str) -> Iterator[str]:
@@ -442,7 +435,7 @@ class Store:
 
     def clear_staging(self, job: str, last_attempt: int) -> None:
         """Remove the staging directories of a job's attempts up to this one: they are over. A later one may be at work, and
-        whoever calls may have slept meanwhile. Likewise drafts of the store's description.
+        the caller may have slept meanwhile. Likewise drafts of the store's description.
         """
         folder = f"{self.root}/staging"
         with writing(folder), suppress(FileNotFoundError):
@@ -455,47 +448,16 @@ class Store:
                 elif name.startswith(REMOVED):
                     with suppress(FileNotFoundError):
                         remove_tree(f"{folder}/{name}")
-                elif name.startswith(_DRAFT) and self.store_id is not None:
-                    # The store has its description: whoever is still drafting one finds that out.
+                elif name.startswith(DRAFT) and self.store_id is not None:
+                    # The store has its description: a worker that is still drafting one finds that out.
                     with suppress(FileNotFoundError):
                         os.unlink(f"{folder}/{name}")
-
-    def _replace_if_there(self, good: str, path: str, reason: str, is_bad: Callable[[str], bool]) -> None:
-        try:
-            self._replace(good, path, reason, is_bad)
-        except FileNotFoundError:
-            os.rename(good, path)
-
-    def _replace(self, good: str, path: str, reason: str, is_bad: Callable[[str], bool]) -> None:
-        """Let a good thing take the place of a bad one in one moment; the bad one is in quarantine then, with the reason beside it.
-
-        It is judged once more there: who slept since it was judged may have met the good one of whoever went on meanwhile.
-        That one was equal to what has the place now, and goes. Raises `FileNotFoundError` when nothing is at the place.
-        """
-        target = f"{self.root}/quarantine/{_kept_name(path)}"
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        if is_directory(path):
-            # Nobody but root moves a directory that cannot be written.
-            os.chmod(path, 0o755)
-        # The reason comes first: a crash in between must not leave a thing that nobody can explain.
-        words = Path(f"{target}.reason.txt")
-        words.write_text(f"{printable(path)}\n{reason}\n", encoding="utf-8")
-        try:
-            put_in_place(good, path, target)
-        except OSError:
-            if not _is_put_back(target, path):
-                raise
-            words.unlink()
-            raise
-        if not is_bad(target):
-            remove_tree(target)
-            words.unlink()
 
     def sync(self) -> None:
         """Wait until everything written to the store's file system is on the disk: one call for any number of files.
 
-        Raises `StoreSyncError` when something could not be written since the store was opened, be it ours or not: whoever
-        wrote something since does not know whether it is on the disk, and writes it again (`try_again`).
+        Raises `StoreSyncError` when something could not be written since the store was opened, be it ours or not: the
+        caller does not know whether what it wrote is on the disk, and writes it again (`try_again`).
         """
         with writing(self.root), flushing(self.root):
             sync_file_system(os.fspath(self.root) if self._folder is None else self._folder.descriptor)
@@ -517,24 +479,6 @@ class Store:
                 file.writelines(manifest.parts())
             os.fchmod(descriptor, 0o444)
         os.rename(staged, self.manifest_path(manifest.digest))
-
-
-def _is_put_back(target: str, path: str) -> bool:
-    """Undo half of a replacement, if that is what there is; is nothing in quarantine then?"""
-    if not os.path.lexists(target):
-        return True
-    if not os.path.lexists(path):
-        os.rename(target, path)
-        return True
-    if os.path.samestat(os.lstat(target), os.lstat(path)):
-        os.unlink(target)
-        return True
-    return False
-
-
-def _kept_name(path: str) -> str:
-    """A name in quarantine that nothing has, and that tells what it was."""
-    return f"{os.fsdecode(os.fsencode(os.path.basename(path))[:_MOST_NAME_BYTES])}-{uuid.uuid4().hex[:8]}"
 
 
 def _is_file_of(path: str, size_bytes: int) -> bool:
@@ -573,50 +517,3 @@ def safe_name(name: str) -> str:
     """
     safe = re.sub(r"[^A-Za-z0-9._-]+", "_", name).lstrip(".")
     return (f"_{safe}" if safe.startswith("raw_datasets") else safe)[:80] or "dataset"
-
-
-def _make_directories(root: Path, trees: Path) -> None:
-    for directory in (trees, root / "blobs", root / "manifests", root / "staging", root / "quarantine"):
-        make_directory(directory)
-
-
-def _describe_once(root: Path, algorithm: Algorithm) -> None:
-    """Write store.json if nobody has; of several workers that start at once, one wins."""
-    if (root / "store.json").exists():
-        return
-    description = {"format": FORMAT, "id": str(uuid.uuid4()), "digest": algorithm}
-    draft = root / f"staging/{_DRAFT}{uuid.uuid4().hex}.json"
-    try:
-        # A name without its bytes after a power failure would make the whole store unreadable.
-        with new_file(os.fspath(draft), durably=True) as descriptor:
-            os.write(descriptor, json.dumps(description, indent=2).encode() + b"\n")
-            os.fchmod(descriptor, 0o644)
-        # Somebody was first, and may have removed this draft since.
-        with suppress(FileExistsError, FileNotFoundError):
-            give_name(os.fspath(draft), f"{root}/store.json")
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def _description(root: Path) -> tuple[Algorithm, str] | None:
-    """Digest algorithm and id of the store at `root`; None when there is no store yet."""
-    path = root / "store.json"
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise StoreUnusableError(f"{path} cannot be read: {error}") from error
-    match document:
-        case {"format": format_, "id": str(store_id), "digest": "blake3" | "sha256" as algorithm} if (
-            format_ == FORMAT
-        ):
-            return algorithm, store_id
-        case {"format": format_} if format_ != FORMAT:
-            raise StoreUnusableError(
-                f"{path} says format {format_!r}; this version reads format {FORMAT} only"
-            )
-        case _:
-            raise StoreUnusableError(
-                f"{path} is not a description of a store with digests of blake3 or sha256"
-            )

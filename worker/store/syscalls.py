@@ -120,7 +120,7 @@ def refresh_descriptor(descriptor: int) -> None:
 
 
 def _statx(folder: int, path: bytes, flags: int) -> None:
-    """What it finds, or fails with, is asked for by whoever comes next; a C library without statx(2) asks nothing."""
+    """What it finds, or fails with, is asked for by the next call; a C library without statx(2) asks nothing."""
     call = getattr(_libc, "statx", None)
     if call is not None:
         buffer = ctypes.create_string_buffer(_STATX_BYTES)

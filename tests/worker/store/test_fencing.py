@@ -12,7 +12,7 @@ from tests.worker.trees import RECORDING, condemned, hashed, open_store, read_tr
 from worker.errors import ClaimLostError, MigratorError
 from worker.legacy.hashed_tree import HashedTree
 from worker.legacy.ingest import store_tree
-from worker.store import files
+from worker.store import files, quarantine
 from worker.store import store as store_module
 from worker.store.digest import digest_of
 from worker.store.store import Store
@@ -112,7 +112,7 @@ def test_a_sleeper_does_not_condemn_the_blob_that_another_repaired(
     blob = Path(store.blob_path(BLOB))
     blob.parent.mkdir()
     blob.write_bytes(bad)
-    real, turns = store_module.put_in_place, []
+    real, turns = quarantine.put_in_place, []
 
     def sleep_first(good: str, final: str, aside: str) -> None:
         if not turns:
@@ -120,7 +120,7 @@ def test_a_sleeper_does_not_condemn_the_blob_that_another_repaired(
             put(store, RECORDING, BLOB, "job-2", lambda copy: store.replace_blob(BLOB, copy))
         real(good, final, aside)
 
-    monkeypatch.setattr(store_module, "put_in_place", sleep_first)
+    monkeypatch.setattr(quarantine, "put_in_place", sleep_first)
     if len(bad) == len(RECORDING):
         put(store, RECORDING, BLOB, "job-1", lambda copy: store.replace_blob(BLOB, copy))
     else:
