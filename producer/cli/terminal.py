@@ -18,7 +18,7 @@ from rich.text import Text
 
 from producer.doctor.findings import Diagnosis
 from producer.runs.open import Listing, Opened
-from worker.db.ledger import Progress
+from worker.db.overview import Progress
 from worker.messages import RunState, Verb, Verdict
 from worker.units import human_bytes, human_duration
 

@@ -8,7 +8,7 @@ from producer.doctor.database_checks import is_local
 from producer.doctor.findings import Chapter, Notes
 from worker.broker import client as broker
 from worker.broker.client import Server
-from worker.db import ledger
+from worker.db import overview
 from worker.errors import BrokerUnavailableError
 from worker.messages import Check, failed, passed, warned
 from worker.settings import Settings
@@ -112,7 +112,7 @@ def _queue(settings: Settings, engine: Engine) -> Check:
     name = "queue"
     messages = broker.condition(settings).waiting
     with engine.connect() as conn:
-        waiting = ledger.open_jobs(conn).waiting
+        waiting = overview.open_jobs(conn).waiting
     words = f"{messages} messages, {waiting} waiting jobs"
     if messages > waiting + _TOO_MANY:
         return warned(

@@ -20,7 +20,7 @@ from producer.doctor import (
 from producer.doctor.findings import Chapter, Diagnosis, Notes
 from worker import settings as settings_module
 from worker.db import engine as engine_module
-from worker.db import ledger
+from worker.db import overview
 from worker.errors import SettingsError
 from worker.messages import Check, edition, failed, passed, warned
 from worker.settings import ENV_FILE, Settings
@@ -108,7 +108,7 @@ def _runs(engine: Engine) -> Chapter:
 
 def _held(engine: Engine) -> Check:
     with engine.connect() as conn:
-        held = ledger.held_runs(conn)
+        held = overview.held_runs(conn)
     if not held:
         return passed("held runs", "none")
     words = "; ".join(f"{str(run.run_id)[:8]}: {run.paused_because or 'no reason is known'}" for run in held)
@@ -118,7 +118,7 @@ def _held(engine: Engine) -> Check:
 def _dead(engine: Engine) -> Check:
     name = "dead holders"
     with engine.connect() as conn:
-        jobs = ledger.open_jobs(conn)
+        jobs = overview.open_jobs(conn)
     if jobs.dead:
         words = f"{jobs.dead} of {jobs.running} running jobs are held by workers that died or sleep"
         return warned(name, words, "Start workers: each of them lets such jobs wait again within seconds.")

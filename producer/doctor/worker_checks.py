@@ -8,7 +8,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from producer.doctor.ask_workers import AllEvidence, Asked, ask_all
 from producer.doctor.findings import Chapter, Notes
 from worker.broker import client as broker
-from worker.db import health, ledger, stores
+from worker.db import health, overview, stores
 from worker.errors import BrokerUnavailableError, MigratorError
 from worker.messages import Check, Evidence, Verdict, edition, failed, passed, warned
 from worker.settings import Settings
@@ -309,7 +309,7 @@ def _examples(unseen: Mapping[int, Mapping[str, str]], sampled: int) -> str:
 def _names_of_live_jobs(engine: Engine) -> list[str]:
     """How everything in staging begins that is somebody's work right now."""
     with engine.connect() as conn:
-        return [f"{ref.task_id}-" for ref in ledger.running_jobs(conn)]
+        return [f"{ref.task_id}-" for ref in overview.running_jobs(conn)]
 
 
 def _connections(engine: Engine, evidence: AllEvidence) -> Check:

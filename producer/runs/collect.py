@@ -13,9 +13,10 @@ from sqlalchemy import Engine
 from sqlalchemy.engine import Row
 
 from worker.broker import client as broker
-from worker.db import ledger
+from worker.db import dry_runs, ledger, overview
 from worker.db.engine import when_there
-from worker.db.ledger import Progress, Run
+from worker.db.ledger import Run
+from worker.db.overview import Progress
 from worker.errors import BrokerUnavailableError, OutcomeMissingError
 from worker.messages import ByteCounts, FileCounts, JobRef, Outcome, RunState, Status
 from worker.runtime import log
@@ -100,9 +101,9 @@ def _recorded(engine: Engine, run_id: uuid.UUID, *, has_ended: bool) -> _Recorde
         run = ledger.find_run(conn, str(run_id))
         return _Recorded(
             run=run,
-            outcomes=ledger.outcomes(conn, run_id),
-            missing=ledger.without_outcome(conn, run_id) if has_ended else [],
-            owned=ledger.new_content_by_project(conn, run_id) if run.dry_run else {},
+            outcomes=overview.outcomes(conn, run_id),
+            missing=overview.without_outcome(conn, run_id) if has_ended else [],
+            owned=dry_runs.new_content_by_project(conn, run_id) if run.dry_run else {},
         )
 
 
@@ -164,7 +165,7 @@ def _wait(
 
 def _progress(engine: Engine, run_id: uuid.UUID) -> Progress:
     with engine.connect() as conn:
-        return ledger.progress(conn, run_id)
+        return overview.progress(conn, run_id)
 
 
 def _reconcile(settings: Settings, run: Run, recorded: dict[int, Outcome]) -> dict[int, Outcome]:

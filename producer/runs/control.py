@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 
 from producer.runs.open import send_jobs
 from worker.broker import client as broker
-from worker.db import ledger
+from worker.db import ledger, messages_sent, overview
 from worker.db.engine import when_there
 from worker.db.ledger import Run
 from worker.errors import UsageError
@@ -100,7 +100,7 @@ def _refuse_ended(run: Run, what: str) -> None:
 
 def _send_waiting(settings: Settings, engine: Engine, run: Run) -> int:
     with engine.connect() as conn:
-        waiting = ledger.waiting(conn, run.run_id)
+        waiting = messages_sent.waiting(conn, run.run_id)
     send_jobs(settings, engine, run.verb, run.run_id, waiting)
     with engine.begin() as conn:
         ledger.start_run(conn, run.run_id)
@@ -121,4 +121,4 @@ def _wait_for_workers(engine: Engine, run: Run) -> int:
 
 def _live(engine: Engine, run: Run) -> int:
     with engine.connect() as conn:
-        return ledger.progress(conn, run.run_id).live
+        return overview.progress(conn, run.run_id).live

@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 
 from worker.broker import client as broker
 from worker.broker.client import Message
-from worker.db import column_types, ledger, projects
+from worker.db import column_types, ledger, messages_sent, projects
 from worker.db.ledger import NewJob
 from worker.db.projects import Project
 from worker.errors import BrokerUnavailableError, UsageError
@@ -233,7 +233,7 @@ def send_jobs(
         epoch = broker.condition(settings).epoch
         broker.send(settings, batch)
         with engine.begin() as conn:
-            ledger.note_sent(conn, [message.ref for message in batch], epoch)
+            messages_sent.note_sent(conn, [message.ref for message in batch], epoch)
 
 
 def survey(path: str) -> Survey | None:

@@ -6,8 +6,9 @@ from typing import Any
 from sqlalchemy import Engine
 
 from worker.broker import client as broker
-from worker.db import health, ledger
-from worker.db.ledger import Progress, Run
+from worker.db import health, ledger, overview
+from worker.db.ledger import Run
+from worker.db.overview import Progress
 from worker.messages import RunState
 from worker.settings import Settings
 
@@ -23,11 +24,11 @@ def describe(engine: Engine, run: Run, settings: Settings | None = None) -> dict
     """
     with engine.connect() as conn:
         trouble = health.takes_no_writes_because(conn) if run.state in _GOING else None
-        progress = ledger.progress(conn, run.run_id)
-        active_s = ledger.active_s(conn, run.run_id)
-        holders = ledger.holders(conn, run.run_id)
-        retrying = ledger.retrying(conn, run.run_id, EXAMPLES)
-        failures = ledger.failures(conn, run.run_id, EXAMPLES) if progress.failed else []
+        progress = overview.progress(conn, run.run_id)
+        active_s = overview.active_s(conn, run.run_id)
+        holders = overview.holders(conn, run.run_id)
+        retrying = overview.retrying(conn, run.run_id, EXAMPLES)
+        failures = overview.failures(conn, run.run_id, EXAMPLES) if progress.failed else []
     elapsed = ((run.finished_at or datetime.now(UTC)) - run.created_at).total_seconds()
     return {
         **summary(run),
@@ -123,7 +124,7 @@ def summary(run: Run) -> dict[str, Any]:
 def all_runs(engine: Engine, limit: int) -> list[dict[str, Any]]:
     """The newest runs first, each with its counts."""
     with engine.connect() as conn:
-        found = [(run, ledger.progress(conn, run.run_id)) for run in ledger.runs(conn, limit)]
+        found = [(run, overview.progress(conn, run.run_id)) for run in ledger.runs(conn, limit)]
     return [
         summary(run) | {"projects": progress.jobs, "ended": progress.ended, "failed": progress.failed}
         for run, progress in found

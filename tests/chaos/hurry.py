@@ -4,8 +4,8 @@ A message counts as lost after half a minute. A schedule in which one is lost wo
 `Plan.patient`.
 """
 
-from worker.db import ledger
+from worker.db import messages_sent
 
 LOST_AFTER_S = 3.0
 
-ledger._LOST_AFTER_S = LOST_AFTER_S
+messages_sent._LOST_AFTER_S = LOST_AFTER_S

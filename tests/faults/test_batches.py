@@ -23,7 +23,7 @@ from tests.faults.studies import (
     study,
 )
 from tests.fidelity.runs import WORK, let_lease_run_out, open_run
-from worker.db import ledger
+from worker.db import overview
 from worker.errors import RunHeldError
 from worker.jobs import integrity as trust
 from worker.jobs.runner import Tools
@@ -97,7 +97,7 @@ def test_a_worker_that_dies_leaves_its_full_batches_to_the_next(
     assert end.answer["status"] == Status.MIGRATED, end.answer
     assert written_by(end) == size_of(project) - sum(left.values())
     with site.engine.connect() as conn:
-        outcome = ledger.outcomes(conn, ref.run_id)[ref.project_id]
+        outcome = overview.outcomes(conn, ref.run_id)[ref.project_id]
     assert (outcome.files.stored, outcome.files.reused) == (2 * FILES - len(left), len(left))
     assert outcome.bytes.reused == sum(left.values())
     check_order(site, end)
@@ -156,7 +156,7 @@ def test_a_job_that_is_handed_back_keeps_what_it_has_finished(
             check_store(site)
             kept.append(len(blobs(site)))
             with site.engine.connect() as conn:
-                (job,) = ledger.jobs(conn, ref.run_id)
+                (job,) = overview.jobs(conn, ref.run_id)
             assert job.state == JobState.QUEUED
         there = blobs(site)
         before = len(written)

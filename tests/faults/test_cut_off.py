@@ -15,7 +15,7 @@ from tests.faults.shim import SYNCS, Act, Call, Fault
 from tests.faults.stories import STORIES, Story, first_of_each_kind
 from tests.faults.studies import mode
 from tests.fidelity.runs import WORK, let_lease_run_out, run_one
-from worker.db import ledger
+from worker.db import overview
 from worker.jobs.runner import Tools
 from worker.messages import JobRef, Outcome, Verb
 
@@ -41,7 +41,7 @@ def go_on(tools: Tools, ref: JobRef, *, in_another_run: bool) -> Outcome | None:
     """The dead worker's message is delivered again, or lost, and the project enqueued once more."""
     let_lease_run_out(tools.engine, ref)
     with tools.engine.connect() as conn:
-        ended = ledger.outcomes(conn, ref.run_id).get(ref.project_id)
+        ended = overview.outcomes(conn, ref.run_id).get(ref.project_id)
     if ended is not None:
         return ended
     if in_another_run:

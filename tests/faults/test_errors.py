@@ -25,7 +25,7 @@ from tests.faults.studies import check_store, check_tree, folder_of, staged, stu
 from tests.fidelity.runs import WORK, open_run, run_one
 from tests.fidelity.states import look
 from tests.worker.trees import source_of
-from worker.db import ledger
+from worker.db import ledger, overview
 from worker.errors import StoreStoppedError, StoreUnusableError
 from worker.jobs.runner import Tools
 from worker.messages import JobRef, JobState, Outcome, RunState, Status, Verb
@@ -86,7 +86,7 @@ def check_what_is_said(told: Story, ref: JobRef, end: End, number: int) -> None:
     """The reason names a path of the store and what the system said, where the operator looks for it."""
     with told.site.engine.connect() as conn:
         run = ledger.find_run(conn, str(ref.run_id))
-        (job,) = ledger.jobs(conn, ref.run_id)
+        (job,) = overview.jobs(conn, ref.run_id)
     if number in PAUSING:
         assert end.answer["status"] is None, end.answer
         assert (run.state, job.state) == (RunState.PAUSED, JobState.QUEUED)
@@ -103,7 +103,7 @@ def go_on(tools: Tools, ref: JobRef) -> Outcome | None:
     """What `producer resume` does for a paused run, and another run for a failed project."""
     with tools.engine.begin() as conn:
         run = ledger.find_run(conn, str(ref.run_id))
-        ended = ledger.outcomes(conn, ref.run_id).get(ref.project_id)
+        ended = overview.outcomes(conn, ref.run_id).get(ref.project_id)
         if run.state is RunState.PAUSED:
             ledger.resume_run(conn, ref.run_id)
     if ended is not None and ended.status is Status.FAILED:

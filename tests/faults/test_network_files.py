@@ -15,7 +15,7 @@ from tests.faults.studies import check_store, check_tree, staged, study
 from tests.faults.test_errors import disturb
 from tests.fidelity.runs import let_lease_run_out, open_run
 from tests.fidelity.states import look
-from worker.db import ledger
+from worker.db import ledger, overview
 from worker.errors import StoreBrokenError
 from worker.jobs.runner import Job, Tools, run_job
 from worker.messages import JobState, Outcome, RunState, Status, Verb
@@ -64,7 +64,7 @@ def test_an_attempt_whose_job_is_anothers_pauses_nothing(site: Site, tools: Tool
     assert run_job(tools, ref, "a worker", lose_the_lease_and_meet_an_error, Verb.MIGRATE) is None
 
     with site.engine.connect() as conn:
-        (job,) = ledger.jobs(conn, ref.run_id)
+        (job,) = overview.jobs(conn, ref.run_id)
         assert ledger.find_run(conn, str(ref.run_id)).state is RunState.RUNNING
     assert job.state == JobState.RUNNING.value
 

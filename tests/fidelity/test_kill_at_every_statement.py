@@ -22,7 +22,7 @@ from tests.fidelity.dying import Nursery, Points, nursery
 from tests.fidelity.model import POINTERS, by_key
 from tests.fidelity.runs import WORK, let_lease_run_out, open_run, run_one
 from tests.fidelity.states import Rows, check, check_legacy, check_migrated, look
-from worker.db import ledger
+from worker.db import ledger, overview
 from worker.jobs.runner import Tools
 from worker.messages import JobRef, JobState, Outcome, RunState, Status, Verb
 
@@ -60,10 +60,10 @@ def deliver_again(tools: Tools, verb: Verb, ref: JobRef) -> Outcome:
     with tools.engine.begin() as conn:
         ledger.finish_ended_runs(conn)
     with tools.engine.connect() as conn:
-        (job,) = ledger.jobs(conn, ref.run_id)
+        (job,) = overview.jobs(conn, ref.run_id)
         assert job.state == JobState.DONE
         assert ledger.find_run(conn, str(ref.run_id)).state is RunState.FINISHED
-        return ledger.outcomes(conn, ref.run_id)[ref.project_id]
+        return overview.outcomes(conn, ref.run_id)[ref.project_id]
 
 
 def test_a_migration_may_die_anywhere(site: Site, tools: Tools, dying: Nursery):

@@ -34,7 +34,7 @@ from tests.estate import (
 from tests.estate.compare import LABEL_TABLES
 from tests.fidelity.model import Row
 from tests.fidelity.runs import do, open_run, run, run_one
-from worker.db import ledger
+from worker.db import ledger, overview
 from worker.errors import UsageError
 from worker.jobs.runner import Tools
 from worker.messages import Outcome, Status, Verb
@@ -584,7 +584,7 @@ def test_only_projects_that_this_program_converted_are_rolled_back(site: Site, t
     assert "no record" in skipped[reference.project_id].reason
     assert skipped[reference.project_id].remedy == "Roll it back with the tool that migrated it."
     with site.engine.connect() as conn:
-        jobs = {job.project_id for job in ledger.jobs(conn, opened.run_id)}
+        jobs = {job.project_id for job in overview.jobs(conn, opened.run_id)}
     assert made.project_id not in jobs
     refs = [ledger.JobRef(run_id=opened.run_id, project_id=number) for number in jobs]
     do(tools, Verb.ROLLBACK, refs)

@@ -21,7 +21,7 @@ from sqlalchemy import Engine, text
 from tests.conftest import Site
 from tests.deadlines import PATIENCE_S
 from tests.estate import make_project, record_session, snapshot_tree, write_recording
-from worker.db import leases, ledger
+from worker.db import leases, ledger, overview
 from worker.db.engine import connect
 from worker.db.leases import Lease
 from worker.db.ledger import NewJob
@@ -191,7 +191,7 @@ def test_64_jobs_of_equal_content_over_real_workers_are_one_dataset(
     assert_one_dataset(site, projects)
     with site.engine.connect() as conn:
         run = ledger.find_run(conn, "latest")
-        outcomes = ledger.outcomes(conn, run.run_id)
+        outcomes = overview.outcomes(conn, run.run_id)
     assert Counter(outcome.dataset_created for outcome in outcomes.values()) == {True: 1, False: 63}
     assert len({outcome.worker for outcome in outcomes.values()}) == 2
     assert_whole(site, list(outcomes.values()))

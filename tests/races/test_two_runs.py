@@ -31,7 +31,7 @@ from tests.fidelity.runs import (
     tools_of,
 )
 from tests.fidelity.states import check_legacy, check_migrated, look
-from worker.db import ledger
+from worker.db import ledger, overview
 from worker.db.engine import connect
 from worker.jobs.runner import Tools
 from worker.messages import JobRef, JobState, Outcome, RunState, Status, Verb
@@ -56,8 +56,8 @@ def the_ledger_agrees(engine: Engine, refs: list[JobRef], outcomes: dict[int, Ou
     with engine.connect() as conn:
         found = ledger.find_run(conn, str(refs[0].run_id))
         assert found.state is RunState.FINISHED
-        assert ledger.outcomes(conn, found.run_id) == outcomes
-        assert {job.state for job in ledger.jobs(conn, found.run_id)} <= {JobState.DONE, JobState.SKIPPED}
+        assert overview.outcomes(conn, found.run_id) == outcomes
+        assert {job.state for job in overview.jobs(conn, found.run_id)} <= {JobState.DONE, JobState.SKIPPED}
 
 
 def test_two_runs_over_the_same_projects_migrate_each_once(site: Site):

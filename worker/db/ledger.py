@@ -1,10 +1,9 @@
-"""Rows of the ledger: runs, jobs, their leases and outcomes. Opens no transaction; the caller says when it commits."""
+"""The ledger: runs and jobs from state to state. Opens no transaction; the caller says when it commits."""
 
-import json
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection
@@ -14,11 +13,6 @@ from worker.db.engine import sql
 from worker.db.texts import as_json, storable
 from worker.errors import ROOM, UsageError
 from worker.messages import JobRef, JobState, Outcome, RunState, Verb
-
-_OPEN = {JobState.QUEUED, JobState.RUNNING}
-
-_LOST_AFTER_S = 30.0
-"""How long a message may be on its way before it counts as lost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +29,21 @@ class Run:
     paused_because: str | None
     limit_bytes_per_second: int | None = None
 
+    @classmethod
+    def from_row(cls, row: Row[Any]) -> "Run":
+        """A row of `migration_runs`."""
+        return cls(
+            run_id=row.run_id,
+            verb=Verb(row.verb),
+            dry_run=row.dry_run,
+            state=RunState(row.state),
+            selection=row.selection,
+            created_at=row.created_at,
+            finished_at=row.finished_at,
+            paused_because=row.paused_because,
+            limit_bytes_per_second=row.limit_bytes_per_second,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewJob:
@@ -47,39 +56,6 @@ class NewJob:
     files: int | None = None
     size_bytes: int | None = None
     skipped: Outcome | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Waiting:
-    """A job that needs a message."""
-
-    ref: JobRef
-    verb: Verb
-    project_name: str | None
-    size_bytes: int | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """How far a run is, counted from its jobs. `live` counts jobs under a lease that has not run out, `crashes` leases that
-    did, `fenced` attempts that came too late, `retries` jobs handed back for something passing.
-    """
-
-    state: RunState
-    jobs: int
-    ended: int
-    failed: int
-    running: int
-    live: int
-    bytes_total: int
-    bytes_done: int
-    files_done: int = 0
-    retries: int = 0
-    crashes: int = 0
-    fenced: int = 0
-
-
-# Runs -----------------------------------------------------------------------------------------------------------------
 
 
 def open_run(
@@ -134,73 +110,12 @@ def add_jobs(conn: Connection, run_id: uuid.UUID, jobs: Sequence[NewJob]) -> Non
     )
 
 
-def note_sent(conn: Connection, refs: Sequence[JobRef], epoch: str) -> None:
-    """The messages of these jobs are with the broker, in the life of it that `epoch` names."""
-    conn.execute(
-        sql("""
-            update migration_jobs j set sent_at = clock_timestamp(), sent_epoch = :epoch
-            from jsonb_to_recordset(cast(:refs as jsonb)) as sent(run_id uuid, project_id integer)
-            where j.run_id = sent.run_id and j.project_id = sent.project_id and j.state = 'queued'"""),
-        {
-            "epoch": epoch,
-            "refs": json.dumps([{"run_id": str(ref.run_id), "project_id": ref.project_id} for ref in refs]),
-        },
-    )
-
-
 def start_run(conn: Connection, run_id: uuid.UUID) -> None:
     """Every waiting job of the run is with the broker: the run is running."""
     conn.execute(
         sql("update migration_runs set state = 'running' where run_id = :run_id and state = 'planned'"),
         {"run_id": run_id},
     )
-
-
-def never_sent(conn: Connection, limit: int) -> list[Waiting]:
-    """Waiting jobs that have no message, largest first, locked until the transaction ends: they were handed back, or their
-    time has come, or whoever opened the run died before he had sent them.
-    """
-    return _waiting(
-        conn,
-        """j.sent_at is null
-           and (j.attempt > 0 or j.waits_for is not null or j.queued_at < clock_timestamp() - :patience)""",
-        {"limit": limit},
-    )
-
-
-def lost(conn: Connection, epoch: str, *, queue_is_empty: bool, limit: int) -> list[Waiting]:
-    """Waiting jobs whose message is lost, as `never_sent`. Looks at every waiting job: to be asked when there is a reason.
-
-    The message went to an earlier life of the broker. Or the queue is empty, and the job still waits: then it was lost on
-    its way, or somebody has just taken it out; half a minute later it is the former, and one too many is harmless.
-    """
-    return _waiting(
-        conn,
-        """j.sent_at is not null and (j.sent_epoch is distinct from :epoch
-                                       or :queue_is_empty and j.sent_at < clock_timestamp() - :patience)""",
-        {"limit": limit, "epoch": epoch, "queue_is_empty": queue_is_empty},
-    )
-
-
-def _waiting(conn: Connection, condition: str, values: dict[str, Any]) -> list[Waiting]:
-    rows = conn.execute(
-        sql(f"""
-            select j.run_id, j.project_id, j.project_name, j.bytes_total as size_bytes, r.verb
-            from migration_jobs j join migration_runs r using (run_id)
-            where j.state = 'queued' and r.state in ('planned', 'running')
-              and coalesce(j.not_before <= clock_timestamp(), true) and {condition}
-            order by j.bytes_total desc nulls last, j.project_id limit :limit for update of j skip locked"""),  # noqa: S608 - constants
-        values | {"patience": timedelta(seconds=_LOST_AFTER_S)},
-    )
-    return [
-        Waiting(
-            ref=JobRef(run_id=row.run_id, project_id=row.project_id),
-            verb=Verb(row.verb),
-            project_name=row.project_name,
-            size_bytes=row.size_bytes,
-        )
-        for row in rows
-    ]
 
 
 def cancel_run(conn: Connection, run_id: uuid.UUID, reason: str) -> None:
@@ -283,7 +198,7 @@ def pause_runs_that_only_wait(conn: Connection, root_patience_s: float) -> list[
             returning r.*"""),
         {"room": ROOM, "patience": root_patience_s},
     )
-    return [_run(row) for row in rows]
+    return [Run.from_row(row) for row in rows]
 
 
 def resume_run(conn: Connection, run_id: uuid.UUID) -> None:
@@ -367,19 +282,6 @@ def limit_run(conn: Connection, run_id: uuid.UUID, bytes_per_second: int | None)
     )
 
 
-def waiting(conn: Connection, run_id: uuid.UUID) -> list[NewJob]:
-    """The jobs of a run that wait for a worker, in the order of sending."""
-    rows = conn.execute(
-        sql("""
-            select project_id, project_name, path, sessions_total as sessions, files_total as files,
-                   bytes_total as size_bytes
-            from migration_jobs where run_id = :run_id and state = 'queued'
-            order by bytes_total desc nulls last, project_id"""),
-        {"run_id": run_id},
-    )
-    return [NewJob(**row._mapping) for row in rows]  # noqa: SLF001 - the public name of a row as a mapping
-
-
 def finish_ended_runs(conn: Connection) -> None:
     """Close every run whose last job has an outcome: whoever wrote it may have died before he could do that."""
     conn.execute(
@@ -422,7 +324,7 @@ def find_run(conn: Connection, reference: str) -> Run:
         )
     if len(rows) > 1 and reference != "latest":
         raise UsageError(f"More than one run begins with {reference!r}; give more of the id")
-    return _run(rows[0])
+    return Run.from_row(rows[0])
 
 
 def runs(conn: Connection, limit: int) -> list[Run]:
@@ -430,219 +332,4 @@ def runs(conn: Connection, limit: int) -> list[Run]:
     rows = conn.execute(
         sql("select * from migration_runs order by created_at desc limit :limit"), {"limit": limit}
     )
-    return [_run(row) for row in rows]
-
-
-def progress(conn: Connection, run_id: uuid.UUID) -> Progress:
-    """Count the run's jobs: one pass over their rows, however many there are."""
-    run = conn.execute(
-        sql("select state from migration_runs where run_id = :run_id"), {"run_id": run_id}
-    ).one()
-    rows = conn.execute(
-        sql("""
-            select state, count(*) as jobs, count(*) filter (where lease_until > clock_timestamp()) as live,
-                   coalesce(sum(bytes_total), 0)::bigint as bytes_total,
-                   coalesce(sum(least(bytes_done, coalesce(bytes_total, bytes_done))), 0)::bigint as bytes_done,
-                   coalesce(sum(files_done), 0)::bigint as files_done, sum(retries)::integer as retries, sum(crashes)::integer as crashes, sum(fenced)::integer as fenced
-            from migration_jobs where run_id = :run_id group by state"""),
-        {"run_id": run_id},
-    ).all()
-    of = {row.state: row for row in rows}
-    ended = [row for row in rows if row.state not in _OPEN]
-    return Progress(
-        state=RunState(run.state),
-        jobs=sum(row.jobs for row in rows),
-        ended=sum(row.jobs for row in ended),
-        failed=of[JobState.FAILED].jobs if JobState.FAILED in of else 0,
-        running=of[JobState.RUNNING].jobs if JobState.RUNNING in of else 0,
-        live=sum(row.live for row in rows),
-        bytes_total=sum(row.bytes_total for row in rows),
-        # Whatever an ended job had is dealt with, also where it failed.
-        bytes_done=sum(row.bytes_total if row.state not in _OPEN else row.bytes_done for row in rows),
-        files_done=sum(row.files_done for row in rows),
-        retries=sum(row.retries for row in rows),
-        crashes=sum(row.crashes for row in rows),
-        fenced=sum(row.fenced for row in rows),
-    )
-
-
-def holders(conn: Connection, run_id: uuid.UUID) -> list[Row[Any]]:
-    """The jobs that workers have right now: who, since when, how far."""
-    return list(
-        conn.execute(
-            sql("""
-                select project_id, project_name, worker, phase, attempt, files_total, files_done, bytes_total, bytes_done,
-                       extract(epoch from clock_timestamp() - started_at)::float8 as age_s,
-                       extract(epoch from lease_until - clock_timestamp())::float8 as lease_left_s
-                from migration_jobs where run_id = :run_id and state = 'running' order by started_at"""),
-            {"run_id": run_id},
-        )
-    )
-
-
-def open_jobs(conn: Connection) -> Row[Any]:
-    """What is still to be done, over all runs: `waiting` for a worker right now, `running`, and those of them that are `dead`
-    (their lease ran out).
-    """
-    return conn.execute(
-        sql("""
-            select count(*) filter (where j.state = 'queued' and r.state in ('planned', 'running')
-                                    and coalesce(j.not_before <= clock_timestamp(), true)) as waiting,
-                   count(*) filter (where j.state = 'running') as running,
-                   count(*) filter (where j.state = 'running' and j.lease_until < clock_timestamp()) as dead
-            from migration_jobs j join migration_runs r using (run_id) where j.state in ('queued', 'running')""")
-    ).one()
-
-
-def active_s(conn: Connection, run_id: uuid.UUID) -> float:
-    """For how many seconds at least one worker had a job of the run: not while it was paused, and not while no worker was there.
-
-    The last attempt of each job counts, from its beginning to its end; what overlaps counts once.
-    """
-    seconds: float = conn.execute(
-        sql("""
-            with spans as (
-                select started_at as began,
-                       coalesce(finished_at, least(lease_until, clock_timestamp())) as until
-                from migration_jobs where run_id = :run_id and started_at is not null and state <> 'queued'
-            ), numbered as (
-                select began, until, max(until) over (order by began, until
-                                                      rows between unbounded preceding and 1 preceding) as before
-                from spans where until > began
-            ), islands as (
-                select began, until, count(*) filter (where before is null or began > before)
-                                     over (order by began, until rows unbounded preceding) as island
-                from numbered
-            )
-            select coalesce(sum(extract(epoch from length)), 0)::float8
-            from (select max(until) - min(began) as length from islands group by island) as active"""),
-        {"run_id": run_id},
-    ).scalar_one()
-    return seconds
-
-
-def running_jobs(conn: Connection) -> list[JobRef]:
-    """Every job that some worker has, or had when it died."""
-    rows = conn.execute(sql("select run_id, project_id from migration_jobs where state = 'running'"))
-    return [JobRef(run_id=row.run_id, project_id=row.project_id) for row in rows]
-
-
-def idle_jobs(conn: Connection) -> Iterator[JobRef]:
-    """Every job of every run that no worker has: one that waits, or has ended."""
-    rows = conn.execute(sql("select run_id, project_id from migration_jobs where state <> 'running'"))
-    return (JobRef(run_id=row.run_id, project_id=row.project_id) for row in rows)
-
-
-def held_runs(conn: Connection) -> list[Run]:
-    """The runs that stand still until somebody lets them go on."""
-    rows = conn.execute(sql("select * from migration_runs where state = 'paused' order by created_at"))
-    return [_run(row) for row in rows]
-
-
-def retrying(conn: Connection, run_id: uuid.UUID, limit: int) -> list[Row[Any]]:
-    """Jobs that met something passing and wait to be tried again; `wait_s` is None for one that waits for room in the store."""
-    return list(
-        conn.execute(
-            sql("""
-                select project_id, project_name, phase as reason, retries,
-                       case when waits_for is distinct from :room then
-                           greatest(0, extract(epoch from not_before - clock_timestamp()))::float8 end as wait_s
-                from migration_jobs where run_id = :run_id and state = 'queued' and not_before is not null
-                order by not_before limit :limit"""),
-            {"run_id": run_id, "limit": limit, "room": ROOM},
-        )
-    )
-
-
-def failures(conn: Connection, run_id: uuid.UUID, examples: int) -> list[Row[Any]]:
-    """What failed, by class, most frequent first: how many, what to do, and the first few."""
-    return list(
-        conn.execute(
-            sql("""
-                select error_class, count(*) as jobs, min(outcome->>'remedy') as remedy,
-                       (array_agg(jsonb_build_object('project_id', project_id, 'project_name', project_name, 'error', error)
-                                  order by project_id) filter (where number <= :examples)) as examples
-                from (select *, row_number() over (partition by error_class order by project_id) as number
-                      from migration_jobs where run_id = :run_id and state = 'failed') as failed
-                group by error_class order by jobs desc, error_class"""),
-            {"run_id": run_id, "examples": examples},
-        )
-    )
-
-
-def jobs(conn: Connection, run_id: uuid.UUID) -> list[Row[Any]]:
-    """Every job of a run, for people: what it is, who has it, how far it is, how it ended."""
-    return list(
-        conn.execute(
-            sql("""
-                select project_id, project_name, path, state, attempt, worker, lease_until, phase, dataset_hash,
-                       sessions_total, files_total, bytes_total, files_done, bytes_done, error_class, error, outcome,
-                       started_at, finished_at,
-                       extract(epoch from clock_timestamp() - started_at)::float8 as age_s
-                from migration_jobs where run_id = :run_id order by project_id"""),
-            {"run_id": run_id},
-        )
-    )
-
-
-def outcomes(conn: Connection, run_id: uuid.UUID) -> dict[int, Outcome]:
-    """The outcome of every job that has ended, by project."""
-    rows = conn.execute(
-        sql("select project_id, outcome from migration_jobs where run_id = :run_id and outcome is not null"),
-        {"run_id": run_id},
-    )
-    return {row.project_id: Outcome.from_json(row.outcome) for row in rows}
-
-
-def without_outcome(conn: Connection, run_id: uuid.UUID) -> list[Row[Any]]:
-    """The jobs of a run that have no outcome: open ones, or such as an ended run has lost sight of."""
-    return list(
-        conn.execute(
-            sql("""
-                select project_id, project_name, path, state from migration_jobs
-                where run_id = :run_id and outcome is null order by project_id"""),
-            {"run_id": run_id},
-        )
-    )
-
-
-# Dry runs -------------------------------------------------------------------------------------------------------------
-
-
-def note_new_content(conn: Connection, ref: JobRef, sizes: Mapping[str, int]) -> None:
-    """A dry run met content that the store does not have: the lowest project id becomes its owner."""
-    rows = [{"digest": digest, "size_bytes": size} for digest, size in sorted(sizes.items())]
-    conn.execute(
-        sql("""
-            insert into migration_dry_run_blobs (run_id, digest, size_bytes, project_id)
-            select :run_id, b.digest, b.size_bytes, :project_id
-            from jsonb_to_recordset(cast(:rows as jsonb)) as b(digest text, size_bytes bigint)
-            on conflict on constraint migration_dry_run_blobs_pkey
-            do update set project_id = least(migration_dry_run_blobs.project_id, excluded.project_id)"""),
-        {"run_id": ref.run_id, "project_id": ref.project_id, "rows": json.dumps(rows)},
-    )
-
-
-def new_content_by_project(conn: Connection, run_id: uuid.UUID) -> dict[int, tuple[int, int]]:
-    """Files and bytes that each project of a dry run would be the first to store."""
-    rows = conn.execute(
-        sql("""
-            select project_id, count(*) as files, sum(size_bytes)::bigint as bytes
-            from migration_dry_run_blobs where run_id = :run_id group by project_id"""),
-        {"run_id": run_id},
-    )
-    return {row.project_id: (row.files, row.bytes) for row in rows}
-
-
-def _run(row: Row[Any]) -> Run:
-    return Run(
-        run_id=row.run_id,
-        verb=Verb(row.verb),
-        dry_run=row.dry_run,
-        state=RunState(row.state),
-        selection=row.selection,
-        created_at=row.created_at,
-        finished_at=row.finished_at,
-        paused_because=row.paused_because,
-        limit_bytes_per_second=row.limit_bytes_per_second,
-    )
+    return [Run.from_row(row) for row in rows]

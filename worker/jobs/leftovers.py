@@ -6,7 +6,7 @@ from collections.abc import Collection
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from worker.db import ledger
+from worker.db import overview
 from worker.db.engine import autocommit
 from worker.errors import MigratorError
 from worker.runtime import log
@@ -23,7 +23,7 @@ _looked_at: dict[str, float] = {}
 def over(engine: Engine, tasks: Collection[str]) -> set[str]:
     """Those of these task ids whose jobs no worker has; not those of another ledger's jobs, which nobody here can judge."""
     with autocommit(engine) as conn:
-        return {task for ref in ledger.idle_jobs(conn) if (task := ref.task_id) in tasks}
+        return {task for ref in overview.idle_jobs(conn) if (task := ref.task_id) in tasks}
 
 
 def clear(engine: Engine, store: Store) -> None:

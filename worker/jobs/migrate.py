@@ -14,7 +14,7 @@ from worker.conversion.convert import (
     convert,
     rehearse,
 )
-from worker.db import claims, column_types, datasets, leases, ledger, recordings, sessions
+from worker.db import claims, column_types, datasets, dry_runs, leases, recordings, sessions
 from worker.db.claims import Claim
 from worker.db.datasets import Dataset
 from worker.db.engine import autocommit
@@ -464,7 +464,7 @@ def _foretell(job: Job, tree: HashedTree) -> Outcome:
         listen=job.heartbeat.listen,
     )
     with job.engine.begin() as conn:
-        ledger.note_new_content(
+        dry_runs.note_new_content(
             conn, job.lease.ref, {digest: tree.distinct[digest].signature.size_bytes for digest in new}
         )
         leases.end_job(conn, job.lease, outcome)

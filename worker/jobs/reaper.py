@@ -15,9 +15,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from worker.broker import client as broker
 from worker.broker.client import Condition, Message
 from worker.db import engine as engine_module
-from worker.db import leases, ledger
+from worker.db import leases, ledger, messages_sent
 from worker.db.leases import MOST_CRASHES, Expired
-from worker.db.ledger import Waiting
+from worker.db.messages_sent import Waiting
 from worker.errors import MigratorError, WorkerCrashedError
 from worker.jobs.one_store import Remembered, open_store
 from worker.messages import Check, Outcome, RunState, Status, failed, passed, warned
@@ -114,13 +114,13 @@ def reap(settings: Settings, engine: Engine, known_epoch: str | None = None) -> 
 def _send_and_finish(settings: Settings, engine: Engine, known_epoch: str | None) -> str:
     """Send what has no message, close what has ended; the broker's epoch."""
     condition = broker.condition(settings)
-    _send_all(settings, engine, condition, lambda conn: ledger.never_sent(conn, _BATCH))
+    _send_all(settings, engine, condition, lambda conn: messages_sent.never_sent(conn, _BATCH))
     if condition.epoch != known_epoch or condition.waiting == 0:
         _send_all(
             settings,
             engine,
             condition,
-            lambda conn: ledger.lost(
+            lambda conn: messages_sent.lost(
                 conn, condition.epoch, queue_is_empty=condition.waiting == 0, limit=_BATCH
             ),
         )
@@ -217,7 +217,7 @@ def _send_all(
             count = len(waiting)
             if waiting:
                 broker.send(settings, [_message(job) for job in waiting])
-                ledger.note_sent(conn, [job.ref for job in waiting], condition.epoch)
+                messages_sent.note_sent(conn, [job.ref for job in waiting], condition.epoch)
                 _log.info("sent_again", jobs=count)
 
 

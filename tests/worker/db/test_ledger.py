@@ -20,7 +20,7 @@ from tests.worker.db.rows import (
     set_run_state,
     take,
 )
-from worker.db import leases, ledger
+from worker.db import dry_runs, leases, ledger, overview
 from worker.db.leases import Lease
 from worker.db.ledger import NewJob
 from worker.errors import DatabaseRefusedError, LeaseLostError, UsageError
@@ -231,7 +231,7 @@ def test_an_outcome_is_kept_whole_and_its_head_in_columns(database: Engine):
     assert job["finished_at"] >= job["started_at"]
     assert job["files_done"] == 5
     with database.connect() as conn:
-        assert ledger.outcomes(conn, run_id) == {7: failed}
+        assert overview.outcomes(conn, run_id) == {7: failed}
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_a_message_of_any_bytes_does_not_cost_a_job_its_outcome(database: Engine
 
     assert job_of(database, run_id)["error"] == kept
     with database.connect() as conn:
-        found = ledger.outcomes(conn, run_id)[1]
+        found = overview.outcomes(conn, run_id)[1]
     assert (found.reason, found.error, found.differences) == (kept, kept, (kept,))
 
 
@@ -310,7 +310,7 @@ def test_a_run_whose_jobs_are_all_skipped_is_finished_at_once(database: Engine):
 
     assert finish(database, run_id) == "finished"
     with database.connect() as conn:
-        assert ledger.outcomes(conn, run_id)[1].status is Status.SKIPPED
+        assert overview.outcomes(conn, run_id)[1].status is Status.SKIPPED
 
 
 def test_a_cancelled_run_stays_cancelled(database: Engine):
@@ -337,7 +337,7 @@ def test_cancelling_ends_what_waits_and_leaves_what_runs_and_what_ended(database
         "cancelled",
     ]
     with database.connect() as conn:
-        cancelled = ledger.outcomes(conn, run_id)[3]
+        cancelled = overview.outcomes(conn, run_id)[3]
     assert (cancelled.status, cancelled.reason) == (Status.CANCELLED, "it's enough")
     assert (cancelled.project_name, cancelled.original_path) == ("study 3", "/studies/3")
 
@@ -434,7 +434,7 @@ def test_progress_is_counted_from_the_jobs(database: Engine):
     renew(database, must_take(database, run_id, 4), bytes_done=150)
 
     with database.connect() as conn:
-        now = ledger.progress(conn, run_id)
+        now = overview.progress(conn, run_id)
 
     assert (now.state, now.jobs, now.ended, now.failed) == (RunState.RUNNING, 5, 2, 1)
     assert (now.running, now.live) == (2, 1)
@@ -447,7 +447,7 @@ def test_a_run_without_jobs_and_jobs_of_unknown_size_have_progress_too(database:
     renew(database, must_take(database, unknown), bytes_done=70)
 
     with database.connect() as conn:
-        none, some = ledger.progress(conn, empty), ledger.progress(conn, unknown)
+        none, some = overview.progress(conn, empty), overview.progress(conn, unknown)
 
     assert (none.jobs, none.ended, none.bytes_total, none.bytes_done) == (0, 0, 0, 0)
     assert (some.jobs, some.bytes_total, some.bytes_done) == (1, 0, 70)
@@ -458,7 +458,7 @@ def test_jobs_are_listed_by_project_with_their_age(database: Engine):
     must_take(database, run_id, 2, "worker@host")
 
     with database.connect() as conn:
-        rows = ledger.jobs(conn, run_id)
+        rows = overview.jobs(conn, run_id)
 
     assert [row.project_id for row in rows] == [1, 2, 3]
     assert (rows[1].worker, rows[1].state) == ("worker@host", "running")
@@ -496,12 +496,12 @@ def test_the_lowest_project_that_holds_a_new_content_owns_it_whatever_the_order(
     with database.begin() as conn:
         for number, digests in ((2, ["aa", "bb"]), (3, ["bb", "cc"]), (1, ["bb"]), (1, ["bb"])):
             ref = JobRef(run_id=run_id, project_id=number)
-            ledger.note_new_content(conn, ref, {digest: sizes[digest] for digest in digests})
-        ledger.note_new_content(conn, JobRef(run_id=other_run, project_id=1), {"aa": 10})
-        ledger.note_new_content(conn, JobRef(run_id=run_id, project_id=1), {})
+            dry_runs.note_new_content(conn, ref, {digest: sizes[digest] for digest in digests})
+        dry_runs.note_new_content(conn, JobRef(run_id=other_run, project_id=1), {"aa": 10})
+        dry_runs.note_new_content(conn, JobRef(run_id=run_id, project_id=1), {})
 
-        assert ledger.new_content_by_project(conn, run_id) == {1: (1, 20), 2: (1, 10), 3: (1, 40)}
-        assert ledger.new_content_by_project(conn, other_run) == {1: (1, 10)}
+        assert dry_runs.new_content_by_project(conn, run_id) == {1: (1, 20), 2: (1, 10), 3: (1, 40)}
+        assert dry_runs.new_content_by_project(conn, other_run) == {1: (1, 10)}
 
 
 def test_projects_that_note_the_same_contents_at_once_do_not_block_each_other_for_ever(database: Engine):
@@ -517,18 +517,18 @@ def test_projects_that_note_the_same_contents_at_once_do_not_block_each_other_fo
             number = numbers[id(engine)]
             with engine.begin() as conn:
                 ref = JobRef(run_id=run_id, project_id=number)
-                ledger.note_new_content(conn, ref, dict.fromkeys(orders[number % 2], 1))
+                dry_runs.note_new_content(conn, ref, dict.fromkeys(orders[number % 2], 1))
 
         at_once(engines, note)
 
     with database.connect() as conn:
-        assert ledger.new_content_by_project(conn, run_id) == {1: (300, 300)}
+        assert dry_runs.new_content_by_project(conn, run_id) == {1: (300, 300)}
 
 
 def test_what_a_run_noted_goes_with_the_run(database: Engine):
     run_id = make_run(database, [1], dry_run=True)
     with database.begin() as conn:
-        ledger.note_new_content(conn, JobRef(run_id=run_id, project_id=1), {"aa": 1})
+        dry_runs.note_new_content(conn, JobRef(run_id=run_id, project_id=1), {"aa": 1})
 
         conn.execute(text("delete from migration_runs where run_id = :id"), {"id": run_id})
 
@@ -540,7 +540,7 @@ def test_thousands_of_jobs_are_written_at_once(database: Engine):
     run_id = make_run(database, list(range(1, 5001)), size_bytes=2**33)
 
     with database.connect() as conn:
-        now = ledger.progress(conn, run_id)
+        now = overview.progress(conn, run_id)
 
     assert (now.jobs, now.bytes_total) == (5000, 5000 * 2**33)
     assert job_of(database, run_id, 5000)["state"] == "queued"

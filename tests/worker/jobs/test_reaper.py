@@ -13,7 +13,7 @@ from tests.conftest import Site
 from tests.worker.db.rows import at_once, expire, job_of, make_run, must_take, processes, set_run_state, take
 from tests.worker.trees import eventually, open_store
 from worker.broker import client as broker
-from worker.db import leases, ledger
+from worker.db import leases, ledger, messages_sent
 from worker.jobs.reaper import Reaper, reap
 from worker.messages import QUEUE, JobRef, Outcome, Status, Verb
 from worker.store.store import Store
@@ -297,7 +297,7 @@ def test_jobs_whose_messages_are_in_the_queue_are_not_even_looked_at(site: Site)
     epoch = reap(site.settings, site.engine)
     sent(site, waiting, seconds_ago=0)
     with site.engine.begin() as conn:
-        ledger.note_sent(conn, [JobRef(run_id=waiting, project_id=1)], "a life that is over")
+        messages_sent.note_sent(conn, [JobRef(run_id=waiting, project_id=1)], "a life that is over")
     broker.send(
         site.settings,
         [

@@ -12,7 +12,7 @@ from tests.conftest import Site
 from tests.faults.studies import check_store, check_tree, staged, study
 from tests.fidelity.runs import open_run, run, run_one, tools_of
 from tests.fidelity.test_restore import make, remove
-from worker.db import ledger
+from worker.db import ledger, overview
 from worker.jobs import leftovers, rollback
 from worker.jobs.runner import Tools
 from worker.legacy import restore
@@ -60,7 +60,7 @@ def test_a_legacy_file_system_that_cannot_flush_is_tried_again_later(
 
     first = rollback.rollback(tools, ref, "worker")
     with site.engine.connect() as conn:
-        (job,) = ledger.jobs(conn, ref.run_id)
+        (job,) = overview.jobs(conn, ref.run_id)
     again = run(tools, Verb.ROLLBACK) if first is not None else rollback.rollback(tools, ref, "worker")
 
     assert first is None

@@ -1,0 +1,210 @@
+"""What people, reports and metrics read of the ledger: counts, owners, failures, outcomes. Changes nothing."""
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection
+from sqlalchemy.engine import Row
+
+from worker.db.engine import sql
+from worker.db.ledger import Run
+from worker.errors import ROOM
+from worker.messages import JobRef, JobState, Outcome, RunState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a run is, counted from its jobs. `live` counts jobs under a lease that has not run out, `crashes` leases that
+    did, `fenced` attempts that came too late, `retries` jobs handed back for something passing.
+    """
+
+    state: RunState
+    jobs: int
+    ended: int
+    failed: int
+    running: int
+    live: int
+    bytes_total: int
+    bytes_done: int
+    files_done: int = 0
+    retries: int = 0
+    crashes: int = 0
+    fenced: int = 0
+
+
+_OPEN = {JobState.QUEUED, JobState.RUNNING}
+
+
+def progress(conn: Connection, run_id: uuid.UUID) -> Progress:
+    """Count the run's jobs: one pass over their rows, however many there are."""
+    run = conn.execute(
+        sql("select state from migration_runs where run_id = :run_id"), {"run_id": run_id}
+    ).one()
+    rows = conn.execute(
+        sql("""
+            select state, count(*) as jobs, count(*) filter (where lease_until > clock_timestamp()) as live,
+                   coalesce(sum(bytes_total), 0)::bigint as bytes_total,
+                   coalesce(sum(least(bytes_done, coalesce(bytes_total, bytes_done))), 0)::bigint as bytes_done,
+                   coalesce(sum(files_done), 0)::bigint as files_done, sum(retries)::integer as retries, sum(crashes)::integer as crashes, sum(fenced)::integer as fenced
+            from migration_jobs where run_id = :run_id group by state"""),
+        {"run_id": run_id},
+    ).all()
+    of = {row.state: row for row in rows}
+    ended = [row for row in rows if row.state not in _OPEN]
+    return Progress(
+        state=RunState(run.state),
+        jobs=sum(row.jobs for row in rows),
+        ended=sum(row.jobs for row in ended),
+        failed=of[JobState.FAILED].jobs if JobState.FAILED in of else 0,
+        running=of[JobState.RUNNING].jobs if JobState.RUNNING in of else 0,
+        live=sum(row.live for row in rows),
+        bytes_total=sum(row.bytes_total for row in rows),
+        # Whatever an ended job had is dealt with, also where it failed.
+        bytes_done=sum(row.bytes_total if row.state not in _OPEN else row.bytes_done for row in rows),
+        files_done=sum(row.files_done for row in rows),
+        retries=sum(row.retries for row in rows),
+        crashes=sum(row.crashes for row in rows),
+        fenced=sum(row.fenced for row in rows),
+    )
+
+
+def holders(conn: Connection, run_id: uuid.UUID) -> list[Row[Any]]:
+    """The jobs that workers have right now: who, since when, how far."""
+    return list(
+        conn.execute(
+            sql("""
+                select project_id, project_name, worker, phase, attempt, files_total, files_done, bytes_total, bytes_done,
+                       extract(epoch from clock_timestamp() - started_at)::float8 as age_s,
+                       extract(epoch from lease_until - clock_timestamp())::float8 as lease_left_s
+                from migration_jobs where run_id = :run_id and state = 'running' order by started_at"""),
+            {"run_id": run_id},
+        )
+    )
+
+
+def open_jobs(conn: Connection) -> Row[Any]:
+    """What is still to be done, over all runs: `waiting` for a worker right now, `running`, and those of them that are `dead`
+    (their lease ran out).
+    """
+    return conn.execute(
+        sql("""
+            select count(*) filter (where j.state = 'queued' and r.state in ('planned', 'running')
+                                    and coalesce(j.not_before <= clock_timestamp(), true)) as waiting,
+                   count(*) filter (where j.state = 'running') as running,
+                   count(*) filter (where j.state = 'running' and j.lease_until < clock_timestamp()) as dead
+            from migration_jobs j join migration_runs r using (run_id) where j.state in ('queued', 'running')""")
+    ).one()
+
+
+def running_jobs(conn: Connection) -> list[JobRef]:
+    """Every job that some worker has, or had when it died."""
+    rows = conn.execute(sql("select run_id, project_id from migration_jobs where state = 'running'"))
+    return [JobRef(run_id=row.run_id, project_id=row.project_id) for row in rows]
+
+
+def idle_jobs(conn: Connection) -> Iterator[JobRef]:
+    """Every job of every run that no worker has: one that waits, or has ended."""
+    rows = conn.execute(sql("select run_id, project_id from migration_jobs where state <> 'running'"))
+    return (JobRef(run_id=row.run_id, project_id=row.project_id) for row in rows)
+
+
+def held_runs(conn: Connection) -> list[Run]:
+    """The runs that stand still until somebody lets them go on."""
+    rows = conn.execute(sql("select * from migration_runs where state = 'paused' order by created_at"))
+    return [Run.from_row(row) for row in rows]
+
+
+def active_s(conn: Connection, run_id: uuid.UUID) -> float:
+    """For how many seconds at least one worker had a job of the run: not while it was paused, and not while no worker was there.
+
+    The last attempt of each job counts, from its beginning to its end; what overlaps counts once.
+    """
+    seconds: float = conn.execute(
+        sql("""
+            with spans as (
+                select started_at as began,
+                       coalesce(finished_at, least(lease_until, clock_timestamp())) as until
+                from migration_jobs where run_id = :run_id and started_at is not null and state <> 'queued'
+            ), numbered as (
+                select began, until, max(until) over (order by began, until
+                                                      rows between unbounded preceding and 1 preceding) as before
+                from spans where until > began
+            ), islands as (
+                select began, until, count(*) filter (where before is null or began > before)
+                                     over (order by began, until rows unbounded preceding) as island
+                from numbered
+            )
+            select coalesce(sum(extract(epoch from length)), 0)::float8
+            from (select max(until) - min(began) as length from islands group by island) as active"""),
+        {"run_id": run_id},
+    ).scalar_one()
+    return seconds
+
+
+def retrying(conn: Connection, run_id: uuid.UUID, limit: int) -> list[Row[Any]]:
+    """Jobs that met something passing and wait to be tried again; `wait_s` is None for one that waits for room in the store."""
+    return list(
+        conn.execute(
+            sql("""
+                select project_id, project_name, phase as reason, retries,
+                       case when waits_for is distinct from :room then
+                           greatest(0, extract(epoch from not_before - clock_timestamp()))::float8 end as wait_s
+                from migration_jobs where run_id = :run_id and state = 'queued' and not_before is not null
+                order by not_before limit :limit"""),
+            {"run_id": run_id, "limit": limit, "room": ROOM},
+        )
+    )
+
+
+def failures(conn: Connection, run_id: uuid.UUID, examples: int) -> list[Row[Any]]:
+    """What failed, by class, most frequent first: how many, what to do, and the first few."""
+    return list(
+        conn.execute(
+            sql("""
+                select error_class, count(*) as jobs, min(outcome->>'remedy') as remedy,
+                       (array_agg(jsonb_build_object('project_id', project_id, 'project_name', project_name, 'error', error)
+                                  order by project_id) filter (where number <= :examples)) as examples
+                from (select *, row_number() over (partition by error_class order by project_id) as number
+                      from migration_jobs where run_id = :run_id and state = 'failed') as failed
+                group by error_class order by jobs desc, error_class"""),
+            {"run_id": run_id, "examples": examples},
+        )
+    )
+
+
+def jobs(conn: Connection, run_id: uuid.UUID) -> list[Row[Any]]:
+    """Every job of a run, for people: what it is, who has it, how far it is, how it ended."""
+    return list(
+        conn.execute(
+            sql("""
+                select project_id, project_name, path, state, attempt, worker, lease_until, phase, dataset_hash,
+                       sessions_total, files_total, bytes_total, files_done, bytes_done, error_class, error, outcome,
+                       started_at, finished_at,
+                       extract(epoch from clock_timestamp() - started_at)::float8 as age_s
+                from migration_jobs where run_id = :run_id order by project_id"""),
+            {"run_id": run_id},
+        )
+    )
+
+
+def outcomes(conn: Connection, run_id: uuid.UUID) -> dict[int, Outcome]:
+    """The outcome of every job that has ended, by project."""
+    rows = conn.execute(
+        sql("select project_id, outcome from migration_jobs where run_id = :run_id and outcome is not null"),
+        {"run_id": run_id},
+    )
+    return {row.project_id: Outcome.from_json(row.outcome) for row in rows}
+
+
+def without_outcome(conn: Connection, run_id: uuid.UUID) -> list[Row[Any]]:
+    """The jobs of a run that have no outcome: open ones, or such as an ended run has lost sight of."""
+    return list(
+        conn.execute(
+            sql("""
+                select project_id, project_name, path, state from migration_jobs
+                where run_id = :run_id and outcome is null order by project_id"""),
+            {"run_id": run_id},
+        )
+    )
