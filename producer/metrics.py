@@ -16,8 +16,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from producer.runs.open import room_in, store_id_in
 from worker.broker import client as broker
-from worker.db import figures, stores
-from worker.db.figures import Figures
+from worker.db import overview, stores
+from worker.db.overview import Figures
 from worker.errors import MigratorError, StoreElsewhereError, UsageError
 from worker.runtime import log
 from worker.settings import Settings
@@ -86,7 +86,7 @@ class LedgerCollector(Collector):
             named = stores.named(conn)
             self._named = named.store_id if named is not None else None
             self._named_is_known.set()
-            found = figures.figures(conn)
+            found = overview.figures(conn)
         yield from _of_jobs(found)
         runs = _gauge("runs", "Runs in the ledger", ["verb", "dry_run", "state"])
         for row in found.runs:
