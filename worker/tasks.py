@@ -11,14 +11,13 @@ from celery import Task, shared_task
 from celery.exceptions import Ignore
 
 from worker import settings as settings_module
-from worker.jobs import runner as job
 from worker.jobs.heartbeat import Progress
 from worker.jobs.migrate import migrate
 from worker.jobs.rollback import rollback
-from worker.jobs.runner import Tools
+from worker.jobs.tools import Tools, connect
 from worker.jobs.verify import verify_sessions
 from worker.messages import JobRef, Outcome, Status, Verb
-from worker.runtime import shutdown as stopping
+from worker.runtime import shutdown
 from worker.runtime.latest_call import Teller
 from worker.runtime.throttle import Throttle
 
@@ -93,10 +92,10 @@ def _tools(pid: int) -> Tools:
     settings = settings_module.load()
     return Tools(
         settings=settings,
-        engine=job.connect(settings, f"label-migrator worker {pid}"),
+        engine=connect(settings, f"label-migrator worker {pid}"),
         threads=ThreadPoolExecutor(settings.hash_threads, thread_name_prefix="ingest"),
         limit=Throttle(settings.bwlimit),
-        stopping=stopping.told,
+        stopping=shutdown.told,
     )
 
 

@@ -28,7 +28,7 @@ from tests.conftest import Site
 from tests.deadlines import PATIENCE_S
 from tests.fidelity.runs import WORK
 from worker import settings as settings_module
-from worker.jobs.runner import Tools, connect
+from worker.jobs.tools import Tools, connect
 from worker.messages import JobRef, Verb
 from worker.runtime import log
 

@@ -31,7 +31,7 @@ from tests.deadlines import PATIENCE_S
 from tests.faults.shim import Call, Fault, calls, environment, order
 from worker import settings as settings_module
 from worker.jobs.migrate import migrate
-from worker.jobs.runner import Tools, connect
+from worker.jobs.tools import Tools, connect
 from worker.messages import JobRef
 from worker.runtime import log
 from worker.store import batches as admission

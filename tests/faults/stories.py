@@ -13,7 +13,7 @@ from tests.faults.shim import Call, Fault
 from tests.faults.studies import check_store, check_tree, damage, make_big, study
 from tests.fidelity.runs import open_run, run_one
 from tests.fidelity.states import Rows, check_legacy, check_migrated, look
-from worker.jobs.runner import Tools
+from worker.jobs.tools import Tools
 from worker.messages import JobRef, Outcome, Status, Verb
 
 

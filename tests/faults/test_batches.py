@@ -26,7 +26,7 @@ from tests.fidelity.runs import WORK, let_lease_run_out, open_run
 from worker.db import overview
 from worker.errors import RunHeldError
 from worker.jobs import integrity as trust
-from worker.jobs.runner import Tools
+from worker.jobs.tools import Tools
 from worker.messages import JobRef, JobState, Outcome, Status, Verb
 from worker.store.digest import BIG_BYTES, HEAD_BYTES
 

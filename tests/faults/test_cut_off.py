@@ -16,7 +16,7 @@ from tests.faults.stories import STORIES, Story, first_of_each_kind
 from tests.faults.studies import mode
 from tests.fidelity.runs import WORK, let_lease_run_out, run_one
 from worker.db import overview
-from worker.jobs.runner import Tools
+from worker.jobs.tools import Tools
 from worker.messages import JobRef, Outcome, Verb
 
 pytestmark = pytest.mark.stack

@@ -27,7 +27,7 @@ from tests.fidelity.states import look
 from tests.worker.trees import source_of
 from worker.db import ledger, overview
 from worker.errors import StoreStoppedError, StoreUnusableError
-from worker.jobs.runner import Tools
+from worker.jobs.tools import Tools
 from worker.messages import JobRef, JobState, Outcome, RunState, Status, Verb
 from worker.store.digest import new_buffer
 from worker.store.store import Store

@@ -14,7 +14,7 @@ from tests.estate import Project
 from tests.faults.studies import check_store, check_tree, damage, folder_of, staged, study
 from tests.fidelity.runs import run_one, tools_of
 from worker.jobs import integrity as trust
-from worker.jobs.runner import Tools
+from worker.jobs.tools import Tools
 from worker.legacy.hash import hash_tree
 from worker.legacy.ingest import store_tree
 from worker.legacy.scan import scan

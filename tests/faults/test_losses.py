@@ -8,7 +8,7 @@ from tests.conftest import Site
 from tests.faults.studies import check_store, check_tree, damage, staged, study
 from tests.fidelity.runs import at_once, open_run, run_one
 from tests.worker.trees import condemned
-from worker.jobs.runner import Tools
+from worker.jobs.tools import Tools
 from worker.messages import Status, Verb
 from worker.store.removal import remove_tree
 

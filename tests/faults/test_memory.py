@@ -11,7 +11,7 @@ from tests.faults.child import Children
 from tests.faults.studies import check_tree, folder_of
 from tests.fidelity.runs import open_run
 from worker.db import datasets
-from worker.jobs.runner import Tools
+from worker.jobs.tools import Tools
 from worker.messages import Status, Verb
 
 pytestmark = pytest.mark.stack

@@ -31,7 +31,7 @@ from tests.worker.trees import (
     write_tree,
 )
 from worker.errors import SourceChangedError
-from worker.jobs.runner import Tools
+from worker.jobs.tools import Tools
 from worker.legacy.ingest import store_tree
 from worker.messages import Outcome, Status, Verb
 from worker.store.digest import BIG_BYTES

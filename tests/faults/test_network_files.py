@@ -17,7 +17,8 @@ from tests.fidelity.runs import let_lease_run_out, open_run
 from tests.fidelity.states import look
 from worker.db import ledger, overview
 from worker.errors import StoreBrokenError
-from worker.jobs.runner import Job, Tools, run_job
+from worker.jobs.runner import Job, run_job
+from worker.jobs.tools import Tools
 from worker.messages import JobState, Outcome, RunState, Status, Verb
 
 pytestmark = pytest.mark.stack

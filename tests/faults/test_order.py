@@ -20,7 +20,7 @@ from tests.faults.order import (
 from tests.faults.shim import Act, Fault
 from tests.faults.studies import damage, folder_of, make_big, study
 from tests.fidelity.runs import let_lease_run_out, open_run, run_one
-from worker.jobs.runner import Tools
+from worker.jobs.tools import Tools
 from worker.messages import Status, Verb
 
 pytestmark = pytest.mark.stack

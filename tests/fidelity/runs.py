@@ -15,7 +15,7 @@ from worker.db import ledger, projects
 from worker.db.ledger import NewJob
 from worker.jobs.migrate import migrate
 from worker.jobs.rollback import rollback
-from worker.jobs.runner import Tools, connect
+from worker.jobs.tools import Tools, connect
 from worker.jobs.verify import verify_sessions
 from worker.messages import JobRef, Outcome, Verb
 

@@ -22,7 +22,7 @@ from tests.estate import (
 from tests.estate.compare import LABEL_TABLES
 from tests.fidelity.model import POINTERS, Migrated, Row, Tree, by_key, grouped, migrated, parsed
 from tests.fidelity.runs import run, tools_of
-from worker.jobs.runner import Tools
+from worker.jobs.tools import Tools
 from worker.messages import Outcome, Status, Verb
 from worker.sessions_csv import Reader
 

@@ -42,7 +42,7 @@ from tests.estate import (
 from tests.fidelity.model import Row, Tree, by_key, grouped, migrated, parsed
 from tests.fidelity.runs import run_one
 from tests.fidelity.states import TABLES
-from worker.jobs.runner import Tools
+from worker.jobs.tools import Tools
 from worker.messages import Status, Verb
 from worker.sessions_csv import Reader
 

@@ -23,7 +23,7 @@ from tests.fidelity.model import POINTERS, by_key
 from tests.fidelity.runs import WORK, let_lease_run_out, open_run, run_one
 from tests.fidelity.states import Rows, check, check_legacy, check_migrated, look
 from worker.db import ledger, overview
-from worker.jobs.runner import Tools
+from worker.jobs.tools import Tools
 from worker.messages import JobRef, JobState, Outcome, RunState, Status, Verb
 
 pytestmark = pytest.mark.stack

@@ -29,7 +29,7 @@ from tests.fidelity.runs import another_worker, do, open_run, run, run_one
 from worker.db import projects
 from worker.db.engine import connect
 from worker.jobs import migrate as migrate_story
-from worker.jobs.runner import Tools
+from worker.jobs.tools import Tools
 from worker.messages import Outcome, Status, Verb
 from worker.sessions_csv import Reader
 

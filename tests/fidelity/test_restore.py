@@ -24,7 +24,7 @@ from tests.estate import (
 from tests.estate.compare import LABEL_TABLES
 from tests.fidelity.model import Row
 from tests.fidelity.runs import WORK, at_once, open_run, run, run_one
-from worker.jobs.runner import Tools
+from worker.jobs.tools import Tools
 from worker.legacy import restore
 from worker.messages import Outcome, Status, Verb
 from worker.store.digest import read_stored

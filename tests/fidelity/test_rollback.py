@@ -36,7 +36,7 @@ from tests.fidelity.model import Row
 from tests.fidelity.runs import do, open_run, run, run_one
 from worker.db import ledger, overview
 from worker.errors import UsageError
-from worker.jobs.runner import Tools
+from worker.jobs.tools import Tools
 from worker.messages import Outcome, Status, Verb
 
 pytestmark = pytest.mark.stack

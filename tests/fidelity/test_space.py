@@ -10,7 +10,7 @@ from tests.conftest import Site
 from tests.estate import make_project, make_session, record_session
 from tests.estate.rows import Project
 from tests.fidelity.runs import run
-from worker.jobs.runner import Tools
+from worker.jobs.tools import Tools
 from worker.messages import Verb
 
 pytestmark = pytest.mark.stack

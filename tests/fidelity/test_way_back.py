@@ -12,7 +12,7 @@ from tests.conftest import Site, _remove
 from tests.estate import dump, make_project, record_session
 from tests.estate.compare import LABEL_TABLES
 from tests.fidelity.runs import run, run_one, tools_of
-from worker.jobs.runner import Tools
+from worker.jobs.tools import Tools
 from worker.messages import Status, Verb
 
 pytestmark = pytest.mark.stack

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, event
 
 from tests.fidelity.runs import WORK
 from worker import settings as settings_module
-from worker.jobs.runner import Tools, connect
+from worker.jobs.tools import Tools, connect
 from worker.messages import JobRef, Outcome, Verb
 from worker.runtime import log
 from worker.runtime.throttle import Throttle

@@ -9,7 +9,7 @@ from tests.estate import Project, make_project, record_session, snapshot_tree
 from tests.faults.studies import damage, folder_of, make_big, study
 from tests.fidelity.runs import open_run, run, run_one
 from tests.powercut.jobs import Task
-from worker.jobs.runner import Tools
+from worker.jobs.tools import Tools
 from worker.messages import Verb
 from worker.store.store import remove_tree
 

@@ -33,7 +33,7 @@ from tests.fidelity.runs import (
 from tests.fidelity.states import check_legacy, check_migrated, look
 from worker.db import ledger, overview
 from worker.db.engine import connect
-from worker.jobs.runner import Tools
+from worker.jobs.tools import Tools
 from worker.messages import JobRef, JobState, Outcome, RunState, Status, Verb
 
 pytestmark = pytest.mark.stack

@@ -31,7 +31,7 @@ from worker.db.engine import connect
 from worker.db.ledger import Run
 from worker.errors import DatabaseRefusedError, PermanentError
 from worker.jobs import reaper
-from worker.jobs.runner import Tools
+from worker.jobs.tools import Tools
 from worker.messages import JobRef, Verb
 
 pytestmark = pytest.mark.stack

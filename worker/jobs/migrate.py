@@ -35,7 +35,8 @@ from worker.errors import (
 )
 from worker.jobs import leftovers
 from worker.jobs.integrity import doubtful, mend, record
-from worker.jobs.runner import Job, Tools, run_job
+from worker.jobs.runner import Job, run_job
+from worker.jobs.tools import Tools
 from worker.legacy.hash import count_rest, hash_tree, heads
 from worker.legacy.hashed_tree import HashedTree
 from worker.legacy.ingest import (

@@ -5,15 +5,14 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property, partial
+from functools import cached_property
 
 from sqlalchemy import Connection, Engine
 
-from worker.db import engine, leases, ledger
+from worker.db import leases, ledger
 from worker.db.engine import autocommit, when_there
 from worker.errors import (
     DatabaseUnavailableError,
@@ -32,15 +31,11 @@ from worker.errors import (
     UnexpectedError,
     WaitsError,
 )
-from worker.jobs.heartbeat import Heartbeat, Progress
-from worker.jobs.one_store import Remembered, open_store
+from worker.jobs.heartbeat import Heartbeat
+from worker.jobs.tools import Tools
 from worker.legacy.ingest import Stored
-from worker.legacy.mounts import Lacking
-from worker.legacy.scan import Roots
 from worker.messages import ByteCounts, FileCounts, JobRef, LinkCounts, Outcome, RunState, Status, Verb
 from worker.runtime import log
-from worker.runtime.throttle import Pace, Throttle, unlimited
-from worker.settings import Settings
 from worker.store.store import Store
 
 _log = log.get(__name__)
@@ -54,46 +49,6 @@ _LONGEST_WAIT_S = 60.0
 
 _ASIDE_S = 1.0
 """How long a worker that may not take a job leaves the queue to others."""
-
-
-@dataclass(frozen=True)
-class Tools:
-    """What a worker process needs for any job; made once a process, never shared across a fork."""
-
-    settings: Settings
-    engine: Engine
-    threads: ThreadPoolExecutor
-    limit: Throttle = field(default_factory=partial(Throttle, None))
-    """How fast this worker process may read (BWLIMIT)."""
-    pace: Pace = unlimited
-    """Called with what was read, before any limit is kept."""
-    stopping: Callable[[], bool] = lambda: False
-    on_progress: Callable[[Progress], None] = lambda _progress: None
-    """Told every other second how far the job is; must return at once."""
-    remembered: Remembered = field(default_factory=Remembered)
-    """Which store this process has found to be the database's."""
-    lacking: Lacking = field(default_factory=Lacking)
-    """Which legacy roots it has found to lack on this machine."""
-
-    @property
-    def roots(self) -> Roots:
-        """Where projects may lie, and where they may not."""
-        return Roots(
-            allowed=self.settings.legacy_roots, store=(self.settings.datasets_dir, self.settings.store_dir)
-        )
-
-    def open_store(self, *, create: bool) -> Store:
-        """The store of DATA_DIR, which must be the one that the database names; with `create` the first one is made."""
-        return open_store(self.settings, self.engine, self.remembered, create=create)
-
-
-def connect(settings: Settings, application_name: str) -> Engine:
-    """The engine of a process that does jobs: no transaction of it stays open, with all its locks, longer than a lease while
-    the process is stopped.
-    """
-    return engine.connect(
-        settings.sqlalchemy_url, application_name=application_name, idle_limit_s=settings.lease_s
-    )
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from tests.estate.compare import LABEL_TABLES
 from tests.fidelity.runs import do, open_run, run, run_one, tools_of
 from worker.db import column_types, schema
 from worker.errors import ColumnTypesError
-from worker.jobs.runner import Tools
+from worker.jobs.tools import Tools
 from worker.messages import Outcome, Status, Verb
 
 pytestmark = pytest.mark.stack

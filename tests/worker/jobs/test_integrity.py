@@ -12,7 +12,7 @@ from tests.conftest import Site
 from tests.estate import make_project, record_session
 from tests.fidelity.runs import do, open_run, tools_of
 from worker.jobs import integrity as trust
-from worker.jobs.runner import Tools
+from worker.jobs.tools import Tools
 from worker.legacy import hash as hashing
 from worker.messages import Outcome, Status, Verb
 from worker.store.digest import BIG_BYTES, read_stored

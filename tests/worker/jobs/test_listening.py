@@ -18,7 +18,7 @@ from tests.worker.db.rows import job_of
 from tests.worker.jobs.test_integrity import migrate_all, study
 from tests.worker.trees import eventually
 from worker.db import claims
-from worker.jobs.runner import Tools
+from worker.jobs.tools import Tools
 from worker.messages import Status, Verb
 
 pytestmark = pytest.mark.stack

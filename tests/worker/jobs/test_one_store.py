@@ -17,7 +17,7 @@ from tests.fidelity.runs import do, open_run, tools_of
 from tests.worker.jobs.test_integrity import migrate_all, study
 from worker.errors import StoreElsewhereError
 from worker.jobs.one_store import Remembered, open_store
-from worker.jobs.runner import Tools
+from worker.jobs.tools import Tools
 from worker.messages import Evidence, Machine, Verb, Verdict
 from worker.store.store import Store
 

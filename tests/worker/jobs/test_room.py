@@ -17,7 +17,7 @@ from tests.worker.db.rows import job_of
 from tests.worker.jobs.test_integrity import study
 from tests.worker.trees import eventually
 from worker.db import ledger
-from worker.jobs.runner import Tools
+from worker.jobs.tools import Tools
 from worker.messages import JobRef, Status, Verb
 from worker.store import store as store_module
 

@@ -25,12 +25,8 @@ from worker.errors import (
     TransientError,
 )
 from worker.jobs.reaper import Reaper
-from worker.jobs.runner import (
-    Job,
-    Tools,
-    connect,
-    run_job,
-)
+from worker.jobs.runner import Job, run_job
+from worker.jobs.tools import Tools, connect
 from worker.messages import JobRef, Outcome, RunState, Status, Verb
 
 pytestmark = pytest.mark.stack

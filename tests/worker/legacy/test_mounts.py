@@ -18,7 +18,7 @@ from tests.worker.db.rows import job_of
 from tests.worker.jobs.test_integrity import study
 from worker.db import ledger
 from worker.jobs.reaper import reap
-from worker.jobs.runner import Tools
+from worker.jobs.tools import Tools
 from worker.messages import JobRef, Status, Verb
 
 pytestmark = pytest.mark.stack

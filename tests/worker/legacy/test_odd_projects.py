@@ -13,7 +13,7 @@ from tests.estate import make_project, make_session, record_session
 from tests.estate.rows import Project
 from tests.fidelity.runs import run_one, tools_of
 from worker.db import checks, datasets
-from worker.jobs.runner import Tools
+from worker.jobs.tools import Tools
 from worker.messages import Outcome, Status, Verb
 
 pytestmark = pytest.mark.stack

@@ -14,7 +14,7 @@ from tests.fidelity.runs import open_run, run, run_one, tools_of
 from tests.fidelity.test_restore import make, remove
 from worker.db import ledger, overview
 from worker.jobs import leftovers, rollback
-from worker.jobs.runner import Tools
+from worker.jobs.tools import Tools
 from worker.legacy import restore
 from worker.messages import RunState, Status, Verb
 from worker.store import files, store, syscalls
