@@ -28,7 +28,8 @@ from tests.estate import (
     write_recording,
 )
 from worker.errors import ProjectError
-from worker.legacy.scan import Roots, scan
+from worker.legacy.roots import Roots
+from worker.legacy.scan import scan
 from worker.sessions_csv import Reader, count_records, read
 
 

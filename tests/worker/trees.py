@@ -17,7 +17,8 @@ from tests.deadlines import PATIENCE_S
 from worker.legacy.hash import hash_tree
 from worker.legacy.hashed_tree import HashedTree
 from worker.legacy.parallel import Advance
-from worker.legacy.scan import Roots, scan
+from worker.legacy.roots import Roots
+from worker.legacy.scan import scan
 from worker.store.digest import Algorithm, Signature, digest_of
 from worker.store.manifest import (
     Directory,

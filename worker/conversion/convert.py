@@ -27,7 +27,8 @@ from worker.errors import (
     ProjectError,
 )
 from worker.legacy.hashed_tree import HashedTree
-from worker.legacy.scan import Noise, Scan
+from worker.legacy.noise import Noise
+from worker.legacy.scan import Scan
 from worker.legacy.session_files import LABELS, LABELS_MOST_BYTES
 from worker.messages import Outcome, Warning_
 from worker.sessions_csv import RECORDING

@@ -37,6 +37,7 @@ from worker.jobs import leftovers
 from worker.jobs.integrity import doubtful, mend, record
 from worker.jobs.runner import Job, run_job
 from worker.jobs.tools import Tools
+from worker.legacy.file_list import ScannedFile
 from worker.legacy.hash import count_rest, hash_tree, heads
 from worker.legacy.hashed_tree import HashedTree
 from worker.legacy.ingest import (
@@ -47,7 +48,7 @@ from worker.legacy.ingest import (
     missing_from,
     store_tree,
 )
-from worker.legacy.scan import Scan, ScannedFile, scan
+from worker.legacy.scan import Scan, scan
 from worker.legacy.session_files import is_recording
 from worker.messages import ByteCounts, FileCounts, JobRef, LinkCounts, Outcome, Status, Verb
 from worker.runtime import log

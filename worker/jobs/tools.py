@@ -11,7 +11,7 @@ from worker.db import engine
 from worker.jobs.heartbeat import Progress
 from worker.jobs.one_store import Remembered, open_store
 from worker.legacy.mounts import Lacking
-from worker.legacy.scan import Roots
+from worker.legacy.roots import Roots
 from worker.runtime.throttle import Pace, Throttle, unlimited
 from worker.settings import Settings
 from worker.store.store import Store

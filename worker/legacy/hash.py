@@ -8,8 +8,9 @@ from dataclasses import replace
 
 from worker.legacy.hashed_tree import HashedTree, Sources, manifest_of
 from worker.legacy.parallel import Advance, buffer_for, for_each
+from worker.legacy.roots import Roots
 from worker.legacy.row_counter import RowCounter
-from worker.legacy.scan import Roots, Scan, check_same
+from worker.legacy.scan import Scan, check_same
 from worker.legacy.session_files import TextCheck, count, is_labels, is_recording, observer_of, records_of
 from worker.runtime.throttle import Pace, unlimited
 from worker.sessions_csv import RECORDING

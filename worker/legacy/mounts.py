@@ -6,7 +6,7 @@ Knows no job and no database. What it asks for are names of directories, once a 
 import os
 from dataclasses import dataclass, field
 
-from worker.legacy.scan import Roots
+from worker.legacy.roots import Roots
 from worker.runtime import log
 from worker.store.digest import printable
 

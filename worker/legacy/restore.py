@@ -16,7 +16,7 @@ from worker.errors import (
     SourceChangedError,
     StoredBytesMismatchError,
 )
-from worker.legacy.scan import Roots, check_place
+from worker.legacy.roots import Roots, check_place
 from worker.runtime import log
 from worker.runtime.throttle import Pace, unlimited
 from worker.store.beneath import open_resolved

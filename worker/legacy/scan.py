@@ -2,13 +2,10 @@
 
 import os
 import stat
-import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
-from typing import NoReturn, overload
+from typing import NoReturn
 
 from worker.errors import (
     DirectoryMissingError,
@@ -19,6 +16,9 @@ from worker.errors import (
     PathRefusedError,
     SourceChangedError,
 )
+from worker.legacy.file_list import FileList, ScannedFile
+from worker.legacy.noise import Noise, is_noise
+from worker.legacy.roots import Roots, check_apart_from_store, check_place, is_within
 from worker.runtime.throttle import Pace, unlimited
 from worker.store.beneath import PATH_MOST_BYTES, directory, status_of
 from worker.store.digest import (
@@ -28,8 +28,6 @@ from worker.store.digest import (
     reading,
 )
 
-_NS_PER_S = 1_000_000_000
-
 _SPECIAL = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
@@ -37,73 +35,8 @@ _SPECIAL = {
     stat.S_IFBLK: "a block device",
 }
 
-_NOISE = frozenset(
-    {
-        "$RECYCLE.BIN",
-        "#recycle",
-        "#snapshot",
-        "@eaDir",
-        "@Recycle",
-        "@tmp",
-        "__MACOSX",
-        ".AppleDouble",
-        ".bzr",
-        ".DS_Store",
-        ".fseventsd",
-        ".git",
-        ".hg",
-        ".snapshot",
-        ".snapshots",
-        ".Spotlight-V100",
-        ".stfolder",
-        ".stversions",
-        ".svn",
-        ".TemporaryItems",
-        ".zfs",
-        "desktop.ini",
-        "lost+found",
-        "System Volume Information",
-        "Thumbs.db",
-    }
-)
-"""What file servers, version control and desktops leave in directories; no watch recorded it."""
-
-_NOISE_BEGINS = ("._", ".nfs0", ".Trash", ".smbdelete", ".fuse_hidden")
-
-_NOISE_KEPT = 10
-"""So many of them are named."""
-
 _NESTED_MOST = 1_000_000
 """The most entries behind links that stand in linked directories: a handful of such links can stand for more than all memory."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Roots:
-    """Where legacy projects may lie, and the store's directories, which no project may touch."""
-
-    allowed: tuple[Path, ...]
-    store: tuple[Path, ...]
-
-    @cached_property
-    def real_allowed(self) -> tuple[str, ...]:
-        """The same with links resolved: once, not for each path that is compared with them."""
-        return tuple(os.path.realpath(root) for root in self.allowed)
-
-    @cached_property
-    def real_store(self) -> tuple[str, ...]:
-        """Likewise."""
-        return tuple(os.path.realpath(root) for root in self.store)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScannedFile:
-    """A regular file of the tree. `source` is where its bytes are (a link's target), `mode` its permission bits, `owner` user and group."""
-
-    path: str
-    source: str
-    signature: Signature
-    mode: int
-    owner: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,93 +52,6 @@ class ScannedDirectory:
 _Entry = ScannedFile | ScannedDirectory
 
 
-class FileList(Sequence[ScannedFile]):
-    """Files in the order in which they were found, in columns, made into objects when they are asked for.
-
-    An object for each would take some 700 bytes, and a project may have a million files. `size_bytes` is the sum of their
-    sizes. Almost every file lies below `root` at its own path; `_elsewhere` has the others, which a link led to.
-    """
-
-    _NUMBERS = struct.Struct("=QQqqIqIIII")
-    """Device, inode, size, times of modification and change, mode, user, group.
-
-    A time is seconds and nanoseconds: nanoseconds alone leave 64 bits in the year 2262, and file systems go further.
-    """
-
-    def __init__(self, root: str) -> None:
-        self.size_bytes = 0
-        self._root = root
-        self._paths: list[str] = []
-        self._elsewhere: dict[int, str] = {}
-        self._numbers = bytearray()
-
-    def append(self, file: ScannedFile) -> None:
-        """Take one more."""
-        if file.source != f"{self._root}/{file.path}":
-            self._elsewhere[len(self._paths)] = file.source
-        said = file.signature
-        self._numbers += self._NUMBERS.pack(
-            said.device,
-            said.inode,
-            said.size_bytes,
-            *divmod(said.mtime_ns, _NS_PER_S),
-            *divmod(said.ctime_ns or 0, _NS_PER_S),
-            file.mode,
-            *file.owner,
-        )
-        self._paths.append(file.path)
-        self.size_bytes += said.size_bytes
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    @overload
-    def __getitem__(self, number: int, /) -> ScannedFile: ...
-    @overload
-    def __getitem__(self, number: slice, /) -> list[ScannedFile]: ...
-    def __getitem__(self, number: int | slice, /) -> ScannedFile | list[ScannedFile]:
-        """One file, or several."""
-        if isinstance(number, slice):
-            return [self[one] for one in range(*number.indices(len(self)))]
-        path = self._paths[number]
-        number = range(len(self))[number]
-        device, inode, size_bytes, mtime, mtime_ns, ctime, ctime_ns, mode, user, group = (
-            self._NUMBERS.unpack_from(self._numbers, number * self._NUMBERS.size)
-        )
-        return ScannedFile(
-            path=path,
-            source=self._elsewhere.get(number) or f"{self._root}/{path}",
-            signature=Signature(
-                device=device,
-                inode=inode,
-                size_bytes=size_bytes,
-                mtime_ns=mtime * _NS_PER_S + mtime_ns,
-                ctime_ns=ctime * _NS_PER_S + ctime_ns,
-            ),
-            mode=mode,
-            owner=(user, group),
-        )
-
-    @property
-    def paths(self) -> Sequence[str]:
-        """The paths alone."""
-        return self._paths
-
-    def sizes(self) -> Iterator[int]:
-        """The sizes alone, in bytes."""
-        return (numbers[2] for numbers in self._NUMBERS.iter_unpack(self._numbers))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Noise:
-    """Entries that other programs left: how many, and the paths of the first. What lies in such a
-    directory is not counted by itself.
-    """
-
-    count: int = 0
-    first: tuple[str, ...] = ()
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scan:
     """Everything below a project's directory. `links` counts symbolic links that are stored as what they point to."""
@@ -217,7 +63,7 @@ class Scan:
     directories: tuple[ScannedDirectory, ...]
     files: FileList
     links: int
-    noise: Noise = Noise()
+    noise: Noise
 
     @property
     def size_bytes(self) -> int:
@@ -256,7 +102,7 @@ def scan(project_path: str, roots: Roots, pace: Pace = unlimited, *, needs_sessi
         directories=tuple(directories),
         files=files,
         links=walk.links,
-        noise=Noise(count=walk.noise_count, first=tuple(walk.noise)),
+        noise=walk.noise,
     )
     if needs_sessions and not found.session_names:
         raise NoSessionsError(f"No session directories found: {printable(project_path)}")
@@ -320,25 +166,6 @@ def _check_is_directory(path: str) -> None:
         raise NotADirectoryPathError(f"Project path is not a directory: {printable(path)}")
 
 
-def check_place(path: str, real: str, roots: Roots) -> None:
-    """Raise `PathRefusedError` unless `real`, which `path` resolves to, is inside the roots and apart from the store."""
-    if not any(_is_within(real, root) for root in roots.real_allowed):
-        allowed = ", ".join(str(root) for root in roots.allowed)
-        raise PathRefusedError(f"Project path is outside LEGACY_ROOTS ({allowed}): {printable(path)}")
-    _check_apart_from_store(real, roots, f"Project path {printable(path)}")
-
-
-def _check_apart_from_store(real: str, roots: Roots, subject: str) -> None:
-    for store, real_store in zip(roots.store, roots.real_store, strict=True):
-        if _is_within(real, real_store) or _is_within(real_store, real):
-            raise PathRefusedError(f"{subject} overlaps the store's directory {store}")
-
-
-def _is_within(real: str, real_root: str) -> bool:
-    """Is one resolved path the same as the other or below it?"""
-    return real == real_root or real.startswith(real_root.rstrip("/") + "/")
-
-
 @dataclass(frozen=True, slots=True)
 class _Pending:
     """A directory to be listed: its real path, its path in the tree, and where the walk left a directory by a link to come here.
@@ -350,14 +177,13 @@ class _Pending:
     real: str
     path: str
     left_at: tuple[str, ...]
-    is_noise: bool
+    in_noise: bool
 
 
 class _Walk:
     """One walk through a tree, directories before their entries, names in byte order.
 
-    `root_status` is what `stat` says of the root, once the walk has begun; `links`, `noise` and `noise_count` are complete at
-    its end.
+    `root_status` is what `stat` says of the root, once the walk has begun; `links` and `noise` are complete at its end.
     """
 
     root_status: os.stat_result
@@ -366,14 +192,13 @@ class _Walk:
         self.roots = roots
         self.root = real_root
         self.links = 0
-        self.noise: list[str] = []
-        self.noise_count = 0
+        self.noise = Noise()
         self._pace = pace
         self._nested = 0
 
     def entries(self) -> Iterator[_Entry]:
         """Walk everything; a stack of its own, so that deep trees do not exhaust Python's."""
-        pending = [_Pending(self.root, "", (), is_noise=False)]
+        pending = [_Pending(self.root, "", (), in_noise=False)]
         while pending:
             here = pending.pop()
             with _opened(here.real) as descriptor:
@@ -394,7 +219,7 @@ class _Walk:
             status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
         except OSError as error:
             raise not_read(source, error) from error
-        is_noise = here.is_noise or self._notice(name, path)
+        in_noise = here.in_noise or self._notice(name, path)
         left_at = here.left_at
         if stat.S_ISLNK(status.st_mode):
             left_at = (*left_at, here.real)
@@ -407,17 +232,15 @@ class _Walk:
         if stat.S_ISREG(status.st_mode):
             return _file(source, path, status), None
         if stat.S_ISDIR(status.st_mode):
-            return _directory(path, status), _Pending(source, path, left_at, is_noise=is_noise)
+            return _directory(path, status), _Pending(source, path, left_at, in_noise=in_noise)
         kind = _SPECIAL.get(stat.S_IFMT(status.st_mode), "not a regular file")
         raise EntryRefusedError(f"Entry cannot be stored, it is {kind}: {printable(path)}")
 
     def _notice(self, name: str, path: str) -> bool:
         """Is this what another program left? Then it is counted."""
-        if name not in _NOISE and not name.startswith(_NOISE_BEGINS):
+        if not is_noise(name):
             return False
-        self.noise_count += 1
-        if len(self.noise) < _NOISE_KEPT:
-            self.noise.append(path)
+        self.noise = self.noise.and_one_at(path)
         return True
 
     def _count_nested(self, path: str) -> None:
@@ -437,12 +260,12 @@ class _Walk:
             raise EntryRefusedError(
                 f"Link cannot be followed ({error.strerror}): {printable(path)}"
             ) from error
-        if not any(_is_within(real, root) for root in self.roots.real_allowed):
+        if not any(is_within(real, root) for root in self.roots.real_allowed):
             raise EntryRefusedError(f"Link leaves LEGACY_ROOTS: {printable(path)} -> {printable(real)}")
-        if any(_is_within(step, real) for step in left_at):
+        if any(is_within(step, real) for step in left_at):
             raise EntryRefusedError(f"Link leads to a directory that contains it: {printable(path)}")
         try:
-            _check_apart_from_store(real, self.roots, f"Link {printable(path)}")
+            check_apart_from_store(real, self.roots, f"Link {printable(path)}")
         except PathRefusedError as error:
             raise EntryRefusedError(str(error)) from error
         return real

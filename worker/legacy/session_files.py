@@ -7,9 +7,9 @@ import codecs
 from collections.abc import Container
 from pathlib import Path
 
+from worker.legacy.file_list import ScannedFile
 from worker.legacy.parallel import buffer_for
 from worker.legacy.row_counter import RowCounter
-from worker.legacy.scan import ScannedFile
 from worker.runtime.throttle import Pace
 from worker.sessions_csv import RECORDING, count_records
 from worker.store.digest import Signature, opened, read_chunks

@@ -34,8 +34,8 @@ from worker.errors import (
     SourceChangedError,
 )
 from worker.legacy.hash import hash_tree
+from worker.legacy.roots import Roots
 from worker.legacy.scan import (
-    Roots,
     Scan,
     check_same,
     scan,
