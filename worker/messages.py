@@ -1,19 +1,15 @@
 """The words that travel between producer, broker, worker, ledger and report. Knows no database and no Celery."""
 
-import hashlib
 import uuid
 from collections.abc import Mapping
-from dataclasses import field, replace
+from dataclasses import replace
 from datetime import datetime
 from enum import StrEnum
-from functools import cache
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from worker import __version__
 from worker.units import human_bytes
 
 QUEUE = "label_migration"
@@ -214,117 +210,3 @@ class Outcome:
 
 
 _OUTCOME: TypeAdapter[Outcome] = TypeAdapter(Outcome)
-
-
-# What the doctor asks -----------------------------------------------------------------------------------------------
-
-
-class Verdict(StrEnum):
-    """What a check says, from good to bad: a warning is worth a look, a failure stands in the way of the work."""
-
-    PASS = "pass"  # noqa: S105 - no password
-    WARN = "warn"
-    FAIL = "fail"
-
-
-class Step(StrEnum):
-    """What a worker is asked, one after the other: to look at its machine, to say whose marks it sees, to clear up."""
-
-    EXAMINE = "examine"
-    LOOK = "look"
-    END = "end"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
-class Check:
-    """One thing that was looked at: what was found, and the operator's next step unless all is well."""
-
-    name: str
-    verdict: Verdict
-    finding: str
-    remedy: str | None = None
-
-
-def passed(name: str, finding: str) -> Check:
-    """All is well."""
-    return Check(name=name, verdict=Verdict.PASS, finding=finding)
-
-
-def warned(name: str, finding: str, remedy: str) -> Check:
-    """Work goes on, but somebody should know."""
-    return Check(name=name, verdict=Verdict.WARN, finding=finding, remedy=remedy)
-
-
-def failed(name: str, finding: str, remedy: str) -> Check:
-    """Work cannot go on, or not safely."""
-    return Check(name=name, verdict=Verdict.FAIL, finding=finding, remedy=remedy)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
-class Machine:
-    """What a worker's machine looks like to it. `mark` is the file it made in DATA_DIR, None where it could not.
-
-    `staging` names what lies in the store's staging, `restoring` what restores have beside legacy directories; `unseen` says of
-    sampled projects why they cannot be read there. `host` is the name under which a file server knows the machine, `boot_id`
-    tells it from every other one.
-    """
-
-    checks: tuple[Check, ...]
-    store_id: str | None = None
-    staging: tuple[str, ...] = ()
-    restoring: tuple[str, ...] = ()
-    unseen: dict[int, str] = field(default_factory=dict)
-    mark: str | None = None
-    host: str = ""
-    boot_id: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return _MACHINE.dump_python(self, mode="json")  # type: ignore[no-any-return]
-
-    @staticmethod
-    def from_json(document: Mapping[str, Any]) -> "Machine":
-        """Back from JSON values; raises `pydantic.ValidationError`."""
-        return _MACHINE.validate_python(document)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
-class Evidence:
-    """What a worker answers the doctor. `settings` are those that all workers must have alike; `database` tells one
-    PostgreSQL and database from another; `sampled` counts the projects that the machine was to look for.
-    """
-
-    edition: str
-    settings: dict[str, str]
-    processes: int
-    checks: tuple[Check, ...]
-    database: str | None
-    sampled: int
-    machine: Machine
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return _EVIDENCE.dump_python(self, mode="json")  # type: ignore[no-any-return]
-
-    @staticmethod
-    def from_json(document: Mapping[str, Any]) -> "Evidence":
-        """Back from JSON values; raises `pydantic.ValidationError` on what a worker of another edition may say."""
-        return _EVIDENCE.validate_python(document)
-
-
-_MACHINE: TypeAdapter[Machine] = TypeAdapter(Machine)
-_EVIDENCE: TypeAdapter[Evidence] = TypeAdapter(Evidence)
-
-
-@cache
-def edition() -> str:
-    """The program's version and a digest of the worker's source: two that differ may misunderstand each other.
-
-    To be asked at the start: the files may be replaced under a process that goes on with what it has read.
-    """
-    here = Path(__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(here.rglob("*.py")):
-        digest.update(f"{path.relative_to(here)}\0".encode())
-        digest.update(path.read_bytes())
-    return f"{__version__} ({digest.hexdigest()[:8]})"

@@ -43,8 +43,9 @@ from worker.db import column_types, ledger, schema
 from worker.db import engine as engine_module
 from worker.db.engine import when_there
 from worker.db.ledger import Run
+from worker.doctor.protocol import edition
 from worker.errors import BrokerUnavailableError, SessionsDifferError, StoredBytesMismatchError, UsageError
-from worker.messages import RunState, Status, Verb, edition
+from worker.messages import RunState, Status, Verb
 from worker.runtime import log
 from worker.settings import Settings
 from worker.units import human_bytes, parse_bytes

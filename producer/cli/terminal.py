@@ -19,7 +19,8 @@ from rich.text import Text
 from producer.doctor.findings import Diagnosis
 from producer.runs.open import Listing, Opened
 from worker.db.overview import Progress
-from worker.messages import RunState, Verb, Verdict
+from worker.findings import Verdict
+from worker.messages import RunState, Verb
 from worker.units import human_bytes, human_duration
 
 _LINE_EVERY_S = 10.0

@@ -1,4 +1,4 @@
-"""Asks every worker to look at its machine, and gathers what they answer. Judges nothing."""
+"""Has every worker examine its machine, and gathers the answers. Judges nothing."""
 
 import time
 import uuid
@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from worker.broker import client as broker
-from worker.messages import Evidence, Step
+from worker.doctor.protocol import COMMAND, Evidence, Step
 from worker.settings import Settings
 
 _WITHIN_S = 25.0
@@ -18,11 +18,12 @@ _WITHIN_S = 25.0
 _ASK_EVERY_S = 0.1
 
 AllEvidence = Mapping[str, Evidence]
+"""What each worker found, by its name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What came of asking: who answered with what, whose marks each one saw, and what became of the others."""
+    """The answers, by worker: what each found, whose marks each saw, and why the others did not come to an end."""
 
     evidence: AllEvidence
     marks: Mapping[str, frozenset[str]]
@@ -30,50 +31,76 @@ class Asked:
 
 
 def ask_all(settings: Settings, workers: Sequence[str]) -> Asked:
-    """Have every worker examine its machine; when all have left their marks, have each say whose it sees."""
-    token = uuid.uuid4().hex
-    silent: dict[str, str] = {}
-    evidence: dict[str, Evidence] = {}
+    """Have every worker examine its machine; when all have left their marks, have each say which it sees.
+
+    Raises `BrokerUnavailableError` when the broker goes away meanwhile.
+    """
+    examination = _Examination(settings)
     try:
-        for name, answer in _ask(settings, workers, (token, Step.EXAMINE, ()), silent).items():
-            try:
-                evidence[name] = Evidence.from_json(answer["evidence"])
-            except (KeyError, ValidationError):
-                silent[name] = "answers in words of another version of the program"
+        evidence = examination.evidence(workers)
         # One worker alone sees its own mark, or none could be made.
         several = sorted(evidence) if len(evidence) > 1 else []
-        made = [said.machine.mark for said in evidence.values() if said.machine.mark is not None]
-        seen = _ask(settings, several, (token, Step.LOOK, made), silent)
+        made = [found.machine.mark for found in evidence.values() if found.machine.mark is not None]
+        return Asked(
+            evidence=evidence,
+            marks=examination.marks_seen(several, made),
+            silent=examination.silent,
+        )
     finally:
-        broker.ask(settings, workers, token, Step.END)
-    marks = {name: frozenset(answer.get("marks", ())) for name, answer in seen.items()}
-    return Asked(evidence=evidence, marks=marks, silent=silent)
+        examination.end(workers)
 
 
-def _ask(
-    settings: Settings,
-    workers: Sequence[str],
-    question: tuple[str, Step, Sequence[str]],
-    silent: dict[str, str],
-) -> dict[str, dict[str, Any]]:
-    """Ask again and again until all have come to an end; who does not, and why, goes to `silent`."""
-    done: dict[str, dict[str, Any]] = {}
-    pending = set(workers)
-    deadline = time.monotonic() + _WITHIN_S
-    while pending and time.monotonic() < deadline:
-        for name, answer in broker.ask(settings, sorted(pending), *question).items():
-            match answer.get("state"):
-                case "examining":
-                    continue
-                case "done":
-                    done[name] = answer
-                case "silent":
-                    silent[name] = str(answer.get("because"))
-                case _:
-                    # Celery's own words for a command that it does not know, or that failed.
-                    silent[name] = f"does not know the question: {answer.get('error')}"
-            pending.discard(name)
-        if pending:
-            time.sleep(_ASK_EVERY_S)
-    silent |= dict.fromkeys(pending, f"did not answer within {_WITHIN_S:.0f} s")
-    return done
+class _Examination:
+    """One examination of some workers: each step is asked again and again until all have come to its end."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._token = uuid.uuid4().hex
+        self.silent: dict[str, str] = {}
+        """The workers that did not come to an end, and why."""
+
+    def evidence(self, workers: Sequence[str]) -> dict[str, Evidence]:
+        found: dict[str, Evidence] = {}
+        for name, answer in self._ask_until_done(workers, Step.EXAMINE).items():
+            try:
+                found[name] = Evidence.from_json(answer["evidence"])
+            except (KeyError, ValidationError):
+                self.silent[name] = "answers in the format of another version of the program"
+        return found
+
+    def marks_seen(self, workers: Sequence[str], made: Sequence[str]) -> dict[str, frozenset[str]]:
+        answers = self._ask_until_done(workers, Step.LOOK, made)
+        return {name: frozenset(answer.get("marks", ())) for name, answer in answers.items()}
+
+    def end(self, workers: Sequence[str]) -> None:
+        self._ask(workers, Step.END)
+
+    def _ask_until_done(
+        self, workers: Sequence[str], step: Step, marks: Sequence[str] = ()
+    ) -> dict[str, dict[str, Any]]:
+        done: dict[str, dict[str, Any]] = {}
+        pending = set(workers)
+        deadline = time.monotonic() + _WITHIN_S
+        while pending and time.monotonic() < deadline:
+            for name, answer in self._ask(sorted(pending), step, marks).items():
+                match answer.get("state"):
+                    case "examining":
+                        continue
+                    case "done":
+                        done[name] = answer
+                    case "silent":
+                        self.silent[name] = str(answer.get("because"))
+                    case _:
+                        # Celery's own words for a command that it does not know, or that failed.
+                        self.silent[name] = f"does not know the question: {answer.get('error')}"
+                pending.discard(name)
+            if pending:
+                time.sleep(_ASK_EVERY_S)
+        self.silent |= dict.fromkeys(pending, f"did not answer within {_WITHIN_S:.0f} s")
+        return done
+
+    def _ask(
+        self, workers: Sequence[str], step: Step, marks: Sequence[str] = ()
+    ) -> dict[str, dict[str, Any]]:
+        arguments = {"token": self._token, "step": step.value, "marks": list(marks)}
+        return broker.ask(self._settings, workers, COMMAND, arguments)

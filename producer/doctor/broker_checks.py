@@ -10,7 +10,7 @@ from worker.broker import client as broker
 from worker.broker.client import Server
 from worker.db import overview
 from worker.errors import BrokerUnavailableError
-from worker.messages import Check, failed, passed, warned
+from worker.findings import Check, failed, passed, warned
 from worker.settings import Settings
 from worker.units import human_bytes
 

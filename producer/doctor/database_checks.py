@@ -10,7 +10,7 @@ from worker.db import column_types, health, schema
 from worker.db.engine import autocommit
 from worker.db.health import Server
 from worker.errors import MigratorError, RowsHiddenError, SchemaMissingError
-from worker.messages import Check, failed, passed, warned
+from worker.findings import Check, failed, passed, warned
 
 OLDEST = 14
 """The oldest PostgreSQL that sql/ needs."""

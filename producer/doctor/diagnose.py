@@ -21,8 +21,9 @@ from producer.doctor.findings import Chapter, Diagnosis, Notes
 from worker import settings as settings_module
 from worker.db import engine as engine_module
 from worker.db import overview
+from worker.doctor.protocol import edition
 from worker.errors import SettingsError
-from worker.messages import Check, edition, failed, passed, warned
+from worker.findings import Check, failed, passed, warned
 from worker.settings import ENV_FILE, Settings
 
 PYTHON = (3, 11)

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from worker.errors import MigratorError
-from worker.messages import Check, Verdict
+from worker.findings import Check, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

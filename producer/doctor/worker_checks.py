@@ -9,8 +9,9 @@ from producer.doctor.ask_workers import AllEvidence, Asked, ask_all
 from producer.doctor.findings import Chapter, Notes
 from worker.broker import client as broker
 from worker.db import health, overview, stores
+from worker.doctor.protocol import Evidence, edition
 from worker.errors import BrokerUnavailableError, MigratorError
-from worker.messages import Check, Evidence, Verdict, edition, failed, passed, warned
+from worker.findings import Check, Verdict, failed, passed, warned
 from worker.settings import Settings
 
 WORKER_COMMAND = "celery -A worker.app worker --concurrency 2 -E"

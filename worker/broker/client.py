@@ -2,14 +2,14 @@
 
 import json
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from worker.broker_url import BrokerUrl
 from worker.errors import BrokerRefusesError, BrokerUnavailableError
-from worker.messages import QUEUE, JobRef, Step, Verb
+from worker.messages import QUEUE, JobRef, Verb
 from worker.settings import Settings
 from worker.units import human_bytes
 
@@ -143,16 +143,17 @@ def workers_counter(settings: Settings) -> Callable[[], int]:
 
 
 def ask(
-    settings: Settings, workers: Sequence[str], token: str, step: Step, marks: Sequence[str] = ()
+    settings: Settings, workers: Sequence[str], command: str, arguments: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
-    """What these workers answer to one step of an examination, by name; those that do not answer at once are not in it."""
+    """What these workers' parents answer to a remote-control command, by name; those that do not answer within two
+    seconds are not in it.
+    """
     app = _app(settings, with_results=False)
-    arguments = {"token": token, "step": step.value, "marks": list(marks)}
     with _in_our_words(settings):
         replies: list[dict[str, Any]] = (
             app.control.broadcast(
-                "examine",
-                arguments,
+                command,
+                dict(arguments),
                 destination=list(workers),
                 reply=True,
                 timeout=_ANSWER_S,

@@ -21,9 +21,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from worker.db import engine as engine_module
 from worker.db import health
 from worker.doctor.probe import WITHIN_S, Lines
+from worker.doctor.protocol import Evidence, Machine, Step, edition
 from worker.doctor.store_checks import Request
 from worker.errors import MigratorError
-from worker.messages import Check, Evidence, Machine, Step, edition, failed, passed, warned
+from worker.findings import Check, failed, passed, warned
 from worker.runtime import log
 from worker.settings import Settings
 

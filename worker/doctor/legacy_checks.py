@@ -11,7 +11,7 @@ from pathlib import Path
 from worker.doctor.store_checks import Request
 from worker.errors import MigratorError
 from worker.legacy.roots import Roots, check_place
-from worker.messages import Check, Verdict, failed, passed, warned
+from worker.findings import Check, Verdict, failed, passed, warned
 from worker.store.digest import printable
 
 

@@ -7,7 +7,7 @@ import resource
 from collections.abc import Iterator
 from pathlib import Path
 
-from worker.messages import Check, passed, warned
+from worker.findings import Check, passed, warned
 from worker.units import human_bytes
 
 _LITTLE_MEMORY = 512 << 20

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from worker.messages import Check, failed, passed, warned
+from worker.findings import Check, failed, passed, warned
 
 MOUNTINFO = "/proc/self/mountinfo"
 

@@ -20,8 +20,9 @@ from worker.doctor import legacy_checks as sources
 from worker.doctor import mount_options
 from worker.doctor import store_checks as places
 from worker.doctor.machine_checks import machine_checks
+from worker.doctor.protocol import Machine
 from worker.doctor.store_checks import Request
-from worker.messages import Check, Machine, Verdict, failed, warned
+from worker.findings import Check, Verdict, failed, warned
 from worker.store.digest import printable
 
 T = TypeVar("T")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from worker.errors import MigratorError, StoreUnusableError
-from worker.messages import Check, failed, passed, warned
+from worker.findings import Check, failed, passed, warned
 from worker.store.digest import Algorithm, printable
 from worker.store.files import NO_LINKS
 from worker.store.removal import BUILDING, remove_tree

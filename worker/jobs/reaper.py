@@ -19,8 +19,9 @@ from worker.db import leases, ledger, messages_sent
 from worker.db.leases import MOST_CRASHES, Expired
 from worker.db.messages_sent import Waiting
 from worker.errors import MigratorError, WorkerCrashedError
+from worker.findings import Check, failed, passed, warned
 from worker.jobs.one_store import Remembered, open_store
-from worker.messages import Check, Outcome, RunState, Status, failed, passed, warned
+from worker.messages import Outcome, RunState, Status
 from worker.runtime import fork_guard as forking
 from worker.runtime import log
 from worker.settings import Settings

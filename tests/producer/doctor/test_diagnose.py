@@ -45,8 +45,9 @@ from worker.broker.client import Server as BrokerServer
 from worker.db import health, ledger, schema
 from worker.db.engine import autocommit, connect
 from worker.db.health import NEEDED_RIGHTS, Server
+from worker.findings import Check, Verdict, failed, passed, warned
 from worker.jobs.reaper import reap
-from worker.messages import QUEUE, Check, Verb, Verdict, failed, passed, warned
+from worker.messages import QUEUE, Verb
 from worker.settings import Settings
 from worker.store.store import Store
 

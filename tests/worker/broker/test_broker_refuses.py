@@ -16,7 +16,7 @@ from tests.deadlines import PATIENCE_S
 from tests.estate import make_project, record_session
 from worker.broker import client as broker
 from worker.errors import BrokerRefusesError
-from worker.messages import Verdict
+from worker.findings import Verdict
 from worker.settings import Settings
 
 pytestmark = pytest.mark.stack

@@ -12,9 +12,10 @@ from tests.worker.trees import eventually
 from worker.doctor import checkup as room
 from worker.doctor.checkup import Checkups, clock_check
 from worker.doctor.probe import WITHIN_S
+from worker.doctor.protocol import Evidence, Step
+from worker.findings import Verdict, passed
 from worker.jobs import reaper as reaper_room
 from worker.jobs.reaper import Reaper
-from worker.messages import Evidence, Step, Verdict, passed
 
 pytestmark = pytest.mark.stack
 

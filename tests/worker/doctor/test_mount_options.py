@@ -6,7 +6,8 @@ import pytest
 
 from producer.doctor.worker_checks import hosts_check
 from worker.doctor import mount_options
-from worker.messages import Evidence, Machine, Verdict
+from worker.doctor.protocol import Evidence, Machine
+from worker.findings import Verdict
 
 NFS = (
     "rw,vers=4.2,rsize=1048576,wsize=1048576,namlen=255,{options},proto=tcp,timeo=600,retrans=2,sec=sys,"

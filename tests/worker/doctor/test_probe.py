@@ -21,8 +21,9 @@ from worker.doctor import legacy_checks as sources
 from worker.doctor import machine_checks as machine
 from worker.doctor import store_checks as places
 from worker.doctor.probe import Lines, abreast, examine
+from worker.doctor.protocol import Machine
 from worker.doctor.store_checks import Request
-from worker.messages import Check, Machine, Verdict
+from worker.findings import Check, Verdict
 
 PATIENCE_S = 20.0
 

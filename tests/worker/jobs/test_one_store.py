@@ -15,10 +15,12 @@ from tests.conftest import Site
 from tests.deadlines import PATIENCE_S
 from tests.fidelity.runs import do, open_run, tools_of
 from tests.worker.jobs.test_integrity import migrate_all, study
+from worker.doctor.protocol import Evidence, Machine
 from worker.errors import StoreElsewhereError
+from worker.findings import Verdict
 from worker.jobs.one_store import Remembered, open_store
 from worker.jobs.tools import Tools
-from worker.messages import Evidence, Machine, Verb, Verdict
+from worker.messages import Verb
 from worker.store.store import Store
 
 pytestmark = pytest.mark.stack
