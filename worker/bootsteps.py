@@ -8,6 +8,7 @@ from celery.worker.control import inspect_command
 
 from worker import settings as settings_module
 from worker.doctor.checkup import Checkups
+from worker.doctor.protocol import COMMAND
 from worker.jobs.reaper import Reaper
 
 
@@ -35,7 +36,7 @@ class Reaping(bootsteps.StartStopStep):  # type: ignore[misc]
         self._reaper.stop()
 
 
-@inspect_command(args=[("token", str), ("step", str)], signature="TOKEN {examine|look|end}")
+@inspect_command(name=COMMAND, args=[("token", str), ("step", str)], signature="TOKEN {examine|look|end}")
 def examine(state: Any, token: str, step: str, marks: Sequence[str] = ()) -> dict[str, Any]:
     """Answer the doctor for this worker and its machine: at once, with what is known by now.
 
