@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from producer.runs.open import room_in, store_id_in
+from producer.runs.survey import room_in, store_id_in
 from worker.broker import client as broker
 from worker.db import overview, stores
 from worker.db.overview import Figures

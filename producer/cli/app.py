@@ -31,9 +31,8 @@ from producer.report import document as report
 from producer.report import files as report_files
 from producer.report import html as report_html
 from producer.report.document import RunFacts
-from producer.runs import control, status
+from producer.runs import control, legacy_projects, status
 from producer.runs import migrated_projects as converted
-from producer.runs import open as enqueue_room
 from producer.runs.collect import PATIENCE_S, Collected
 from producer.runs.collect import collect as collect_outcomes
 from producer.runs.open import Opened
@@ -247,7 +246,7 @@ def enqueue(
     with _surroundings() as (settings, engine):
         _check_waiting(terminal, wait=wait, report_dir=report_dir, timeout=timeout)
         with terminal.listing() as on_listing:
-            opened = enqueue_room.enqueue(
+            opened = legacy_projects.enqueue(
                 settings,
                 engine,
                 dry_run=dry_run,

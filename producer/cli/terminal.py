@@ -17,7 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from producer.doctor.findings import Diagnosis
-from producer.runs.open import Listing, Opened
+from producer.runs.open import Opened
+from producer.runs.survey import Listing
 from worker.db.overview import Progress
 from worker.findings import Verdict
 from worker.messages import RunState, Verb

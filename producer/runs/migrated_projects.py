@@ -5,15 +5,9 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
-from producer.runs.open import (
-    EXCLUDED,
-    OnListing,
-    Opened,
-    choose,
-    open_run,
-    skipped_job,
-    survey_all,
-)
+from producer.runs.open import Opened, open_run, skipped_job
+from producer.runs.selection import EXCLUDED, choose
+from producer.runs.survey import OnListing, in_order_of_sending, survey_all
 from worker.broker import client as broker
 from worker.db import column_types, projects
 from worker.db.ledger import NewJob
@@ -124,7 +118,7 @@ def _open(
             for one in by_others.values()
             if one.project_id not in excluded
         ]
-    jobs += survey_all(chosen, lambda one: one.legacy_path, on_listing)
+    jobs += in_order_of_sending(survey_all(chosen, lambda one: one.legacy_path, on_listing))
     return open_run(
         settings,
         engine,

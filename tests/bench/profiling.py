@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from producer.runs.open import enqueue
+from producer.runs.legacy_projects import enqueue
 from tests.bench.corpora import Corpus
 from tests.bench.measure import Settle
 from tests.bench.system import System

@@ -15,7 +15,7 @@ from sqlalchemy import Engine, text
 from producer.local.child_process import Child
 from producer.local.stack import Stack, run_workers, stack
 from producer.runs.collect import collect
-from producer.runs.open import enqueue
+from producer.runs.legacy_projects import enqueue
 from tests.bench import counting, noop
 from tests.bench.corpora import Corpus, tiny
 from tests.bench.measure import Measured, Settle, bytes_below, cpu_s, descendants, peak_mb

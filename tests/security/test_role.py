@@ -12,15 +12,7 @@ import pytest
 from sqlalchemy import Connection, Engine, event, text
 
 from producer.local.stack import Stack
-from producer.runs import (
-    collect,
-    control,
-    status,
-)
-from producer.runs import (
-    migrated_projects as converted,
-)
-from producer.runs import open as enqueue_room
+from producer.runs import collect, control, legacy_projects, migrated_projects, status
 from producer.runs.open import Opened
 from tests.conftest import TEMPLATE, Site, _database, _empty_redis, _site
 from tests.estate import every_form, make_project, record_session, split_session
@@ -338,12 +330,15 @@ def _whole_story(role: Role) -> None:
     with engine.connect() as conn:
         assert health.numbers(conn).unseen == []
     with runs.tools_of(site) as tools:
-        _do(tools, enqueue_room.enqueue(settings, engine, dry_run=True))
-        migration = _do(tools, enqueue_room.enqueue(settings, engine, dry_run=False))
-        _do(tools, converted.verify_sessions(settings, engine, project_ids=(), sample=None))
-        _do(tools, converted.rollback(settings, engine, dry_run=False, project_ids=(), restore_files=True))
+        _do(tools, legacy_projects.enqueue(settings, engine, dry_run=True))
+        migration = _do(tools, legacy_projects.enqueue(settings, engine, dry_run=False))
+        _do(tools, migrated_projects.verify_sessions(settings, engine, project_ids=(), sample=None))
+        _do(
+            tools,
+            migrated_projects.rollback(settings, engine, dry_run=False, project_ids=(), restore_files=True),
+        )
     control.retry(settings, engine, migration)
-    _drive(site, enqueue_room.enqueue(settings, engine, dry_run=True, limit=2))
+    _drive(site, legacy_projects.enqueue(settings, engine, dry_run=True, limit=2))
 
 
 def _do(tools: Tools, opened: Opened) -> Run:

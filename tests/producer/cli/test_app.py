@@ -29,7 +29,9 @@ from typer.testing import CliRunner
 from producer.__main__ import main
 from producer.cli.app import EXIT_CODES, WORKER_COMMAND, app
 from producer.cli.terminal import Terminal, plan_table
-from producer.runs import open as enqueue_room
+from producer.runs import legacy_projects
+from producer.runs import survey as surveys
+from producer.runs.open import Opened
 from tests.conftest import Site
 from tests.deadlines import PATIENCE_S
 from tests.estate import make_dataset, make_project, record_session
@@ -192,7 +194,7 @@ def test_a_plan_on_a_narrow_terminal_is_shown_whole(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "80")
     job = NewJob(project_id=4711, project_name="N" * 60, path="/" + "P" * 80, files=1234, size_bytes=5)
-    opened = enqueue_room.Opened(run_id=uuid.uuid4(), verb=Verb.MIGRATE, dry_run=False, jobs=(job,))
+    opened = Opened(run_id=uuid.uuid4(), verb=Verb.MIGRATE, dry_run=False, jobs=(job,))
 
     Terminal(as_json=False).table(plan_table(opened))
 
@@ -205,7 +207,7 @@ def test_a_plan_on_a_narrow_terminal_is_shown_whole(monkeypatch: pytest.MonkeyPa
 
 def test_names_cannot_command_the_terminal(capsys: Any):
     job = NewJob(project_id=1, project_name="\x1b[2J\x07[red]x\r\nb", path="/a\x1b[31m\tb")
-    opened = enqueue_room.Opened(run_id=uuid.uuid4(), verb=Verb.MIGRATE, dry_run=False, jobs=(job,))
+    opened = Opened(run_id=uuid.uuid4(), verb=Verb.MIGRATE, dry_run=False, jobs=(job,))
 
     Terminal(as_json=False).table(plan_table(opened))
 
@@ -292,7 +294,7 @@ def test_a_broker_that_goes_away_while_a_run_is_sent_leaves_a_cancelled_run(
     monkeypatch.setattr(broker, "send", gone)
 
     with pytest.raises(BrokerUnavailableError):
-        enqueue_room.enqueue(site.settings, site.engine, dry_run=False)
+        legacy_projects.enqueue(site.settings, site.engine, dry_run=False)
 
     assert runs(site.engine) == [("cancelled", 3)]
     done = call("collect", "--json")
@@ -578,22 +580,22 @@ def test_a_directory_that_does_not_answer_is_named_while_it_is_waited_for(
 ):
     """A mount that hangs, as seen from the producer: a call that does not return."""
     back = threading.Event()
-    survey = enqueue_room.survey
+    survey = surveys.survey
 
-    def hangs(path: str) -> enqueue_room.Survey | None:
+    def hangs(path: str) -> surveys.Survey | None:
         if "two" in path:
             back.wait(DEADLINE_S)
         return survey(path)
 
-    monkeypatch.setattr(enqueue_room, "survey", hangs)
-    heard: list[enqueue_room.Listing] = []
+    monkeypatch.setattr(surveys, "survey", hangs)
+    heard: list[surveys.Listing] = []
 
-    def listen(listing: enqueue_room.Listing) -> None:
+    def listen(listing: surveys.Listing) -> None:
         heard.append(listing)
         if listing.done == 2:
             back.set()
 
-    opened = enqueue_room.enqueue(site.settings, site.engine, dry_run=True, on_listing=listen)
+    opened = legacy_projects.enqueue(site.settings, site.engine, dry_run=True, on_listing=listen)
 
     assert len(opened.jobs) == 3
     assert (heard[-1].done, heard[-1].total) == (2, 3)

@@ -5,12 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from producer.runs.open import (
-    Opened,
-    Survey,
-    enqueue,
-    room_warnings,
-)
+from producer.runs.legacy_projects import enqueue
+from producer.runs.open import Opened
+from producer.runs.survey import Survey, room_warnings
 from tests.conftest import Site
 from tests.estate import make_project, record_session
 from worker.settings import Settings
