@@ -9,7 +9,7 @@ LOCK := pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no
   --no-emit-trusted-host --no-header
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help venv demo test chaos compose-test check bench format lock clean
+.PHONY: help venv demo test test-fast chaos compose-test check bench format lock clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,7 +29,10 @@ demo: $(READY) ## Run the whole story on made-up projects and a local stack; the
 	$(BIN)/producer demo --folder demo
 
 test: $(READY) ## Run every test against a real PostgreSQL, a real Valkey and real workers
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 10 $(ARGS)
+
+test-fast: $(READY) ## Run the tests that need no server, which takes less than half a minute
+	$(BIN)/python -m pytest --quiet -m "not servers and not slow and not long" --hypothesis-profile fast $(ARGS)
 
 chaos: $(READY) ## Run N schedules of faults on real processes from SEED on; without both also the long fault and race tests
 	$(if $(N)$(SEED),,$(BIN)/python -m pytest -m long --timeout 3600 $(ARGS))

@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 import redis
 from sqlalchemy import URL, Engine, create_engine, make_url, text
@@ -84,6 +85,23 @@ class Site:
             folder.mkdir()
 
 
+# The fast tier --------------------------------------------------------------------------------------------------
+
+hypothesis.settings.register_profile("fast", max_examples=10)
+
+
+@pytest.fixture(scope="session")
+def _starts_servers() -> None:
+    """Whatever starts a server, or a browser, asks for this: by it `make test-fast` knows what to leave out."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need servers: those that ask, directly or through others, for `_starts_servers`."""
+    for item in items:
+        if "_starts_servers" in getattr(item, "fixturenames", ()):
+            item.add_marker("servers")
+
+
 # The servers ----------------------------------------------------------------------------------------------------
 
 
@@ -96,7 +114,7 @@ def _connections_are_always_pinged() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def stack() -> Iterator[Stack]:
+def stack(_starts_servers: None) -> Iterator[Stack]:
     """PostgreSQL and Valkey, once a run. A server that does not start is an error, never a skip."""
     # Not below pytest's own temporary directory: that is closed to the user whom root runs PostgreSQL as.
     folder = Path(tempfile.mkdtemp(prefix="label-tests-"))

@@ -30,7 +30,6 @@ def _plain(meaning: str) -> str:
     return meaning.replace(";", ",").replace(":", ",")
 
 
-@pytest.mark.stack
 @pytest.mark.parametrize("machine", ["run", "job"])
 def test_the_states_that_are_drawn_are_those_of_the_database(database: Engine, machine: str):
     drawn = re.search(

@@ -13,6 +13,8 @@ import pytest
 
 from tests.deadlines import PATIENCE_S
 
+pytestmark = pytest.mark.slow
+
 CHECKOUT = Path(__file__).parents[1]
 
 LOOK = """

@@ -12,7 +12,7 @@ from producer.local.child_process import Child
 from tests.conftest import Site
 from tests.worker.trees import eventually
 
-pytestmark = [pytest.mark.stack, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 HEARTBEAT_S = 2.0
 

@@ -8,7 +8,6 @@ import threading
 from collections import defaultdict
 from typing import Any, Self
 
-import pytest
 from sqlalchemy import text
 
 from tests.acceptance.slow import big_study, enqueue, small_studies
@@ -17,8 +16,6 @@ from tests.deadlines import PATIENCE_S
 from tests.estate import make_project, record_session
 from worker.broker.config import create_app
 from worker.messages import JobRef, Verb
-
-pytestmark = pytest.mark.stack
 
 DEADLINE_S = PATIENCE_S
 

@@ -21,7 +21,7 @@ from tests.acceptance.slow import (
 from tests.conftest import Site
 from tests.worker.trees import eventually
 
-pytestmark = [pytest.mark.stack, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 
 def say(site: Site, *words: str, exit_code: int = 0) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from tests.estate import (
 from tests.estate.compare import LABEL_TABLES
 from tests.estate.from_mysql import convert_database
 
-pytestmark = [pytest.mark.stack, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 CONFIG = RawJson('{"b": 1.50,  "a": 1, "a": 2, "nested": {"é": [1e3, null]}}')
 """What `json` keeps and `jsonb` does not: blanks, order, a repeated key."""

@@ -26,7 +26,7 @@ from tests.conftest import Site
 from tests.deadlines import PATIENCE_S
 from tests.worker.trees import eventually
 
-pytestmark = [pytest.mark.stack, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 
 def test_another_worker_takes_the_job_of_one_that_was_killed_with_all_its_processes(site: Site):

@@ -27,8 +27,6 @@ from tests.estate import (
 from tests.fidelity.runs import run, tools_of
 from worker.messages import Status, Verb
 
-pytestmark = pytest.mark.stack
-
 TABLES = (
     "participants",
     "projects",

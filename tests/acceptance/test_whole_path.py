@@ -16,8 +16,6 @@ from tests.acceptance.story import Call, Story, call, content, is_blob, stored_t
 from tests.conftest import Site
 from tests.estate import differences, make_project, record_session
 
-pytestmark = pytest.mark.stack
-
 POINTERS = (
     "parent_session_data_path",
     "raw_session_name",

@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session")
-def _running_browser() -> Iterator[Browser]:
+def _running_browser(_starts_servers: None) -> Iterator[Browser]:
     if (reason := webdriver.missing()) is not None:
         pytest.fail(reason, pytrace=False)
     with webdriver.browser() as running:

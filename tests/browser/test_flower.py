@@ -16,7 +16,7 @@ from tests.deadlines import PATIENCE_S
 from tests.estate import make_project
 from tests.worker.trees import eventually
 
-pytestmark = [pytest.mark.stack, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 WORKERS = 4
 

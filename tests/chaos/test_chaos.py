@@ -25,7 +25,7 @@ SEEDS = (2, 4, 5, 6, 8, 11, 14, 29, 31, 39)
 
 
 @pytest.fixture(scope="module")
-def own_servers() -> Iterator[Servers]:
+def own_servers(_starts_servers: None) -> Iterator[Servers]:
     """Servers that may be killed: those of all other tests may not."""
     with servers() as running:
         yield running

@@ -3,8 +3,6 @@
 import os
 from typing import NoReturn
 
-import pytest
-
 from tests.conftest import LEASE_S, Site
 from tests.estate import make_project, record_session
 from tests.fidelity.runs import do, let_lease_run_out, open_run, tools_of
@@ -15,8 +13,6 @@ from worker.jobs.runner import Job, _attempt
 from worker.legacy.restore import _remove_leftovers, building_place
 from worker.messages import JobRef, Status, Verb
 from worker.store.beneath import directory
-
-pytestmark = pytest.mark.stack
 
 
 def one_job(site: Site) -> JobRef:

@@ -22,7 +22,7 @@ from worker.jobs import reaper
 from worker.messages import JobRef, Status, Verb
 from worker.store.removal import remove_tree
 
-pytestmark = [pytest.mark.stack, pytest.mark.long]
+pytestmark = pytest.mark.long
 
 LEASE_S = "1"
 MEETINGS = 150

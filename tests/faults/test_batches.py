@@ -30,8 +30,6 @@ from worker.jobs.tools import Tools
 from worker.messages import JobRef, JobState, Outcome, Status, Verb
 from worker.store.digest import BIG_BYTES, HEAD_BYTES
 
-pytestmark = pytest.mark.stack
-
 FILES = 5
 """So many big recordings a project here has, each with a small file beside it."""
 

@@ -19,8 +19,6 @@ from worker.db import overview
 from worker.jobs.tools import Tools
 from worker.messages import JobRef, Outcome, Verb
 
-pytestmark = pytest.mark.stack
-
 _FILLS = {"write", "writev", "pwrite64", "pwritev64v2", "fallocate", "sendfile64", "copy_file_range"}
 
 

@@ -32,8 +32,6 @@ from worker.messages import JobRef, JobState, Outcome, RunState, Status, Verb
 from worker.store.digest import new_buffer
 from worker.store.store import Store
 
-pytestmark = pytest.mark.stack
-
 PAUSING = {
     errno.ENOSPC: "No space left in the store: ",
     errno.EDQUOT: "No space left in the store: ",

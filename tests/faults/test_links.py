@@ -20,8 +20,6 @@ from worker.legacy.ingest import store_tree
 from worker.legacy.scan import scan
 from worker.messages import Outcome, Status, Verb
 
-pytestmark = pytest.mark.stack
-
 _MOST = 70_000
 RECORDING = "day 1/accelerometer_data.csv"
 

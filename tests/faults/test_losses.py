@@ -12,8 +12,6 @@ from worker.jobs.tools import Tools
 from worker.messages import Status, Verb
 from worker.store.removal import remove_tree
 
-pytestmark = pytest.mark.stack
-
 RECORDING = "day 1/accelerometer_data.csv"
 
 

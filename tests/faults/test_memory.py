@@ -14,8 +14,6 @@ from worker.db import datasets
 from worker.jobs.tools import Tools
 from worker.messages import Status, Verb
 
-pytestmark = pytest.mark.stack
-
 FILES = 200_000
 SESSIONS = 100
 MOST_BYTES = 250 << 20

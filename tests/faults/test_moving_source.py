@@ -37,8 +37,6 @@ from worker.messages import Outcome, Status, Verb
 from worker.store.digest import BIG_BYTES
 from worker.store.removal import remove_tree
 
-pytestmark = pytest.mark.stack
-
 Change = Callable[[Path], object]
 """Something that is done to a project's directory, in which `day 1` and `day 2` have two files each."""
 

@@ -21,8 +21,6 @@ from worker.jobs.runner import Job, run_job
 from worker.jobs.tools import Tools
 from worker.messages import JobState, Outcome, RunState, Status, Verb
 
-pytestmark = pytest.mark.stack
-
 
 @pytest.mark.parametrize("story", [Story, BigFiles, Mending, Copying])
 def test_what_close_says_of_a_file_that_was_written_is_said_of_the_store(

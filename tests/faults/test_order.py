@@ -3,8 +3,6 @@
 What a crash of the machine takes is what was not synced; this order is what makes every row refer to bytes that survive one.
 """
 
-import pytest
-
 from tests.conftest import Site
 from tests.estate import Project, snapshot_tree
 from tests.faults.child import Children, End
@@ -22,8 +20,6 @@ from tests.faults.studies import damage, folder_of, make_big, study
 from tests.fidelity.runs import let_lease_run_out, open_run, run_one
 from worker.jobs.tools import Tools
 from worker.messages import Status, Verb
-
-pytestmark = pytest.mark.stack
 
 
 def migrate(site: Site, watched: Children, project: Project) -> End:

@@ -26,8 +26,6 @@ from worker.jobs.tools import Tools
 from worker.messages import Outcome, Status, Verb
 from worker.sessions_csv import Reader
 
-pytestmark = pytest.mark.stack
-
 TABLES = (
     *LABEL_TABLES,
     "raw_datasets",

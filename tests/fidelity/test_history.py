@@ -46,8 +46,6 @@ from worker.jobs.tools import Tools
 from worker.messages import Status, Verb
 from worker.sessions_csv import Reader
 
-pytestmark = pytest.mark.stack
-
 EXPLORE = int(os.environ.get("EXPLORE", "0"))
 _MOST_PROJECTS = 3
 _NOT_OBJECTS = (JSON_NULL, [1, "two"], "text", RawJson("1.50"))

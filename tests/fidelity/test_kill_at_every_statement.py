@@ -26,8 +26,6 @@ from worker.db import ledger, overview
 from worker.jobs.tools import Tools
 from worker.messages import JobRef, JobState, Outcome, RunState, Status, Verb
 
-pytestmark = pytest.mark.stack
-
 
 @pytest.fixture(scope="module")
 def dying(_site_of_module: Site) -> Iterator[Nursery]:

@@ -33,8 +33,6 @@ from worker.jobs.tools import Tools
 from worker.messages import Outcome, Status, Verb
 from worker.sessions_csv import Reader
 
-pytestmark = pytest.mark.stack
-
 
 def make(site: Site, name: str = "study", **columns: Any) -> Project:
     """A project with a whole session, and one that is cut in two."""

@@ -29,8 +29,6 @@ from worker.legacy import restore
 from worker.messages import Outcome, Status, Verb
 from worker.store.digest import read_stored
 
-pytestmark = pytest.mark.stack
-
 TABLES = (*LABEL_TABLES, "project_dataset_refs", "project_split_configs", "project_conversions")
 
 

@@ -39,8 +39,6 @@ from worker.errors import UsageError
 from worker.jobs.tools import Tools
 from worker.messages import Outcome, Status, Verb
 
-pytestmark = pytest.mark.stack
-
 TABLES = (
     *LABEL_TABLES,
     "project_dataset_refs",

@@ -3,7 +3,6 @@
 import re
 from pathlib import Path
 
-import pytest
 from sqlalchemy import text
 
 from tests.conftest import Site
@@ -12,8 +11,6 @@ from tests.estate.rows import Project
 from tests.fidelity.runs import run
 from worker.jobs.tools import Tools
 from worker.messages import Verb
-
-pytestmark = pytest.mark.stack
 
 GUIDE = Path(__file__).parents[2] / "docs" / "operations.md"
 QUERY = re.search(r"```sql\n(\s*with mine.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)

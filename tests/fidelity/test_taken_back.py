@@ -20,8 +20,6 @@ from worker.jobs.tools import Tools
 from worker.messages import Outcome, Status, Verb
 from worker.sessions_csv import Reader
 
-pytestmark = pytest.mark.stack
-
 BY_LABEL = """
     delete from project_dataset_refs where project_id = :id;
     update projects set path = legacy_path, legacy_path = null, project_type = 'legacy', analysis_config = null

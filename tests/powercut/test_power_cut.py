@@ -29,8 +29,6 @@ _TRIES = 3
 
 Do = Callable[[Sequence[Task], Path, Site], Done]
 
-pytestmark = pytest.mark.stack
-
 
 @pytest.fixture(scope="session", params=["ext4", pytest.param("xfs", marks=pytest.mark.long)])
 def file_system(request: pytest.FixtureRequest) -> str:

@@ -28,8 +28,6 @@ from tests.worker.trees import eventually
 from worker.errors import DirectoryMissingError
 from worker.messages import Status
 
-pytestmark = pytest.mark.stack
-
 ROOT = Path(__file__).parents[2]
 
 Samples = dict[str, dict[tuple[str, ...], float]]

@@ -30,8 +30,6 @@ from worker.jobs.migrate import Tools, migrate
 from worker.legacy import ingest
 from worker.messages import JobRef, Outcome, Status, Verb
 
-pytestmark = pytest.mark.stack
-
 DEADLINE_S = PATIENCE_S
 """A worker that does not come to the meeting is a failure, not a wait."""
 

@@ -159,10 +159,12 @@ def memory() -> Iterator[Path]:
         remove_tree(folder)
 
 
+@pytest.mark.slow
 def test_sixteen_store_overlapping_contents_at_once_round_after_round(memory: Path):
     play_rounds(memory, ROUNDS)
 
 
+@pytest.mark.slow
 def test_the_same_on_a_disk(tmp_path: Path):
     play_rounds(tmp_path, 1)
 
@@ -185,7 +187,6 @@ def migrate_all_at_once(site: Site) -> list[Outcome]:
     return outcomes
 
 
-@pytest.mark.stack
 def test_sixty_four_equal_jobs_at_once_write_one_copy(site: Site, monkeypatch: pytest.MonkeyPatch):
     with site.engine.begin() as conn:
         for number in range(64):
@@ -224,14 +225,12 @@ def play_big_rounds(site: Site, monkeypatch: pytest.MonkeyPatch, rounds: int) ->
         check_stored_once(site, outcomes, written)
 
 
-@pytest.mark.stack
 def test_datasets_that_share_big_files_and_are_stored_at_once_write_these_once(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ):
     play_big_rounds(site, monkeypatch, 2)
 
 
-@pytest.mark.stack
 def test_a_big_file_that_another_stored_before_its_claim_was_ours_is_not_written_again(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ):
@@ -262,7 +261,6 @@ def test_a_big_file_that_another_stored_before_its_claim_was_ours_is_not_written
 
 
 @pytest.mark.long
-@pytest.mark.stack
 @pytest.mark.timeout(3600)
 def test_many_rounds_of_datasets_that_share_big_files(site: Site, monkeypatch: pytest.MonkeyPatch):
     play_big_rounds(site, monkeypatch, 100)

@@ -9,7 +9,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from random import Random
 from typing import Any
 
-import pytest
 from sqlalchemy import Engine, text
 
 from tests.conftest import Site
@@ -35,8 +34,6 @@ from worker.db import ledger, overview
 from worker.db.engine import connect
 from worker.jobs.tools import Tools
 from worker.messages import JobRef, JobState, Outcome, RunState, Status, Verb
-
-pytestmark = pytest.mark.stack
 
 ROUNDS = 4
 

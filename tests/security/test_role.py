@@ -26,8 +26,6 @@ from worker.jobs import reaper
 from worker.jobs.tools import Tools
 from worker.messages import JobRef, Verb
 
-pytestmark = pytest.mark.stack
-
 FILE = SQL / "create_migrator_role.sql"
 
 

@@ -37,8 +37,6 @@ from tests.worker.trees import eventually
 from worker import settings as settings_module
 from worker.errors import SettingsError
 
-pytestmark = pytest.mark.stack
-
 UNWIELDY = "p@:/;#?&%+ '\"\\$ä"
 """Whatever takes a password apart at one of these leaves a half of it; both halves are looked for."""
 

@@ -37,8 +37,6 @@ from worker.errors import BrokerUnavailableError, MigratorError
 from worker.messages import QUEUE
 from worker.settings import Settings
 
-pytestmark = pytest.mark.stack
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encrypted:
@@ -59,7 +57,7 @@ class Encrypted:
 
 
 @pytest.fixture(scope="module")
-def encrypted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Encrypted]:
+def encrypted(_starts_servers: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Encrypted]:
     programs, redis_program = encrypted_servers.programs()
     # Not below pytest's own temporary directory: that is closed to the user whom root runs PostgreSQL as.
     folder = Path(tempfile.mkdtemp(prefix="label-tls-"))

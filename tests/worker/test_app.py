@@ -18,8 +18,6 @@ from worker.messages import QUEUE, Verb
 from worker.runtime import shutdown as stopping
 from worker.settings import Settings
 
-pytestmark = pytest.mark.stack
-
 
 def own_settings() -> dict[str, object]:
     """What the app is configured with beyond Celery's defaults."""

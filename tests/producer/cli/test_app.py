@@ -41,8 +41,6 @@ from worker.db.ledger import NewJob
 from worker.errors import BrokerUnavailableError
 from worker.messages import Verb
 
-pytestmark = pytest.mark.stack
-
 Call = Callable[..., subprocess.CompletedProcess[str]]
 
 PASSWORD = "hunter2secret"  # noqa: S105 - what must not be seen again

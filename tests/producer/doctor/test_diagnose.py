@@ -51,8 +51,6 @@ from worker.messages import QUEUE, Verb
 from worker.settings import Settings
 from worker.store.store import Store
 
-pytestmark = pytest.mark.stack
-
 PASSWORD = "hunter2secret"  # noqa: S105 - what must not be seen again
 
 

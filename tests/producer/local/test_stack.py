@@ -30,8 +30,6 @@ from worker import settings as settings_module
 from worker.errors import SettingsError, UsageError
 from worker.settings import Settings
 
-pytestmark = pytest.mark.stack
-
 AS_ROOT = os.geteuid() == 0
 UP = """
 import sys
@@ -57,14 +55,14 @@ with stack(Path(sys.argv[2]), durable=False) as running:
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
+def folder(_starts_servers: None) -> Iterator[Path]:
     """Give a new folder that the servers' user can pass, unlike pytest's own."""
     with passable_folder() as new:
         yield new
 
 
 @pytest.fixture(scope="module")
-def state() -> Iterator[Path]:
+def state(_starts_servers: None) -> Iterator[Path]:
     """Give the state folder of a stack that has run before: to make its files anew for each test would cost a second."""
     with passable_folder() as above:
         with local_stack.stack(above / ".state", durable=False):

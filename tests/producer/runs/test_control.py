@@ -12,8 +12,6 @@ from worker.errors import StoreFullError
 from worker.messages import Verb
 from worker.store.store import Store
 
-pytestmark = pytest.mark.stack
-
 REASON = "No space left in the store: /there"
 
 

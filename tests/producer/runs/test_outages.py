@@ -17,8 +17,6 @@ from worker.db import ledger
 from worker.db.ledger import NewJob
 from worker.messages import Verb
 
-pytestmark = pytest.mark.stack
-
 DEADLINE_S = PATIENCE_S
 
 

@@ -21,8 +21,6 @@ from worker.db import leases, ledger
 from worker.errors import DirectoryMissingError, SourceChangedError
 from worker.messages import JobRef, Status
 
-pytestmark = pytest.mark.stack
-
 
 def describe(engine: Engine, run_id: uuid.UUID) -> dict[str, Any]:
     with engine.connect() as conn:

@@ -12,8 +12,6 @@ from tests.conftest import Site
 from tests.estate import make_project, record_session
 from worker.settings import Settings
 
-pytestmark = pytest.mark.stack
-
 
 def seen(size_bytes: int, signature: int) -> Survey:
     return Survey(sessions=1, files=1, size_bytes=size_bytes, signature=signature)

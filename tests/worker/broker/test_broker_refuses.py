@@ -19,8 +19,6 @@ from worker.errors import BrokerRefusesError
 from worker.findings import Verdict
 from worker.settings import Settings
 
-pytestmark = pytest.mark.stack
-
 DEADLINE_S = PATIENCE_S
 
 Call = Callable[[redis.Redis], object]

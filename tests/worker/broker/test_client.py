@@ -12,8 +12,6 @@ from worker.broker.client import Message
 from worker.errors import BrokerUnavailableError
 from worker.messages import QUEUE, JobRef, Verb
 
-pytestmark = pytest.mark.stack
-
 
 @pytest.fixture
 def closed_broker(site: Site) -> Iterator[redis.Redis]:

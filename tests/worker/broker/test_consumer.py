@@ -3,7 +3,6 @@
 import uuid
 from pathlib import Path
 
-import pytest
 from celery.worker import WorkController
 from kombu import Consumer, Queue
 from kombu.transport.redis import Channel
@@ -15,8 +14,6 @@ from worker.broker.config import create_app
 from worker.broker.consumer import LastingConsumer
 from worker.messages import QUEUE, JobRef, Verb
 from worker.settings import Settings
-
-pytestmark = pytest.mark.stack
 
 
 def asking(channel: Channel, name: str, taken: list[object]) -> None:

@@ -24,8 +24,6 @@ from worker.broker.message_validation import job_of as job_named_by
 from worker.messages import QUEUE, JobRef, Verb
 from worker.settings import Settings
 
-pytestmark = pytest.mark.stack
-
 SECRET = "sEcret-in-a-message"  # noqa: S105 - made up; must not be seen in any log
 
 Envelope = dict[str, Any]

@@ -22,8 +22,6 @@ from worker.errors import ColumnTypesError
 from worker.jobs.tools import Tools
 from worker.messages import Outcome, Status, Verb
 
-pytestmark = pytest.mark.stack
-
 TABLES = (
     *LABEL_TABLES,
     "raw_datasets",

@@ -18,8 +18,6 @@ from worker.db import claims, datasets
 from worker.db.datasets import Dataset, RawSession
 from worker.errors import ClaimLostError, DatabaseBusyError, DatabaseUnavailableError
 
-pytestmark = pytest.mark.stack
-
 HASH, OTHER = "ab" * 32, "cd" * 32
 LONG_S = 60.0
 

@@ -23,8 +23,6 @@ from worker.errors import (
     TransientError,
 )
 
-pytestmark = pytest.mark.stack
-
 
 def ask(engine: Engine, statement: str = "select 1") -> object:
     with engine.connect() as conn:

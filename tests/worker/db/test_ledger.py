@@ -26,8 +26,6 @@ from worker.db.ledger import NewJob
 from worker.errors import DatabaseRefusedError, LeaseLostError, UsageError
 from worker.messages import FileCounts, JobRef, RunState, Status, Verb
 
-pytestmark = pytest.mark.stack
-
 
 def renew(engine: Engine, lease: Lease, phase: str = "hash", **done: Any) -> bool:
     with engine.begin() as conn:

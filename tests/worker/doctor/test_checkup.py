@@ -17,8 +17,6 @@ from worker.findings import Verdict, passed
 from worker.jobs import reaper as reaper_room
 from worker.jobs.reaper import Reaper
 
-pytestmark = pytest.mark.stack
-
 
 @pytest.fixture
 def ask(site: Site) -> Callable[..., dict[str, Any]]:

@@ -16,8 +16,6 @@ from worker.errors import ClaimLostError, LeaseLostError
 from worker.jobs import heartbeat as room
 from worker.jobs.heartbeat import Heartbeat
 
-pytestmark = pytest.mark.stack
-
 HASH = "ab" * 32
 QUICK_S = 0.3
 """A lease that is renewed each tenth of a second."""

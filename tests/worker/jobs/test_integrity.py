@@ -17,8 +17,6 @@ from worker.legacy import hash as hashing
 from worker.messages import Outcome, Status, Verb
 from worker.store.digest import BIG_BYTES, read_stored
 
-pytestmark = pytest.mark.stack
-
 
 @pytest.fixture
 def tools(site: Site) -> Iterator[Tools]:

@@ -12,8 +12,6 @@ from tests.fidelity.runs import run_one, tools_of
 from worker.jobs.tools import Tools
 from worker.messages import Status, Verb
 
-pytestmark = pytest.mark.stack
-
 
 @pytest.fixture
 def tools(site: Site) -> Iterator[Tools]:

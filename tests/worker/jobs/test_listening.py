@@ -21,8 +21,6 @@ from worker.db import claims
 from worker.jobs.tools import Tools
 from worker.messages import Status, Verb
 
-pytestmark = pytest.mark.stack
-
 
 @pytest.fixture
 def tools(site: Site) -> Iterator[Tools]:

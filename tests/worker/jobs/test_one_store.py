@@ -23,8 +23,6 @@ from worker.jobs.tools import Tools
 from worker.messages import Verb
 from worker.store.store import Store
 
-pytestmark = pytest.mark.stack
-
 
 @pytest.fixture
 def tools(site: Site) -> Iterator[Tools]:

@@ -18,8 +18,6 @@ from worker.jobs.reaper import Reaper, reap
 from worker.messages import QUEUE, JobRef, Outcome, Status, Verb
 from worker.store.store import Store
 
-pytestmark = pytest.mark.stack
-
 
 @pytest.fixture
 def look(site: Site) -> Callable[[], object]:

@@ -21,8 +21,6 @@ from worker.jobs.tools import Tools
 from worker.messages import JobRef, Status, Verb
 from worker.store import store as store_module
 
-pytestmark = pytest.mark.stack
-
 BLOCK = 4096
 Disk = Callable[..., None]
 

@@ -29,8 +29,6 @@ from worker.jobs.runner import Job, run_job
 from worker.jobs.tools import Tools, connect
 from worker.messages import JobRef, Outcome, RunState, Status, Verb
 
-pytestmark = pytest.mark.stack
-
 
 @pytest.fixture
 def tools(site: Site) -> Iterator[Tools]:

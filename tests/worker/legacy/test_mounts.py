@@ -21,8 +21,6 @@ from worker.jobs.reaper import reap
 from worker.jobs.tools import Tools
 from worker.messages import JobRef, Status, Verb
 
-pytestmark = pytest.mark.stack
-
 
 @pytest.fixture
 def tools(site: Site) -> Iterator[Tools]:

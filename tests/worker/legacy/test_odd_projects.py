@@ -16,8 +16,6 @@ from worker.db import checks, datasets
 from worker.jobs.tools import Tools
 from worker.messages import Outcome, Status, Verb
 
-pytestmark = pytest.mark.stack
-
 
 @pytest.fixture
 def tools(site: Site) -> Iterator[Tools]:

@@ -72,7 +72,6 @@ def test_a_fork_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch):
     thread.join(DEADLINE_S)
 
 
-@pytest.mark.stack
 def test_the_reaper_starts_when_the_first_children_are_there(site: Site, monkeypatch: pytest.MonkeyPatch):
     for name, value in site.env.items():
         monkeypatch.setenv(name, value)

@@ -19,8 +19,6 @@ from worker.legacy import restore
 from worker.messages import RunState, Status, Verb
 from worker.store import files, store, syscalls
 
-pytestmark = pytest.mark.stack
-
 
 @pytest.fixture
 def tools(site: Site) -> Iterator[Tools]:
