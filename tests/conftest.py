@@ -25,7 +25,7 @@ from sqlalchemy import URL, Engine, create_engine, make_url, text
 from producer.local.child_process import Child
 from producer.local.stack import Addresses, Stack, run_workers
 from producer.local.stack import stack as local_stack
-from tests.deadlines import PATIENCE_S
+from tests.support.waiting import PATIENCE_S
 from worker.db import engine as engine_module
 from worker.db import schema
 from worker.db.engine import connect, when_free

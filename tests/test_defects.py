@@ -10,7 +10,7 @@ from sqlalchemy import event, text
 from tests.conftest import Site
 from tests.defects import Defect
 from tests.estate import make_project, record_session
-from tests.fidelity.runs import run, tools_of
+from tests.support.runs import run, tools_of
 from worker.errors import DatabaseRefusedError
 from worker.messages import Verb
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deadlines import PATIENCE_S
+from tests.support.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.slow
 

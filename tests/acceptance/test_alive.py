@@ -10,7 +10,7 @@ import pytest
 
 from producer.local.child_process import Child
 from tests.conftest import Site
-from tests.worker.trees import eventually
+from tests.support.trees import eventually
 
 pytestmark = pytest.mark.slow
 

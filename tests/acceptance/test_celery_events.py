@@ -10,10 +10,10 @@ from typing import Any, Self
 
 from sqlalchemy import text
 
-from tests.acceptance.slow import big_study, enqueue, small_studies
 from tests.conftest import Site
-from tests.deadlines import PATIENCE_S
 from tests.estate import make_project, record_session
+from tests.support.slow_jobs import big_study, enqueue, small_studies
+from tests.support.waiting import PATIENCE_S
 from worker.broker.config import create_app
 from worker.messages import JobRef, Verb
 

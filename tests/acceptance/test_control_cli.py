@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.slow import (
+from tests.conftest import Site
+from tests.support.slow_jobs import (
     VERY_SLOW,
     await_end,
     await_work,
@@ -18,8 +19,7 @@ from tests.acceptance.slow import (
     small_studies,
     staged,
 )
-from tests.conftest import Site
-from tests.worker.trees import eventually
+from tests.support.trees import eventually
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,8 @@ import time
 import pytest
 import redis
 
-from tests.acceptance.slow import (
+from tests.conftest import Site
+from tests.support.slow_jobs import (
     LEASE_S,
     SLOW,
     await_end,
@@ -22,9 +23,8 @@ from tests.acceptance.slow import (
     small_studies,
     staged,
 )
-from tests.conftest import Site
-from tests.deadlines import PATIENCE_S
-from tests.worker.trees import eventually
+from tests.support.trees import eventually
+from tests.support.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.slow
 

@@ -24,7 +24,7 @@ from tests.estate import (
     split_session,
     write_recording,
 )
-from tests.fidelity.runs import run, tools_of
+from tests.support.runs import run, tools_of
 from worker.messages import Status, Verb
 
 TABLES = (

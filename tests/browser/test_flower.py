@@ -9,12 +9,12 @@ from urllib.parse import urlsplit
 import pytest
 
 from producer.local.stack import FLOWER_PASSWORD, run_flower
-from tests.acceptance.slow import VERY_SLOW, big_study, enqueue, small_studies
 from tests.browser.webdriver import Browser
 from tests.conftest import Site
-from tests.deadlines import PATIENCE_S
 from tests.estate import make_project
-from tests.worker.trees import eventually
+from tests.support.slow_jobs import VERY_SLOW, big_study, enqueue, small_studies
+from tests.support.trees import eventually
+from tests.support.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.slow
 

@@ -11,14 +11,14 @@ import pytest
 from producer.report import document as report
 from producer.report import html as report_html
 from tests.browser.webdriver import Browser
-from tests.producer.report.reports import (
+from tests.support.reports import (
     HOSTILE,
     failed,
     migrated,
     run_facts,
     skipped,
 )
-from tests.worker.trees import eventually
+from tests.support.trees import eventually
 from worker.messages import Outcome, Warning_
 
 pytestmark = pytest.mark.slow

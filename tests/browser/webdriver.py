@@ -17,7 +17,7 @@ from typing import Any
 
 from producer.local.child_process import await_ready, start, stop
 from producer.local.servers import LOOPBACK, free_port
-from tests.deadlines import PATIENCE_S
+from tests.support.waiting import PATIENCE_S
 
 BROWSER = "/usr/bin/chromium"
 DRIVER = "/usr/bin/chromedriver"

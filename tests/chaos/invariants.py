@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine, text
 from tests.chaos.estate import Estate, Row
 from tests.estate import differences, dump, readings, snapshot_tree
 from tests.estate.compare import LABEL_TABLES, Entry
-from tests.fidelity.model import Tree, by_key, grouped, migrated, parsed
+from tests.support.model import Tree, by_key, grouped, migrated, parsed
 
 _TABLES = (
     *LABEL_TABLES,

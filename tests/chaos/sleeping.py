@@ -25,8 +25,8 @@ from typing import IO, Any
 from sqlalchemy import event
 
 from tests.conftest import Site
-from tests.deadlines import PATIENCE_S
-from tests.fidelity.runs import WORK
+from tests.support.runs import WORK
+from tests.support.waiting import PATIENCE_S
 from worker import settings as settings_module
 from worker.jobs.tools import Tools, connect
 from worker.messages import JobRef, Verb

@@ -16,8 +16,8 @@ from tests.chaos.sleeping import Bedroom, bedroom
 from tests.conftest import TEMPLATE, Site, _database, _empty_redis, _site
 from tests.estate import Project, make_project, record_session, snapshot_tree, split_session
 from tests.fidelity.dying import End, Points
-from tests.fidelity.runs import WORK, another_worker, let_lease_run_out, open_run, run_one, tools_of
-from tests.fidelity.states import check_legacy, check_migrated, look
+from tests.support.runs import WORK, another_worker, let_lease_run_out, open_run, run_one, tools_of
+from tests.support.states import check_legacy, check_migrated, look
 from worker.jobs import reaper
 from worker.messages import JobRef, Status, Verb
 from worker.store.removal import remove_tree

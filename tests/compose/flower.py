@@ -7,7 +7,7 @@ import urllib.request
 from http import HTTPStatus
 
 from tests.compose.installation import Installation
-from tests.worker.trees import eventually
+from tests.support.trees import eventually
 
 _WITHIN_S = 10.0
 

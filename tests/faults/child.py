@@ -27,8 +27,8 @@ import sqlalchemy.dialects.postgresql  # noqa: F401 - the engine's first use wou
 from sqlalchemy import event
 
 from tests.conftest import Site
-from tests.deadlines import PATIENCE_S
-from tests.faults.shim import Call, Fault, calls, environment, order
+from tests.support.shim import Call, Fault, calls, environment, order
+from tests.support.waiting import PATIENCE_S
 from worker import settings as settings_module
 from worker.jobs.migrate import migrate
 from worker.jobs.tools import Tools, connect

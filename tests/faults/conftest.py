@@ -7,8 +7,8 @@ import pytest
 
 from tests.conftest import Site
 from tests.faults.child import Children, children
-from tests.faults.shim import build
 from tests.fidelity.conftest import _site_of_module, site, tools
+from tests.support.shim import build
 
 __all__ = ["_site_of_module", "site", "tools"]
 

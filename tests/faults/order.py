@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.conftest import Site
 from tests.faults.child import End
-from tests.faults.shim import REMOVALS, SENDS, SYNCS, Call
+from tests.support.shim import REMOVALS, SENDS, SYNCS, Call
 
 _OPENS = {"open", "open64", "openat", "openat64", "creat", "creat64"}
 _FILLS = {

@@ -9,10 +9,10 @@ from sqlalchemy import text
 from tests.conftest import Site, _remove
 from tests.estate import Project
 from tests.faults.child import Children, End
-from tests.faults.shim import Call, Fault
-from tests.faults.studies import check_store, check_tree, damage, make_big, study
-from tests.fidelity.runs import open_run, run_one
-from tests.fidelity.states import Rows, check_legacy, check_migrated, look
+from tests.support.runs import open_run, run_one
+from tests.support.shim import Call, Fault
+from tests.support.states import Rows, check_legacy, check_migrated, look
+from tests.support.studies import check_store, check_tree, damage, make_big, study
 from worker.jobs.tools import Tools
 from worker.messages import JobRef, Outcome, Status, Verb
 

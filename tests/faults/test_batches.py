@@ -12,8 +12,9 @@ from tests.conftest import Site
 from tests.estate import Project
 from tests.faults.child import Children, End
 from tests.faults.order import check_order, names_of_blobs
-from tests.faults.shim import Act, Fault
-from tests.faults.studies import (
+from tests.support.runs import WORK, let_lease_run_out, open_run
+from tests.support.shim import Act, Fault
+from tests.support.studies import (
     check_store,
     check_stored_once,
     counting_writes,
@@ -22,7 +23,6 @@ from tests.faults.studies import (
     staged,
     study,
 )
-from tests.fidelity.runs import WORK, let_lease_run_out, open_run
 from worker.db import overview
 from worker.errors import RunHeldError
 from worker.jobs import integrity as trust

@@ -19,12 +19,12 @@ from tests.estate import snapshot_tree
 from tests.faults.child import Children, End
 from tests.faults.disks import fill, fill_with_names, mounted_twice, overcommitted_disk, small_disk
 from tests.faults.order import OPENING_FOR_REMOVAL, is_a_file_of_staging
-from tests.faults.shim import REMOVALS, SYNCS, Act, Call, Fault
 from tests.faults.stories import STORIES, BigFiles, Mending, Story, first_of_each_kind
-from tests.faults.studies import check_store, check_tree, folder_of, staged, study
-from tests.fidelity.runs import WORK, open_run, run_one
-from tests.fidelity.states import look
-from tests.worker.trees import source_of
+from tests.support.runs import WORK, open_run, run_one
+from tests.support.shim import REMOVALS, SYNCS, Act, Call, Fault
+from tests.support.states import look
+from tests.support.studies import check_store, check_tree, folder_of, staged, study
+from tests.support.trees import source_of
 from worker.db import ledger, overview
 from worker.errors import StoreStoppedError, StoreUnusableError
 from worker.jobs.tools import Tools

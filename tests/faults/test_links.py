@@ -11,8 +11,8 @@ import pytest
 
 from tests.conftest import Site
 from tests.estate import Project
-from tests.faults.studies import check_store, check_tree, damage, folder_of, staged, study
-from tests.fidelity.runs import run_one, tools_of
+from tests.support.runs import run_one, tools_of
+from tests.support.studies import check_store, check_tree, damage, folder_of, staged, study
 from worker.jobs import integrity as trust
 from worker.jobs.tools import Tools
 from worker.legacy.hash import hash_tree

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Site
-from tests.faults.studies import check_store, check_tree, damage, staged, study
-from tests.fidelity.runs import at_once, open_run, run_one
-from tests.worker.trees import condemned
+from tests.support.runs import at_once, open_run, run_one
+from tests.support.studies import check_store, check_tree, damage, staged, study
+from tests.support.trees import condemned
 from worker.jobs.tools import Tools
 from worker.messages import Status, Verb
 from worker.store.removal import remove_tree

@@ -19,9 +19,9 @@ import pytest
 
 from tests.conftest import Site
 from tests.estate import Project
-from tests.faults.studies import check_store, check_tree, folder_of, make_big, staged, study
-from tests.fidelity.runs import run_one
-from tests.worker.trees import (
+from tests.support.runs import run_one
+from tests.support.studies import check_store, check_tree, folder_of, make_big, staged, study
+from tests.support.trees import (
     eventually,
     hashed,
     open_store,

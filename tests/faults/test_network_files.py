@@ -9,12 +9,12 @@ import pytest
 
 from tests.conftest import Site
 from tests.faults.child import Children
-from tests.faults.shim import Act, Fault
 from tests.faults.stories import BigFiles, Copying, Mending, Story, first_of_each_kind
-from tests.faults.studies import check_store, check_tree, staged, study
 from tests.faults.test_errors import disturb
-from tests.fidelity.runs import let_lease_run_out, open_run
-from tests.fidelity.states import look
+from tests.support.runs import let_lease_run_out, open_run
+from tests.support.shim import Act, Fault
+from tests.support.states import look
+from tests.support.studies import check_store, check_tree, staged, study
 from worker.db import ledger, overview
 from worker.errors import StoreBrokenError
 from worker.jobs.runner import Job, run_job
@@ -72,7 +72,7 @@ def test_a_staged_file_can_be_written_until_it_is_complete(
     site: Site, tools: Tools, monkeypatch: pytest.MonkeyPatch
 ):
     """An NFS client takes up again, after its server was restarted, only what its user may open for writing."""
-    from tests.fidelity.runs import run_one
+    from tests.support.runs import run_one
 
     project = study(site, "study", 1, 2)
     modes: dict[str, int] = {}

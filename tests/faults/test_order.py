@@ -15,9 +15,9 @@ from tests.faults.order import (
     names_of_blobs,
     syncs,
 )
-from tests.faults.shim import Act, Fault
-from tests.faults.studies import damage, folder_of, make_big, study
-from tests.fidelity.runs import let_lease_run_out, open_run, run_one
+from tests.support.runs import let_lease_run_out, open_run, run_one
+from tests.support.shim import Act, Fault
+from tests.support.studies import damage, folder_of, make_big, study
 from worker.jobs.tools import Tools
 from worker.messages import Status, Verb
 

@@ -6,7 +6,7 @@ import pytest
 
 from producer.local.stack import Stack
 from tests.conftest import TEMPLATE, Site, _database, _empty_redis, _site
-from tests.fidelity.runs import tools_of
+from tests.support.runs import tools_of
 from worker.jobs.tools import Tools
 
 

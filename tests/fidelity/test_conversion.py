@@ -20,8 +20,8 @@ from tests.estate import (
     snapshot_tree,
 )
 from tests.estate.compare import LABEL_TABLES
-from tests.fidelity.model import POINTERS, Migrated, Row, Tree, by_key, grouped, migrated, parsed
-from tests.fidelity.runs import run, tools_of
+from tests.support.model import POINTERS, Migrated, Row, Tree, by_key, grouped, migrated, parsed
+from tests.support.runs import run, tools_of
 from worker.jobs.tools import Tools
 from worker.messages import Outcome, Status, Verb
 from worker.sessions_csv import Reader

@@ -9,7 +9,7 @@ from sqlalchemy import Engine, text
 from producer.doctor import database_checks as doctor_database
 from tests.conftest import Site, _administer, _names, _site, _url
 from tests.estate import make_project, record_session
-from tests.fidelity.runs import do, open_run, tools_of
+from tests.support.runs import do, open_run, tools_of
 from worker.db import schema
 from worker.db.engine import connect
 from worker.errors import EncodingRefusedError

@@ -39,9 +39,9 @@ from tests.estate import (
     split_session,
     write_recording,
 )
-from tests.fidelity.model import Row, Tree, by_key, grouped, migrated, parsed
-from tests.fidelity.runs import run_one
-from tests.fidelity.states import TABLES
+from tests.support.model import Row, Tree, by_key, grouped, migrated, parsed
+from tests.support.runs import run_one
+from tests.support.states import TABLES
 from worker.jobs.tools import Tools
 from worker.messages import Status, Verb
 from worker.sessions_csv import Reader

@@ -19,9 +19,9 @@ from tests.estate import (
     split_session,
 )
 from tests.fidelity.dying import Nursery, Points, nursery
-from tests.fidelity.model import POINTERS, by_key
-from tests.fidelity.runs import WORK, let_lease_run_out, open_run, run_one
-from tests.fidelity.states import Rows, check, check_legacy, check_migrated, look
+from tests.support.model import POINTERS, by_key
+from tests.support.runs import WORK, let_lease_run_out, open_run, run_one
+from tests.support.states import Rows, check, check_legacy, check_migrated, look
 from worker.db import ledger, overview
 from worker.jobs.tools import Tools
 from worker.messages import JobRef, JobState, Outcome, RunState, Status, Verb

@@ -11,7 +11,6 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 
 from tests.conftest import Site
-from tests.deadlines import PATIENCE_S
 from tests.estate import (
     Project,
     differences,
@@ -24,8 +23,9 @@ from tests.estate import (
     split_session,
     write_recording,
 )
-from tests.fidelity.model import Row, by_key
-from tests.fidelity.runs import another_worker, do, open_run, run, run_one
+from tests.support.model import Row, by_key
+from tests.support.runs import another_worker, do, open_run, run, run_one
+from tests.support.waiting import PATIENCE_S
 from worker.db import projects
 from worker.db.engine import connect
 from worker.jobs import migrate as migrate_story

@@ -22,8 +22,8 @@ from tests.estate import (
     snapshot_tree,
 )
 from tests.estate.compare import LABEL_TABLES
-from tests.fidelity.model import Row
-from tests.fidelity.runs import WORK, at_once, open_run, run, run_one
+from tests.support.model import Row
+from tests.support.runs import WORK, at_once, open_run, run, run_one
 from worker.jobs.tools import Tools
 from worker.legacy import restore
 from worker.messages import Outcome, Status, Verb

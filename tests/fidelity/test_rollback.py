@@ -32,8 +32,8 @@ from tests.estate import (
     write_recording,
 )
 from tests.estate.compare import LABEL_TABLES
-from tests.fidelity.model import Row
-from tests.fidelity.runs import do, open_run, run, run_one
+from tests.support.model import Row
+from tests.support.runs import do, open_run, run, run_one
 from worker.db import ledger, overview
 from worker.errors import UsageError
 from worker.jobs.tools import Tools

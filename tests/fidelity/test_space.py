@@ -8,7 +8,7 @@ from sqlalchemy import text
 from tests.conftest import Site
 from tests.estate import make_project, make_session, record_session
 from tests.estate.rows import Project
-from tests.fidelity.runs import run
+from tests.support.runs import run
 from worker.jobs.tools import Tools
 from worker.messages import Verb
 

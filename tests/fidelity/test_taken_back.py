@@ -15,7 +15,7 @@ from tests.estate import (
 )
 from tests.estate.compare import Reading
 from tests.estate.rows import Project
-from tests.fidelity.runs import run_one
+from tests.support.runs import run_one
 from worker.jobs.tools import Tools
 from worker.messages import Outcome, Status, Verb
 from worker.sessions_csv import Reader

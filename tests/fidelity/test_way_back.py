@@ -11,7 +11,7 @@ from sqlalchemy import text
 from tests.conftest import Site, _remove
 from tests.estate import dump, make_project, record_session
 from tests.estate.compare import LABEL_TABLES
-from tests.fidelity.runs import run, run_one, tools_of
+from tests.support.runs import run, run_one, tools_of
 from worker.jobs.tools import Tools
 from worker.messages import Status, Verb
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, event
 
-from tests.fidelity.runs import WORK
+from tests.support.runs import WORK
 from worker import settings as settings_module
 from worker.jobs.tools import Tools, connect
 from worker.messages import JobRef, Outcome, Verb

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from tests.conftest import Site
 from tests.estate import Project, make_project, record_session, snapshot_tree
-from tests.faults.studies import damage, folder_of, make_big, study
-from tests.fidelity.runs import open_run, run, run_one
 from tests.powercut.jobs import Task
+from tests.support.runs import open_run, run, run_one
+from tests.support.studies import damage, folder_of, make_big, study
 from worker.jobs.tools import Tools
 from worker.messages import Verb
 from worker.store.store import remove_tree

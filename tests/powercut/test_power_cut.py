@@ -15,11 +15,11 @@ from blake3 import blake3
 from sqlalchemy import Engine, text
 
 from tests.conftest import Site, _site
-from tests.fidelity.runs import DEADLINE_S, open_run, tools_of
 from tests.powercut import jobs, power
 from tests.powercut.jobs import PLACES, Commit, Done, Places, Task
 from tests.powercut.power import Disk, Loss
 from tests.powercut.stories import STORIES, Content, Story, content_of
+from tests.support.runs import DEADLINE_S, open_run, tools_of
 from worker.messages import Status
 
 FLUSH_S = 0.15

@@ -19,8 +19,8 @@ import pytest
 from sqlalchemy import Engine, text
 
 from tests.conftest import Site
-from tests.deadlines import PATIENCE_S
 from tests.estate import make_project, record_session, snapshot_tree, write_recording
+from tests.support.waiting import PATIENCE_S
 from worker.db import leases, ledger, overview
 from worker.db.engine import connect
 from worker.db.leases import Lease

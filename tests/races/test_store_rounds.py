@@ -21,9 +21,9 @@ import pytest
 
 from tests.conftest import Site
 from tests.estate import make_project, record_session
-from tests.faults.studies import check_stored_once, counting_writes
-from tests.fidelity.runs import DEADLINE_S, at_once, open_run
-from tests.worker.trees import condemned, open_store, read_tree, roots_of, temporary_files, write_tree
+from tests.support.runs import DEADLINE_S, at_once, open_run
+from tests.support.studies import check_stored_once, counting_writes
+from tests.support.trees import condemned, open_store, read_tree, roots_of, temporary_files, write_tree
 from worker.db import claims
 from worker.legacy.hash import hash_tree
 from worker.legacy.ingest import store_tree

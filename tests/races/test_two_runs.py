@@ -20,7 +20,7 @@ from tests.estate import (
     record_session,
     split_session,
 )
-from tests.fidelity.runs import (
+from tests.support.runs import (
     DEADLINE_S,
     another_worker,
     at_once,
@@ -29,7 +29,7 @@ from tests.fidelity.runs import (
     run,
     tools_of,
 )
-from tests.fidelity.states import check_legacy, check_migrated, look
+from tests.support.states import check_legacy, check_migrated, look
 from worker.db import ledger, overview
 from worker.db.engine import connect
 from worker.jobs.tools import Tools

@@ -16,8 +16,8 @@ from producer.runs import collect, control, legacy_projects, migrated_projects, 
 from producer.runs.open import Opened
 from tests.conftest import TEMPLATE, Site, _database, _empty_redis, _site
 from tests.estate import every_form, make_project, record_session, split_session
-from tests.fidelity import runs
-from tests.sql.client import SQL, psql
+from tests.support import runs
+from tests.support.psql import SQL, psql
 from worker.db import health, leases, ledger, recordings, schema
 from worker.db.engine import connect
 from worker.db.ledger import Run

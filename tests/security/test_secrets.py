@@ -30,10 +30,10 @@ from producer.local.stack import (
     start_worker,
 )
 from tests.conftest import TEMPLATE, Site, _database, _empty_redis, _site
-from tests.deadlines import PATIENCE_S
 from tests.estate import make_project, record_session
-from tests.sql.client import contents
-from tests.worker.trees import eventually
+from tests.support.psql import contents
+from tests.support.trees import eventually
+from tests.support.waiting import PATIENCE_S
 from worker import settings as settings_module
 from worker.errors import SettingsError
 

@@ -22,12 +22,12 @@ from producer.cli.app import exit_code
 from producer.local.servers import LOOPBACK, free_port
 from producer.local.stack import FLOWER_PASSWORD, Stack, run_flower
 from tests.conftest import Site, _empty_redis, _site
-from tests.deadlines import PATIENCE_S
 from tests.estate import make_project, record_session
 from tests.security import certificates as certificates_room
 from tests.security import encrypted_servers
 from tests.security.certificates import Certificates
 from tests.security.encrypted_servers import OTHER_ADDRESS
+from tests.support.waiting import PATIENCE_S
 from worker import settings as settings_module
 from worker.broker import client as broker
 from worker.broker.config import create_app

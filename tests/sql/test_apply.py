@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, event, text
 
-from tests.deadlines import PATIENCE_S
-from tests.sql.client import EVERY_STEP, SQL, STEPS, catalog, contents, psql
+from tests.support.psql import EVERY_STEP, SQL, STEPS, catalog, contents, psql
+from tests.support.waiting import PATIENCE_S
 from worker.db import schema
 from worker.errors import DatabaseBusyError, PermanentError, SchemaMissingError
 

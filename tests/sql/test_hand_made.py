@@ -3,8 +3,8 @@
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from tests.sql.client import SQL, STEPS, catalog, psql
 from tests.sql.hand_made import PORTS, Port
+from tests.support.psql import SQL, STEPS, catalog, psql
 from worker.db import schema
 
 TABLES = (

@@ -6,7 +6,7 @@ import time
 import pytest
 from sqlalchemy import Engine, text
 
-from tests.sql.client import EVERY_STEP, SQL, STEPS, psql
+from tests.support.psql import EVERY_STEP, SQL, STEPS, psql
 from worker.db import schema
 from worker.db.engine import connect
 from worker.errors import RowsHiddenError, SchemaMissingError

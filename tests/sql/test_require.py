@@ -3,7 +3,7 @@
 import pytest
 from sqlalchemy import Engine, event, text
 
-from tests.sql.client import SQL, psql
+from tests.support.psql import SQL, psql
 from worker.db import schema
 from worker.errors import SchemaMissingError
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from tests.sql import rows
+from tests.support import rows
 from worker.errors import DatabaseRefusedError
 
 

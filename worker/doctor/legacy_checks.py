@@ -10,8 +10,8 @@ from pathlib import Path
 
 from worker.doctor.store_checks import Request
 from worker.errors import MigratorError
-from worker.legacy.roots import Roots, check_place
 from worker.findings import Check, Verdict, failed, passed, warned
+from worker.legacy.roots import Roots, check_place
 from worker.store.digest import printable
 
 

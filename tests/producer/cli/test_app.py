@@ -33,9 +33,9 @@ from producer.runs import legacy_projects
 from producer.runs import survey as surveys
 from producer.runs.open import Opened
 from tests.conftest import Site
-from tests.deadlines import PATIENCE_S
 from tests.estate import make_dataset, make_project, record_session
 from tests.readme_commands import commands
+from tests.support.waiting import PATIENCE_S
 from worker.broker import client as broker
 from worker.db.ledger import NewJob
 from worker.errors import BrokerUnavailableError

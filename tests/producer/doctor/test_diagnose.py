@@ -37,9 +37,9 @@ from producer.doctor.findings import Chapter, Diagnosis, Notes
 from producer.local.child_process import Child, start, stop
 from tests.conftest import Site
 from tests.estate import make_project, record_session, split_session
-from tests.fidelity.runs import run_one, tools_of
-from tests.worker.db.rows import end, expire, make_run, must_take
-from tests.worker.trees import eventually
+from tests.support.ledger_rows import end, expire, make_run, must_take
+from tests.support.runs import run_one, tools_of
+from tests.support.trees import eventually
 from worker.broker import client as broker
 from worker.broker.client import Server as BrokerServer
 from worker.db import health, ledger, schema

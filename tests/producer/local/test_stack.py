@@ -25,7 +25,7 @@ from producer.local import servers as local_servers
 from producer.local import stack as local_stack
 from producer.local.child_process import LocalStackError
 from producer.local.stack import Stack
-from tests.deadlines import PATIENCE_S
+from tests.support.waiting import PATIENCE_S
 from worker import settings as settings_module
 from worker.errors import SettingsError, UsageError
 from worker.settings import Settings

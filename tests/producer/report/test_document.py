@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 
 from producer.report import document as report
 from producer.report import files
-from tests.producer.report.reports import (
+from tests.support.reports import (
     BEGIN,
     any_outcomes,
     failed,

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from producer.report import document as report
 from producer.report import files
 from producer.report import html as report_html
-from tests.producer.report.reports import (
+from tests.support.reports import (
     BEGIN,
     HOSTILE,
     any_outcomes,

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 
 from producer.report import document as report
 from producer.report.timeline import MOST_LANES, timeline
-from tests.producer.report.reports import (
+from tests.support.reports import (
     BEGIN,
     any_outcomes,
     failed,

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from tests.conftest import Site
-from tests.deadlines import PATIENCE_S
+from tests.support.waiting import PATIENCE_S
 from worker.db import ledger
 from worker.db.ledger import NewJob
 from worker.messages import Verb

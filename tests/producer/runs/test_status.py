@@ -15,8 +15,8 @@ from sqlalchemy import Connection, Engine, event, text
 from producer.cli.terminal import status_lines
 from producer.runs import status
 from tests.conftest import Site
-from tests.deadlines import PATIENCE_S
-from tests.worker.db.rows import end, expire, make_run, must_take, outcome, set_run_state
+from tests.support.ledger_rows import end, expire, make_run, must_take, outcome, set_run_state
+from tests.support.waiting import PATIENCE_S
 from worker.db import leases, ledger
 from worker.errors import DirectoryMissingError, SourceChangedError
 from worker.messages import JobRef, Status

@@ -12,8 +12,8 @@ from producer.doctor import broker_checks as doctor_broker
 from producer.local.child_process import Child
 from producer.local.servers import servers_folder, valkey
 from tests.conftest import Site
-from tests.deadlines import PATIENCE_S
 from tests.estate import make_project, record_session
+from tests.support.waiting import PATIENCE_S
 from worker.broker import client as broker
 from worker.errors import BrokerRefusesError
 from worker.findings import Verdict

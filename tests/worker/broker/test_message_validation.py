@@ -15,8 +15,8 @@ from sqlalchemy import text
 from producer.local.stack import Stack
 from tests.conftest import Site, _empty_redis
 from tests.estate import make_project, record_session
-from tests.worker.db.rows import job_of, make_run
-from tests.worker.trees import eventually
+from tests.support.ledger_rows import job_of, make_run
+from tests.support.trees import eventually
 from worker.broker import client as broker
 from worker.broker.client import Message
 from worker.broker.message_validation import MOST_BYTES, RefusedError, check_answer

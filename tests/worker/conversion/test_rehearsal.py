@@ -16,7 +16,7 @@ from tests.estate import (
     write_labels,
 )
 from tests.estate.compare import LABEL_TABLES
-from tests.fidelity.runs import do, open_run, run, run_one, tools_of
+from tests.support.runs import do, open_run, run, run_one, tools_of
 from worker.db import column_types, schema
 from worker.errors import ColumnTypesError
 from worker.jobs.tools import Tools

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from tests.deadlines import PATIENCE_S
-from tests.sql import rows
-from tests.worker.db.rows import at_once, processes
-from tests.worker.trees import eventually
+from tests.support import rows
+from tests.support.ledger_rows import at_once, processes
+from tests.support.trees import eventually
+from tests.support.waiting import PATIENCE_S
 from worker.db import claims, datasets
 from worker.db.datasets import Dataset, RawSession
 from worker.errors import ClaimLostError, DatabaseBusyError, DatabaseUnavailableError

@@ -10,8 +10,8 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Engine, text
 
-from tests.deadlines import PATIENCE_S
-from tests.worker.db.rows import processes
+from tests.support.ledger_rows import processes
+from tests.support.waiting import PATIENCE_S
 from worker.db import projects
 from worker.db.engine import GIVE_WAY, connect, when_free
 from worker.errors import (

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from tests.worker.db.rows import (
+from tests.support.ledger_rows import (
     LEASE_S,
     at_once,
     end,

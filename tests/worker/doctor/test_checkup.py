@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Site
-from tests.worker.trees import eventually
+from tests.support.trees import eventually
 from worker.doctor import checkup as room
 from worker.doctor.checkup import Checkups, clock_check
 from worker.doctor.probe import WITHIN_S

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.faults.shim import Act, Fault, build, environment, order
-from tests.worker.trees import as_ordinary_user, open_store, passable_folder, roots_of
+from tests.support.shim import Act, Fault, build, environment, order
+from tests.support.trees import as_ordinary_user, open_store, passable_folder, roots_of
 from worker.doctor import legacy_checks as sources
 from worker.doctor import machine_checks as machine
 from worker.doctor import store_checks as places

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, create_engine, text
 
-from tests.deadlines import PATIENCE_S
-from tests.worker.db.rows import end, expire, job_of, make_run, must_take, processes, take
-from tests.worker.trees import eventually
+from tests.support.ledger_rows import end, expire, job_of, make_run, must_take, processes, take
+from tests.support.trees import eventually
+from tests.support.waiting import PATIENCE_S
 from worker.db import claims
 from worker.db.claims import Claim
 from worker.errors import ClaimLostError, LeaseLostError

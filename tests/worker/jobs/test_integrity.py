@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from tests.conftest import Site
 from tests.estate import make_project, record_session
-from tests.fidelity.runs import do, open_run, tools_of
+from tests.support.runs import do, open_run, tools_of
 from worker.jobs import integrity as trust
 from worker.jobs.tools import Tools
 from worker.legacy import hash as hashing

@@ -8,7 +8,7 @@ from sqlalchemy import text
 
 from tests.conftest import Site
 from tests.estate import Project, make_project, make_session, record_session, snapshot_tree
-from tests.fidelity.runs import run_one, tools_of
+from tests.support.runs import run_one, tools_of
 from worker.jobs.tools import Tools
 from worker.messages import Status, Verb
 

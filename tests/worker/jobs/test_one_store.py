@@ -12,8 +12,8 @@ from sqlalchemy import Engine, text
 from producer import metrics
 from producer.doctor.worker_checks import store_check
 from tests.conftest import Site
-from tests.deadlines import PATIENCE_S
-from tests.fidelity.runs import do, open_run, tools_of
+from tests.support.runs import do, open_run, tools_of
+from tests.support.waiting import PATIENCE_S
 from tests.worker.jobs.test_integrity import migrate_all, study
 from worker.doctor.protocol import Evidence, Machine
 from worker.errors import StoreElsewhereError

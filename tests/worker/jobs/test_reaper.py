@@ -10,8 +10,17 @@ from sqlalchemy import Engine, text
 
 from producer.runs.collect import collect
 from tests.conftest import Site
-from tests.worker.db.rows import at_once, expire, job_of, make_run, must_take, processes, set_run_state, take
-from tests.worker.trees import eventually, open_store
+from tests.support.ledger_rows import (
+    at_once,
+    expire,
+    job_of,
+    make_run,
+    must_take,
+    processes,
+    set_run_state,
+    take,
+)
+from tests.support.trees import eventually, open_store
 from worker.broker import client as broker
 from worker.db import leases, ledger, messages_sent
 from worker.jobs.reaper import Reaper, reap

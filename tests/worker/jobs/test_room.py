@@ -12,10 +12,10 @@ import pytest
 from sqlalchemy import text
 
 from tests.conftest import Site
-from tests.fidelity.runs import do, open_run, tools_of
-from tests.worker.db.rows import job_of
+from tests.support.ledger_rows import job_of
+from tests.support.runs import do, open_run, tools_of
+from tests.support.trees import eventually
 from tests.worker.jobs.test_integrity import study
-from tests.worker.trees import eventually
 from worker.db import ledger
 from worker.jobs.tools import Tools
 from worker.messages import JobRef, Status, Verb

@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import Connection, text
 
 from tests.conftest import Site
-from tests.worker.db.rows import expire, job_of, make_run, must_take, set_run_state
-from tests.worker.trees import eventually
+from tests.support.ledger_rows import expire, job_of, make_run, must_take, set_run_state
+from tests.support.trees import eventually
 from worker import errors
 from worker.db import leases, ledger
 from worker.errors import (

@@ -4,7 +4,7 @@ import os
 import tracemalloc
 from pathlib import Path
 
-from tests.worker.trees import STUDY, hashed, open_store, roots_of, signature_of, write_tree
+from tests.support.trees import STUDY, hashed, open_store, roots_of, signature_of, write_tree
 from worker.legacy.hashed_tree import HashedTree
 from worker.legacy.scan import scan
 

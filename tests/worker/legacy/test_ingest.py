@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 import worker.store.batches
 import worker.store.store
-from tests.deadlines import PATIENCE_S
-from tests.worker.trees import (
+from tests.support.trees import (
     STUDY,
     as_ordinary_user,
     condemned,
@@ -30,6 +29,7 @@ from tests.worker.trees import (
     temporary_files,
     write_tree,
 )
+from tests.support.waiting import PATIENCE_S
 from worker.errors import (
     EntryRefusedError,
     EntryUnreadableError,

@@ -13,8 +13,8 @@ from sqlalchemy import text
 
 from producer.runs import status
 from tests.conftest import Site
-from tests.fidelity.runs import do, open_run, run, tools_of
-from tests.worker.db.rows import job_of
+from tests.support.ledger_rows import job_of
+from tests.support.runs import do, open_run, run, tools_of
 from tests.worker.jobs.test_integrity import study
 from worker.db import ledger
 from worker.jobs.reaper import reap

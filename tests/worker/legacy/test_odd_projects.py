@@ -11,7 +11,7 @@ from sqlalchemy import text
 from tests.conftest import Site
 from tests.estate import make_project, make_session, record_session
 from tests.estate.rows import Project
-from tests.fidelity.runs import run_one, tools_of
+from tests.support.runs import run_one, tools_of
 from worker.db import checks, datasets
 from worker.jobs.tools import Tools
 from worker.messages import Outcome, Status, Verb

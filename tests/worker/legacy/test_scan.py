@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deadlines import PATIENCE_S
-from tests.worker.trees import (
+from tests.support.trees import (
     STUDY,
     as_ordinary_user,
     hashed,
@@ -22,6 +21,7 @@ from tests.worker.trees import (
     roots_of,
     write_tree,
 )
+from tests.support.waiting import PATIENCE_S
 from worker.errors import (
     DirectoryMissingError,
     EntryRefusedError,

@@ -8,7 +8,7 @@ from celery.worker import WorkController
 from celery.worker.components import Pool
 
 from tests.conftest import Site
-from tests.deadlines import PATIENCE_S
+from tests.support.waiting import PATIENCE_S
 from worker import app as app_room
 from worker import bootsteps
 from worker.runtime import fork_guard as forking

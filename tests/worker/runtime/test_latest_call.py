@@ -2,7 +2,7 @@
 
 import threading
 
-from tests.deadlines import PATIENCE_S
+from tests.support.waiting import PATIENCE_S
 from worker.runtime.latest_call import Teller
 
 DEADLINE_S = PATIENCE_S

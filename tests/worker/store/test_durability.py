@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from tests.conftest import Site
-from tests.faults.studies import check_store, check_tree, staged, study
-from tests.fidelity.runs import open_run, run, run_one, tools_of
 from tests.fidelity.test_restore import make, remove
+from tests.support.runs import open_run, run, run_one, tools_of
+from tests.support.studies import check_store, check_tree, staged, study
 from worker.db import ledger, overview
 from worker.jobs import leftovers, rollback
 from worker.jobs.tools import Tools

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.worker.trees import RECORDING, condemned, hashed, open_store, read_tree, write_tree
+from tests.support.trees import RECORDING, condemned, hashed, open_store, read_tree, write_tree
 from worker.errors import ClaimLostError, MigratorError
 from worker.legacy.hashed_tree import HashedTree
 from worker.legacy.ingest import store_tree

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.worker.trees import STUDY, manifest_of, read_tree, write_tree
+from tests.support.trees import STUDY, manifest_of, read_tree, write_tree
 from worker.store.digest import digest_of
 from worker.store.manifest import Directory, File, Manifest
 

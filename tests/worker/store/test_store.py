@@ -16,8 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.deadlines import PATIENCE_S
-from tests.worker.trees import (
+from tests.support.trees import (
     RECORDING,
     STUDY,
     as_ordinary_user,
@@ -31,6 +30,7 @@ from tests.worker.trees import (
     temporary_files,
     write_tree,
 )
+from tests.support.waiting import PATIENCE_S
 from worker.errors import (
     SourceChangedError,
     StoreBrokenError,

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from sqlalchemy import Engine, text
 
 from tests.conftest import LEASE_S, Site
-from tests.deadlines import PATIENCE_S
-from tests.worker.db.rows import await_old_server
+from tests.support.ledger_rows import await_old_server
+from tests.support.waiting import PATIENCE_S
 from worker.db import ledger, projects
 from worker.db.ledger import NewJob
 from worker.jobs.migrate import migrate

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, text
 
-from tests.deadlines import PATIENCE_S
+from tests.support.waiting import PATIENCE_S
 from worker.db import leases, ledger
 from worker.db.engine import connect
 from worker.db.leases import Lease

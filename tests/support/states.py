@@ -6,7 +6,7 @@ from sqlalchemy import Engine
 
 from tests.estate import dump
 from tests.estate.compare import LABEL_TABLES
-from tests.fidelity.model import Row, Tree, by_key, grouped, migrated, parsed
+from tests.support.model import Row, Tree, by_key, grouped, migrated, parsed
 
 TABLES = (
     *LABEL_TABLES,

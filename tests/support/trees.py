@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from tests.deadlines import PATIENCE_S
+from tests.support.waiting import PATIENCE_S
 from worker.legacy.hash import hash_tree
 from worker.legacy.hashed_tree import HashedTree
 from worker.legacy.parallel import Advance

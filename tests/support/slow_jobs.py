@@ -9,9 +9,9 @@ from sqlalchemy import text
 
 from producer.local.child_process import Child
 from tests.conftest import Site
-from tests.deadlines import PATIENCE_S
 from tests.estate import make_project, record_session
-from tests.worker.trees import eventually
+from tests.support.trees import eventually
+from tests.support.waiting import PATIENCE_S
 
 LEASE_S = "4"
 """Short, and yet longer than a busy machine lets a heartbeat wait."""

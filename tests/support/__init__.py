@@ -1,0 +1,1 @@
+"""What tests share: waiting, servers, installations, processes that fork, projects and runs. Imported from nowhere but tests."""
