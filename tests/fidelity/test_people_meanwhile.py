@@ -28,7 +28,7 @@ from tests.support.runs import another_worker, do, open_run, run, run_one
 from tests.support.waiting import PATIENCE_S
 from worker.db import projects
 from worker.db.engine import connect
-from worker.jobs import migrate as migrate_story
+from worker.jobs import read_once, rollback
 from worker.jobs.tools import Tools
 from worker.messages import Outcome, Status, Verb
 from worker.sessions_csv import Reader
@@ -298,7 +298,7 @@ def test_a_project_that_turned_after_the_run_was_opened_is_not_migrated_over(
     make(site)
     statement, status, reason = TURNS[turn]
     refs = open_run(site.engine, Verb.MIGRATE)
-    hash_tree: Callable[..., Any] = migrate_story.hash_tree
+    hash_tree: Callable[..., Any] = read_once.hash_tree
     lock: Callable[..., Any] = projects.lock
 
     def once(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -312,7 +312,7 @@ def test_a_project_that_turned_after_the_run_was_opened_is_not_migrated_over(
     if when == "before its job":
         sql(site.engine, statement)
     elif when == "while its files are read":
-        monkeypatch.setattr(migrate_story, "hash_tree", once(hash_tree))
+        monkeypatch.setattr(read_once, "hash_tree", once(hash_tree))
     else:
         monkeypatch.setattr(projects, "lock", once(lock))
     outcome = do(tools, Verb.MIGRATE, refs)[1]
@@ -462,11 +462,8 @@ def test_edits_that_are_committed_while_the_files_are_read_are_in_the_result(
     project = make(site)
     if verb is Verb.ROLLBACK:
         run(tools, Verb.MIGRATE)
-    story = f"worker.jobs.{verb.value}.hash_tree"
-    import importlib
-
-    module = importlib.import_module(f"worker.jobs.{verb.value}")
-    hash_tree: Callable[..., Any] = module.hash_tree
+    room = read_once if verb is Verb.MIGRATE else rollback
+    hash_tree: Callable[..., Any] = room.hash_tree
 
     def with_a_person(*args: Any, **options: Any) -> Any:
         tree = hash_tree(*args, **options)
@@ -480,7 +477,7 @@ def test_edits_that_are_committed_while_the_files_are_read_are_in_the_result(
         return tree
 
     edited: dict[tuple[int, Reader], Any] = {}
-    monkeypatch.setattr(story, with_a_person)
+    monkeypatch.setattr(room, "hash_tree", with_a_person)
 
     outcome = run(tools, verb)[project.project_id]
 

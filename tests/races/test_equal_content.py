@@ -25,8 +25,10 @@ from worker.db import leases, ledger, overview
 from worker.db.engine import connect
 from worker.db.leases import Lease
 from worker.db.ledger import NewJob
-from worker.jobs import migrate as story
-from worker.jobs.migrate import Tools, migrate
+from worker.jobs import migrate as steps
+from worker.jobs import read_once
+from worker.jobs.migrate import migrate
+from worker.jobs.tools import Tools
 from worker.legacy import ingest
 from worker.messages import JobRef, Outcome, Status, Verb
 
@@ -144,7 +146,7 @@ def test_eight_projects_of_equal_content_at_once_are_one_dataset_stored_once(
     projects = make_equal_projects(site, 8)
     refs = open_run(site.engine, projects)
     if meeting == "after hashing":
-        meet_after(monkeypatch, story, "hash_tree", 8)
+        meet_after(monkeypatch, read_once, "hash_tree", 8)
     if meeting == "after nobody had it":
         _meet_after_first(monkeypatch, "_reuse", 8)
 
@@ -164,7 +166,7 @@ def test_eight_projects_of_equal_content_at_once_are_one_dataset_stored_once(
 
 def _meet_after_first(monkeypatch: pytest.MonkeyPatch, name: str, count: int) -> None:
     """As `meet_after`, but each thread waits only once: whoever holds the claim asks again, alone."""
-    done, meeting, met = getattr(story, name), threading.Barrier(count), threading.local()
+    done, meeting, met = getattr(steps, name), threading.Barrier(count), threading.local()
 
     def step(*args: Any) -> Any:
         result = done(*args)
@@ -173,7 +175,7 @@ def _meet_after_first(monkeypatch: pytest.MonkeyPatch, name: str, count: int) ->
             meeting.wait(DEADLINE_S)
         return result
 
-    monkeypatch.setattr(story, name, step)
+    monkeypatch.setattr(steps, name, step)
 
 
 def test_64_jobs_of_equal_content_over_real_workers_are_one_dataset(
@@ -207,7 +209,7 @@ def test_two_datasets_that_share_blobs_stored_at_once_are_both_whole(
                 record_session(conn, project, f"shared {day}", rows=300, seed=day)
             record_session(conn, project, "own", rows=100, seed=100 + number)
     refs = open_run(site.engine, [project.project_id for project in projects])
-    meet_after(monkeypatch, {"hash_tree": story, "missing_from": ingest}[meeting], meeting, 2)
+    meet_after(monkeypatch, {"hash_tree": read_once, "missing_from": ingest}[meeting], meeting, 2)
 
     outcomes = [outcome for outcome in migrate_at_once(site, refs) if outcome is not None]
 
@@ -277,7 +279,7 @@ def test_of_two_runs_over_one_project_at_once_one_migrates_it_and_the_other_says
     refs = [*open_run(site.engine, [project]), *open_run(site.engine, [project])]
     if step is not None:
         see_no_other_run(monkeypatch)
-        meet_after(monkeypatch, story, step, 2)
+        meet_after(monkeypatch, {"scan": steps, "hash_tree": read_once}[step], step, 2)
 
     outcomes = [outcome for outcome in migrate_at_once(site, refs) if outcome is not None]
 

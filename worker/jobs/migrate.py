@@ -1,9 +1,8 @@
 """The story of one project's migration: scan, hash, manifest, claim, store, convert. Knows no Celery."""
 
 import os
-from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -25,36 +24,30 @@ from worker.errors import (
     HandBackError,
     MigratorError,
     PlaceTakenError,
-    RoomWaitedForError,
     SourceChangedError,
-    StoreFullError,
     StoreSyncError,
     StoreUnusableError,
-    TooLargeForStoreError,
     TransientError,
 )
 from worker.jobs import leftovers
 from worker.jobs.integrity import doubtful, mend, record
+from worker.jobs.read_once import big_files_claimed, quick_to_count, read_once, with_admitted
 from worker.jobs.runner import Job, run_job
 from worker.jobs.tools import Tools
-from worker.legacy.file_list import ScannedFile
-from worker.legacy.hash import count_rest, hash_tree, heads
 from worker.legacy.hashed_tree import HashedTree
 from worker.legacy.ingest import (
     Stored,
     check_paths_fit,
+    check_room,
     count_bytes,
     count_files,
     missing_from,
     store_tree,
 )
 from worker.legacy.scan import Scan, scan
-from worker.legacy.session_files import is_recording
 from worker.messages import ByteCounts, FileCounts, JobRef, LinkCounts, Outcome, Status, Verb
 from worker.runtime import log
-from worker.store.digest import BIG_BYTES, CHUNK_BYTES
-from worker.store.files import allocated
-from worker.store.store import Source
+from worker.store.digest import BIG_BYTES
 
 _log = log.get(__name__)
 
@@ -124,7 +117,7 @@ def _twice(job: Job, rows: Sequence[Session]) -> Outcome:
 
 
 def _from_directory_to_rows(job: Job, rows: Sequence[Session]) -> Outcome:
-    tree = _hash(job, rows)
+    tree = read_once(job, _scan(job, rows))
     for _ in range(_TRIES):
         try:
             if job.lease.dry_run:
@@ -136,138 +129,19 @@ def _from_directory_to_rows(job: Job, rows: Sequence[Session]) -> Outcome:
     raise last
 
 
-def _hash(job: Job, rows: Sequence[Session]) -> HashedTree:
-    """Read every byte once: new big files are stored in the same pass, known recordings are not counted again."""
+def _scan(job: Job, rows: Sequence[Session]) -> Scan:
+    """List the directory, and refuse what could not be stored or converted before a byte of it is read."""
     scanned = scan(job.lease.path or "", job.tools.roots, job.pace)
     job.heartbeat.files_seen = len(scanned.files)
     check_names(rows, scanned)
     check_paths_fit(job.store, scanned, job.lease.project_name or "dataset", job.lease.ref.task_id)
-    job.heartbeat.enter("hash")
-    keys = _file_keys(job, scanned)
-    never_met = _never_met(job, list(keys.values()))
-    sizes = _counted_sizes(job, scanned)
-    arriving = {key: path for path, key in keys.items() if key in never_met}
-    tree = _take_in(job, scanned, arriving, sizes) if arriving else _only_hash(job, scanned, sizes, {})
-    return _with_counts(job, _with_admitted(job, replace(tree, keys=keys)))
-
-
-def _file_keys(job: Job, scanned: Scan) -> dict[str, str]:
-    """For each big file what tells, before it is read to its end, whether it was met before."""
-    found = heads(scanned, job.store, job.tools.threads, job.pace)
-    return {
-        path: claims.file_key(size, found[path])
-        for path, size in zip(scanned.files.paths, scanned.files.sizes(), strict=True)
-        if path in found
-    }
-
-
-def _never_met(job: Job, keys: Sequence[str]) -> Container[str]:
-    """Those of these keys that no job has met before; a rehearsal meets none."""
-    if not keys or job.lease.dry_run:
-        return ()
-    with autocommit(job.engine) as conn:
-        return claims.first_seen(conn, keys)
-
-
-def _counted_sizes(job: Job, scanned: Scan) -> Container[int]:
-    """Those sizes of recordings that some counted one has; none where it is quicker to count."""
-    if _quick_to_count(scanned):
-        return ()
-    with autocommit(job.engine) as conn:
-        return recordings.known_sizes(conn, _recording_sizes(scanned))
-
-
-def _quick_to_count(scanned: Scan) -> bool:
-    """Are the recordings so small that to count their records takes less time than a question to the database?"""
-    return sum(_recording_sizes(scanned)) <= CHUNK_BYTES
-
-
-def _recording_sizes(scanned: Scan) -> list[int]:
-    files = zip(scanned.files.paths, scanned.files.sizes(), strict=True)
-    return [size for path, size in files if is_recording(path)]
-
-
-def _take_in(job: Job, scanned: Scan, arriving: Mapping[str, str], sizes: Container[int]) -> HashedTree:
-    """Hash the tree and store, in the same pass, the files that nobody has met before.
-
-    Their keys are held until they have their names: a job that meets an equal file meanwhile waits with its own copy.
-    No other claim is waited for while they are held, so nobody can wait in a circle.
-    """
-    with (
-        claims.hold(
-            job.engine,
-            list(arriving),
-            what="new files",
-            idle_timeout_s=job.tools.settings.lease_s,
-            pace=job.pace,
-        ) as claim,
-        job.heartbeat.keeping_alive(claim),
-        job.store.staging(f"{job.attempt_name}-arrivals") as staging,
-    ):
-        first = _first_to_hold(job, list(arriving))
-        arrivals = {
-            path: f"{staging}/{number}" for number, (key, path) in enumerate(arriving.items()) if key in first
-        }
-        _check_room(job, lambda: (one for one in scanned.files if one.path in arrivals))
-        return _only_hash(job, scanned, sizes, arrivals)
-
-
-def _check_room(job: Job, coming: Callable[[], Iterable[ScannedFile | Source]]) -> None:
-    """Does what is coming fit? By its length, and where that does not, by what it takes on its disk. Raises as
-    `Store.check_room`. `coming` may be asked twice, so that nothing of it is kept: it may be a million files.
-    """
-    try:
-        job.store.check_room(sum(one.signature.size_bytes for one in coming()))
-    except (TooLargeForStoreError, StoreFullError, RoomWaitedForError):
-        job.store.check_room(
-            sum(
-                allocated(one.source if isinstance(one, ScannedFile) else one.path, one.signature.size_bytes)
-                for one in coming()
-            )
-        )
-
-
-def _first_to_hold(job: Job, keys: Sequence[str]) -> frozenset[str]:
-    """Those of these keys, which this job holds by now, that nobody has held before.
-
-    Between being the first to meet a file and holding its key, another job may have met it, held the key and stored it.
-    """
-    held = {f"{key}:held": key for key in keys}
-    with autocommit(job.engine) as conn:
-        return frozenset(held[name] for name in claims.first_seen(conn, list(held)))
-
-
-def _only_hash(job: Job, scanned: Scan, sizes: Container[int], arrivals: Mapping[str, str]) -> HashedTree:
-    return hash_tree(
-        scanned,
-        job.tools.roots,
-        job.store,
-        job.tools.threads,
-        job.heartbeat.advance,
-        job.pace,
-        counted_sizes=sizes,
-        arrivals=arrivals,
-    )
-
-
-def _with_admitted(job: Job, tree: HashedTree) -> HashedTree:
-    """The tree with all of its content that this job stored until now: it may have started over since."""
-    return replace(tree, admitted=frozenset(job.store.admitted & tree.distinct.keys()))
-
-
-def _with_counts(job: Job, tree: HashedTree) -> HashedTree:
-    """The tree with the records of every recording, known from other projects or counted just now."""
-    known: dict[str, int | None] = {}
-    if tree.uncounted:
-        with autocommit(job.engine) as conn:
-            known = recordings.counts(conn, tree.distinct)
-    return count_rest(tree, known, job.pace)
+    return scanned
 
 
 def _remember(job: Job, tree: HashedTree, proved: Collection[str]) -> None:
     """Keep what the next project need not find out again: counted records, and blobs that are right for certain."""
     with autocommit(job.engine) as conn:
-        if not _quick_to_count(tree.scan):
+        if not quick_to_count(tree.scan):
             recordings.remember(conn, tree.counted)
         record(conn, job.store, proved)
 
@@ -303,15 +177,15 @@ def _store(job: Job, tree: HashedTree) -> Outcome:
     with _claimed(job, digest) as claim:
         known, target = _known_or_place(job, tree)
         mend(job, tree, doubtful(job, tree, target), target)
-        tree = _with_admitted(job, tree)
+        tree = with_admitted(job, tree)
         reused = _reuse(job, tree, known)
         if reused is not None:
             return reused
         job.heartbeat.enter("store", digest, at_once=tree.scan.size_bytes >= BIG_BYTES)
-        with _big_files_claimed(job, tree):
+        with big_files_claimed(job, tree):
             # Counted when nobody else stores any of it: what was missing before may have come while this job waited.
             missing = missing_from(job.store, tree, job.pace)
-            _check_room(job, lambda: (tree.distinct[digest] for digest in missing))
+            check_room(job.store, lambda: (tree.distinct[digest] for digest in missing))
             stored = store_tree(
                 job.store,
                 tree,
@@ -365,28 +239,6 @@ def _claimed(job: Job, digest: str) -> Iterator[Claim]:
         job.heartbeat.keeping_alive(claim),
     ):
         yield claim
-
-
-@contextmanager
-def _big_files_claimed(job: Job, tree: HashedTree) -> Iterator[None]:
-    """The claims on the big files that are still missing: another job may be storing one of them right now."""
-    keys = [key for path, key in tree.keys.items() if _is_missing(job, tree.sources[path])]
-    if not keys:
-        yield
-        return
-    with (
-        claims.hold(
-            job.engine, keys, what="big files", idle_timeout_s=job.tools.settings.lease_s, pace=job.pace
-        ) as claim,
-        job.heartbeat.keeping_alive(claim),
-    ):
-        # Whoever has met one of them first and comes to hold it after this job is to know that it may be stored by then.
-        _first_to_hold(job, keys)
-        yield
-
-
-def _is_missing(job: Job, source: Source) -> bool:
-    return not job.store.has_blob(source.digest, source.signature.size_bytes)
 
 
 def _perhaps_whole(job: Job, tree: HashedTree) -> Dataset | None:

@@ -1,11 +1,13 @@
 """Moving bytes: store what the store does not have of a hashed tree. Knows no rows."""
 
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from worker.errors import RoomWaitedForError, StoreFullError, TooLargeForStoreError
+from worker.legacy.file_list import ScannedFile
 from worker.legacy.hashed_tree import HashedTree
 from worker.legacy.parallel import Advance, buffer_for, for_each
 from worker.legacy.scan import (
@@ -17,6 +19,7 @@ from worker.runtime.throttle import Pace, unlimited
 from worker.store import batches as admission
 from worker.store.batches import Admission
 from worker.store.beneath import PATH_MOST_BYTES
+from worker.store.files import allocated
 from worker.store.store import Source, Store
 
 
@@ -45,6 +48,21 @@ def check_paths_fit(store: Store, scanned: Scan, name: str, job: str) -> None:
         longest = max(entries, key=lambda path: len(os.fsencode(path)))
         if len(os.fsencode(longest)) > room:
             raise too_long(longest)
+
+
+def check_room(store: Store, coming: Callable[[], Iterable[ScannedFile | Source]]) -> None:
+    """Does what is coming fit? By its length, and where that does not, by what it takes on its disk. Raises as
+    `Store.check_room`. `coming` may be asked twice, so that nothing of it is kept: it may be a million files.
+    """
+    try:
+        store.check_room(sum(one.signature.size_bytes for one in coming()))
+    except (TooLargeForStoreError, StoreFullError, RoomWaitedForError):
+        store.check_room(
+            sum(
+                allocated(one.source if isinstance(one, ScannedFile) else one.path, one.signature.size_bytes)
+                for one in coming()
+            )
+        )
 
 
 def missing_from(store: Store, tree: HashedTree, pace: Pace = unlimited) -> set[str]:
