@@ -11,8 +11,8 @@ from celery import Task, shared_task
 from celery.exceptions import Ignore
 
 from worker import settings as settings_module
-from worker.jobs.heartbeat import Progress
 from worker.jobs.migrate import migrate
+from worker.jobs.progress import Progress
 from worker.jobs.rollback import rollback
 from worker.jobs.tools import Tools, connect
 from worker.jobs.verify import verify_sessions

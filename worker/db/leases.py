@@ -41,8 +41,8 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reins:
-    """What is wanted of a job by now: its run's state, and this job's share of the run's limit, in bytes a second."""
+class RunControl:
+    """What is wanted of a running job: its run's state, and this job's share of the run's limit, in bytes a second."""
 
     run_state: RunState
     bytes_per_second: float | None
@@ -153,7 +153,7 @@ def renew_lease(
     dataset_hash: str | None,
     files_done: int,
     bytes_done: int,
-) -> Reins | None:
+) -> RunControl | None:
     """Hold on to the job and say how far it is; what is wanted of it by now, or None when somebody else has it.
 
     Without waiting for the disk: a renewal that a crash of the server takes only lets the lease end sooner.
@@ -183,7 +183,7 @@ def renew_lease(
     if row is None:
         return None
     limit = row.limit_bytes_per_second
-    return Reins(
+    return RunControl(
         run_state=RunState(row.state), bytes_per_second=None if limit is None else limit / max(1, row.sharers)
     )
 

@@ -78,7 +78,7 @@ def _work(job: Job) -> Outcome:
         return _twice(job, rows)
     except Exception as error:
         # What is in the store by now stays there, whatever becomes of the project.
-        job.heartbeat.stored = job.heartbeat.stored or _admitted(job)
+        job.stored = job.stored or _admitted(job)
         if not isinstance(error, HandBackError | TransientError):
             raise
         # Whoever goes on need not read again what was stored just now.
@@ -132,7 +132,7 @@ def _from_directory_to_rows(job: Job, rows: Sequence[Session]) -> Outcome:
 def _scan(job: Job, rows: Sequence[Session]) -> Scan:
     """List the directory, and refuse what could not be stored or converted before a byte of it is read."""
     scanned = scan(job.lease.path or "", job.tools.roots, job.pace)
-    job.heartbeat.files_seen = len(scanned.files)
+    job.files_seen = len(scanned.files)
     check_names(rows, scanned)
     check_paths_fit(job.store, scanned, job.lease.project_name or "dataset", job.lease.ref.task_id)
     return scanned
@@ -196,7 +196,7 @@ def _store(job: Job, tree: HashedTree) -> Outcome:
                 job.pace,
                 claim.ping,
             )
-        job.heartbeat.stored = stored
+        job.stored = stored
         _remember(job, tree, missing | tree.admitted)
         claim.ping()
         job.heartbeat.enter("convert", digest)

@@ -187,7 +187,7 @@ def _manifest(job: Job, conversion: Conversion, algorithm: Algorithm) -> Manifes
     """The manifest of the legacy tree as it is now. Reads every byte of it, and nothing of the store."""
     settings = job.tools.settings
     scanned = scan(conversion.legacy_path, job.tools.roots, job.pace, needs_sessions=False)
-    job.heartbeat.files_seen = len(scanned.files)
+    job.files_seen = len(scanned.files)
     job.heartbeat.enter("compare", conversion.dataset_hash)
     named_by = Store(settings.store_dir, settings.datasets_dir, algorithm, None)
     return hash_tree(

@@ -51,7 +51,7 @@ _ASIDE_S = 1.0
 """How long a worker that may not take a job leaves the queue to others."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Job:
     """One attempt: its lease and the heartbeat beside it; the store is opened when it is first asked for."""
 
@@ -59,6 +59,17 @@ class Job:
     lease: leases.Lease
     heartbeat: Heartbeat
     worker: str
+    stored: Stored | None = None
+    """What it has brought into the store so far, for the outcome of a job that fails all the same."""
+
+    @property
+    def files_seen(self) -> int:
+        """How many files the project's directory has; 0 until it has been listed."""
+        return self.heartbeat.progress.files_total
+
+    @files_seen.setter
+    def files_seen(self, count: int) -> None:
+        self.heartbeat.progress.files_total = count
 
     @cached_property
     def store(self) -> Store:
@@ -199,9 +210,10 @@ def _ended(tools: Tools, lease: leases.Lease, worker: str, work: Callable[[Job],
     heartbeat = Heartbeat(
         tools.engine, lease, tools.settings.granted_lease_s, tools.stopping, tools.on_progress
     )
+    job = Job(tools, lease, heartbeat, worker)
     outcome: Outcome | None = None
     try:
-        outcome = _work(tools, lease, worker, work, heartbeat)
+        outcome = _work(job, work)
     except LeaseLostError:
         raise
     except WaitsError as error:
@@ -222,7 +234,7 @@ def _ended(tools: Tools, lease: leases.Lease, worker: str, work: Callable[[Job],
         if isinstance(error, TransientError) and lease.retries < error.retries:
             outcome = _try_later(tools, lease, worker, error)
         else:
-            ended = _outcome_of(lease, worker, error, heartbeat)
+            ended = _outcome_of(job, error)
             _write(tools, autocommit, lambda conn: leases.end_job(conn, lease, ended))
             outcome = ended
     if outcome is not None:
@@ -230,13 +242,11 @@ def _ended(tools: Tools, lease: leases.Lease, worker: str, work: Callable[[Job],
     return outcome
 
 
-def _work(
-    tools: Tools, lease: leases.Lease, worker: str, work: Callable[[Job], Outcome], heartbeat: Heartbeat
-) -> Outcome:
+def _work(job: Job, work: Callable[[Job], Outcome]) -> Outcome:
+    lease = job.lease
     if lease.busy_with is not None:
         raise NothingToDoError(f"project {lease.ref.project_id}: run {lease.busy_with} has it in hand")
-    job = Job(tools, lease, heartbeat, worker)
-    with heartbeat:
+    with job.heartbeat:
         # Who writes to the store opens it before anything else: a sync covers only what was written after that. A verification
         # reads its trees; a rollback may have to do without.
         if lease.verb is not Verb.ROLLBACK:
@@ -259,22 +269,21 @@ def _clear_staging_of_former(job: Job) -> None:
         _log.warning("staging_not_cleared", reason=str(error))
 
 
-def _outcome_of(lease: leases.Lease, worker: str, error: Exception, heartbeat: Heartbeat) -> Outcome:
+def _outcome_of(job: Job, error: Exception) -> Outcome:
     """How a job ends that raised an error."""
     match error:
         case NothingToDoError():
-            return _outcome(lease, worker, Status.SKIPPED, str(error))
+            return job.outcome(Status.SKIPPED, str(error))
         case RunCancelledError():
-            return _outcome(lease, worker, Status.CANCELLED, str(error))
+            return job.outcome(Status.CANCELLED, str(error))
         case MigratorError():
-            return _failed(lease, worker, error, heartbeat)
+            return _failed(job, error)
         case MemoryError():
             # Celery would stop the whole worker at this one, and its message would go on to kill the next.
-            return _failed(lease, worker, OutOfMemoryError("The worker ran out of memory"), heartbeat)
+            return _failed(job, OutOfMemoryError("The worker ran out of memory"))
         case _:
             _log.error("unexpected_error", exc_info=error)
-            unexpected = UnexpectedError(f"{type(error).__name__}: {error}")
-            return _failed(lease, worker, unexpected, heartbeat)
+            return _failed(job, UnexpectedError(f"{type(error).__name__}: {error}"))
 
 
 def _try_later(tools: Tools, lease: leases.Lease, worker: str, error: TransientError) -> Outcome | None:
@@ -356,11 +365,11 @@ def _write(
     when_there(transaction, _PATIENCE_S, tools.stopping)
 
 
-def _failed(lease: leases.Lease, worker: str, error: MigratorError, heartbeat: Heartbeat) -> Outcome:
+def _failed(job: Job, error: MigratorError) -> Outcome:
     """With what was stored all the same: it takes room, and the next attempt finds it."""
-    stored = heartbeat.stored or Stored(files=FileCounts(), bytes=ByteCounts(), links=LinkCounts())
-    left = max(0, heartbeat.files_seen - stored.files.total)
-    return _outcome(lease, worker, Status.FAILED, str(error)).with_changes(
+    stored = job.stored or Stored(files=FileCounts(), bytes=ByteCounts(), links=LinkCounts())
+    left = max(0, job.files_seen - stored.files.total)
+    return job.outcome(Status.FAILED, str(error)).with_changes(
         error_class=error.error_class,
         error=str(error),
         remedy=error.remedy,

@@ -8,8 +8,8 @@ from functools import partial
 from sqlalchemy import Engine
 
 from worker.db import engine
-from worker.jobs.heartbeat import Progress
 from worker.jobs.one_store import Remembered, open_store
+from worker.jobs.progress import Progress
 from worker.legacy.mounts import Lacking
 from worker.legacy.roots import Roots
 from worker.runtime.throttle import Pace, Throttle, unlimited

@@ -13,7 +13,7 @@ from tests.support.waiting import PATIENCE_S
 from worker.db import claims
 from worker.db.claims import Claim
 from worker.errors import ClaimLostError, LeaseLostError
-from worker.jobs import heartbeat as room
+from worker.jobs import lease_renewer
 from worker.jobs.heartbeat import Heartbeat
 
 HASH = "ab" * 32
@@ -45,7 +45,7 @@ def lost_claim(heartbeat: Heartbeat) -> bool:
 @pytest.fixture
 def between_beats(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the thread not renew by itself: on a busy machine a test may take longer than that waits."""
-    monkeypatch.setattr(room, "_RENEW_S", SLOW_S)
+    monkeypatch.setattr(lease_renewer, "_RENEW_S", SLOW_S)
 
 
 # The lease ------------------------------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ def test_a_job_that_the_work_ended_itself_is_left_alone(database: Engine):
     with Heartbeat(database, lease, 0.03) as heartbeat:
         end(database, lease)
         before = job_of(database, run_id)
-        eventually(lambda: heartbeat._stop is not None, "the thread has seen that the job has ended")
+        eventually(lambda: heartbeat.stop.is_set, "the thread has seen that the job has ended")
 
     assert job_of(database, run_id) == before
 
