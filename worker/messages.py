@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from worker.units import human_bytes
@@ -99,6 +99,31 @@ class JobRef:
     def task_id(self) -> str:
         """The Celery task id: the same for every delivery of this job, so that a result can be found without a list."""
         return str(uuid.uuid5(self.run_id, f"project/{self.project_id}"))
+
+
+class RunOptions(BaseModel, frozen=True):
+    """What a run was asked for beside its verb: which projects, and what its jobs are to do with them.
+
+    `project_ids` empty: all that the verb concerns, without `exclude`, `limit` at the most. `sample`: percent of each
+    project's sessions. What was not given is not kept, so that a report shows no option that its verb does not have.
+    """
+
+    project_ids: tuple[int, ...] = ()
+    exclude: tuple[int, ...] = ()
+    limit: int | None = None
+    include_failed: bool = False
+    restore_files: bool = False
+    sessions: bool = False
+    sample: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+    @classmethod
+    def of_selection(cls, selection: Mapping[str, Any]) -> Self:
+        """From what the ledger keeps of a run; raises `pydantic.ValidationError` on anything else."""
+        return cls.model_validate(selection.get("options", {}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)

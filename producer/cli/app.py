@@ -749,7 +749,7 @@ def _left_unverified(document: dict[str, Any], collected: Collected) -> bool:
     verified = {
         detail["project_id"] for detail in document["details"] if detail["status"] == Status.VERIFIED.value
     }
-    named = set(collected.run.selection.get("options", {}).get("project_ids", ()))
+    named = set(collected.run.options.project_ids)
     return bool(named - verified) or bool(due and not verified)
 
 

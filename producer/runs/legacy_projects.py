@@ -1,18 +1,18 @@
 """Opening a run over legacy projects: their migration. Migrates nothing itself."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from sqlalchemy import Engine
 
 from producer.runs.open import Opened, open_run, skipped_job
-from producer.runs.selection import EXCLUDED, choose
+from producer.runs.selection import check_ids, choose
 from producer.runs.survey import OnListing, in_order_of_sending, room_warnings, survey_all
 from worker.broker import client as broker
 from worker.db import column_types, ledger, projects
+from worker.db.ledger import NewJob
 from worker.db.projects import Project
-from worker.errors import UsageError
-from worker.messages import Verb
+from worker.messages import RunOptions, Verb
 from worker.settings import Settings
 
 _FAILED_LAST = "failed in run {run_id}; --include-failed or --project-id takes it again"
@@ -37,65 +37,44 @@ def enqueue(  # noqa: PLR0913 - an option is an argument
     Raises `UsageError` naming every id that cannot be migrated, `ColumnTypesError` for columns that cannot be written,
     `BrokerUnavailableError` before anything is written when the broker does not answer.
     """
+    options = RunOptions(
+        project_ids=tuple(project_ids),
+        exclude=tuple(exclude),
+        limit=limit,
+        **({"include_failed": True} if include_failed else {}),
+    )
     broker.check(settings)
     column_types.require(engine)
     with engine.connect() as conn:
         legacy = projects.legacy_projects(conn)
-        _check_ids(project_ids, exclude, legacy, projects.by_ids(conn, [*project_ids, *exclude]))
+        check_ids(options, legacy, projects.by_ids(conn, [*project_ids, *exclude]), _why_not, "migrated")
         of_other_type = projects.count_dataset_based(conn)
         again = limit is None or include_failed or project_ids
         failed = {} if again else ledger.failed_last(conn, Verb.MIGRATE, dry_run=dry_run)
     reasons = {number: _FAILED_LAST.format(run_id=str(run_id)[:8]) for number, run_id in failed.items()}
-    chosen, left_out = choose(legacy, set(project_ids), reasons | dict.fromkeys(exclude, EXCLUDED), limit)
-    jobs = [
-        skipped_job(one, one.path, "path is NULL" if one.path is None else "path is empty")
-        for one in chosen
-        if not one.path
-    ]
+    chosen, left_out = choose(options, legacy, reasons)
     surveyed = survey_all([one for one in chosen if one.path], lambda one: one.path, on_listing)
-    jobs += in_order_of_sending(surveyed)
     opened = open_run(
         settings,
         engine,
         verb=Verb.MIGRATE,
         dry_run=dry_run,
-        jobs=jobs,
+        jobs=[*_without_path(chosen), *in_order_of_sending(surveyed)],
         left_out=left_out,
-        options={"project_ids": list(project_ids), "exclude": list(exclude), "limit": limit}
-        | ({"include_failed": True} if include_failed else {}),
+        options=options,
         limit_bytes_per_second=limit_bytes_per_second,
     )
     warnings = () if dry_run else room_warnings(settings, [found for _, _, found in surveyed if found])
     return replace(opened, of_other_type=of_other_type, warnings=warnings)
 
 
-def _check_ids(
-    project_ids: Sequence[int],
-    exclude: Sequence[int],
-    legacy: Sequence[Project],
-    found: Mapping[int, Project],
-) -> None:
-    """Every id a person typed must mean something; all that do not are named at once."""
-    can_migrate = {project.project_id for project in legacy}
-    problems = [
-        f"{number} ({_why_not(number, found)})" for number in project_ids if number not in can_migrate
-    ]
-    problems += [
-        f"{number} (to be excluded, but {_why_not(number, found)})"
-        for number in exclude
-        if number not in found
-    ]
-    problems += [f"{number} (both chosen and excluded)" for number in project_ids if number in set(exclude)]
-    if problems:
-        raise UsageError(f"These project ids cannot be migrated: {', '.join(problems)}")
+def _without_path(chosen: Sequence[Project]) -> Iterator[NewJob]:
+    for one in chosen:
+        if not one.path:
+            yield skipped_job(one, one.path, "path is NULL" if one.path is None else "path is empty")
 
 
-def _why_not(number: int, found: Mapping[int, Project]) -> str:
-    if number < 1:
-        return "ids begin at 1"
-    project = found.get(number)
-    if project is None:
-        return "no such project"
-    return (
-        "already migrated" if project.legacy_path is not None else "dataset-based, never was a legacy project"
-    )
+def _why_not(project: Project) -> str:
+    if project.legacy_path is not None:
+        return "already migrated"
+    return "dataset-based, never was a legacy project"

@@ -1,9 +1,8 @@
 """Opening a run: one row for each of its jobs, then one message each. Knows not how its projects were chosen."""
 
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
 from sqlalchemy import Engine
 
@@ -14,7 +13,7 @@ from worker.db import ledger, messages_sent
 from worker.db.ledger import NewJob
 from worker.db.projects import Project
 from worker.errors import BrokerUnavailableError
-from worker.messages import JobRef, Outcome, Status, Verb
+from worker.messages import JobRef, Outcome, RunOptions, Status, Verb
 from worker.settings import Settings
 
 _BATCH = 500
@@ -42,7 +41,7 @@ def open_run(
     dry_run: bool,
     jobs: Sequence[NewJob],
     left_out: Sequence[LeftOut],
-    options: Mapping[str, Any],
+    options: RunOptions,
     limit_bytes_per_second: int | None = None,
 ) -> Opened:
     """Write a run and its jobs, commit, then send one message for each waiting job.
@@ -52,7 +51,7 @@ def open_run(
     """
     run_id = uuid.uuid4()
     left_out = [*left_out, *(_left_out(job.skipped) for job in jobs if job.skipped)]
-    selection = {"options": dict(options), "left_out": [_as_json(one) for one in left_out]}
+    selection = {"options": options.to_json(), "left_out": [asdict(one) for one in left_out]}
     with engine.begin() as conn:
         ledger.open_run(
             conn,
@@ -121,7 +120,3 @@ def _left_out(outcome: Outcome) -> LeftOut:
     return LeftOut(
         project_id=outcome.project_id, project_name=outcome.project_name or "", reason=outcome.reason
     )
-
-
-def _as_json(one: LeftOut) -> dict[str, Any]:
-    return {"project_id": one.project_id, "project_name": one.project_name, "reason": one.reason}

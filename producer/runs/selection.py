@@ -1,13 +1,13 @@
-"""Which projects a person means by a call, and which of them are left out, with the reason. Asks no database."""
+"""Which projects an operator means by a call, and which of them are left out, with the reason. Asks no database."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from worker.db.projects import Project
+from worker.errors import UsageError
+from worker.messages import RunOptions
 
-EXCLUDED = "excluded"
-
-
+_EXCLUDED = "excluded"
 _BEYOND_LIMIT = "beyond --limit"
 
 
@@ -20,20 +20,53 @@ class LeftOut:
     reason: str
 
 
-def choose(
-    candidates: Sequence[Project], only: Collection[int], not_those: Mapping[int, str], limit: int | None
-) -> tuple[list[Project], list[LeftOut]]:
-    """Those of the candidates that a run is to have, and the others with the reason: `not_those` says it by id. A legacy project
-    without a path does not count towards `limit`.
+def check_ids(
+    options: RunOptions,
+    possible: Iterable[Project],
+    found: Mapping[int, Project],
+    why_not: Callable[[Project], str],
+    done: str,
+) -> None:
+    """Every id that was typed must mean something: a chosen one be among the `possible` projects, an excluded one exist.
+
+    `found` are the named projects that exist; `why_not` says why one is not possible, `done` what it cannot be.
+    Raises `UsageError` naming all ids that mean nothing, each with the reason.
     """
+    possible_ids = {project.project_id for project in possible}
+    chosen = [number for number in options.project_ids if number not in possible_ids]
+    excluded = [number for number in options.exclude if number not in found]
+    both = [number for number in options.project_ids if number in set(options.exclude)]
+    problems = [
+        *(f"{number} ({_reason(number, found, why_not)})" for number in chosen),
+        *(f"{number} (to be excluded, but {_reason(number, found, why_not)})" for number in excluded),
+        *(f"{number} (both chosen and excluded)" for number in both),
+    ]
+    if problems:
+        raise UsageError(f"These project ids cannot be {done}: {', '.join(problems)}")
+
+
+def _reason(number: int, found: Mapping[int, Project], why_not: Callable[[Project], str]) -> str:
+    if number < 1:
+        return "ids begin at 1"
+    return why_not(found[number]) if number in found else "no such project"
+
+
+def choose(
+    options: RunOptions, candidates: Sequence[Project], failed: Mapping[int, str] | None = None
+) -> tuple[list[Project], list[LeftOut]]:
+    """Those of the candidates that a run is to have, and the others with the reason; `failed` says by id why a project's
+    turn is not now. A legacy project without a path does not count towards the limit.
+    """
+    only = set(options.project_ids)
+    reasons = {**(failed or {}), **dict.fromkeys(options.exclude, _EXCLUDED)}
     left_out: list[LeftOut] = []
     chosen: list[Project] = []
     counted = 0
     for project in candidates:
         if only and project.project_id not in only:
             continue
-        full = limit is not None and counted >= limit
-        reason = not_those.get(project.project_id, _BEYOND_LIMIT if full else None)
+        full = options.limit is not None and counted >= options.limit
+        reason = reasons.get(project.project_id, _BEYOND_LIMIT if full else None)
         if reason is None:
             chosen.append(project)
             counted += bool(project.path) or not project.is_legacy

@@ -1,7 +1,7 @@
 """Rows of the ledger as whoever works on a job sees them: its lease, its progress, its outcome. Opens no transaction."""
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,7 +12,7 @@ from sqlalchemy.engine import Row
 from worker.db.engine import sql
 from worker.db.texts import as_json, storable
 from worker.errors import ROOM, LeaseLostError
-from worker.messages import JobRef, Outcome, RunState, Verb
+from worker.messages import JobRef, Outcome, RunOptions, RunState, Verb
 
 MOST_CRASHES = 3
 """A job whose leases ran out so often is not tried again: it may be what kills its workers."""
@@ -32,7 +32,7 @@ class Lease:
     path: str | None
     verb: Verb
     dry_run: bool
-    options: Mapping[str, Any]
+    options: RunOptions
     started_at: datetime
     run_created_at: datetime
     retries: int = 0
@@ -362,7 +362,7 @@ def _lease(ref: JobRef, row: Row[Any]) -> Lease:
         path=row.path,
         verb=Verb(row.verb),
         dry_run=row.dry_run,
-        options=row.selection,
+        options=RunOptions.of_selection(row.selection),
         started_at=row.started_at,
         run_created_at=row.run_created_at,
         retries=row.retries,

@@ -12,7 +12,7 @@ from sqlalchemy.engine import Row
 from worker.db.engine import sql
 from worker.db.texts import as_json, storable
 from worker.errors import ROOM, UsageError
-from worker.messages import JobRef, JobState, Outcome, RunState, Verb
+from worker.messages import JobRef, JobState, Outcome, RunOptions, RunState, Verb
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +28,11 @@ class Run:
     finished_at: datetime | None
     paused_because: str | None
     limit_bytes_per_second: int | None = None
+
+    @property
+    def options(self) -> RunOptions:
+        """What it was asked for beside its verb."""
+        return RunOptions.of_selection(self.selection)
 
     @classmethod
     def from_row(cls, row: Row[Any]) -> "Run":

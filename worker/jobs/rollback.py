@@ -96,7 +96,7 @@ def _rebuild_if_gone(job: Job, conversion: Conversion) -> str | None:
     path = conversion.legacy_path
     if os.path.lexists(path):
         return None
-    if not job.lease.options.get("options", {}).get("restore_files"):
+    if not job.lease.options.restore_files:
         raise LegacyPathMissingError(f"Legacy path no longer exists: {printable(path)}")
     manifest = job.store.read_manifest(conversion.dataset_hash)
     job.heartbeat.enter("restore", conversion.dataset_hash)

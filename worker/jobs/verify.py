@@ -67,7 +67,7 @@ def _work(job: Job) -> Outcome:
 
 def _sample(job: Job, rows: Sequence[Session]) -> list[Session]:
     """The sessions to read: all, or the share that was asked for, at least one; the same ones whenever the job is repeated."""
-    percent = job.lease.options.get("options", {}).get("sample")
+    percent = job.lease.options.sample
     if percent is None or not rows:
         return list(rows)
     count = max(1, round(len(rows) * percent / 100))

@@ -24,7 +24,7 @@ from worker.db import dry_runs, leases, ledger, overview
 from worker.db.leases import Lease
 from worker.db.ledger import NewJob
 from worker.errors import DatabaseRefusedError, LeaseLostError, UsageError
-from worker.messages import FileCounts, JobRef, RunState, Status, Verb
+from worker.messages import FileCounts, JobRef, RunOptions, RunState, Status, Verb
 
 
 def renew(engine: Engine, lease: Lease, phase: str = "hash", **done: Any) -> bool:
@@ -60,7 +60,7 @@ def test_a_lease_says_what_is_to_be_done(database: Engine):
 
     assert lease.ref == JobRef(run_id=run_id, project_id=7)
     assert (lease.attempt, lease.project_name, lease.path) == (1, "study 7", "/studies/7")
-    assert (lease.verb, lease.dry_run, lease.options) == (Verb.MIGRATE, True, {"options": {"limit": 5}})
+    assert (lease.verb, lease.dry_run, lease.options) == (Verb.MIGRATE, True, RunOptions(limit=5))
     assert abs(datetime.now(UTC) - lease.started_at) < timedelta(minutes=1)
     job = job_of(database, run_id, 7)
     assert (job["state"], job["worker"], job["attempt"]) == ("running", "worker@host", 1)
