@@ -18,7 +18,7 @@ from kombu.exceptions import OperationalError
 from pydantic import SecretStr
 from sqlalchemy import make_url, text
 
-from producer.cli.app import exit_code
+from producer.cli.exit_codes import exit_code
 from producer.local.servers import LOOPBACK, free_port
 from producer.local.stack import FLOWER_PASSWORD, Stack, run_flower
 from tests.conftest import Site, _empty_redis, _site

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from producer.cli.app import Exit, app, exit_code
+from producer.cli.app import app
+from producer.cli.exit_codes import Exit, exit_code
 from worker import errors
 from worker.errors import MigratorError, SettingsError, UsageError
 

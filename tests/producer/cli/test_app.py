@@ -27,8 +27,11 @@ from sqlalchemy import Engine, text
 from typer.testing import CliRunner
 
 from producer.__main__ import main
-from producer.cli.app import EXIT_CODES, WORKER_COMMAND, app
-from producer.cli.terminal import Terminal, plan_table
+from producer.cli.app import app
+from producer.cli.exit_codes import EXIT_CODES
+from producer.cli.render import plan_table
+from producer.cli.terminal import Terminal
+from producer.doctor.worker_checks import WORKER_COMMAND
 from producer.runs import legacy_projects
 from producer.runs import survey as surveys
 from producer.runs.open import Opened

@@ -19,7 +19,7 @@ import redis
 from sqlalchemy import Engine, text
 
 import worker
-from producer.cli.terminal import diagnosis_lines
+from producer.cli.render import diagnosis_lines
 from producer.doctor import (
     broker_checks as doctor_broker,
 )

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, event, text
 
-from producer.cli.terminal import status_lines
+from producer.cli.render import status_lines
 from producer.runs import status
 from tests.conftest import Site
 from tests.support.ledger_rows import end, expire, make_run, must_take, outcome, set_run_state

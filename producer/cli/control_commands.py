@@ -1,0 +1,100 @@
+"""The verbs that steer a run: pause, resume, cancel, retry, throttle."""
+
+from typing import Annotated
+
+import typer
+
+from producer.cli.exit_codes import epilog
+from producer.cli.options import AsJson, BytesPerSecond, ProjectIds, RunArgument, Yes
+from producer.cli.session import connected, find_run
+from producer.cli.terminal import Terminal, confirm
+from producer.runs import control
+from worker.messages import RunState
+from worker.units import human_bytes
+
+app = typer.Typer()
+
+
+@app.command(epilog=epilog("producer pause latest"))
+def pause(run: RunArgument = "latest", *, as_json: AsJson = False) -> None:
+    """Pause a run: its workers stop within seconds, in the middle of a file, and hand their jobs back; what is stored is kept."""
+    terminal = Terminal(as_json=as_json)
+    with connected() as (_, engine):
+        found = find_run(engine, run)
+        still = control.pause(engine, found)
+    short = str(found.run_id)[:8]
+    terminal.say(f"Paused. {_still_working(still)}Resume: producer resume {short}")
+    terminal.document({"run_id": str(found.run_id), "state": "paused", "still_running": still})
+
+
+@app.command(epilog=epilog("producer resume latest"))
+def resume(run: RunArgument = "latest", *, as_json: AsJson = False) -> None:
+    """Resume a paused run, or one whose producer died, and send again what waits."""
+    terminal = Terminal(as_json=as_json)
+    with connected() as (settings, engine):
+        found = find_run(engine, run)
+        sent = control.resume(settings, engine, found)
+    terminal.say(f"Sent {sent} waiting jobs. Follow them: producer collect {str(found.run_id)[:8]}")
+    terminal.document({"run_id": str(found.run_id), "sent": sent})
+
+
+@app.command(epilog=epilog("producer cancel latest"))
+def cancel(run: RunArgument = "latest", *, yes: Yes = False, as_json: AsJson = False) -> None:
+    """Stop a run for good. Projects that are converted stay so; to take them back: producer rollback."""
+    terminal = Terminal(as_json=as_json)
+    with connected() as (_, engine):
+        found = find_run(engine, run)
+        if not yes:
+            confirm(f"Cancel {found.verb.value} run {str(found.run_id)[:8]} for good?")
+        still = control.cancel(engine, found)
+    terminal.say(f"Cancelled. {_still_working(still)}Its report: producer collect {str(found.run_id)[:8]}")
+    terminal.document({"run_id": str(found.run_id), "state": "cancelled", "still_running": still})
+
+
+@app.command(epilog=epilog("producer retry latest --error-class SourceChangedError"))
+def retry(
+    run: RunArgument = "latest",
+    *,
+    error_class: Annotated[
+        str | None,
+        typer.Option(
+            "--error-class", metavar="C", help="Only those that failed so, as status and report say."
+        ),
+    ] = None,
+    project_id: ProjectIds = None,
+    as_json: AsJson = False,
+) -> None:
+    """Queue the failed jobs of a run again, all or those chosen."""
+    terminal = Terminal(as_json=as_json)
+    with connected() as (settings, engine):
+        found = find_run(engine, run)
+        count = control.retry(settings, engine, found, error_class=error_class, project_ids=project_id or ())
+    verb = "resume" if found.state is RunState.PAUSED else "collect"
+    terminal.say(f"Queued {count} failed jobs again. Go on: producer {verb} {str(found.run_id)[:8]}")
+    terminal.document({"run_id": str(found.run_id), "queued": count})
+
+
+@app.command(epilog=epilog("producer throttle latest --limit-bytes-per-second 100M"))
+def throttle(
+    run: RunArgument = "latest",
+    *,
+    limit_bytes_per_second: BytesPerSecond = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change how fast the workers of a run may read together, while it runs; without the option: no limit."""
+    terminal = Terminal(as_json=as_json)
+    with connected() as (_, engine):
+        found = find_run(engine, run)
+        control.throttle(engine, found, limit_bytes_per_second)
+    limit = limit_bytes_per_second
+    terminal.say("No limit." if limit is None else f"Limited to {human_bytes(limit)}/s, within seconds.")
+    terminal.document({"run_id": str(found.run_id), "limit_bytes_per_second": limit})
+
+
+def _still_working(count: int) -> str:
+    """What to say of workers that have not heard yet."""
+    return (
+        f"{count} workers have not stopped yet; their jobs wait again at the end of their leases. "
+        if count
+        else ""
+    )

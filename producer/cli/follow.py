@@ -1,0 +1,109 @@
+"""Following a run to its end: progress on the terminal, its report on the disk, its exit code."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine
+
+from producer.cli.exit_codes import Exit, verdict
+from producer.cli.render import escape, report_lines
+from producer.cli.terminal import Terminal
+from producer.report import document as report
+from producer.report import files as report_files
+from producer.report import html as report_html
+from producer.report.document import RunFacts
+from producer.runs.collect import Collected, collect
+from worker.db.ledger import Run
+from worker.messages import RunState
+from worker.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Following:
+    """What a call says about following its run: whether at all, for how many seconds, and where the report goes."""
+
+    wait: bool = True
+    timeout_s: float | None = None
+    report_dir: Path | None = None
+
+    @property
+    def directory(self) -> Path:
+        """Where the report goes: where it was said, else the working directory."""
+        return self.report_dir or Path()
+
+    def check(self, terminal: Terminal) -> None:
+        """Find out now whether the report can be written, and say what does nothing in a call that does not wait."""
+        if self.wait:
+            report_files.check_directory(self.directory)
+            return
+        for name, value in (("--timeout", self.timeout_s), ("--report-dir", self.report_dir)):
+            if value is not None:
+                terminal.say(
+                    f"[yellow]{name} does nothing without --wait;[/] it belongs to: producer collect {name} …"
+                )
+
+
+def follow(
+    terminal: Terminal, settings: Settings, engine: Engine, run: Run, following: Following
+) -> tuple[Exit, dict[str, Any]]:
+    """Follow a run and write its report; the exit code, and what JSON says of it."""
+    what = f"{run.verb.value}{' (dry run)' if run.dry_run else ''}"
+    with terminal.follow(what) as on_progress:
+        collected = collect(settings, engine, run, timeout_s=following.timeout_s, on_progress=on_progress)
+    if collected.stopped is not None:
+        return Exit.WORK_LEFT, _stopped(terminal, collected, following.directory)
+    document, path = _write_report(terminal, collected, following.directory)
+    terminal.say(f"Report: {escape(str(path))}")
+    return verdict(document, collected.run), {"report_path": str(path), "report": _counts(document)}
+
+
+def _stopped(terminal: Terminal, collected: Collected, directory: Path) -> dict[str, Any]:
+    """Say why a run is not followed any more, and write what there is by now under a name that no final report has."""
+    short = str(collected.run.run_id)[:8]
+    paused = collected.run.state is RunState.PAUSED
+    stopped = f"the run is paused: {collected.run.paused_because}" if paused else str(collected.stopped)
+    document, path = _write_report(terminal, collected, directory, interim=stopped)
+    go_on = f"producer {'resume' if paused else 'collect'} {short}"
+    terminal.say(f"Interim report: {escape(str(path))}")
+    terminal.say(f"[yellow]Stopped with work left:[/] {escape(stopped)}. Go on: {go_on}")
+    return {
+        "run_id": str(collected.run.run_id),
+        "stopped": stopped,
+        "report_path": None,
+        "interim_report_path": str(path),
+        "report": _counts(document),
+    }
+
+
+def _write_report(
+    terminal: Terminal, collected: Collected, directory: Path, *, interim: str | None = None
+) -> tuple[dict[str, Any], Path]:
+    document = report.build(_facts(collected, interim), collected.outcomes)
+    page = report_html.render(document)
+    path = report_files.write(document, directory, collected.run.verb, datetime.now(UTC), html=page)
+    for line in report_lines(document):
+        terminal.say(line)
+    return document, path
+
+
+def _facts(collected: Collected, interim: str | None) -> RunFacts:
+    run = collected.run
+    ends = [outcome.finished_at for outcome in collected.outcomes if outcome.finished_at is not None]
+    return RunFacts(
+        run_id=run.run_id,
+        verb=run.verb,
+        dry_run=run.dry_run,
+        state=run.state,
+        started_at=run.created_at,
+        finished_at=max(ends, default=run.created_at),
+        selection=run.selection,
+        interim=interim,
+    )
+
+
+def _counts(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What a script decides by; the whole report is in its file."""
+    return {key: value for key, value in document.items() if key not in {"details", "selection", "warnings"}}

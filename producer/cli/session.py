@@ -1,0 +1,43 @@
+"""What most verbs begin with: settings, a database that is ready, and the run that the call names."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+from sqlalchemy import Engine
+
+from producer.cli.exit_codes import Exit
+from producer.cli.terminal import Terminal
+from worker import settings as settings_module
+from worker.db import engine as engine_module
+from worker.db import ledger, schema
+from worker.db.ledger import Run
+from worker.runtime import log
+from worker.settings import Settings
+
+
+@contextmanager
+def connected(*, needs_schema: bool = True) -> Iterator[tuple[Settings, Engine]]:
+    """Settings and an engine, checked; what is not ready says so as an error with exit code 5.
+
+    Ctrl-C anywhere inside ends the program, never the run.
+    """
+    settings = settings_module.load()
+    log.configure(log_format=settings.log_format, level=settings.log_level)
+    engine = engine_module.connect(settings.sqlalchemy_url, application_name="label-migrator producer")
+    try:
+        if needs_schema:
+            schema.require(engine)
+        yield settings, engine
+    except KeyboardInterrupt:
+        # Typer would end with the same code, but without a word about the run.
+        Terminal(as_json=False).say("Interrupted. What is queued goes on; follow it: producer collect")
+        raise typer.Exit(Exit.INTERRUPTED) from None
+    finally:
+        engine.dispose()
+
+
+def find_run(engine: Engine, reference: str) -> Run:
+    """The run that a person means by `latest`, an id, or the beginning of one. Raises `UsageError`."""
+    with engine.connect() as conn:
+        return ledger.find_run(conn, reference)

@@ -1,0 +1,113 @@
+"""The verbs that set up and check what runs need: doctor, schema, up, demo."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from producer.cli.exit_codes import Exit, epilog
+from producer.cli.options import AsJson
+from producer.cli.render import diagnosis_lines, escape
+from producer.cli.session import connected
+from producer.cli.terminal import Terminal
+from producer.doctor import diagnose as doctor_room
+from worker.db import column_types, schema
+from worker.runtime import log
+from worker.settings import STACK_FILE
+
+app = typer.Typer()
+schema_app = typer.Typer(help="Create or update the tables.", no_args_is_help=True)
+app.add_typer(schema_app, name="schema")
+
+
+@schema_app.command("apply", epilog=epilog("producer schema apply"))
+def schema_apply(*, as_json: AsJson = False) -> None:
+    """Create or update the tables; what is there already is left alone."""
+    terminal = Terminal(as_json=as_json)
+    with connected(needs_schema=False) as (_, engine):
+        applied = schema.apply(engine)
+    for step in applied:
+        terminal.say(f"applied {step.name}")
+    if not applied:
+        terminal.say("Nothing to apply: all tables are there.")
+    terminal.document({"applied": [step.name for step in applied]})
+
+
+@schema_app.command("status", epilog=epilog("producer schema status"))
+def schema_status(*, as_json: AsJson = False) -> None:
+    """Show which schema steps are applied, missing, or damaged since, and which columns do not fit (exit 5 if any)."""
+    terminal = Terminal(as_json=as_json)
+    with connected(needs_schema=False) as (_, engine):
+        steps = schema.status(engine)
+        misfits = column_types.misfits_of(engine)
+    for step in steps:
+        when = f" at {step.applied_at:%Y-%m-%d %H:%M:%S} UTC" if step.applied_at else ""
+        gone = f"; gone since: {', '.join(step.gone)}" if step.gone else ""
+        terminal.say(f"{step.state:8} {step.name}{when}{gone}")
+    terminal.document(
+        [
+            {
+                "name": step.name,
+                "state": step.state,
+                "applied_at": step.applied_at.isoformat() if step.applied_at else None,
+                "gone": list(step.gone),
+            }
+            for step in steps
+        ]
+        + [
+            {
+                "name": one.place,
+                "state": "unfit",
+                "applied_at": None,
+                "reason": one.reason,
+                "remedy": one.remedy,
+            }
+            for one in misfits
+        ]
+    )
+    for misfit in misfits:
+        terminal.say(f"unfit    {escape(str(misfit))}")
+    if misfits:
+        raise typer.Exit(Exit.NOT_READY)
+    if any(step.state != "applied" for step in steps):
+        terminal.say("Run: producer schema apply")
+        raise typer.Exit(Exit.NOT_READY)
+
+
+@app.command(epilog=epilog("producer doctor"))
+def doctor(*, as_json: AsJson = False) -> None:
+    """Check settings, servers, tables, workers and their machines, and say what to do (exit 5 if a check fails or cannot run)."""
+    terminal = Terminal(as_json=as_json)
+    log.configure(log_format="console", level="error")
+    diagnosis = doctor_room.diagnose()
+    for line in diagnosis_lines(diagnosis, terminal.width):
+        terminal.say(line)
+    terminal.document(diagnosis.to_json())
+    raise typer.Exit(Exit.WELL if diagnosis.is_well else Exit.NOT_READY)
+
+
+@app.command(epilog=epilog("producer up --workers 2 --flower"))
+def up(
+    *,
+    workers: Annotated[int, typer.Option("--workers", metavar="N", min=0, help="How many workers.")] = 2,
+    flower: Annotated[bool, typer.Option("--flower", help="Start Flower, too.")] = False,
+) -> None:
+    """Run a local stack in the foreground: PostgreSQL, Valkey, workers, perhaps Flower. Ctrl-C stops it."""
+    from producer.local import stack as local_stack  # noqa: PLC0415 - only this verb needs the servers' binaries
+
+    log.configure(log_format="console", level="info")
+    raise typer.Exit(local_stack.up(STACK_FILE.parent, workers=workers, flower=flower, data_dir=None))
+
+
+@app.command(epilog=epilog("producer demo --folder demo"))
+def demo(
+    *,
+    folder: Annotated[
+        Path, typer.Option("--folder", metavar="D", file_okay=False, help="Where everything goes.")
+    ] = Path("demo"),
+    megabytes: Annotated[int, typer.Option("--megabytes", min=1, help="About how much to record.")] = 200,
+) -> None:
+    """Tell the whole story on made-up projects and a local stack."""
+    from producer.demo import story as demo_room  # noqa: PLC0415 - only this verb needs the recordings and the servers
+
+    raise typer.Exit(demo_room.run(folder, megabytes=megabytes))

@@ -1,0 +1,96 @@
+"""The verbs that show how runs are: status, runs, metrics. They change nothing."""
+
+import sys
+import threading
+import uuid
+from contextlib import AbstractContextManager, suppress
+from functools import partial
+from typing import Annotated, Any
+
+import typer
+from sqlalchemy import Engine
+
+from producer.cli.exit_codes import epilog
+from producer.cli.options import AsJson, RunArgument
+from producer.cli.render import runs_table, status_lines
+from producer.cli.session import connected, find_run
+from producer.cli.terminal import Terminal
+from producer.local.signals import stopped_by_signals
+from producer.runs import status
+from producer.runs.collect import PATIENCE_S
+from worker.db.engine import when_there
+from worker.settings import Settings
+
+app = typer.Typer()
+
+
+@app.command("status", epilog=epilog("producer status latest"))
+def status_command(
+    run: RunArgument = "latest",
+    *,
+    watch: Annotated[
+        bool,
+        typer.Option("--watch", help="Stay until the run has ended or is paused; JSON Lines with --json."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show how far a run is, which worker runs which job, and what failed."""
+    terminal = Terminal(as_json=as_json)
+    with connected() as (settings, engine):
+        found = find_run(engine, run)
+        if watch:
+            look = partial(_look_at, settings, engine, found.run_id)
+            terminal.watch(lambda: when_there(look, PATIENCE_S))
+            return
+        described = status.describe(engine, found, settings)
+    for line in status_lines(described):
+        terminal.say(line)
+    terminal.document(described)
+
+
+@app.command(epilog=epilog("producer runs --limit 5"))
+def runs(
+    *, limit: Annotated[int, typer.Option(metavar="K", min=1, help="How many.")] = 20, as_json: AsJson = False
+) -> None:
+    """List the runs, newest first."""
+    terminal = Terminal(as_json=as_json)
+    with connected() as (_, engine):
+        found = status.all_runs(engine, limit)
+    terminal.table(runs_table(found))
+    terminal.document(found)
+
+
+@app.command(epilog=epilog("producer metrics --port 9187"))
+def metrics(
+    *,
+    address: Annotated[
+        str, typer.Option("--address", metavar="A", help="Where to listen; anybody who reaches it may look.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", metavar="P", min=0, max=65535, help="0 takes any free one.")
+    ] = 9187,
+    once: Annotated[bool, typer.Option("--once", help="Print one look and end.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Serve figures of ledger, broker and store to Prometheus until Ctrl-C; --once and --json print them and end."""
+    from producer import metrics as metrics_room  # noqa: PLC0415 - only this verb needs Prometheus' client
+
+    terminal = Terminal(as_json=as_json)
+    with connected(needs_schema=False) as (settings, engine):
+        if as_json:
+            terminal.document(metrics_room.as_json(settings, engine))
+        elif once:
+            sys.stdout.write(metrics_room.scrape(settings, engine))
+        else:
+            _serve_metrics(terminal, metrics_room.served(settings, engine, address, port))
+
+
+def _serve_metrics(terminal: Terminal, served: AbstractContextManager[str]) -> None:
+    """Serve until somebody ends it, which is a good end."""
+    with stopped_by_signals(), suppress(KeyboardInterrupt), served as url:
+        terminal.say(f"Serving {url} until Ctrl-C")
+        threading.Event().wait()
+
+
+def _look_at(settings: Settings, engine: Engine, run_id: uuid.UUID) -> dict[str, Any]:
+    return status.describe(engine, find_run(engine, str(run_id)), settings)
