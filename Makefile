@@ -41,12 +41,12 @@ chaos: $(READY) ## Run N schedules of faults on real processes from SEED on; wit
 compose-test: $(READY) ## Build the image and play the operator's story by Compose (needs a Docker engine)
 	$(BIN)/python -m tests.compose $(ARGS)
 
-check: $(READY) ## Format and lint check, strict types, import contracts, README against --help
+check: $(READY) ## Format and lint check, strict types, import contracts, list of commands against --help
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m tests.readme_commands
+	$(BIN)/python -m tests.command_list
 
 bench: $(READY) ## Measure throughput against cp -r on the same data, as ratios (SIZE=… scales it)
 	$(BIN)/python -m tests.bench $(ARGS)

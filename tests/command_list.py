@@ -1,6 +1,6 @@
-"""Keeps the README's list of commands equal to what the program says of itself.
+"""Keeps the list of commands in docs/commands.md equal to what the program says of itself.
 
-`python -m tests.readme_commands` compares them (exit 1 if they differ), `--write` rewrites the README's section.
+`python -m tests.command_list` compares them (exit 1 if they differ), `--write` rewrites the page's section.
 """
 
 import sys
@@ -12,7 +12,7 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from producer.cli.app import app
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "commands.md"
 BEGIN, END = "<!-- commands -->", "<!-- /commands -->"
 
 
@@ -55,25 +55,25 @@ def _first_sentence(text: str) -> str:
     return sentence + dot.rstrip()
 
 
-def renewed(readme: str) -> str:
-    """The README with a section that is up to date, at its end if it has none."""
-    if BEGIN not in readme:
-        return f"{readme.rstrip()}\n\n## Commands\n\n{section()}\n"
-    before, _, rest = readme.partition(BEGIN)
+def renewed(page: str) -> str:
+    """The page with a section that is up to date, at its end if it has none."""
+    if BEGIN not in page:
+        return f"{page.rstrip()}\n\n## Commands\n\n{section()}\n"
+    before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     return before + section() + after
 
 
 def main() -> int:
     """Compare, or with `--write` rewrite; the exit code."""
-    readme = README.read_text(encoding="utf-8")
+    page = PAGE.read_text(encoding="utf-8")
     if "--write" in sys.argv[1:]:
-        README.write_text(renewed(readme), encoding="utf-8")
+        PAGE.write_text(renewed(page), encoding="utf-8")
         return 0
-    if renewed(readme) == readme:
+    if renewed(page) == page:
         return 0
     sys.stderr.write(
-        "README.md does not list the commands as --help does: python -m tests.readme_commands --write\n"
+        "docs/commands.md does not list the commands as --help does: python -m tests.command_list --write\n"
     )
     return 1
 

@@ -1,19 +1,19 @@
-"""The README's list of commands is what the program says of itself."""
+"""The list of commands in docs/commands.md is what the program says of itself."""
 
 import pytest
 
-from tests import readme_commands
-from tests.readme_commands import BEGIN, END, commands, renewed, section
+from tests import command_list
+from tests.command_list import BEGIN, END, commands, renewed, section
 
 
-def test_the_readme_lists_the_commands_as_the_program_does(capsys: pytest.CaptureFixture[str]):
-    assert readme_commands.main() == 0, capsys.readouterr().err
+def test_the_page_lists_the_commands_as_the_program_does(capsys: pytest.CaptureFixture[str]):
+    assert command_list.main() == 0, capsys.readouterr().err
 
 
 def test_every_verb_is_in_the_section_with_its_options_and_first_sentence():
     rows = section().splitlines()
 
-    assert len(rows) == len(commands(readme_commands.app)) + 4
+    assert len(rows) == len(commands(command_list.app)) + 4
     (collect,) = [row for row in rows if "`producer collect " in row]
     assert "[RUN] [--timeout S] [--report-dir D] [--json]`" in collect
     assert collect.endswith("| Follow a run to its end and write its report, as JSON and as HTML. |")

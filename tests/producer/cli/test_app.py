@@ -35,9 +35,9 @@ from producer.doctor.worker_checks import WORKER_COMMAND
 from producer.runs import legacy_projects
 from producer.runs import survey as surveys
 from producer.runs.open import Opened
+from tests.command_list import commands
 from tests.conftest import Site
 from tests.estate import make_dataset, make_project, record_session
-from tests.readme_commands import commands
 from tests.support.waiting import PATIENCE_S
 from worker.broker import client as broker
 from worker.db.ledger import NewJob
