@@ -67,7 +67,7 @@ def rehearse(
 def _put_back(
     conn: Connection, lease: leases.Lease, conversion: Conversion, outcome: Outcome, types: ColumnTypes
 ) -> Outcome:
-    """All rows of one project's way back."""
+    """All rows of one project's rollback but the job's own."""
     dataset = datasets.lock(conn, conversion.dataset_hash)
     project = projects.lock(conn, lease.ref.project_id)
     is_back = check_still_converted(project, conversion, conn)

@@ -7,12 +7,8 @@ from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from worker.conversion.convert import (
-    check_names,
-    check_still_legacy,
-    convert,
-    rehearse,
-)
+from worker.conversion.convert import check_still_legacy, convert, rehearse
+from worker.conversion.session_plan import check_names
 from worker.db import claims, column_types, datasets, dry_runs, leases, recordings, sessions
 from worker.db.claims import Claim
 from worker.db.datasets import Dataset

@@ -1,13 +1,10 @@
 """Rebuilding a legacy directory that is gone, from the store: bytes proved by digest, modes, times and owners as they were."""
 
 import errno
-import json
 import os
-import zlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from functools import partial
-from typing import Any
 
 from worker.errors import (
     EntryUnreadableError,
@@ -16,7 +13,9 @@ from worker.errors import (
     SourceChangedError,
     StoredBytesMismatchError,
 )
+from worker.legacy import tree_attributes
 from worker.legacy.roots import Roots, check_place
+from worker.legacy.tree_attributes import Attributes, TreeAttributes
 from worker.runtime import log
 from worker.runtime.throttle import Pace, unlimited
 from worker.store.beneath import open_resolved
@@ -68,13 +67,13 @@ def restore_tree(
     those of their digest, `RollbackRefusedError` when the place cannot be written. A crash leaves a hidden directory
     beside the place; the job's next attempt removes it, or `remove_finished`.
 
-    The directory above is opened once, before anything is written: all names are given through it, so that nobody who may
+    The directory above is opened once, before anything is written: all names are given through it, so that no user who may
     write there leads the work elsewhere by a link, and it hears of everything that could not be written.
     """
     target = _target(legacy_path, roots)
     parent, name = os.path.split(target)
     building = os.path.basename(building_place(target, attempt))
-    kept = json.loads(zlib.decompress(attributes))
+    kept = tree_attributes.unpack(attributes)
     try:
         folder = _opened(os.path.realpath(parent))
         try:
@@ -83,7 +82,7 @@ def restore_tree(
                 try:
                     return _build(store, manifest, kept, folder, building, name, advance, pace)
                 except FlushError as error:
-                    # Somebody's bytes were lost, perhaps ours, and it is told only once: they are written again.
+                    # Some bytes were lost, perhaps these, and the kernel says so only once: they are written again.
                     if is_last or error.errno != errno.EIO:
                         raise
                     _log.warning("restoring_again", path=printable(target), reason=str(error))
@@ -209,7 +208,7 @@ def _remove_leftover(folder: int, name: str) -> None:
 def _build(
     store: Store,
     manifest: Manifest,
-    attributes: dict[str, Any],
+    attributes: TreeAttributes,
     folder: int,
     building: str,
     name: str,
@@ -236,13 +235,13 @@ def _build(
 def _fill(
     store: Store,
     manifest: Manifest,
-    attributes: dict[str, Any],
+    attributes: TreeAttributes,
     top: int,
     advance: Callable[[int, int], None],
     pace: Pace,
 ) -> None:
     """Directories first, then files, then, deepest first, what would have hindered: modes and times of directories."""
-    kept = list(zip(manifest.entries, attributes["entries"], strict=True))
+    kept = list(zip(manifest.entries, attributes.entries, strict=True))
     store.ask_anew(file.digest for file in manifest.files)
     for entry, _ in kept:
         if isinstance(entry, Directory):
@@ -255,10 +254,10 @@ def _fill(
     for entry, kept_of_it in reversed(kept):
         if isinstance(entry, Directory):
             _set_attributes(entry.path, kept_of_it, top)
-    _set_attributes(".", attributes["root"], top)
+    _set_attributes(".", attributes.root, top)
 
 
-def _write_file(store: Store, file: File, top: int, attributes: Sequence[int], pace: Pace) -> None:
+def _write_file(store: Store, file: File, top: int, attributes: Attributes, pace: Pace) -> None:
     """Copy one blob, proving it on the way: a copy, never a link, because the application rewrites legacy files."""
 
     def copy() -> None:
@@ -305,7 +304,7 @@ def _proved(store: Store, file: File, pace: Pace) -> Iterator[memoryview]:
         raise StoredBytesMismatchError(f"Blob {file.digest} does not have the bytes its digest promises")
 
 
-def _set_attributes(path: str, attributes: Sequence[int], top: int) -> None:
+def _set_attributes(path: str, attributes: Attributes, top: int) -> None:
     """Mode and times as they were; user and group, too, where the migrator may give files away (as root)."""
     mode, mtime_ns, user, group = attributes
     if os.geteuid() == 0:
