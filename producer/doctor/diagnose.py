@@ -109,7 +109,7 @@ def _runs(engine: Engine) -> Chapter:
 
 def _held(engine: Engine) -> Check:
     with engine.connect() as conn:
-        held = overview.held_runs(conn)
+        held = overview.paused_runs(conn)
     if not held:
         return passed("held runs", "none")
     words = "; ".join(f"{str(run.run_id)[:8]}: {run.paused_because or 'no reason is known'}" for run in held)

@@ -36,7 +36,7 @@ _ENDED = {RunState.FINISHED, RunState.CANCELLED}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collected:
-    """A run and the outcomes of its jobs by project. `stopped` says why the collector gave up waiting, if it did."""
+    """A run and the outcomes of its jobs by project. `stopped`: why the collector gave up waiting, if it did."""
 
     run: Run
     outcomes: tuple[Outcome, ...]
@@ -52,9 +52,9 @@ def collect(
     timeout_s: float | None,
     on_progress: Callable[[Progress], None] = lambda _progress: None,
 ) -> Collected:
-    """Wait until the run has ended, then gather its outcomes. Never waits without a deadline: `timeout_s` if given, and
-    in any case no longer than `STALLED_S` without movement. An outage of PostgreSQL is waited for; `DatabaseUnavailableError`
-    after `PATIENCE_S`, or at the end of `timeout_s`.
+    """Wait until the run has ended, then gather its outcomes. Never waits without a deadline: `timeout_s` if
+    given, and in any case no longer than `STALLED_S` without movement. An outage of PostgreSQL is waited for;
+    `DatabaseUnavailableError` after `PATIENCE_S`, or at the end of `timeout_s`.
     """
     progress, stopped = _wait(engine, run, timeout_s, on_progress)
     found = when_there(lambda: _recorded(engine, run.run_id, has_ended=stopped is None), PATIENCE_S)
@@ -71,7 +71,7 @@ def collect(
 
 
 def _missing(run: Run, job: Row[Any]) -> Outcome:
-    """What the report says of a job that has no outcome although its run has ended: every selected project is in it."""
+    """What the report says of a job without outcome in a run that has ended: every selected project is in it."""
     error = f"project {job.project_id}: no outcome was recorded: the run is {run.state}, its job still {job.state}"
     _log.warning("outcome_missing", run=str(run.run_id), project=job.project_id, state=job.state)
     return Outcome(
@@ -88,7 +88,9 @@ def _missing(run: Run, job: Row[Any]) -> Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Recorded:
-    """What the ledger says of a run; `missing` are jobs that should have an outcome, `owned` as in `settle_between_equals`."""
+    """What the ledger says of a run; `missing` are jobs that should have an outcome, `owned` as in
+    `settle_between_equals`.
+    """
 
     run: Run
     outcomes: dict[int, Outcome]
@@ -112,8 +114,8 @@ def settle_between_equals(
 ) -> dict[int, Outcome]:
     """Say of each project of a dry run what it would store, given all others of the run.
 
-    Of equal projects the one with the lowest id stores the dataset and the others reuse it; of files that several
-    share, too. `owned` are the new files and bytes that each project would be the first to store.
+    Of equal projects the one with the lowest id stores the dataset and the others reuse it; of files that
+    several share, too. `owned` are the new files and bytes that each project would be the first to store.
     """
     first: dict[str, Outcome] = {}
     settled: dict[int, Outcome] = {}
@@ -169,8 +171,8 @@ def _progress(engine: Engine, run_id: uuid.UUID) -> Progress:
 
 
 def _reconcile(settings: Settings, run: Run, recorded: dict[int, Outcome]) -> dict[int, Outcome]:
-    """The outcomes as the tasks returned them, checked against the ledger, which fills what is missing and is right
-    where the two differ.
+    """The outcomes as the tasks returned them, checked against the ledger, which fills what is missing and is
+    right where the two differ.
     """
     returned = _returned(settings, run, recorded)
     differing = [number for number, outcome in returned.items() if outcome != recorded[number]]

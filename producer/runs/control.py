@@ -24,8 +24,9 @@ _ENDED = {RunState.FINISHED, RunState.CANCELLED}
 
 
 def pause(engine: Engine, run: Run) -> int:
-    """Pause a run. Its workers hand their jobs back at their next chance, which takes a few seconds and is waited for; how
-    many have not by then (a stopped worker's job waits again when its lease is over). Twice is harmless.
+    """Pause a run. Its workers hand their jobs back at their next chance, which takes a few seconds and is
+    waited for; how many have not by then (a stopped worker's job waits again when its lease is over). Twice
+    is harmless.
 
     Raises `UsageError` for a run that has ended.
     """
@@ -36,8 +37,8 @@ def pause(engine: Engine, run: Run) -> int:
 
 
 def cancel(engine: Engine, run: Run) -> int:
-    """Stop a run for good: what waits ends as cancelled, what runs does so at its next chance; how many have not within
-    seconds. What was converted stays converted. Raises `UsageError` for a run that has ended.
+    """Stop a run for good: what waits ends as cancelled, what runs does so at its next chance; how many have
+    not within seconds. What was converted stays converted. Raises `UsageError` for a run that has ended.
     """
     _refuse_ended(run, "cancel")
     with engine.begin() as conn:
@@ -48,7 +49,8 @@ def cancel(engine: Engine, run: Run) -> int:
 def resume(settings: Settings, engine: Engine, run: Run) -> int:
     """Resume a run and send its waiting jobs again; how many. Twice is harmless: a job is taken once.
 
-    For a paused run, and for one whose producer died before it had sent all jobs. Raises `UsageError` for a run that has ended.
+    For a paused run, and for one whose producer died before it had sent all jobs. Raises `UsageError` for a
+    run that has ended.
     """
     _refuse_ended(run, "resume")
     broker.check(settings)

@@ -32,10 +32,11 @@ def enqueue(  # noqa: PLR0913 - an option is an argument
 ) -> Opened:
     """Open a migration run over the legacy projects, all or those chosen, and send its jobs.
 
-    With a `limit`, projects that failed when they were last tried are left out, unless they are chosen by id or
-    `include_failed` says so: otherwise the lowest ids would fail again and again, and no other project's turn would come.
-    Raises `UsageError` naming every id that cannot be migrated, `ColumnTypesError` for columns that cannot be written,
-    `BrokerUnavailableError` before anything is written when the broker does not answer.
+    With a `limit`, projects that failed when they were last tried are left out, unless they are chosen by id
+    or `include_failed` says so: otherwise the lowest ids would fail again and again, and no other project's
+    turn would come. Raises `UsageError` naming every id that cannot be migrated, `ColumnTypesError` for
+    columns that cannot be written, `BrokerUnavailableError` before anything is written when the broker does
+    not answer.
     """
     options = RunOptions(
         project_ids=tuple(project_ids),

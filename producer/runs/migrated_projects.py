@@ -31,7 +31,7 @@ def rollback(  # noqa: PLR0913 - an option is an argument
     confirm: Callable[[int], None] = lambda _count: None,
     on_listing: OnListing = lambda _listing: None,
 ) -> Opened:
-    """Open a rollback run over the projects that this program converted, all or those chosen, and send its jobs.
+    """Open a rollback run over the projects that this program migrated, all or those chosen; send its jobs.
 
     Before anything is written `confirm` hears how many projects it is, and may raise.
     Raises `UsageError` naming every chosen id that cannot be rolled back, with the reason.
@@ -59,7 +59,7 @@ def verify_sessions(
     limit: int | None = None,
     on_listing: OnListing = lambda _listing: None,
 ) -> Opened:
-    """Open a verification run: workers read sessions (`sample` percent of each project's) both ways and compare."""
+    """Open a verification run: workers read the sessions, or `sample` percent of them, both ways and compare."""
     return _open(
         settings,
         engine,

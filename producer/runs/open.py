@@ -17,7 +17,7 @@ from worker.messages import JobRef, Outcome, RunOptions, Status, Verb
 from worker.settings import Settings
 
 _BATCH = 500
-"""So many messages are sent before the ledger notes it: what a producer that dies has not noted is sent again."""
+"""So many messages are sent before the ledger notes it; what a dying producer has not noted is sent again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +46,8 @@ def open_run(
 ) -> Opened:
     """Write a run and its jobs, commit, then send one message for each waiting job.
 
-    In this order a message never speaks of a job that is not there. If the broker goes away between, the run is
-    cancelled and says so: nothing is left that would start by itself later.
+    In this order a message never speaks of a job that is not there. If the broker goes away between, the run
+    is cancelled and says so: nothing is left that would start by itself later.
     """
     run_id = uuid.uuid4()
     left_out = [*left_out, *(_left_out(job.skipped) for job in jobs if job.skipped)]

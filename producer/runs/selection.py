@@ -1,4 +1,4 @@
-"""Which projects an operator means by a call, and which of them are left out, with the reason. Asks no database."""
+"""Which projects an operator means by a call, and which are left out, with the reason. Asks no database."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,10 +27,11 @@ def check_ids(
     why_not: Callable[[Project], str],
     done: str,
 ) -> None:
-    """Every id that was typed must mean something: a chosen one be among the `possible` projects, an excluded one exist.
+    """Every id that was typed must mean something: a chosen one be among the `possible` projects, an excluded
+    one exist.
 
-    `found` are the named projects that exist; `why_not` says why one is not possible, `done` what it cannot be.
-    Raises `UsageError` naming all ids that mean nothing, each with the reason.
+    `found` are the named projects that exist; `why_not` says why one is not possible, `done` what it cannot
+    be. Raises `UsageError` naming all ids that mean nothing, each with the reason.
     """
     possible_ids = {project.project_id for project in possible}
     chosen = [number for number in options.project_ids if number not in possible_ids]
@@ -54,8 +55,8 @@ def _reason(number: int, found: Mapping[int, Project], why_not: Callable[[Projec
 def choose(
     options: RunOptions, candidates: Sequence[Project], failed: Mapping[int, str] | None = None
 ) -> tuple[list[Project], list[LeftOut]]:
-    """Those of the candidates that a run is to have, and the others with the reason; `failed` says by id why a project's
-    turn is not now. A legacy project without a path does not count towards the limit.
+    """Those of the candidates that a run is to have, and the others with the reason; `failed` says by id why
+    a project's turn is not now. A legacy project without a path does not count towards the limit.
     """
     only = set(options.project_ids)
     reasons = {**(failed or {}), **dict.fromkeys(options.exclude, _EXCLUDED)}

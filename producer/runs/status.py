@@ -19,14 +19,15 @@ EXAMPLES = 10
 
 
 def describe(engine: Engine, run: Run, settings: Settings | None = None) -> dict[str, Any]:
-    """State, progress, which worker runs which job, and what failed with its remedy. A constant number of statements, whatever
-    the size. With `settings` the broker of a run that goes on is asked, too: what it refuses is what the workers wait for.
+    """State, progress, which worker runs which job, and what failed with its remedy. A constant number of
+    statements, whatever the size. With `settings` the broker of a run that goes on is asked, too: what it
+    refuses is what the workers wait for.
     """
     with engine.connect() as conn:
         trouble = health.takes_no_writes_because(conn) if run.state in _GOING else None
         progress = overview.progress(conn, run.run_id)
         active_s = overview.active_s(conn, run.run_id)
-        holders = overview.holders(conn, run.run_id)
+        holders = overview.current_attempts(conn, run.run_id)
         retrying = overview.retrying(conn, run.run_id, EXAMPLES)
         failures = overview.failures(conn, run.run_id, EXAMPLES) if progress.failed else []
     elapsed = ((run.finished_at or datetime.now(UTC)) - run.created_at).total_seconds()
@@ -95,8 +96,8 @@ def describe(engine: Engine, run: Run, settings: Settings | None = None) -> dict
 
 
 def _eta_s(run: Run, progress: Progress, active_s: float) -> float | None:
-    """Seconds until the end at the speed of the time in which workers had jobs, by bytes where they are known, else by projects;
-    None where that cannot be said.
+    """Seconds until the end at the speed of the time in which workers had jobs, by bytes where they are
+    known, else by projects; None where that cannot be said.
     """
     if run.state is not RunState.RUNNING or active_s <= 0:
         return None

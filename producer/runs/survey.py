@@ -1,5 +1,5 @@
-"""What the producer sees of the projects' directories and of the store from where it runs: for the plan, the order of sending
-and a warning. Judges no project; the workers look for themselves.
+"""What the producer sees of the projects' directories and of the store from where it runs: for the plan, the
+order of sending and a warning. Judges no project; the workers look for themselves.
 """
 
 import json
@@ -32,7 +32,7 @@ class Survey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """How many directories are listed, and which are being listed right now for how many seconds, the longest first."""
+    """How many directories are listed, and which are being listed for how many seconds, the longest first."""
 
     done: int
     total: int
@@ -74,8 +74,8 @@ Surveyed = tuple[Project, str | None, Survey | None]
 def survey_all(
     chosen: Sequence[Project], path: Callable[[Project], str | None], on_listing: OnListing
 ) -> list[Surveyed]:
-    """Several directories at a time: on a network file system each waits for the server. `on_listing` hears every half second
-    how far it is, and what it waits for: a mount that hangs says nothing by itself.
+    """Several directories at a time: on a network file system each waits for the server. `on_listing` hears
+    every half second how far it is, and what it waits for: a mount that hangs says nothing by itself.
     """
     found: dict[int, Survey | None] = {}
     begun: dict[int, float] = {}
@@ -119,8 +119,8 @@ def _listing(
 
 
 def in_order_of_sending(surveyed: Sequence[Surveyed]) -> list[NewJob]:
-    """Largest first, so that no worker begins a big project when the others have ended; likely duplicates after all
-    others, so that they find their twin stored instead of waiting for it.
+    """Largest first, so that no worker begins a big project when the others have ended; likely duplicates
+    after all others, so that they find their twin stored instead of waiting for it.
     """
     seen: set[int] = set()
     firsts: list[NewJob] = []
@@ -146,8 +146,8 @@ def in_order_of_sending(surveyed: Sequence[Surveyed]) -> list[NewJob]:
 def room_warnings(settings: Settings, surveys: Sequence[Survey]) -> tuple[str, ...]:
     """What to say of a store that has no room for all that was seen, likely duplicates counted once.
 
-    Never an error: much of it may be duplicate or stored already, and a run that finds the store full waits for room.
-    Nothing is said where the store's directory cannot be seen from here.
+    Never an error: much of it may be duplicate or stored already, and a run that finds the store full waits
+    for room. Nothing is said where the store's directory cannot be seen from here.
     """
     planned = sum({found.signature: found.size_bytes for found in surveys}.values())
     room = room_in(settings)
@@ -162,7 +162,8 @@ def room_warnings(settings: Settings, surveys: Sequence[Survey]) -> tuple[str, .
 
 
 def room_in(settings: Settings) -> int | None:
-    """How many bytes the store takes before it calls itself full; None if its file system is not to be seen from here.
+    """How many bytes the store takes before it calls itself full; None if its file system is not to be seen
+    from here.
 
     Above DATA_DIR may be another file system than on the workers.
     """

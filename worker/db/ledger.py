@@ -126,7 +126,8 @@ def start_run(conn: Connection, run_id: uuid.UUID) -> None:
 def cancel_run(conn: Connection, run_id: uuid.UUID, reason: str) -> None:
     """Stop a run: what no worker has taken ends as cancelled, with `reason`.
 
-    The run first: a job that is being handed back right now has either seen that, or is seen here (`hold_state`).
+    The run first: a job that is being handed back right now has either seen that, or is seen here
+    (`hold_state`).
     """
     conn.execute(
         sql("""
@@ -140,7 +141,9 @@ def cancel_run(conn: Connection, run_id: uuid.UUID, reason: str) -> None:
 def end_waiting_jobs_of_cancelled_runs(
     conn: Connection, reason: str, run_id: uuid.UUID | None = None
 ) -> list[JobRef]:
-    """End as cancelled what still waits in a cancelled run, or in any: no worker would ever take it. Which jobs these were."""
+    """End as cancelled what still waits in a cancelled run, or in all of them: no worker would ever take it.
+    Returns these jobs.
+    """
     rows = conn.execute(
         sql("""
             update migration_jobs
@@ -157,7 +160,7 @@ def end_waiting_jobs_of_cancelled_runs(
 
 
 def hold_state(conn: Connection, run_id: uuid.UUID) -> RunState:
-    """The run's state, which nobody changes until the transaction ends: for whoever is about to let a job wait."""
+    """The run's state, kept until the transaction ends: for a caller that is about to let a job wait."""
     row = conn.execute(
         sql("select state from migration_runs where run_id = :run_id for share"), {"run_id": run_id}
     ).one()
@@ -165,7 +168,7 @@ def hold_state(conn: Connection, run_id: uuid.UUID) -> RunState:
 
 
 def pause_run(conn: Connection, run_id: uuid.UUID, reason: str) -> None:
-    """Hold a run, and say why; one that is held already keeps its first reason."""
+    """Pause a run, and say why; one that is paused already keeps its first reason."""
     conn.execute(
         sql("""
             update migration_runs set state = 'paused', paused_because = :reason
@@ -175,31 +178,36 @@ def pause_run(conn: Connection, run_id: uuid.UUID, reason: str) -> None:
 
 
 def pause_runs_that_only_wait(conn: Connection, root_patience_s: float) -> list[Run]:
-    """Pause every run in which nothing goes on any more but waiting: for room in the store, which three projects lack or all
-    that are left, or for a worker that has a legacy root, while no job at all has been at work for so long. Which these were.
+    """Pause every run in which nothing happens any more but waiting: for room in the store, which three
+    projects lack or all that are left, or for a worker that has a legacy root, while no job at all has been
+    running for so long. Returns these runs.
     """
     rows = conn.execute(
         sql("""
+            with waiting as (
+                select run_id, count(*) filter (where waits_for = :room) as for_room,
+                       min(waits_since) filter (where waits_for <> :room) as for_root_since
+                from migration_jobs where state = 'queued' and waits_for is not null group by run_id
+            )
             update migration_runs r
             set state = 'paused',
                 paused_because = (select j.phase from migration_jobs j
                                   where j.run_id = r.run_id and j.state = 'queued' and j.waits_for is not null
                                   order by j.waits_since desc limit 1)
-            from (select run_id, count(*) filter (where waits_for = :room) as for_room,
-                         count(*) filter (where waits_for <> :room) as for_roots, count(*) as waiting,
-                         min(waits_since) filter (where waits_for <> :room) as since
-                  from migration_jobs where state = 'queued' and waits_for is not null group by run_id) as w
+            from waiting w
             where r.run_id = w.run_id and r.state in ('planned', 'running')
               and (w.for_room >= 3
-                   or w.for_room > 0 and not exists (
-                       select from migration_jobs o where o.run_id = r.run_id
-                       and (o.state = 'running' or o.state = 'queued' and o.waits_for is distinct from :room))
-                   or w.since < clock_timestamp() - make_interval(secs => :patience)
+                   -- All that is left waits for room.
+                   or w.for_room > 0
+                      and not exists (select from migration_jobs o where o.run_id = r.run_id
+                                      and (o.state = 'running'
+                                           or o.state = 'queued' and o.waits_for is distinct from :room))
+                   -- A root is missing, no worker runs anything, and nothing of the run has ended for so long.
+                   or w.for_root_since < clock_timestamp() - make_interval(secs => :patience)
                       and not exists (select from migration_jobs o
                                       where o.state = 'running' and o.lease_until > clock_timestamp())
-                      and not exists (
-                          select from migration_jobs o where o.run_id = r.run_id
-                          and o.finished_at > clock_timestamp() - make_interval(secs => :patience)))
+                      and not exists (select from migration_jobs o where o.run_id = r.run_id
+                                      and o.finished_at > clock_timestamp() - make_interval(secs => :patience)))
             returning r.*"""),
         {"room": ROOM, "patience": root_patience_s},
     )
@@ -207,7 +215,7 @@ def pause_runs_that_only_wait(conn: Connection, root_patience_s: float) -> list[
 
 
 def resume_run(conn: Connection, run_id: uuid.UUID) -> None:
-    """Let a held run go on. Its waiting jobs need new messages: the old ones may have come to nothing meanwhile."""
+    """Resume a paused run. Its waiting jobs need new messages: the old ones may be gone by now."""
     conn.execute(
         sql("""
             update migration_runs set state = 'running', paused_because = null
@@ -231,10 +239,11 @@ def retry_failed(
     error_class: str | None = None,
     project_ids: Sequence[int] | None = None,
 ) -> int:
-    """Let failed jobs wait again, all or some, as if they had never been tried; how many. A finished run runs again, a
-    cancelled one does not. Locks the run, then the jobs; a second call at once waits, and finds what the first one left.
+    """Queue failed jobs again, all or some, as if they had never been tried; returns how many. A finished run
+    runs again, a cancelled one does not. Locks the run, then the jobs; a second call at once waits, and finds
+    what the first one left.
     """
-    # Not `hold_state`: two who share the row and then want to change it wait for each other.
+    # Not `hold_state`: two transactions that share the row and then change it wait for each other.
     state = conn.execute(
         sql("select state from migration_runs where run_id = :run_id for no key update"), {"run_id": run_id}
     ).scalar_one()
@@ -287,34 +296,30 @@ def limit_run(conn: Connection, run_id: uuid.UUID, bytes_per_second: int | None)
     )
 
 
+_FINISH_ENDED = """
+    update migration_runs r set state = 'finished', finished_at = clock_timestamp()
+    where r.state in ('planned', 'running', 'paused')
+      and not exists (select from migration_jobs j
+                      where j.run_id = r.run_id and j.state in ('queued', 'running'))"""
+
+
 def finish_ended_runs(conn: Connection) -> None:
-    """Close every run whose last job has an outcome: whoever wrote it may have died before he could do that."""
-    conn.execute(
-        sql("""
-            update migration_runs r set state = 'finished', finished_at = clock_timestamp()
-            where r.state in ('planned', 'running', 'paused')
-              and not exists (select from migration_jobs j
-                              where j.run_id = r.run_id and j.state in ('queued', 'running'))""")
-    )
+    """Close every run whose last job has an outcome: the worker that wrote it may have died since."""
+    conn.execute(sql(_FINISH_ENDED))
 
 
 def finish_run_if_ended(conn: Connection, run_id: uuid.UUID) -> None:
-    """Close the run when its last job has an outcome. Call it after that outcome is committed, in a new transaction:
-    of two jobs that end at once, the later one then sees both. A run whose producer died before it could say that all
-    jobs are sent is closed as well.
+    """Close the run when its last job has an outcome. Call it after that outcome is committed, in a new
+    transaction: of two jobs that end at once, the later one then sees both. A run whose producer died before
+    it could say that all jobs are sent is closed as well.
     """
-    conn.execute(
-        sql("""
-            update migration_runs r set state = 'finished', finished_at = clock_timestamp()
-            where r.run_id = :run_id and r.state in ('planned', 'running', 'paused')
-              and not exists (select from migration_jobs j
-                              where j.run_id = r.run_id and j.state in ('queued', 'running'))"""),
-        {"run_id": run_id},
-    )
+    conn.execute(sql(f"{_FINISH_ENDED} and r.run_id = :run_id"), {"run_id": run_id})
 
 
 def find_run(conn: Connection, reference: str) -> Run:
-    """The run that a person means by `latest`, an id, or the beginning of one. Raises `UsageError` when none or several fit."""
+    """The run that a person means by `latest`, an id, or the beginning of one. Raises `UsageError` when none
+    or several fit.
+    """
     if reference == "latest":
         condition, value = "true", ""
     else:

@@ -1,4 +1,4 @@
-"""Which jobs have a message at the broker, and which need one. Knows no broker, only what the ledger says of it."""
+"""Which jobs have a message at the broker, and which need one, as the ledger says. Knows no broker."""
 
 import json
 import uuid
@@ -42,8 +42,8 @@ def note_sent(conn: Connection, refs: Sequence[JobRef], epoch: str) -> None:
 
 
 def never_sent(conn: Connection, limit: int) -> list[Waiting]:
-    """Waiting jobs that have no message, largest first, locked until the transaction ends: they were handed back, or their
-    time has come, or whoever opened the run died before he had sent them.
+    """Waiting jobs that have no message, largest first, locked until the transaction ends: they were handed
+    back, or their time has come, or the producer that opened the run died before it had sent them.
     """
     return _waiting(
         conn,
@@ -54,10 +54,12 @@ def never_sent(conn: Connection, limit: int) -> list[Waiting]:
 
 
 def lost(conn: Connection, epoch: str, *, queue_is_empty: bool, limit: int) -> list[Waiting]:
-    """Waiting jobs whose message is lost, as `never_sent`. Looks at every waiting job: to be asked when there is a reason.
+    """Waiting jobs whose message is lost, as `never_sent`. Looks at every waiting job: to be asked when there
+    is a reason.
 
-    The message went to an earlier life of the broker. Or the queue is empty, and the job still waits: then it was lost on
-    its way, or somebody has just taken it out; half a minute later it is the former, and one too many is harmless.
+    The message went to an earlier life of the broker. Or the queue is empty, and the job still waits: then it
+    was lost on its way, or a worker has just taken it out; half a minute later it is the former, and one too
+    many is harmless.
     """
     return _waiting(
         conn,

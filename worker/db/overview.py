@@ -16,8 +16,9 @@ from worker.messages import JobRef, JobState, Outcome, RunState
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a run is, counted from its jobs. `live` counts jobs under a lease that has not run out, `crashes` leases that
-    did, `fenced` attempts that came too late, `retries` jobs handed back for something passing.
+    """How far a run is, counted from its jobs. `live` counts jobs under a lease that has not run out,
+    `crashes` leases that did, `fenced` attempts that came too late, `retries` jobs handed back for a
+    transient error.
     """
 
     state: RunState
@@ -47,7 +48,8 @@ def progress(conn: Connection, run_id: uuid.UUID) -> Progress:
             select state, count(*) as jobs, count(*) filter (where lease_until > clock_timestamp()) as live,
                    coalesce(sum(bytes_total), 0)::bigint as bytes_total,
                    coalesce(sum(least(bytes_done, coalesce(bytes_total, bytes_done))), 0)::bigint as bytes_done,
-                   coalesce(sum(files_done), 0)::bigint as files_done, sum(retries)::integer as retries, sum(crashes)::integer as crashes, sum(fenced)::integer as fenced
+                   coalesce(sum(files_done), 0)::bigint as files_done, sum(retries)::integer as retries,
+                   sum(crashes)::integer as crashes, sum(fenced)::integer as fenced
             from migration_jobs where run_id = :run_id group by state"""),
         {"run_id": run_id},
     ).all()
@@ -70,8 +72,8 @@ def progress(conn: Connection, run_id: uuid.UUID) -> Progress:
     )
 
 
-def holders(conn: Connection, run_id: uuid.UUID) -> list[Row[Any]]:
-    """The jobs that workers have right now: who, since when, how far."""
+def current_attempts(conn: Connection, run_id: uuid.UUID) -> list[Row[Any]]:
+    """Which worker runs which job of the run right now, since when, and how far it is."""
     return list(
         conn.execute(
             sql("""
@@ -85,8 +87,8 @@ def holders(conn: Connection, run_id: uuid.UUID) -> list[Row[Any]]:
 
 
 def open_jobs(conn: Connection) -> Row[Any]:
-    """What is still to be done, over all runs: `waiting` for a worker right now, `running`, and those of them that are `dead`
-    (their lease ran out).
+    """What is still to be done, over all runs: `waiting` for a worker right now, `running`, and those of them
+    that are `dead` (their lease ran out).
     """
     return conn.execute(
         sql("""
@@ -99,25 +101,26 @@ def open_jobs(conn: Connection) -> Row[Any]:
 
 
 def running_jobs(conn: Connection) -> list[JobRef]:
-    """Every job that some worker has, or had when it died."""
+    """Every job that a worker runs, or ran when it died."""
     rows = conn.execute(sql("select run_id, project_id from migration_jobs where state = 'running'"))
     return [JobRef(run_id=row.run_id, project_id=row.project_id) for row in rows]
 
 
 def idle_jobs(conn: Connection) -> Iterator[JobRef]:
-    """Every job of every run that no worker has: one that waits, or has ended."""
+    """Every job of every run that no worker runs: one that waits, or has ended."""
     rows = conn.execute(sql("select run_id, project_id from migration_jobs where state <> 'running'"))
     return (JobRef(run_id=row.run_id, project_id=row.project_id) for row in rows)
 
 
-def held_runs(conn: Connection) -> list[Run]:
-    """The runs that stand still until somebody lets them go on."""
+def paused_runs(conn: Connection) -> list[Run]:
+    """The runs that stand still until the operator resumes them."""
     rows = conn.execute(sql("select * from migration_runs where state = 'paused' order by created_at"))
     return [Run.from_row(row) for row in rows]
 
 
 def active_s(conn: Connection, run_id: uuid.UUID) -> float:
-    """For how many seconds at least one worker had a job of the run: not while it was paused, and not while no worker was there.
+    """For how many seconds at least one worker ran a job of the run: not while the run was paused, or no
+    worker was there.
 
     The last attempt of each job counts, from its beginning to its end; what overlaps counts once.
     """
@@ -144,7 +147,9 @@ def active_s(conn: Connection, run_id: uuid.UUID) -> float:
 
 
 def retrying(conn: Connection, run_id: uuid.UUID, limit: int) -> list[Row[Any]]:
-    """Jobs that met something passing and wait to be tried again; `wait_s` is None for one that waits for room in the store."""
+    """Jobs that met a transient error and wait to be tried again; `wait_s` is None for one that waits for
+    room in the store.
+    """
     return list(
         conn.execute(
             sql("""
@@ -164,8 +169,9 @@ def failures(conn: Connection, run_id: uuid.UUID, examples: int) -> list[Row[Any
         conn.execute(
             sql("""
                 select error_class, count(*) as jobs, min(outcome->>'remedy') as remedy,
-                       (array_agg(jsonb_build_object('project_id', project_id, 'project_name', project_name, 'error', error)
-                                  order by project_id) filter (where number <= :examples)) as examples
+                       (array_agg(jsonb_build_object('project_id', project_id, 'project_name', project_name,
+                                                     'error', error) order by project_id)
+                        filter (where number <= :examples)) as examples
                 from (select *, row_number() over (partition by error_class order by project_id) as number
                       from migration_jobs where run_id = :run_id and state = 'failed') as failed
                 group by error_class order by jobs desc, error_class"""),
@@ -175,7 +181,7 @@ def failures(conn: Connection, run_id: uuid.UUID, examples: int) -> list[Row[Any
 
 
 def jobs(conn: Connection, run_id: uuid.UUID) -> list[Row[Any]]:
-    """Every job of a run, for people: what it is, who has it, how far it is, how it ended."""
+    """Every job of a run, for people: what it is, which worker runs it, how far it is, how it ended."""
     return list(
         conn.execute(
             sql("""
@@ -212,8 +218,9 @@ def without_outcome(conn: Connection, run_id: uuid.UUID) -> list[Row[Any]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """`jobs` has a row for each verb, state and error class; `failed` one for each verb
-    and error class of the projects whose latest job, in real runs of that verb, has failed; `runs` one for each verb and state; `open` one for all open runs.
+    """Counts over the whole ledger. `jobs` has a row for each verb, state and error class; `failed` one for
+    each verb and error class of the projects whose latest job, in real runs of that verb, has failed; `runs`
+    one for each verb and state; `open` one for all open runs.
     """
 
     jobs: Sequence[Row[Any]]
