@@ -133,6 +133,15 @@ class UsageError(PermanentError):
     remedy = "Correct the call; --help shows examples."
 
 
+# What the ledger does not have ----------------------------------------------------------------------------------
+
+
+class RunNotFoundError(PermanentError):
+    """No run, or more than one, has the reference that was given."""
+
+    remedy = "Give more of the run's id; producer runs lists them."
+
+
 # What is wrong with a project -----------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ from worker import settings as settings_module
 from worker.db import engine as engine_module
 from worker.db import ledger, schema
 from worker.db.ledger import Run
+from worker.errors import RunNotFoundError, UsageError
 from worker.runtime import log
 from worker.settings import Settings
 
@@ -38,6 +39,9 @@ def connected(*, needs_schema: bool = True) -> Iterator[tuple[Settings, Engine]]
 
 
 def find_run(engine: Engine, reference: str) -> Run:
-    """The run that a person means by `latest`, an id, or the beginning of one. Raises `UsageError`."""
-    with engine.connect() as conn:
-        return ledger.find_run(conn, reference)
+    """The run that an operator means by `latest`, an id, or the beginning of one. Raises `UsageError`."""
+    try:
+        with engine.connect() as conn:
+            return ledger.find_run(conn, reference)
+    except RunNotFoundError as error:
+        raise UsageError(str(error)) from error

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Row
 
 from worker.db.engine import sql
 from worker.db.texts import as_json, storable
-from worker.errors import ROOM, UsageError
+from worker.errors import ROOM, RunNotFoundError
 from worker.messages import JobRef, JobState, Outcome, RunOptions, RunState, Verb
 
 
@@ -317,8 +317,8 @@ def finish_run_if_ended(conn: Connection, run_id: uuid.UUID) -> None:
 
 
 def find_run(conn: Connection, reference: str) -> Run:
-    """The run that a person means by `latest`, an id, or the beginning of one. Raises `UsageError` when none
-    or several fit.
+    """The run that is meant by `latest`, an id, or the beginning of one. Raises `RunNotFoundError` when none or
+    several fit.
     """
     if reference == "latest":
         condition, value = "true", ""
@@ -329,11 +329,11 @@ def find_run(conn: Connection, reference: str) -> Run:
         {"prefix": value},
     ).all()
     if not rows:
-        raise UsageError(
+        raise RunNotFoundError(
             "There is no run yet" if reference == "latest" else f"No run begins with {reference!r}"
         )
     if len(rows) > 1 and reference != "latest":
-        raise UsageError(f"More than one run begins with {reference!r}; give more of the id")
+        raise RunNotFoundError(f"More than one run begins with {reference!r}; give more of the id")
     return Run.from_row(rows[0])
 
 

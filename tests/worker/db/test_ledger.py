@@ -23,7 +23,7 @@ from tests.support.ledger_rows import (
 from worker.db import dry_runs, leases, ledger, overview
 from worker.db.leases import Lease
 from worker.db.ledger import NewJob
-from worker.errors import DatabaseRefusedError, LeaseLostError, UsageError
+from worker.errors import DatabaseRefusedError, LeaseLostError, RunNotFoundError
 from worker.messages import FileCounts, JobRef, RunOptions, RunState, Status, Verb
 
 
@@ -381,7 +381,7 @@ def test_a_beginning_that_several_runs_have_is_refused(database: Engine, referen
     with (
         database.connect() as conn,
         pytest.raises(
-            UsageError, match=f"^More than one run begins with '{reference}'; give more of the id$"
+            RunNotFoundError, match=f"^More than one run begins with '{reference}'; give more of the id$"
         ),
     ):
         ledger.find_run(conn, reference)
@@ -393,14 +393,14 @@ def test_a_beginning_that_several_runs_have_is_refused(database: Engine, referen
 def test_a_beginning_that_no_run_has_is_refused(database: Engine, reference: str):
     make_run(database, run_id=uuid.UUID("abcd0000-0000-4000-8000-000000000000"))
 
-    with database.connect() as conn, pytest.raises(UsageError, match=r"^No run begins with ") as raised:
+    with database.connect() as conn, pytest.raises(RunNotFoundError, match=r"^No run begins with ") as raised:
         ledger.find_run(conn, reference)
 
     assert repr(reference) in str(raised.value)
 
 
 def test_the_latest_of_no_runs_is_refused(database: Engine):
-    with database.connect() as conn, pytest.raises(UsageError, match=r"^There is no run yet$"):
+    with database.connect() as conn, pytest.raises(RunNotFoundError, match=r"^There is no run yet$"):
         ledger.find_run(conn, "latest")
 
 
