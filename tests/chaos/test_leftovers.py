@@ -9,7 +9,8 @@ from tests.support.runs import do, let_lease_run_out, open_run, tools_of
 from worker.db import leases
 from worker.db.leases import Lease
 from worker.errors import LeaseLostError
-from worker.jobs.runner import Job, _attempt
+from worker.jobs.attempt import Attempt
+from worker.jobs.runner import _run
 from worker.legacy.restore import _remove_leftovers, building_place
 from worker.messages import JobRef, Status, Verb
 from worker.store.beneath import directory
@@ -50,7 +51,7 @@ def test_one_that_slept_as_soon_as_it_had_the_job_does_not_clear_the_staging_of_
     """It wakes up and does not know yet that it is not the holder any more."""
     ref = one_job(site)
 
-    def find_out(_job: Job) -> NoReturn:
+    def find_out(_job: Attempt) -> NoReturn:
         raise LeaseLostError("somebody else has it")
 
     with tools_of(site) as tools:
@@ -62,7 +63,7 @@ def test_one_that_slept_as_soon_as_it_had_the_job_does_not_clear_the_staging_of_
         for directory in made.values():
             directory.mkdir()
 
-        assert _attempt(tools, sleeper, "sleeper", find_out) is None
+        assert _run(Attempt(tools, sleeper, "sleeper"), find_out) is None
 
     assert {kind for kind, directory in made.items() if directory.exists()} == {"3", "3-arrivals", "10"}
 

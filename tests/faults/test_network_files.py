@@ -17,7 +17,8 @@ from tests.support.states import look
 from tests.support.studies import check_store, check_tree, staged, study
 from worker.db import ledger, overview
 from worker.errors import StoreBrokenError
-from worker.jobs.runner import Job, run_job
+from worker.jobs.attempt import Attempt
+from worker.jobs.runner import run_job
 from worker.jobs.tools import Tools
 from worker.messages import JobState, Outcome, RunState, Status, Verb
 
@@ -55,7 +56,7 @@ def test_an_attempt_whose_job_is_anothers_pauses_nothing(site: Site, tools: Tool
     study(site, "study", 1)
     (ref,) = open_run(site.engine, Verb.MIGRATE)
 
-    def lose_the_lease_and_meet_an_error(_job: Job) -> Outcome:
+    def lose_the_lease_and_meet_an_error(_job: Attempt) -> Outcome:
         with site.engine.begin() as conn:
             conn.exec_driver_sql("update migration_jobs set attempt = attempt + 1")
         raise StoreBrokenError("Cannot write to the store: Stale file handle")

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from worker.db import checks, claims, datasets
 from worker.errors import EntryUnreadableError, SourceChangedError, StoredBytesMismatchError
-from worker.jobs.runner import Job
+from worker.jobs.attempt import Attempt as Job
 from worker.legacy.hash import has_digest
 from worker.legacy.hashed_tree import HashedTree
 from worker.legacy.ingest import copy_durably, in_batches

@@ -26,9 +26,10 @@ from worker.errors import (
     TransientError,
 )
 from worker.jobs import leftovers
+from worker.jobs.attempt import Attempt as Job
 from worker.jobs.integrity import doubtful, mend, record
 from worker.jobs.read_once import big_files_claimed, quick_to_count, read_once, with_admitted
-from worker.jobs.runner import Job, run_job
+from worker.jobs.runner import run_job
 from worker.jobs.tools import Tools
 from worker.legacy.hashed_tree import HashedTree
 from worker.legacy.ingest import (

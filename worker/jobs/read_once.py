@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from worker.db import claims, recordings
 from worker.db.engine import autocommit
-from worker.jobs.runner import Job
+from worker.jobs.attempt import Attempt as Job
 from worker.legacy.hash import count_rest, hash_tree, heads
 from worker.legacy.hashed_tree import HashedTree
 from worker.legacy.ingest import check_room

@@ -7,7 +7,6 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -16,12 +15,14 @@ from worker.broker import client as broker
 from worker.broker.client import Condition, Message
 from worker.db import engine as engine_module
 from worker.db import leases, ledger, messages_sent
-from worker.db.leases import MOST_CRASHES, Expired
+from worker.db.leases import Expired
 from worker.db.messages_sent import Waiting
-from worker.errors import MigratorError, WorkerCrashedError
+from worker.errors import MigratorError
 from worker.findings import Check, failed, passed, warned
+from worker.jobs import endings
+from worker.jobs.endings import Ended, HandedBack
 from worker.jobs.one_store import Remembered, open_store
-from worker.messages import Outcome, RunState, Status
+from worker.jobs.outcomes import outcome_of
 from worker.runtime import fork_guard as forking
 from worker.runtime import log
 from worker.settings import Settings
@@ -148,11 +149,12 @@ def _requeue_expired(settings: Settings, engine: Engine) -> list[Expired]:
                 worker=dead.worker,
                 crashes=dead.crashes,
             )
-            outcome = _outcome(dead, ledger.hold_state(conn, dead.lease.ref.run_id))
-            if outcome is None:
-                leases.give_back_for(conn, dead)
-            else:
-                leases.end_job(conn, dead.lease, outcome)
+            run_state = ledger.hold_state(conn, dead.lease.ref.run_id)
+            match endings.after_crash(dead.crashes, run_state):
+                case Ended() as ended:
+                    leases.end_job(conn, dead.lease, outcome_of(ended, dead.lease, dead.worker))
+                case HandedBack():
+                    leases.give_back_for(conn, dead)
     return found
 
 
@@ -173,35 +175,6 @@ def _clear_staging(settings: Settings, engine: Engine, found: Sequence[Expired])
         except MigratorError as error:
             # Not writable here, perhaps. The job's next attempt removes it; of one that has ended the doctor tells.
             _log.warning("staging_not_cleared", reason=str(error))
-
-
-def _outcome(dead: Expired, run_state: RunState) -> Outcome | None:
-    """How a dead holder's job ends, if it does: its run was cancelled, or it has killed too many."""
-    if run_state is RunState.CANCELLED:
-        return _ended(dead, Status.CANCELLED, "The run was cancelled")
-    if dead.crashes < MOST_CRASHES:
-        return None
-    message = f"crashed its worker {dead.crashes} times"
-    return _ended(dead, Status.FAILED, message).with_changes(
-        error_class=WorkerCrashedError.__name__, error=message, remedy=WorkerCrashedError.remedy
-    )
-
-
-def _ended(dead: Expired, status: Status, reason: str) -> Outcome:
-    lease = dead.lease
-    now = datetime.now(UTC)
-    return Outcome(
-        project_id=lease.ref.project_id,
-        project_name=lease.project_name,
-        status=status,
-        reason=reason,
-        original_path=lease.path,
-        worker=dead.worker,
-        attempts=lease.attempt,
-        started_at=lease.started_at,
-        finished_at=now,
-        duration_s=round(max(0.0, (now - lease.started_at).total_seconds()), 3),
-    )
 
 
 def _send_all(

@@ -27,7 +27,8 @@ from worker.errors import (
     RunCancelledError,
 )
 from worker.jobs import leftovers
-from worker.jobs.runner import Job, run_job
+from worker.jobs.attempt import Attempt as Job
+from worker.jobs.runner import run_job
 from worker.jobs.tools import Tools
 from worker.legacy.hash import hash_tree
 from worker.legacy.restore import (

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from worker.db import engine
 from worker.jobs.one_store import Remembered, open_store
@@ -15,6 +17,11 @@ from worker.legacy.roots import Roots
 from worker.runtime.throttle import Pace, Throttle, unlimited
 from worker.settings import Settings
 from worker.store.store import Store
+
+T = TypeVar("T")
+
+_PATIENCE_S = 600.0
+"""How long a worker waits for PostgreSQL before it lets a message go; the ledger has the job sent again later."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,21 @@ class Tools:
     def open_store(self, *, create: bool) -> Store:
         """The store of DATA_DIR, which must be the one that the database names; with `create` the first one is made."""
         return open_store(self.settings, self.engine, self.remembered, create=create)
+
+    def write(
+        self, opened: Callable[[Engine], AbstractContextManager[Connection]], write: Callable[[Connection], T]
+    ) -> T:
+        """Write as soon as there is a database: an attempt that gives up before its lease is over loses its work to an outage.
+
+        `opened` says whether it is a single statement (`autocommit`) or a transaction (`Engine.begin`), whose locks last until
+        its end. Raises `DatabaseUnavailableError` after ten minutes, or some seconds if the worker is told to stop.
+        """
+
+        def transaction() -> T:
+            with opened(self.engine) as conn:
+                return write(conn)
+
+        return engine.when_there(transaction, _PATIENCE_S, self.stopping)
 
 
 def connect(settings: Settings, application_name: str) -> Engine:

@@ -12,7 +12,8 @@ from worker.db.datasets import Dataset
 from worker.db.projects import Conversion
 from worker.db.sessions import Session
 from worker.errors import NothingToDoError, SessionsDifferError, SessionUnreadableError
-from worker.jobs.runner import Job, run_job
+from worker.jobs.attempt import Attempt as Job
+from worker.jobs.runner import run_job
 from worker.jobs.tools import Tools
 from worker.messages import JobRef, Outcome, Status, Verb, Warning_
 from worker.sessions_csv import Reader, SessionRow, read

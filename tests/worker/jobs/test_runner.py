@@ -24,8 +24,9 @@ from worker.errors import (
     StoreStoppedError,
     TransientError,
 )
+from worker.jobs.attempt import Attempt
 from worker.jobs.reaper import Reaper
-from worker.jobs.runner import Job, run_job
+from worker.jobs.runner import run_job
 from worker.jobs.tools import Tools, connect
 from worker.messages import JobRef, Outcome, RunState, Status, Verb
 
@@ -40,14 +41,14 @@ def ref_of(run_id: uuid.UUID) -> JobRef:
     return JobRef(run_id=run_id, project_id=1)
 
 
-def raising(error: BaseException) -> Callable[[Job], NoReturn]:
-    def work(_job: Job) -> NoReturn:
+def raising(error: BaseException) -> Callable[[Attempt], NoReturn]:
+    def work(_job: Attempt) -> NoReturn:
         raise error
 
     return work
 
 
-def ending(job: Job) -> Outcome:
+def ending(job: Attempt) -> Outcome:
     """Work that ends as a conversion does, in one transaction with its outcome."""
     outcome = job.outcome(Status.MIGRATED, "done")
     with job.engine.begin() as conn:
@@ -190,13 +191,13 @@ def test_a_process_that_is_made_to_exit_hands_its_job_back(site: Site, tools: To
 # What the operator and the worker want --------------------------------------------------------------------------
 
 
-def busy(job: Job) -> Outcome:
+def busy(job: Attempt) -> Outcome:
     """Work of many files that goes on until it is stopped."""
     eventually(lambda: job.heartbeat.advance(1, 10) is not None, "somebody stops this work")
     raise AssertionError
 
 
-def deep_in_a_file(job: Job) -> Outcome:
+def deep_in_a_file(job: Attempt) -> Outcome:
     """Work that never comes to the end of its file."""
     eventually(lambda: job.pace(10) is not None, "somebody stops this work")
     raise AssertionError
@@ -205,11 +206,11 @@ def deep_in_a_file(job: Job) -> Outcome:
 @pytest.mark.parametrize("work", [busy, deep_in_a_file])
 @pytest.mark.parametrize(("state", "expected"), [("paused", "queued"), ("cancelled", "cancelled")])
 def test_work_stops_when_its_run_is_held_or_cancelled(
-    site: Site, tools: Tools, work: Callable[[Job], Outcome], state: str, expected: str
+    site: Site, tools: Tools, work: Callable[[Attempt], Outcome], state: str, expected: str
 ):
     run_id = make_run(site.engine)
 
-    def told(job: Job) -> Outcome:
+    def told(job: Attempt) -> Outcome:
         set_run_state(site.engine, run_id, state)
         return work(job)
 
@@ -221,11 +222,11 @@ def test_work_stops_when_its_run_is_held_or_cancelled(
 
 
 @pytest.mark.parametrize("work", [busy, deep_in_a_file])
-def test_work_stops_when_its_worker_is_told_to_stop(site: Site, work: Callable[[Job], Outcome]):
+def test_work_stops_when_its_worker_is_told_to_stop(site: Site, work: Callable[[Attempt], Outcome]):
     run_id = make_run(site.engine)
     told: list[int] = []
 
-    def telling(job: Job) -> Outcome:
+    def telling(job: Attempt) -> Outcome:
         told.append(1)
         return work(job)
 
@@ -252,7 +253,7 @@ def test_a_job_that_is_to_wait_in_a_run_that_is_being_cancelled_ends_instead(
     run_id = make_run(site.engine)
     with site.engine.connect() as operator, ThreadPoolExecutor(1) as worker:
 
-        def held(_job: Job) -> NoReturn:
+        def held(_job: Attempt) -> NoReturn:
             ledger.cancel_run(operator, run_id, "by the operator")
             raise error
 
@@ -302,7 +303,7 @@ def somebody_waits(site: Site) -> bool:
 def test_an_attempt_that_came_too_late_is_counted_and_changes_nothing(site: Site, tools: Tools):
     run_id = make_run(site.engine)
 
-    def asleep(job: Job) -> Outcome:
+    def asleep(job: Attempt) -> Outcome:
         expire(site.engine, run_id)
         other = must_take(site.engine, run_id, worker="another")
         with site.engine.begin() as conn:

@@ -1,0 +1,86 @@
+"""One attempt at one job, as its work sees it: lease, store, run control, and what it has found and stored so far."""
+
+import uuid
+from functools import cached_property
+
+from sqlalchemy import Engine
+
+from worker.db.leases import Lease
+from worker.errors import RootLacksError
+from worker.jobs import outcomes
+from worker.jobs.heartbeat import Heartbeat
+from worker.jobs.tools import Tools
+from worker.legacy.ingest import Stored
+from worker.messages import Outcome, Status, Verb
+from worker.store.store import Store
+
+
+class Attempt:
+    """An attempt by `worker` at the job that `lease` gives the right to. Its store is opened when it is first asked for."""
+
+    def __init__(self, tools: Tools, lease: Lease, worker: str) -> None:
+        self.tools = tools
+        self.lease = lease
+        self.worker = worker
+        self.heartbeat = Heartbeat(
+            tools.engine, lease, tools.settings.granted_lease_s, tools.stopping, tools.on_progress
+        )
+        self.stored: Stored | None = None
+        """What it has brought into the store so far, for the outcome of a job that fails all the same."""
+
+    @property
+    def project_id(self) -> int:
+        """The job's project."""
+        return self.lease.ref.project_id
+
+    @property
+    def run_id(self) -> uuid.UUID:
+        """The job's run."""
+        return self.lease.ref.run_id
+
+    @property
+    def attempt_name(self) -> str:
+        """A name for this attempt's own files: unique, so that a cleanup removes only what this attempt made."""
+        return f"{self.lease.ref.task_id}-{self.lease.attempt}"
+
+    @property
+    def engine(self) -> Engine:
+        """The process's engine."""
+        return self.tools.engine
+
+    @cached_property
+    def store(self) -> Store:
+        """The store of DATA_DIR. Only a migration makes one; a rollback may have to do without any."""
+        migrates = self.lease.verb is Verb.MIGRATE
+        return self.tools.open_store(create=migrates and not self.lease.dry_run)
+
+    @property
+    def files_seen(self) -> int:
+        """How many files the project's directory has; 0 until it has been listed."""
+        return self.heartbeat.progress.files_total
+
+    @files_seen.setter
+    def files_seen(self, count: int) -> None:
+        self.heartbeat.progress.files_total = count
+
+    def pace(self, size_bytes: int) -> None:
+        """To be called after each chunk: waits as the worker's and the run's limits want, and raises when it is time to stop.
+
+        With 0, in loops and waits that read nothing, it only listens.
+        """
+        self.tools.pace(size_bytes)
+        if size_bytes:
+            self.tools.limit.wait(size_bytes, self.heartbeat.listen)
+            self.heartbeat.keep_pace(size_bytes)
+        else:
+            self.heartbeat.listen()
+
+    def check_root(self, path: str) -> None:
+        """Of a path at which nothing is: raise `RootLacksError` if that is this machine's fault, not the project's."""
+        root = self.tools.lacking.of(path, self.tools.roots)
+        if root is not None:
+            raise RootLacksError(self.tools.lacking.words(root), waits_for=root)
+
+    def outcome(self, status: Status, reason: str) -> Outcome:
+        """An outcome of this attempt that ends now."""
+        return outcomes.outcome(self.lease, self.worker, status, reason)
