@@ -21,7 +21,6 @@ KILL = "fidelity/test_kill_at_every_statement.py::"
 EQUAL = "races/test_equal_content.py::"
 TWO_RUNS = "races/test_two_runs.py::"
 WHOLE = "acceptance/test_whole_path.py::"
-CLI = "producer/cli/test_app.py::"
 REPORT = "producer/report/test_document.py::"
 STORE = "worker/store/test_store.py::"
 MANIFEST = "worker/store/test_manifest.py::"
@@ -278,7 +277,7 @@ DEFECTS = (
         number=32,
         was="project id 0 was taken for all",
         guards=(
-            CLI + "test_ids_that_cannot_be_migrated_are_a_usage_error_that_names_each_and_opens_no_run",
+            "producer/cli/test_run_commands.py::test_ids_that_cannot_be_migrated_are_a_usage_error_that_names_each_and_opens_no_run",
             ROLLBACK
             + "test_an_id_that_cannot_be_rolled_back_is_refused_with_the_reason_and_no_run_is_opened",
         ),
@@ -287,7 +286,7 @@ DEFECTS = (
         number=33,
         was="unknown, negative or migrated ids ended in success",
         guards=(
-            CLI + "test_ids_that_cannot_be_migrated_are_a_usage_error_that_names_each_and_opens_no_run",
+            "producer/cli/test_run_commands.py::test_ids_that_cannot_be_migrated_are_a_usage_error_that_names_each_and_opens_no_run",
             "acceptance/test_verify_and_rollback_cli.py::test_what_cannot_be_rolled_back_is_named_and_nothing_begins",
         ),
     ),
@@ -331,7 +330,7 @@ DEFECTS = (
         guards=(
             WHOLE + "test_collecting_again_writes_an_equal_report_under_another_name",
             "producer/report/test_files.py::test_writers_at_once_each_get_their_own_file",
-            CLI + "test_a_report_directory_that_cannot_be_written_is_found_before_anything_is_queued",
+            "producer/cli/test_follow.py::test_a_report_directory_that_cannot_be_written_is_found_before_anything_is_queued",
         ),
     ),
     Defect(
@@ -347,7 +346,7 @@ DEFECTS = (
         was="connection errors were printed and swallowed",
         guards=(
             "worker/db/test_engine.py::test_a_server_that_is_not_there_is_named_by_host_and_port_and_nothing_else",
-            CLI + "test_an_unreachable_database_is_named_without_its_password",
+            "producer/cli/test_session.py::test_an_unreachable_database_is_named_without_its_password",
         ),
     ),
     Defect(

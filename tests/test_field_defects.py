@@ -210,7 +210,7 @@ DEFECTS = (
             "worker/test_settings.py::test_a_misspelt_setting_in_env_is_refused_with_the_one_that_was_meant",
             "worker/test_settings.py::test_names_of_other_applications_pass",
             "worker/test_settings.py::test_a_database_is_named_as_libpq_allows",
-            "producer/cli/test_app.py::test_options_that_do_nothing_without_wait_are_told",
+            "producer/cli/test_follow.py::test_options_that_do_nothing_without_wait_are_told",
         ),
     ),
     Defect(
@@ -263,9 +263,9 @@ DEFECTS = (
         guards=(
             "producer/cli/test_app.py::test_a_call_that_fails_is_one_object_with_json",
             "producer/cli/test_app.py::test_the_version_is_said",
-            "producer/cli/test_app.py::test_a_person_is_asked_before_everything_is_rolled_back",
-            "producer/cli/test_app.py::test_a_person_is_asked_before_a_run_is_cancelled",
-            "producer/cli/test_app.py::test_with_a_limit_what_failed_last_time_is_not_in_the_way",
+            "producer/cli/test_run_commands.py::test_a_person_is_asked_before_everything_is_rolled_back",
+            "producer/cli/test_control_commands.py::test_a_person_is_asked_before_a_run_is_cancelled",
+            "producer/cli/test_run_commands.py::test_with_a_limit_what_failed_last_time_is_not_in_the_way",
         ),
     ),
     Defect(
@@ -303,7 +303,7 @@ DEFECTS = (
             "faults/test_network_files.py::test_blocks_are_asked_for_where_the_file_system_can_and_not_written_where_it_cannot",
             "worker/doctor/test_mount_options.py::test_options_are_judged_by_what_they_cost",
             "worker/doctor/test_mount_options.py::test_two_machines_of_one_name_are_told_and_two_workers_of_one_machine_are_not",
-            "producer/cli/test_app.py::test_a_directory_that_does_not_answer_is_named_while_it_is_waited_for",
+            "producer/runs/test_survey.py::test_a_directory_that_does_not_answer_is_named_while_it_is_waited_for",
         ),
     ),
 )

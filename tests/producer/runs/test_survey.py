@@ -1,15 +1,18 @@
-"""What `enqueue` says of a store that has no room for what it plans."""
+"""What `enqueue` says of directories that do not answer, and of a store that has no room for what it plans."""
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
+from producer.runs import survey as surveys
 from producer.runs.legacy_projects import enqueue
 from producer.runs.open import Opened
-from producer.runs.survey import Survey, room_warnings
+from producer.runs.survey import Listing, Survey, room_warnings
 from tests.conftest import Site
 from tests.estate import make_project, record_session
+from tests.support.waiting import PATIENCE_S
 from worker.settings import Settings
 
 
@@ -78,3 +81,33 @@ def test_a_real_run_is_enqueued_with_the_warning_and_a_rehearsal_without_it(site
     assert len(run.warnings) == 1
     assert len(run.jobs) == 1
     assert room
+
+
+def test_a_directory_that_does_not_answer_is_named_while_it_is_waited_for(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+):
+    """A mount that hangs, as seen from the producer: a call that does not return."""
+    with site.engine.begin() as conn:
+        for name in ("one", "two", "three"):
+            record_session(conn, make_project(conn, site.legacy_root, name), "s", rows=20)
+    back = threading.Event()
+    survey = surveys.survey
+
+    def hangs(path: str) -> Survey | None:
+        if "two" in path:
+            back.wait(PATIENCE_S)
+        return survey(path)
+
+    monkeypatch.setattr(surveys, "survey", hangs)
+    heard: list[Listing] = []
+
+    def listen(listing: Listing) -> None:
+        heard.append(listing)
+        if listing.done == 2:
+            back.set()
+
+    opened = enqueue(site.settings, site.engine, dry_run=True, on_listing=listen)
+
+    assert len(opened.jobs) == 3
+    assert (heard[-1].done, heard[-1].total) == (2, 3)
+    assert "two" in heard[-1].waits_for[0][0]

@@ -1,0 +1,40 @@
+"""What people read, as values: whole on a narrow terminal, and harmless whatever projects are called."""
+
+import re
+import uuid
+from typing import Any
+
+import pytest
+
+from producer.cli.render import plan_table
+from producer.cli.terminal import Terminal
+from producer.runs.open import Opened
+from worker.db.ledger import NewJob
+from worker.messages import Verb
+
+
+def test_a_plan_on_a_narrow_terminal_is_shown_whole(monkeypatch: pytest.MonkeyPatch, capsys: Any):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    job = NewJob(project_id=4711, project_name="N" * 60, path="/" + "P" * 80, files=1234, size_bytes=5)
+    opened = Opened(run_id=uuid.uuid4(), verb=Verb.MIGRATE, dry_run=False, jobs=(job,))
+
+    Terminal(as_json=False).table(plan_table(opened))
+
+    words = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().err)
+    for shown in ("4711", "1,234", "5 bytes"):
+        assert shown in words
+    assert (words.count("N"), words.count("P")) == (60, 80)
+    assert max(map(len, words.splitlines())) <= 80
+
+
+def test_names_cannot_command_the_terminal(capsys: Any):
+    job = NewJob(project_id=1, project_name="\x1b[2J\x07[red]x\r\nb", path="/a\x1b[31m\tb")
+    opened = Opened(run_id=uuid.uuid4(), verb=Verb.MIGRATE, dry_run=False, jobs=(job,))
+
+    Terminal(as_json=False).table(plan_table(opened))
+
+    words = capsys.readouterr().err
+    assert not set(words) & set("\x1b\x07\r\t")
+    assert "[red]x" in words
+    assert len(words.splitlines()) == 3
