@@ -217,7 +217,7 @@ DEFECTS = (
         number=23,
         was="other sequences, encodings, inodes, times, paths and sizes than usual broke runs",
         guards=(
-            "producer/doctor/test_diagnose.py::test_a_sequence_that_is_behind_its_table_fails_with_the_statement_that_sets_it_right",
+            "producer/doctor/test_database_checks.py::test_a_sequence_that_is_behind_its_table_fails_with_the_statement_that_sets_it_right",
             "fidelity/test_encodings.py::test_names_that_the_database_holds_are_migrated_and_come_back",
             "fidelity/test_encodings.py::test_a_name_that_the_database_cannot_hold_is_refused_and_named",
             "worker/legacy/test_odd_projects.py::test_checks_of_files_with_inodes_from_2_63_on_and_any_time_come_back_as_they_were",

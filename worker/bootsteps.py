@@ -25,7 +25,7 @@ class Reaping(bootsteps.StartStopStep):  # type: ignore[misc]
         settings = settings_module.load()
         self._reaper = Reaper(settings)
         # Where the remote-control command below finds it.
-        parent.checkups = Checkups(settings, lambda: (self._reaper.check(),))
+        parent.checkups = Checkups(settings, lambda: {"reaper": self._reaper.check()})
 
     def start(self, _parent: Any) -> None:
         """Begin to look."""

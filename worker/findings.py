@@ -1,5 +1,6 @@
 """What a check found, as a value that workers and the doctor share. Knows neither what is checked nor how it travels."""
 
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
 from pydantic import ConfigDict
@@ -7,7 +8,7 @@ from pydantic.dataclasses import dataclass
 
 
 class Verdict(StrEnum):
-    """What a check says, from good to bad: a warning is worth a look, a failure stands in the way of the work."""
+    """What a check says, from good to bad: a warning deserves attention, a failure stands in the way of the work."""
 
     PASS = "pass"  # noqa: S105 - no password
     WARN = "warn"
@@ -16,24 +17,32 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class Check:
-    """One thing that was looked at: what was found, and the operator's next step unless all is well."""
+    """What one check found, and the operator's next step unless all is well. Its name is its key in `Checks`."""
 
-    name: str
     verdict: Verdict
     finding: str
     remedy: str | None = None
 
 
-def passed(name: str, finding: str) -> Check:
+Checks = Mapping[str, Check]
+"""Checks by name, in the order in which they are shown."""
+
+
+def passed(finding: str) -> Check:
     """All is well."""
-    return Check(name=name, verdict=Verdict.PASS, finding=finding)
+    return Check(verdict=Verdict.PASS, finding=finding)
 
 
-def warned(name: str, finding: str, remedy: str) -> Check:
-    """Work goes on, but somebody should know."""
-    return Check(name=name, verdict=Verdict.WARN, finding=finding, remedy=remedy)
+def warned(finding: str, remedy: str) -> Check:
+    """Work goes on, but the operator should know."""
+    return Check(verdict=Verdict.WARN, finding=finding, remedy=remedy)
 
 
-def failed(name: str, finding: str, remedy: str) -> Check:
+def failed(finding: str, remedy: str) -> Check:
     """Work cannot go on, or not safely."""
-    return Check(name=name, verdict=Verdict.FAIL, finding=finding, remedy=remedy)
+    return Check(verdict=Verdict.FAIL, finding=finding, remedy=remedy)
+
+
+def worst(checks: Iterable[Check]) -> Verdict:
+    """The worst verdict of several checks; `PASS` if there are none."""
+    return max((check.verdict for check in checks), key=list(Verdict).index, default=Verdict.PASS)

@@ -159,12 +159,12 @@ def diagnosis_lines(diagnosis: Diagnosis, width: int) -> Iterator[str]:
     """What the doctor found, chapter by chapter, within so many columns; what to do stands under what is not well."""
     for chapter in diagnosis.chapters:
         yield f"[bold]{chapter.title}[/]"
-        for check in chapter.checks:
-            yield from _entry(_MARKS[check.verdict], check.name, check.finding, width)
+        for name, check in chapter.checks.items():
+            yield from _entry(_MARKS[check.verdict], name, check.finding, width)
             if check.remedy:
                 yield from _entry(" ", "", f"→ {check.remedy}", width)
-        for one in chapter.not_checked:
-            yield from _entry("[dim]-[/]", one.name, f"not checked: {one.because}", width)
+        for name, because in chapter.not_checked.items():
+            yield from _entry("[dim]-[/]", name, f"not checked: {because}", width)
     # The lines above may have left the screen.
     for verdict in (Verdict.FAIL, Verdict.WARN):
         if diagnosis.count(verdict):

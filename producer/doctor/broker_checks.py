@@ -1,11 +1,13 @@
-"""What the doctor asks Redis: is it there, does it keep what it is given, is what waits in it ours."""
+"""What the doctor asks Redis: can it be reached, does it keep what it is given, are the messages in it ours."""
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from sqlalchemy import Engine
 
 from producer.doctor.database_checks import is_local
-from producer.doctor.findings import Chapter, Notes
+from producer.doctor.findings import Chapter
 from worker.broker import client as broker
 from worker.broker.client import Server
 from worker.db import overview
@@ -18,106 +20,114 @@ OLDEST = 6
 """The oldest Redis that the broker's client speaks with as we need it."""
 
 _TOO_MANY = 1000
-_REST = ("takes messages", "version", "eviction", "persistence", "memory", "queue")
 
 
-def look(settings: Settings, engine: Engine) -> Chapter:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Broker:
+    settings: Settings
+    engine: Engine
+    server: Server
+
+
+CHECKS: Mapping[str, Callable[[_Broker], Check]] = {
+    "takes messages": lambda it: _takes_messages(it.settings),
+    "version": lambda it: version_check(it.server),
+    "eviction": lambda it: eviction_check(it.server),
+    "persistence": lambda it: persistence_check(it.server),
+    "memory": lambda it: memory_check(it.server),
+    "queue": lambda it: _queue(it.settings, it.engine),
+}
+
+
+def check_broker(settings: Settings, engine: Engine) -> Chapter:
     """Everything about the broker; if it cannot be reached, that."""
-    notes = Notes("Redis")
-    url = urlsplit(settings.redis_url.get_secret_value())
+    chapter = Chapter("Redis")
+    url = settings.broker
     try:
         server = broker.server(settings)
     except BrokerUnavailableError as error:
-        notes.add(failed("reachable", str(error), error.remedy))
-        notes.leave_out(_REST, "Redis cannot be asked")
+        chapter.checks["reachable"] = failed(str(error), error.remedy)
+        chapter.leave_out(CHECKS, "Redis cannot be asked")
     else:
-        notes.add(passed("reachable", f"{url.hostname}:{url.port or 6379}"), _takes_messages(settings))
-        notes.add(
-            version_check(server), eviction_check(server), persistence_check(server), memory_check(server)
-        )
-        notes.look("queue", lambda: _queue(settings, engine))
-    notes.add(protection_check(url.hostname, encrypted=url.scheme == "rediss", password=bool(url.password)))
-    return notes.chapter()
+        chapter.checks["reachable"] = passed(url.place)
+        chapter.carry_out(CHECKS, _Broker(settings=settings, engine=engine, server=server))
+    chapter.checks["protection"] = protection_check(
+        url.host, encrypted=bool(url.tls), password=bool(urlsplit(url.url).password)
+    )
+    return chapter
 
 
 def _takes_messages(settings: Settings) -> Check:
-    """Does it do what it is asked? One that answers and refuses holds everything up."""
+    """Does it do what it is asked? A server that answers and refuses holds everything up."""
     try:
         broker.check(settings)
     except BrokerUnavailableError as error:
-        return failed("takes messages", str(error), error.remedy)
-    return passed("takes messages", "it can be written to")
+        return failed(str(error), error.remedy)
+    return passed("it can be written to")
 
 
 def version_check(server: Server) -> Check:
     """Is it a version that can do what Celery asks of it?"""
     if int(server.redis_version.split(".")[0]) < OLDEST:
-        return failed("version", server.product, f"Use Redis {OLDEST} or newer, or Valkey.")
-    return passed("version", server.product)
+        return failed(server.product, f"Use Redis {OLDEST} or newer, or Valkey.")
+    return passed(server.product)
 
 
 def eviction_check(server: Server) -> Check:
-    """A broker that throws messages away when memory is short is none. Only what expires by itself may go: cached results."""
-    name, words = "eviction", f"maxmemory-policy is {server.eviction}"
+    """A broker that throws messages away when memory is short is none. Only cached results, which expire, may go."""
+    finding = f"maxmemory-policy is {server.eviction}"
     remedy = "redis-cli config set maxmemory-policy noeviction; and in redis.conf"
     if server.eviction.startswith("allkeys"):
-        return failed(name, f"{words}: it may throw away jobs' messages", remedy)
+        return failed(f"{finding}: it may throw away jobs' messages", remedy)
     if server.eviction != "noeviction":
-        return warned(name, f"{words}: it may throw away results", remedy)
-    return passed(name, words)
+        return warned(f"{finding}: it may throw away results", remedy)
+    return passed(finding)
 
 
 def persistence_check(server: Server) -> Check:
     """What a restart costs. The ledger has every job sent again, so it is time and not work."""
-    name = "persistence"
     if server.cannot_save:
-        words = f"Redis cannot save: {', '.join(server.cannot_save)}"
-        return failed(name, words, "Look at Redis's log and its disk: it may refuse every message.")
+        finding = f"Redis cannot save: {', '.join(server.cannot_save)}"
+        return failed(finding, "Look at Redis's log and its disk: it may refuse every message.")
     if not server.writes_log:
-        words = "appendonly is off: a restart loses what waits, until the workers send it again"
-        return warned(name, words, "redis-cli config set appendonly yes; and in redis.conf")
-    return passed(name, "appendonly is on")
+        finding = "appendonly is off: a restart loses what waits, until the workers send it again"
+        return warned(finding, "redis-cli config set appendonly yes; and in redis.conf")
+    return passed("appendonly is on")
 
 
 def memory_check(server: Server) -> Check:
     """Is there room for messages and results?"""
-    name = "memory"
     used = human_bytes(server.memory_bytes)
     if not server.memory_limit_bytes:
-        return passed(name, f"{used}, without a limit")
+        return passed(f"{used}, without a limit")
     share = server.memory_bytes / server.memory_limit_bytes
-    words = f"{used} of {human_bytes(server.memory_limit_bytes)} ({share:.0%})"
+    finding = f"{used} of {human_bytes(server.memory_limit_bytes)} ({share:.0%})"
     remedy = "Raise maxmemory, or empty what else is in it; the migrator takes about 2 kB for each project."
     if share > 0.95:
-        return failed(name, words, remedy)
-    return warned(name, words, remedy) if share > 0.8 else passed(name, words)
+        return failed(finding, remedy)
+    return warned(finding, remedy) if share > 0.8 else passed(finding)
 
 
 def protection_check(host: str | None, *, encrypted: bool, password: bool) -> Check:
-    """Whoever can write to the broker can have workers do jobs of the ledger, and hold them up."""
-    name = "protection"
+    """A client that can write to the broker can have workers do jobs of the ledger, and hold them up."""
     if is_local(host):
-        return passed(name, "on this machine only")
+        return passed("on this machine only")
     lacks = [
-        words
-        for words, there in (("not encrypted", encrypted), ("without a password", password))
-        if not there
+        lack for lack, there in (("not encrypted", encrypted), ("without a password", password)) if not there
     ]
     if lacks:
-        return warned(name, f"{host} is used {' and '.join(lacks)}", "Use rediss://:PASSWORD@HOST:PORT/0.")
-    return passed(name, "TLS and a password")
+        return warned(f"{host} is used {' and '.join(lacks)}", "Use rediss://:PASSWORD@HOST:PORT/0.")
+    return passed("TLS and a password")
 
 
 def _queue(settings: Settings, engine: Engine) -> Check:
-    name = "queue"
     messages = broker.condition(settings).waiting
     with engine.connect() as conn:
         waiting = overview.open_jobs(conn).waiting
-    words = f"{messages} messages, {waiting} waiting jobs"
+    finding = f"{messages} messages, {waiting} waiting jobs"
     if messages > waiting + _TOO_MANY:
         return warned(
-            name,
-            words,
+            finding,
             "Workers drop messages without a job; if they do not get fewer, another program uses this Redis database.",
         )
-    return passed(name, words)
+    return passed(finding)

@@ -1,46 +1,57 @@
-"""What the doctor found, as values: checks in chapters, and what could not be looked at and why. Knows nothing of what it is."""
+"""What the doctor found, as values: checks in chapters, and what could not be checked and why. Knows no check."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from worker.errors import MigratorError
 from worker.findings import Check, Verdict
 
+T = TypeVar("T")
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NotChecked:
-    """Something that could not be looked at, and why."""
-
-    name: str
-    because: str
+FEW = 5
+"""So many things of one kind are named; the others are counted."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True)
 class Chapter:
-    """What was looked at in one place, in order."""
+    """What was checked of one thing, by name and in order, and what could not be checked, with the reason."""
 
     title: str
-    checks: tuple[Check, ...]
-    not_checked: tuple[NotChecked, ...] = ()
+    checks: dict[str, Check] = field(default_factory=dict)
+    not_checked: dict[str, str] = field(default_factory=dict)
+
+    def carry_out(self, checks: Mapping[str, Callable[[T], Check]], subject: T) -> None:
+        """Check the subject. A check that cannot be carried out is noted with the reason."""
+        for name, check in checks.items():
+            try:
+                self.checks[name] = check(subject)
+            except (MigratorError, SQLAlchemyError) as error:
+                self.leave_out([name], str(error).partition("\n")[0])
+
+    def leave_out(self, names: Iterable[str], because: str) -> None:
+        """Note why these checks, as far as they are still to be done, were not carried out."""
+        self.not_checked |= {name: because for name in names if name not in self.checks}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diagnosis:
-    """Everything that was looked at."""
+    """Everything that was checked."""
 
     chapters: tuple[Chapter, ...]
 
     def count(self, verdict: Verdict) -> int:
-        """How many checks said so."""
-        return sum(check.verdict is verdict for chapter in self.chapters for check in chapter.checks)
+        """How many checks ended so."""
+        return sum(check.verdict is verdict for chapter in self.chapters for check in chapter.checks.values())
 
     def names(self, verdict: Verdict) -> str:
-        """Which checks said so, by chapter."""
+        """Which checks ended so, by chapter."""
         by_chapter = {
-            chapter.title: ", ".join(check.name for check in chapter.checks if check.verdict is verdict)
+            chapter.title: ", ".join(
+                name for name, check in chapter.checks.items() if check.verdict is verdict
+            )
             for chapter in self.chapters
         }
         return "; ".join(f"{title}: {names}" for title, names in by_chapter.items() if names)
@@ -58,45 +69,23 @@ class Diagnosis:
             "checks": [
                 {
                     "chapter": chapter.title,
-                    "name": check.name,
+                    "name": name,
                     "verdict": check.verdict.value,
                     "finding": check.finding,
                     "remedy": check.remedy,
                 }
                 for chapter in self.chapters
-                for check in chapter.checks
+                for name, check in chapter.checks.items()
             ],
             "not_checked": [
-                {"chapter": chapter.title, "name": one.name, "because": one.because}
+                {"chapter": chapter.title, "name": name, "because": because}
                 for chapter in self.chapters
-                for one in chapter.not_checked
+                for name, because in chapter.not_checked.items()
             ],
         }
 
 
-class Notes:
-    """Collects what one chapter finds. A look that cannot be done becomes a note that says why."""
-
-    def __init__(self, title: str) -> None:
-        self._title = title
-        self._checks: list[Check] = []
-        self._not_checked: list[NotChecked] = []
-
-    def add(self, *checks: Check) -> None:
-        """Keep what was found."""
-        self._checks += checks
-
-    def leave_out(self, names: Sequence[str], because: str) -> None:
-        """Say what was not looked at."""
-        self._not_checked += [NotChecked(name=name, because=because) for name in names]
-
-    def look(self, name: str, look: Callable[[], Check]) -> None:
-        """Look, if that can be done."""
-        try:
-            self.add(look())
-        except (MigratorError, SQLAlchemyError) as error:
-            self.leave_out([name], str(error).partition("\n")[0])
-
-    def chapter(self) -> Chapter:
-        """What there is."""
-        return Chapter(title=self._title, checks=tuple(self._checks), not_checked=tuple(self._not_checked))
+def first_few(things: Sequence[object]) -> str:
+    """The first few of many, and how many more there are."""
+    rest = f" and {len(things) - FEW} more" if len(things) > FEW else ""
+    return ", ".join(str(thing) for thing in things[:FEW]) + rest

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, text
 
-from producer.doctor import database_checks as doctor_database
+from producer.doctor.database_checks import check_database
 from tests.conftest import Site, _administer, _names, _site, _url
 from tests.estate import make_project, record_session
 from tests.support.runs import do, open_run, tools_of
@@ -116,5 +116,5 @@ def test_a_row_whose_bytes_are_no_utf8_is_named(site: Site, encoding: str):
     ):
         conn.execute(text("select project_name from projects")).all()
 
-    (found,) = [one for one in doctor_database.look(site.engine).checks if one.name == "encoding"]
+    found = check_database(site.engine).checks["encoding"]
     assert f"projects {number} (project_name)" in found.finding

@@ -1,6 +1,7 @@
-"""The legacy roots and the projects in them, as the doctor looks at them from a worker's machine. Reads no file's content.
+"""The legacy roots and the projects in them, as a worker's machine sees them. Reads no file's content.
 
-Each look is one call that may hang with its mount; who calls sees to that. Knows no database and no Celery.
+Each check of a root or a project is one call that may hang with its mount; the caller sees to that. Knows no database and
+no Celery.
 """
 
 import os
@@ -8,64 +9,62 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from worker.doctor.store_checks import Request
+from worker.doctor.protocol import Request
 from worker.errors import MigratorError
-from worker.findings import Check, Verdict, failed, passed, warned
+from worker.findings import Check, Verdict, failed, passed, warned, worst
 from worker.legacy.roots import Roots, check_place
 from worker.store.digest import printable
 
+MOUNT_IT = "Mount the directory on every worker's machine at the same path, readable for the worker's user."
 
-def look_at_root(root: str, *, may_be_empty: bool = False) -> tuple[Verdict, str | None]:
+
+def root_check(root: str, *, may_be_empty: bool = False) -> Check:
     """Is it there and readable? An empty one may be a mount point without its mount; a new DATA_DIR is empty as well."""
     try:
         with os.scandir(root) as entries:
-            empty = next(entries, None) is None
+            is_empty = next(entries, None) is None
     except OSError as error:
-        return Verdict.FAIL, _reason(error)
-    if empty and not may_be_empty:
-        return Verdict.WARN, "is empty; is it mounted?"
-    return Verdict.PASS, None
+        return failed(_reason(error), MOUNT_IT)
+    if is_empty and not may_be_empty:
+        return warned("is empty; is it mounted?", MOUNT_IT)
+    return passed("can be read")
 
 
-def roots_check(roots: Mapping[str, tuple[Verdict, str | None]]) -> Check:
+def roots_check(roots: Mapping[str, Check]) -> Check:
     """All of LEGACY_ROOTS in one line."""
-    name = "legacy roots"
-    troubled = {root: trouble for root, (_, trouble) in roots.items() if trouble}
-    if not troubled:
-        return passed(name, f"{', '.join(map(printable, roots))} can be read")
-    words = "; ".join(f"{printable(root)} {trouble}" for root, trouble in troubled.items())
-    remedy = "Mount the directory on every worker's machine at the same path, readable for the worker's user."
-    if any(verdict is Verdict.FAIL for verdict, _ in roots.values()):
-        return failed(name, words, remedy)
-    return warned(name, words, remedy)
+    verdict = worst(roots.values())
+    if verdict is Verdict.PASS:
+        return passed(f"{', '.join(map(printable, roots))} can be read")
+    troubles = (
+        f"{printable(root)} {check.finding}"
+        for root, check in roots.items()
+        if check.verdict is not Verdict.PASS
+    )
+    return Check(verdict=verdict, finding="; ".join(troubles), remedy=MOUNT_IT)
 
 
-def read_only_check(request: Request) -> list[Check]:
+def protection_check(request: Request) -> Check:
     """Nothing is ever written to a legacy directory; where it has a mount of its own, the mount can see to that."""
-    name = "legacy roots protected"
     try:
-        home = os.stat(request.data_dir).st_dev
+        data_device = os.stat(request.data_dir).st_dev
         writable = [
             root
             for root in request.legacy_roots
-            if os.stat(root).st_dev != home
+            if os.stat(root).st_dev != data_device
             and not os.statvfs(root).f_flag & os.ST_RDONLY
             and os.access(root, os.W_OK)
         ]
     except OSError:
         writable = []
-    if not writable:
-        return [passed(name, "no separate mount of them is writable")]
-    return [
-        warned(
-            name,
+    if writable:
+        return warned(
             f"{', '.join(map(printable, writable))} is a mount that could be written",
             "Mount it read-only on the workers: nothing needs more.",
         )
-    ]
+    return passed("no separate mount of them is writable")
 
 
-def look_at_project(path: str, roots: Roots) -> str | None:
+def why_unreadable(path: str, roots: Roots) -> str | None:
     """What keeps a worker from reading a project's directory; None when nothing does."""
     try:
         check_place(path, os.path.realpath(path), roots)

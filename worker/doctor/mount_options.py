@@ -1,4 +1,4 @@
-"""Which mount a place lies on and how it is mounted, as the doctor judges it (proc(5), nfs(5)). Knows no file of the migrator."""
+"""Which mount a directory lies on and whether its options are safe (proc(5), nfs(5)). Knows no file of the migrator."""
 
 import os
 import re
@@ -20,7 +20,7 @@ _REMEDY = "Mount it so (docs/operations.md, Several machines, one file system): 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mount:
-    """One line of mountinfo: where, of which kind, and all options, those of the mount and of its file system together."""
+    """One line of mountinfo: mount point, file system type, and the options of the mount and of its file system together."""
 
     point: str
     kind: str
@@ -52,16 +52,16 @@ def _unescaped(text: str) -> str:
 
 
 def mount_of(place: str, among: Sequence[Mount]) -> Mount | None:
-    """The mount that a place without links lies on: the deepest one, and of several at one point the latest."""
+    """The mount that a resolved path lies on: the deepest one, and of several at one point the latest."""
     above = [one for one in among if place == one.point or place.startswith(f"{one.point.rstrip('/')}/")]
     return max(reversed(above), key=lambda one: len(one.point), default=None)
 
 
-def look_at_mounts(data_places: Sequence[str], legacy_roots: Sequence[str]) -> list[Check]:
-    """Judge the mounts of these places on this machine."""
+def check_mounts(data_places: Sequence[str], legacy_roots: Sequence[str]) -> Check:
+    """Check the mounts of these directories on this machine."""
     text = Path(MOUNTINFO).read_text(encoding="utf-8", errors="surrogateescape")
     resolved = {place: os.path.realpath(place) for place in (*data_places, *legacy_roots)}
-    return [mounts_check(mounts(text), data_places, legacy_roots, resolved)]
+    return mounts_check(mounts(text), data_places, legacy_roots, resolved)
 
 
 def mounts_check(
@@ -70,25 +70,22 @@ def mounts_check(
     legacy_roots: Sequence[str],
     resolved: Mapping[str, str],
 ) -> Check:
-    """Is every place that is on NFS mounted so that an outage waits, and so that what other machines write is seen?"""
-    name = "mount options"
+    """Is every place on NFS mounted so that jobs wait out an outage, and so that what other machines write is seen?"""
     on_nfs = {
         place: mount
         for place, real in resolved.items()
         if (mount := mount_of(real, among)) is not None and mount.kind in _NFS
     }
     if not on_nfs:
-        return passed(name, "nothing lies on NFS")
+        return passed("nothing lies on NFS")
     wrong = list(_wrong(on_nfs, data_places))
     if wrong:
-        return failed(
-            name, "; ".join(dict.fromkeys(wrong)), f"{_REMEDY}hard, and DATA_DIR lookupcache=positive."
-        )
+        return failed("; ".join(dict.fromkeys(wrong)), f"{_REMEDY}hard, and DATA_DIR lookupcache=positive.")
     cached = [f"{mount.point} is writable and caches attributes" for mount in _cached(on_nfs, legacy_roots)]
     if cached:
-        words = f"{'; '.join(dict.fromkeys(cached))}: a file that another machine rewrites may look unchanged for a minute"
-        return warned(name, words, f"{_REMEDY}legacy directories ro, or with actimeo=0.")
-    return passed(name, f"{', '.join(sorted({mount.point for mount in on_nfs.values()}))}: as it should be")
+        finding = f"{'; '.join(dict.fromkeys(cached))}: a file that another machine rewrites may look unchanged for a minute"
+        return warned(finding, f"{_REMEDY}legacy directories ro, or with actimeo=0.")
+    return passed(f"{', '.join(sorted({mount.point for mount in on_nfs.values()}))}: as it should be")
 
 
 def _wrong(on_nfs: Mapping[str, Mount], data_places: Sequence[str]) -> Iterator[str]:
@@ -109,7 +106,7 @@ def _cached(on_nfs: Mapping[str, Mount], legacy_roots: Sequence[str]) -> Iterato
 
 
 def host_identity() -> tuple[str, str]:
-    """Under which name a file server knows this machine, and which start of which machine it is."""
+    """The name under which a file server knows this machine, and an id of its last boot."""
     return _known_as(), _read("/proc/sys/kernel/random/boot_id")
 
 

@@ -1,12 +1,12 @@
 """What travels between the doctor, a worker's parent and its probe. Knows no broker, no process and no check."""
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping
-from dataclasses import field
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass
@@ -14,35 +14,69 @@ from pydantic.dataclasses import dataclass
 import worker
 from worker.findings import Check
 
-_STRICT = ConfigDict(extra="forbid")
-
-
 COMMAND = "examine"
 """The remote-control command by which workers are asked."""
 
+_STRICT = ConfigDict(extra="forbid")
+
 
 class Step(StrEnum):
-    """What a worker is asked, one after the other: to look at its machine, to say whose marks it sees, to clear up."""
+    """What a worker is asked, in this order: to examine its machine, to look for the marks of all, to clean up."""
 
     EXAMINE = "examine"
     LOOK = "look"
     END = "end"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
-class Machine:
-    """What a worker's machine looks like to it. `mark` is the file it made in DATA_DIR, None where it could not.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a probe is to check. `token` names one call of the doctor; `projects` are paths by project id.
 
-    `staging` names what lies in the store's staging, `restoring` what restores have beside legacy directories; `unseen` says of
-    sampled projects why they cannot be read there. `host` is the name under which a file server knows the machine, `boot_id`
-    tells it from every other one.
+    Not validated: paths may hold bytes that are not UTF-8, which pydantic refuses.
     """
 
-    checks: tuple[Check, ...]
+    token: str
+    data_dir: str
+    store_digest: Literal["blake3", "sha256"]
+    legacy_roots: tuple[str, ...]
+    projects: Mapping[int, str]
+
+    @property
+    def datasets_dir(self) -> str:
+        """Where trees are."""
+        return f"{self.data_dir}/raw_datasets"
+
+    @property
+    def store_dir(self) -> str:
+        """Where blobs are."""
+        return f"{self.data_dir}/dataset_store"
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_json(document: Mapping[str, Any]) -> "Request":
+        """Back from JSON values, in which every key is a string."""
+        roots = tuple(document["legacy_roots"])
+        projects = {int(number): path for number, path in document["projects"].items()}
+        return Request(**{**document, "legacy_roots": roots, "projects": projects})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
+class Machine:
+    """What a probe found on a worker's machine. `mark` is the file it made in DATA_DIR, None where it could not.
+
+    `staging` names what lies in the store's staging, `restoring` what restores have beside legacy directories;
+    `unseen` says of sampled projects why they cannot be read there. `host` is the name under which a file server
+    knows the machine, `boot_id` tells it from every other one.
+    """
+
+    checks: dict[str, Check]
     store_id: str | None = None
     staging: tuple[str, ...] = ()
     restoring: tuple[str, ...] = ()
-    unseen: dict[int, str] = field(default_factory=dict)
+    unseen: dict[int, str] = dataclasses.field(default_factory=dict)
     mark: str | None = None
     host: str = ""
     boot_id: str = ""
@@ -60,13 +94,13 @@ class Machine:
 @dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class Evidence:
     """What a worker answers the doctor. `settings` are those that all workers must have alike; `database` tells one
-    PostgreSQL and database from another; `sampled` counts the projects that the machine was to look for.
+    PostgreSQL and database from another; `sampled` counts the projects that the probe was to look for.
     """
 
     edition: str
     settings: dict[str, str]
     processes: int
-    checks: tuple[Check, ...]
+    checks: dict[str, Check]
     database: str | None
     sampled: int
     machine: Machine

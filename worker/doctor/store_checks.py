@@ -1,21 +1,20 @@
-"""DATA_DIR and the store in it, as the doctor looks at them from a worker's machine: what works there.
+"""DATA_DIR and the store in it, as a worker's machine sees them: what works there, what is left over, how much room there is.
 
-Each look is one call that may hang with its mount; who calls sees to that. Knows no database, no process and no Celery.
+Each check is one call that may hang with its mount; the caller sees to that. Knows no database, no process and no Celery.
 """
 
 import os
 import re
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from worker.doctor.protocol import Request
 from worker.errors import MigratorError, StoreUnusableError
 from worker.findings import Check, failed, passed, warned
-from worker.store.digest import Algorithm, printable
+from worker.store.digest import printable
 from worker.store.files import NO_LINKS
 from worker.store.removal import BUILDING, remove_tree
 from worker.store.store import Store
@@ -23,7 +22,7 @@ from worker.store.syscalls import SYNCFS_TELLS_ERRORS, sync_file_system
 from worker.units import human_bytes, reserve_of
 
 OLD_S = 60.0
-"""What is in staging for no longer may be a job's that has just ended."""
+"""A younger entry of staging may be of a job that has just ended."""
 
 _MARK = ".label-doctor"
 _PROBE = "doctor-"
@@ -31,78 +30,28 @@ _MOST_NAMES = 1000
 _FEW_INODES = 10_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What to look at. `token` names one call of the doctor; `projects` are paths by project id."""
-
-    token: str
-    data_dir: str
-    store_digest: Algorithm
-    legacy_roots: tuple[str, ...]
-    projects: Mapping[int, str]
-
-    @property
-    def datasets_dir(self) -> str:
-        """Where trees are."""
-        return f"{self.data_dir}/raw_datasets"
-
-    @property
-    def store_dir(self) -> str:
-        """Where blobs are."""
-        return f"{self.data_dir}/dataset_store"
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return {
-            "token": self.token,
-            "data_dir": self.data_dir,
-            "store_digest": self.store_digest,
-            "legacy_roots": list(self.legacy_roots),
-            "projects": list(self.projects.items()),
-        }
-
-    @staticmethod
-    def from_json(document: Mapping[str, Any]) -> "Request":
-        """Back from JSON values."""
-        return Request(
-            token=document["token"],
-            data_dir=document["data_dir"],
-            store_digest=document["store_digest"],
-            legacy_roots=tuple(document["legacy_roots"]),
-            projects=dict(document["projects"]),
-        )
-
-
 # The store --------------------------------------------------------------------------------------------------------
 
 
-def try_store(request: Request) -> list[Check]:
-    """Do on a small file what is done for every dataset: make, write, flush, rename, link, link into the trees."""
-    name, place = "data directory", printable(request.data_dir)
+def check_data_dir(request: Request) -> dict[str, Check]:
+    """Do with a small file what is done for every dataset: create, write, flush, rename, link, move into the trees."""
+    place = printable(request.data_dir)
     if not os.path.isdir(request.data_dir):
-        return [
-            failed(
-                name,
-                f"{place} is not a directory",
-                "Mount DATA_DIR on every worker's machine, at the same path.",
-            )
-        ]
+        remedy = "Mount DATA_DIR on every worker's machine, at the same path."
+        return {"data directory": failed(f"{place} is not a directory", remedy)}
     try:
         with _probe_folder(request) as folder:
             _write(f"{folder}/draft")
             os.rename(f"{folder}/draft", f"{folder}/file")
-            links = _try_link(folder)
-            one = _try_link_into_trees(request, f"{folder}/file")
+            return {
+                "data directory": passed(f"{place} can be written"),
+                "hard links": _link_check(folder),
+                "one file system": _move_check(request, f"{folder}/file"),
+            }
     except OSError as error:
         where = printable(error.filename or request.data_dir)
-        return [
-            failed(
-                name,
-                f"cannot write there: {where}: {error.strerror}",
-                "Let the worker's user write to DATA_DIR, dataset_store and raw_datasets.",
-            )
-        ]
-    return [passed(name, f"{place} can be written"), links, one]
+        remedy = "Let the worker's user write to DATA_DIR, dataset_store and raw_datasets."
+        return {"data directory": failed(f"cannot write there: {where}: {error.strerror}", remedy)}
 
 
 def _write(path: str) -> None:
@@ -112,45 +61,41 @@ def _write(path: str) -> None:
         os.fsync(file.fileno())
 
 
-def _try_link(folder: str) -> Check:
-    name = "hard links"
+def _link_check(folder: str) -> Check:
     try:
         os.link(f"{folder}/file", f"{folder}/link")
     except OSError as error:
         if error.errno not in NO_LINKS:
             raise
         return warned(
-            name,
             "the file system has none: every dataset takes its space again",
             "Put DATA_DIR on a file system with hard links, such as ext4, XFS or NFS.",
         )
-    return passed(name, "work")
+    return passed("work")
 
 
-def _try_link_into_trees(request: Request, file: str) -> Check:
+def _move_check(request: Request, file: str) -> Check:
     """Rename it into the trees as a dataset is. Two mounts of one file system have one device and still refuse that."""
-    name = "one file system"
     trees = request.datasets_dir if os.path.isdir(request.datasets_dir) else request.data_dir
     target = f"{trees}/{_MARK}-{uuid.uuid4().hex}"
     try:
         os.rename(file, target)
     except OSError as error:
         return failed(
-            name,
             f"{printable(trees)}: a file of the store cannot be moved there: {error.strerror}",
             "raw_datasets and dataset_store must be on one mount of one file system, both writable for the worker's user.",
         )
     os.unlink(target)
-    return passed(name, "raw_datasets and dataset_store are on one")
+    return passed("raw_datasets and dataset_store are on one")
 
 
 @contextmanager
 def _probe_folder(request: Request) -> Iterator[str]:
-    """A directory where staging is or would be, gone at the end."""
+    """A directory where staging is or would be, removed at the end."""
     wanted = (f"{request.store_dir}/staging", request.store_dir, request.data_dir)
-    beside = next(place for place in wanted if os.path.isdir(place))
-    # With a dot where people look; in staging it is among its like.
-    folder = f"{beside}/{_PROBE if beside.endswith('/staging') else _MARK + '-'}{uuid.uuid4().hex}"
+    parent = next(place for place in wanted if os.path.isdir(place))
+    # Hidden where people look; in staging it is named like everything else there.
+    folder = f"{parent}/{_PROBE if parent.endswith('/staging') else _MARK + '-'}{uuid.uuid4().hex}"
     os.mkdir(folder, 0o700)
     try:
         yield folder
@@ -159,67 +104,63 @@ def _probe_folder(request: Request) -> Iterator[str]:
             remove_tree(folder)
 
 
-def try_sync(request: Request) -> list[Check]:
-    """Wait for the file system of the store as a migration does: seconds on a busy disk, and an error on a failing one."""
-    name = "flush to disk"
+def check_flush(request: Request) -> dict[str, Check]:
+    """Flush the store's file system as a migration does: seconds on a busy disk, and an error on a failing one.
+
+    No check at all where DATA_DIR is missing, which has a check of its own.
+    """
     if not os.path.isdir(request.data_dir):
-        return []
+        return {}
     begin = time.monotonic()
     try:
         sync_file_system(_where_the_store_is(request))
     except OSError as error:
-        return [
-            failed(
-                name,
-                f"syncfs: {error.strerror}",
-                "Look at the kernel's messages: the disk loses what is written.",
-            )
-        ]
-    words = f"syncfs took {time.monotonic() - begin:.2g} s"
-    if not SYNCFS_TELLS_ERRORS:
-        return [
-            warned(
-                name,
-                f"{words}; this kernel ({os.uname().release}) reports no errors by it, so each file is flushed by itself",
-                "Nothing is lost, but much is slower; run workers on Linux 5.8 or newer.",
-            )
-        ]
-    return [passed(name, words)]
+        remedy = "Look at the kernel's messages: the disk loses what is written."
+        return {"flush to disk": failed(f"syncfs: {error.strerror}", remedy)}
+    return {"flush to disk": flush_check(time.monotonic() - begin)}
 
 
-def open_store(request: Request) -> tuple[Check, str | None]:
-    """Read store.json and its directories as every job does; the store's id."""
-    name = "store"
+def flush_check(took_s: float) -> Check:
+    """How long a flush took, and whether this kernel would have reported an error."""
+    finding = f"syncfs took {took_s:.2g} s"
+    if SYNCFS_TELLS_ERRORS:
+        return passed(finding)
+    return warned(
+        f"{finding}; this kernel ({os.uname().release}) reports no errors by it, so each file is flushed by itself",
+        "Nothing is lost, but much is slower; run workers on Linux 5.8 or newer.",
+    )
+
+
+def check_store(request: Request) -> tuple[Check, str | None]:
+    """Open the store as every job does, reading store.json and its directories; with the store's id if there is one."""
     try:
         store = Store.open(
             Path(request.store_dir), Path(request.datasets_dir), request.store_digest, create=False
         )
-    except MigratorError as error:
+    except StoreUnusableError as error:
         # The error's own remedy is to call the doctor.
-        remedy = (
-            "Restore store.json, or name another DATA_DIR."
-            if isinstance(error, StoreUnusableError)
-            else error.remedy
-        )
-        return failed(name, str(error), remedy), None
+        return failed(str(error), "Restore store.json, or name another DATA_DIR."), None
+    except MigratorError as error:
+        return failed(str(error), error.remedy), None
     if store.store_id is None:
-        return passed(name, "none yet; the first migration makes it"), None
+        return passed("none yet; the first migration makes it"), None
     if store.algorithm != request.store_digest:
         return warned(
-            name,
             f"it was made with {store.algorithm} and stays so; STORE_DIGEST says {request.store_digest}",
             f"Set STORE_DIGEST={store.algorithm}.",
         ), store.store_id
-    return passed(name, f"{store.store_id[:8]}, {store.algorithm}"), store.store_id
+    return passed(f"{store.store_id[:8]}, {store.algorithm}"), store.store_id
 
 
 def staging_names(request: Request) -> tuple[str, ...]:
-    """What has been in the store's staging for a while, as far as it can be listed. Short jobs come and go meanwhile."""
+    """What has been in the store's staging for a minute, as far as it can be listed. Short jobs come and go meanwhile."""
     return _old_ones(f"{request.store_dir}/staging", "")
 
 
 def restoring_names(request: Request) -> tuple[str, ...]:
-    """What restores have left beside legacy directories, or are building there: in the roots, and beside the sampled projects."""
+    """What restores have left beside legacy directories, or are building there: in the roots, and beside the sampled
+    projects.
+    """
     beside = {
         *request.legacy_roots,
         *(os.path.dirname(path.rstrip("/")) for path in request.projects.values()),
@@ -243,39 +184,38 @@ def _old_ones(folder: str, prefix: str) -> tuple[str, ...]:
     return tuple(old)
 
 
-def room(request: Request) -> list[Check]:
+def check_space(request: Request) -> dict[str, Check]:
     """Bytes and inodes that are free for the store."""
     try:
         status = os.statvfs(_where_the_store_is(request))
     except OSError as error:
-        return [failed("free space", f"cannot be told: {error.strerror}", "Mount DATA_DIR on every worker.")]
-    return [space_check(status), inodes_check(status)]
+        finding = f"cannot be determined: {error.strerror}"
+        return {"free space": failed(finding, "Mount DATA_DIR on every worker.")}
+    return {"free space": space_check(status), "inodes": inodes_check(status)}
 
 
 def space_check(status: os.statvfs_result) -> Check:
-    """Is there more than the reserve that the store leaves to everybody else?"""
-    name = "free space"
+    """Is there more than the reserve that the store leaves to other programs?"""
     size, free = status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize
     reserve = reserve_of(size)
-    words = f"{human_bytes(free)} of {human_bytes(size)} are free, {human_bytes(reserve)} stay in reserve"
+    finding = f"{human_bytes(free)} of {human_bytes(size)} are free, {human_bytes(reserve)} stay in reserve"
     if free <= reserve:
-        return failed(name, words, "Make room on the store's file system: it takes nothing now.")
+        return failed(finding, "Make room on the store's file system: it takes nothing now.")
     if free < 2 * reserve:
-        return warned(name, words, "Make room on the store's file system before it is full.")
-    return passed(name, words)
+        return warned(finding, "Make room on the store's file system before it is full.")
+    return passed(finding)
 
 
 def inodes_check(status: os.statvfs_result) -> Check:
-    """Each new content takes an inode. Some file systems make them as they are needed and tell of none."""
-    name = "inodes"
+    """Each new content takes an inode. Some file systems make them as they are needed and report none."""
     if not status.f_files:
-        return passed(name, "as many as there is space")
-    words = f"{status.f_favail:,} of {status.f_files:,} are free"
+        return passed("as many as there is space")
+    finding = f"{status.f_favail:,} of {status.f_files:,} are free"
     if not status.f_favail:
-        return failed(name, words, "Remove files from the store's file system: it takes no new one.")
+        return failed(finding, "Remove files from the store's file system: it takes no new one.")
     if status.f_favail < _FEW_INODES:
-        return warned(name, words, "Remove files from the store's file system before it takes no new one.")
-    return passed(name, words)
+        return warned(finding, "Remove files from the store's file system before it takes no new one.")
+    return passed(finding)
 
 
 def _where_the_store_is(request: Request) -> str:
@@ -286,7 +226,7 @@ def _where_the_store_is(request: Request) -> str:
 
 
 def new_mark(request: Request) -> str:
-    """Where a worker leaves its mark."""
+    """The path at which a worker leaves its mark."""
     return f"{request.data_dir}/{_MARK}-{request.token}-{uuid.uuid4().hex}"
 
 
@@ -300,8 +240,8 @@ def leave_mark(mark: str) -> bool:
 
 
 def marks_seen(request: Request, names: Iterable[str]) -> list[str]:
-    """Those of the marks that can be seen here, whoever made them. Names that are no marks of this call are not looked for:
-    they came through the broker.
+    """Those of the marks that can be seen here, of whichever worker. Names that are no marks of this call are not looked
+    for: they came through the broker.
 
     Each by its name: what a network file system lists may be half a minute old, and a name that was never asked for is not.
     """

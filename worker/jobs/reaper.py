@@ -32,7 +32,6 @@ _log = log.get(__name__)
 _BATCH = 500
 """How many rows are looked at in one transaction."""
 
-_NAME = "reaper"
 _SILENT_AFTER_LOOKS = 12
 """So many times the usual interval without a look is a thread that hangs."""
 
@@ -50,7 +49,7 @@ class Reaper:
             idle_limit_s=settings.lease_s,
         )
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=_NAME, daemon=True)
+        self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
         self._looked_at = time.monotonic()
         self._trouble: str | None = None
 
@@ -68,14 +67,14 @@ class Reaper:
         """Does it still look, and with success? For the doctor."""
         ago_s = time.monotonic() - self._looked_at
         if not self._thread.is_alive():
-            return failed(_NAME, "its thread has ended", "Restart the worker; its log says what happened.")
+            return failed("its thread has ended", "Restart the worker; its log says what happened.")
         if ago_s > self._settings.reap_every_s * _SILENT_AFTER_LOOKS:
-            return failed(_NAME, f"has not looked for {ago_s:.0f} s", "Restart the worker.")
+            return failed(f"has not looked for {ago_s:.0f} s", "Restart the worker.")
         if self._trouble is not None:
             return warned(
-                _NAME, f"cannot look: {self._trouble}", "Nothing, if it passes; else read the worker's log."
+                f"cannot look: {self._trouble}", "Nothing, if it passes; else read the worker's log."
             )
-        return passed(_NAME, "looks after jobs of dead workers and lost messages")
+        return passed("looks after jobs of dead workers and lost messages")
 
     def _run(self) -> None:
         epoch: str | None = None

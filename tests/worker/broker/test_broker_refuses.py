@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from producer.doctor import broker_checks as doctor_broker
+from producer.doctor.broker_checks import check_broker
 from producer.local.child_process import Child
 from producer.local.servers import servers_folder, valkey
 from tests.conftest import Site
@@ -85,7 +85,7 @@ def test_the_doctor_fails_and_whoever_asks_hears_the_server_s_own_word(
 
     with pytest.raises(BrokerRefusesError, match=rf"^Broker refuses: 127\.0\.0\.1:\d+: {word} "):
         broker.check(settings)
-    checks = {check.name: check for check in doctor_broker.look(settings, site.engine).checks}
+    checks = check_broker(settings, site.engine).checks
 
     assert checks["takes messages"].verdict is Verdict.FAIL
     assert word in checks["takes messages"].finding

@@ -10,7 +10,8 @@ import pytest
 from tests.conftest import Site
 from tests.support.trees import eventually
 from worker.doctor import checkup as room
-from worker.doctor.checkup import Checkups, clock_check
+from worker.doctor.checkup import Checkups
+from worker.doctor.machine_checks import clock_check
 from worker.doctor.probe import WITHIN_S
 from worker.doctor.protocol import Evidence, Step
 from worker.findings import Verdict, passed
@@ -21,7 +22,7 @@ from worker.jobs.reaper import Reaper
 @pytest.fixture
 def ask(site: Site) -> Callable[..., dict[str, Any]]:
     """Ask one worker's parent."""
-    checkups = Checkups(site.settings, lambda: (passed("reaper", "works"),))
+    checkups = Checkups(site.settings, lambda: {"reaper": passed("works")})
 
     def ask(token: str, step: str = Step.EXAMINE, *marks: str) -> dict[str, Any]:
         begin = time.monotonic()
@@ -50,7 +51,7 @@ def test_a_question_is_answered_at_once_and_its_findings_are_there_when_it_is_as
     assert first == {"state": "examining"}
     assert marks == [said.machine.mark]
     assert (said.processes, said.settings, said.sampled) == (3, site.settings.common, 0)
-    assert [check.name for check in said.checks] == ["database from workers", "clocks of workers", "reaper"]
+    assert list(said.checks) == ["database from workers", "clocks of workers", "reaper"]
 
 
 def test_what_hangs_is_said_with_where_it_hangs(

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from producer.doctor.worker_checks import hosts_check
+from producer.doctor.same_checks import hosts_check
 from worker.doctor import mount_options
 from worker.doctor.protocol import Evidence, Machine
 from worker.findings import Verdict
@@ -74,15 +74,15 @@ def test_a_mount_point_may_have_spaces():
 
 
 def said(host: str, boot_id: str) -> Evidence:
-    machine = Machine(checks=(), host=host, boot_id=boot_id)
+    machine = Machine(checks={}, host=host, boot_id=boot_id)
     return Evidence(
-        edition="1", settings={}, processes=1, checks=(), database=None, sampled=0, machine=machine
+        edition="1", settings={}, processes=1, checks={}, database=None, sampled=0, machine=machine
     )
 
 
 def test_two_machines_of_one_name_are_told_and_two_workers_of_one_machine_are_not():
     one, other = said("files1", "a"), said("files2", "b")
-    twin = dataclasses.replace(other, machine=Machine(checks=(), host="files1", boot_id="b"))
+    twin = dataclasses.replace(other, machine=Machine(checks={}, host="files1", boot_id="b"))
 
     well = hosts_check({"a@x": one, "b@x": one, "c@y": other})
     bad = hosts_check({"a@x": one, "c@y": twin})

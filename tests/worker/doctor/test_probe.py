@@ -17,13 +17,10 @@ import pytest
 
 from tests.support.shim import Act, Fault, build, environment, order
 from tests.support.trees import as_ordinary_user, open_store, passable_folder, roots_of
-from worker.doctor import legacy_checks as sources
-from worker.doctor import machine_checks as machine
-from worker.doctor import store_checks as places
+from worker.doctor import legacy_checks, machine_checks, store_checks
 from worker.doctor.probe import Lines, abreast, examine
-from worker.doctor.protocol import Machine
-from worker.doctor.store_checks import Request
-from worker.findings import Check, Verdict
+from worker.doctor.protocol import Machine, Request
+from worker.findings import Verdict
 
 PATIENCE_S = 20.0
 
@@ -41,16 +38,13 @@ def request(folder: Path, **changes: Any) -> Request:
 
 
 def look(asked: Request, within_s: float = PATIENCE_S) -> Machine:
-    return examine(asked, places.new_mark(asked), within_s=within_s)
+    return examine(asked, store_checks.new_mark(asked), within_s=within_s)
 
 
 def bad(found: Machine) -> dict[str, str]:
-    return {check.name: check.verdict.value for check in found.checks if check.verdict is not Verdict.PASS}
-
-
-def of(found: Machine, name: str) -> Check:
-    (check,) = [check for check in found.checks if check.name == name]
-    return check
+    return {
+        name: check.verdict.value for name, check in found.checks.items() if check.verdict is not Verdict.PASS
+    }
 
 
 @contextmanager
@@ -91,7 +85,7 @@ def test_a_machine_where_all_works(tmp_path: Path, *, with_store: bool):
     found = look(asked)
 
     assert bad(found).keys() <= {"user"}, found
-    assert {check.name for check in found.checks} == {
+    assert set(found.checks) == {
         "memory",
         "open files",
         "user",
@@ -149,8 +143,8 @@ def test_a_store_that_hangs_is_said_in_time_and_hides_nothing_else(tmp_path: Pat
 
     found = look(request(tmp_path), within_s=1.0)
 
-    assert of(found, "store").verdict is Verdict.FAIL
-    assert of(found, "store").finding == f"{tmp_path}/dataset_store does not answer within 1 s"
+    assert found.checks["store"].verdict is Verdict.FAIL
+    assert found.checks["store"].finding == f"{tmp_path}/dataset_store does not answer within 1 s"
     assert bad(found).keys() <= {"store", "user"}
 
 
@@ -158,12 +152,12 @@ def test_whatever_hangs_has_its_finding(tmp_path: Path, monkeypatch: pytest.Monk
     """All of it at once: the looks themselves are kept from ending."""
     never = threading.Event()
     for module, name in (
-        (places, "try_store"),
-        (places, "try_sync"),
-        (places, "room"),
-        (sources, "look_at_root"),
-        (sources, "look_at_project"),
-        (sources, "read_only_check"),
+        (store_checks, "check_data_dir"),
+        (store_checks, "check_flush"),
+        (store_checks, "check_space"),
+        (legacy_checks, "root_check"),
+        (legacy_checks, "why_unreadable"),
+        (legacy_checks, "protection_check"),
     ):
         monkeypatch.setattr(module, name, lambda *_, **__: never.wait())
 
@@ -225,8 +219,8 @@ def test_directories_that_an_ordinary_user_may_not_write_to(closed: str):
 
     name = "one file system" if closed == "raw_datasets" else "data directory"
     assert bad(found) == {name: "fail"}
-    assert "Permission denied" in of(found, name).finding
-    assert of(found, "user").finding != "runs as root"
+    assert "Permission denied" in found.checks[name].finding
+    assert found.checks["user"].finding != "runs as root"
 
 
 def test_trees_on_another_file_system(tmp_path: Path):
@@ -243,7 +237,7 @@ def test_trees_on_another_file_system(tmp_path: Path):
     finally:
         elsewhere.rmdir()
     assert bad(found).items() >= {"one file system": "fail", "store": "fail"}.items()
-    assert "Invalid cross-device link" in of(found, "one file system").finding
+    assert "Invalid cross-device link" in found.checks["one file system"].finding
 
 
 @pytest.fixture(scope="module")
@@ -290,8 +284,8 @@ def test_a_store_that_cannot_be_understood(tmp_path: Path, content: str, words: 
 
     found = look(request(tmp_path))
 
-    assert of(found, "store").verdict is Verdict.FAIL
-    assert words in of(found, "store").finding
+    assert found.checks["store"].verdict is Verdict.FAIL
+    assert words in found.checks["store"].finding
 
 
 def test_a_store_of_another_digest_than_the_settings_say(tmp_path: Path):
@@ -299,8 +293,8 @@ def test_a_store_of_another_digest_than_the_settings_say(tmp_path: Path):
 
     found = look(request(tmp_path))
 
-    assert of(found, "store").verdict is Verdict.WARN
-    assert of(found, "store").remedy == "Set STORE_DIGEST=sha256."
+    assert found.checks["store"].verdict is Verdict.WARN
+    assert found.checks["store"].remedy == "Set STORE_DIGEST=sha256."
 
 
 def test_what_lies_in_staging_for_long_is_named(tmp_path: Path):
@@ -314,9 +308,9 @@ def test_what_lies_in_staging_for_long_is_named(tmp_path: Path):
 
 def test_a_kernel_whose_syncfs_reports_no_errors_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     open_store(tmp_path)
-    monkeypatch.setattr(places, "SYNCFS_TELLS_ERRORS", False)
+    monkeypatch.setattr(store_checks, "SYNCFS_TELLS_ERRORS", False)
 
-    (check,) = places.try_sync(request(tmp_path))
+    check = store_checks.check_flush(request(tmp_path))["flush to disk"]
 
     assert check.verdict is Verdict.WARN
     assert "reports no errors" in check.finding
@@ -332,7 +326,7 @@ def statvfs(**values: int) -> os.statvfs_result:
 def test_free_space_is_measured_by_the_reserve(free_gib: float, verdict: Verdict):
     blocks = statvfs(frsize=1 << 20, blocks=100 << 10, bavail=int(free_gib * 1024))
 
-    assert places.space_check(blocks).verdict is verdict
+    assert store_checks.space_check(blocks).verdict is verdict
 
 
 @pytest.mark.parametrize(
@@ -345,7 +339,7 @@ def test_free_space_is_measured_by_the_reserve(free_gib: float, verdict: Verdict
     ],
 )
 def test_inodes_are_counted_where_there_are_any(all_of_them: int, free: int, verdict: Verdict):
-    assert places.inodes_check(statvfs(files=all_of_them, favail=free)).verdict is verdict
+    assert store_checks.inodes_check(statvfs(files=all_of_them, favail=free)).verdict is verdict
 
 
 # Legacy directories ---------------------------------------------------------------------------------------------
@@ -357,7 +351,7 @@ def test_roots_that_are_missing_or_empty(tmp_path: Path):
     full, empty, away = (str(tmp_path / name) for name in ("full", "empty", "away"))
 
     well, warns, fails = (
-        of(look(request(tmp_path, legacy_roots=roots)), "legacy roots")
+        look(request(tmp_path, legacy_roots=roots)).checks["legacy roots"]
         for roots in ((full,), (full, empty), (full, empty, away))
     )
 
@@ -371,16 +365,18 @@ def test_a_root_that_an_ordinary_user_may_not_read():
         (folder / "closed").mkdir(mode=0o700)
         (folder / "closed").chmod(0o000)
 
-        verdict, words = as_ordinary_user(lambda: sources.look_at_root(str(folder / "closed")))
+        check = as_ordinary_user(lambda: legacy_checks.root_check(str(folder / "closed")))
 
-    assert (verdict, words) == (Verdict.FAIL, "cannot be read: Permission denied")
+    assert (check.verdict, check.finding) == (Verdict.FAIL, "cannot be read: Permission denied")
 
 
 def test_a_separate_mount_that_could_be_written_is_warned_of(tmp_path: Path):
     elsewhere = Path("/dev/shm", f"label-tests-{uuid.uuid4().hex}")  # noqa: S108 - where another file system is
     elsewhere.mkdir()
     try:
-        (found,) = sources.read_only_check(request(tmp_path, legacy_roots=(str(tmp_path), str(elsewhere))))
+        found = legacy_checks.protection_check(
+            request(tmp_path, legacy_roots=(str(tmp_path), str(elsewhere)))
+        )
     finally:
         elsewhere.rmdir()
 
@@ -395,7 +391,7 @@ def test_projects_that_a_worker_cannot_read(tmp_path: Path):
     (tmp_path / "raw_datasets").mkdir()
 
     troubles = {
-        name: sources.look_at_project(str(tmp_path / name), roots)
+        name: legacy_checks.why_unreadable(str(tmp_path / name), roots)
         for name in ("study", "file", "away", "raw_datasets", "../..")
     }
 
@@ -412,12 +408,12 @@ def test_projects_that_a_worker_cannot_read(tmp_path: Path):
 def test_little_memory_and_root_are_warned_of():
     little, much = (f"MemTotal: 9 kB\nMemAvailable:  {size} kB\n" for size in (400_000, 4_000_000))
 
-    assert machine.memory_check(little).verdict is Verdict.WARN
-    assert machine.memory_check(much).finding == "4.1 GB available"
-    assert machine.memory_check("").verdict is Verdict.PASS
-    assert machine.user_check(0).verdict is Verdict.WARN
-    assert machine.user_check(4_000_000_000).finding == "runs as user 4000000000"
-    assert machine.open_files_check(resource.RLIM_INFINITY).verdict is Verdict.PASS
+    assert machine_checks.memory_check(little).verdict is Verdict.WARN
+    assert machine_checks.memory_check(much).finding == "4.1 GB available"
+    assert machine_checks.memory_check("").verdict is Verdict.PASS
+    assert machine_checks.user_check(0).verdict is Verdict.WARN
+    assert machine_checks.user_check(4_000_000_000).finding == "runs as user 4000000000"
+    assert machine_checks.open_files_check(resource.RLIM_INFINITY).verdict is Verdict.PASS
 
 
 def test_a_low_limit_of_open_files_is_that_of_the_worker(tmp_path: Path):
@@ -427,5 +423,5 @@ def test_a_low_limit_of_open_files_is_that_of_the_worker(tmp_path: Path):
     with process(request(tmp_path), preexec_fn=lower) as (_, lines):
         found = Machine.from_json(json.loads(lines.next(PATIENCE_S) or ""))
 
-    assert of(found, "open files").finding == "256 at most"
-    assert of(found, "open files").verdict is Verdict.WARN
+    assert found.checks["open files"].finding == "256 at most"
+    assert found.checks["open files"].verdict is Verdict.WARN

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from producer import metrics
-from producer.doctor.worker_checks import store_check
+from producer.doctor.same_checks import store_check
 from tests.conftest import Site
 from tests.support.runs import do, open_run, tools_of
 from tests.support.waiting import PATIENCE_S
@@ -170,10 +170,10 @@ def test_doctor_and_metrics_say_that_another_store_is_there(site: Site, tools: T
         edition="1",
         settings={},
         processes=1,
-        checks=(),
+        checks={},
         database=None,
         sampled=0,
-        machine=Machine(checks=(), store_id=None),
+        machine=Machine(checks={}, store_id=None),
     )
 
     check = store_check({"w1@host": evidence}, store_id)
