@@ -2,88 +2,32 @@
 
 A test that needs rows takes `database` (an engine on a database of its own, tables made), or `empty_database`. One that
 needs more of the world takes `site`, or its parts: `settings`, `settings_env`, `data_dir`, `legacy_root`, `redis_url`,
-`run_producer`, `workers`. Starting a worker takes seconds; tests that can share one take `shared_site`, which belongs to the
-module, has a worker running, and is emptied before each test.
+`run_producer`, `workers`, `tools`. Tests that can share an installation take `emptied_site`, which belongs to the module
+and is emptied before each test, or `shared_site`, the same with a worker running: to start one takes seconds.
 """
 
-import itertools
-import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import hypothesis
 import pytest
-import redis
-from sqlalchemy import URL, Engine, create_engine, make_url, text
+from sqlalchemy import Engine
 
 from producer.local.child_process import Child
-from producer.local.stack import Addresses, Stack, run_workers
+from producer.local.stack import Stack
 from producer.local.stack import stack as local_stack
-from tests.support.waiting import PATIENCE_S
+from tests.support.runs import tools_of
+from tests.support.servers import REDIS_DATABASES, TEMPLATE, administer, database_like, empty_redis, url_of
+from tests.support.sites import Site, site_in
 from worker.db import engine as engine_module
 from worker.db import schema
-from worker.db.engine import connect, when_free
+from worker.db.engine import connect
+from worker.jobs.tools import Tools
 from worker.settings import Settings
-
-TEMPLATE = "template_label"
-LEASE_S = 5
-_REDIS_DATABASES = 1024
-_names = (f"test_{number}" for number in itertools.count(1))
-_redis_numbers = itertools.cycle(range(1, _REDIS_DATABASES))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Site:
-    """One installation of the migrator: its own database, broker, store and legacy projects, and processes that use them."""
-
-    engine: Engine
-    redis_url: str
-    folder: Path
-    data_dir: Path
-    legacy_root: Path
-    env: dict[str, str]
-    settings: Settings
-
-    def run_producer(
-        self, *args: str, timeout_s: float = PATIENCE_S, **env: str
-    ) -> subprocess.CompletedProcess[str]:
-        """Run `producer` as an operator does, in a directory of its own; `env` adds to the site's environment."""
-        return subprocess.run(
-            [sys.executable, "-m", "producer", *args],
-            cwd=self.folder,
-            env={**self.env, **env},
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-        )
-
-    def workers(
-        self, count: int = 1, *, concurrency: int = 1, **env: str
-    ) -> AbstractContextManager[list[Child]]:
-        """Run real workers that take tasks when the block begins; their logs are in the site's folder."""
-        return run_workers(
-            {**self.env, **env},
-            count,
-            concurrency=concurrency,
-            log_folder=self.folder,
-            name=f"{next(_names)}-worker",
-            stop_within_s=20,
-        )
-
-    def empty(self) -> None:
-        """Forget all rows and files, but keep tables and running workers."""
-        _truncate(self.engine)
-        for folder in (self.data_dir, self.legacy_root):
-            _remove(folder)
-            folder.mkdir()
-
 
 # The fast tier --------------------------------------------------------------------------------------------------
 
@@ -120,7 +64,7 @@ def stack(_starts_servers: None) -> Iterator[Stack]:
     folder = Path(tempfile.mkdtemp(prefix="label-tests-"))
     try:
         with local_stack(
-            folder, durable=False, with_tables=False, redis_databases=_REDIS_DATABASES
+            folder, durable=False, with_tables=False, redis_databases=REDIS_DATABASES
         ) as running:
             yield running
     finally:
@@ -128,87 +72,35 @@ def stack(_starts_servers: None) -> Iterator[Stack]:
 
 
 @pytest.fixture(scope="session")
-def _template(stack: Stack) -> None:
+def _template(stack: Stack) -> str:
     """Make a database with all tables, to be cloned: that takes a tenth of the time of making them."""
-    _administer(stack, f"create database {TEMPLATE}")
-    engine = connect(_url(stack.addresses, TEMPLATE), application_name="tests")
+    administer(stack, f"create database {TEMPLATE}")
+    engine = connect(url_of(stack, TEMPLATE), application_name="tests")
     try:
         schema.apply(engine, with_baseline=True)
     finally:
         engine.dispose()
+    return TEMPLATE
 
 
 @pytest.fixture
 def empty_database(stack: Stack) -> Iterator[Engine]:
     """Give an engine on a new database without any table."""
-    with _database(stack, template="template1") as engine:
+    with database_like(stack, "template1") as engine:
         yield engine
 
 
 @pytest.fixture
-def database(stack: Stack, _template: None) -> Iterator[Engine]:
+def database(stack: Stack, _template: str) -> Iterator[Engine]:
     """Give an engine on a new database with all tables, Label's and ours, and no rows."""
-    with _database(stack, template=TEMPLATE) as engine:
+    with database_like(stack, _template) as engine:
         yield engine
-
-
-@contextmanager
-def _database(stack: Stack, *, template: str) -> Iterator[Engine]:
-    name = next(_names)
-    _administer(stack, f"create database {name} template {template} strategy file_copy")
-    engine = connect(_url(stack.addresses, name), application_name="tests")
-    try:
-        yield engine
-    finally:
-        engine.dispose()
-        _administer(stack, f"drop database {name} with (force)")
-
-
-def _administer(stack: Stack, statement: str) -> None:
-    """Run one of the statements that PostgreSQL allows in no transaction."""
-    engine = create_engine(_url(stack.addresses, "postgres"), isolation_level="AUTOCOMMIT")
-    try:
-        with engine.connect() as connection:
-            connection.execute(text(statement))
-    finally:
-        engine.dispose()
-
-
-def _url(addresses: Addresses, database: str) -> URL:
-    return make_url(addresses.database_url).set(drivername="postgresql+psycopg2", database=database)
-
-
-def _truncate(engine: Engine) -> None:
-    """Empty every table but those that the schema itself fills.
-
-    A worker's parent looks at several tables in one transaction. Whoever waits for both could close a circle with it, so
-    this gives way long before the server looks for circles, and comes again.
-    """
-
-    def truncate() -> None:
-        with engine.begin() as connection:
-            tables = connection.scalars(
-                text("select quote_ident(tablename) from pg_tables where schemaname = 'public'")
-            )
-            of_people = [table for table in tables if table not in {"schema_steps", "migration_state_arrows"}]
-            connection.execute(text("set local lock_timeout = '200ms'"))
-            connection.execute(text(f"truncate {', '.join(of_people)} restart identity cascade"))
-
-    when_free(truncate)
 
 
 @pytest.fixture
 def redis_url(stack: Stack) -> str:
     """Give the address of an empty Valkey database that no other test uses."""
-    return _empty_redis(stack)
-
-
-def _empty_redis(stack: Stack) -> str:
-    url = make_url(stack.addresses.redis_url).set(database=str(next(_redis_numbers)))
-    plain = url.render_as_string(hide_password=False)
-    with redis.Redis.from_url(plain) as client:
-        client.flushdb()
-    return plain
+    return empty_redis(stack)
 
 
 # One site a test ------------------------------------------------------------------------------------------------
@@ -217,7 +109,7 @@ def _empty_redis(stack: Stack) -> str:
 @pytest.fixture
 def site(database: Engine, redis_url: str, tmp_path: Path) -> Iterator[Site]:
     """Give one test a whole installation."""
-    with _site(database, redis_url, tmp_path) as made:
+    with site_in(tmp_path, database, redis_url) as made:
         yield made
 
 
@@ -246,6 +138,13 @@ def legacy_root(site: Site) -> Path:
 
 
 @pytest.fixture
+def tools(site: Site) -> Iterator[Tools]:
+    """Give what a worker process of this test's site has."""
+    with tools_of(site) as made:
+        yield made
+
+
+@pytest.fixture
 def run_producer(site: Site) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run `python -m producer …` as a real process; see `Site.run_producer`."""
     return site.run_producer
@@ -265,69 +164,45 @@ def workers(site: Site) -> Iterator[Callable[..., list[Child]]]:
 # One site a module ----------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="session")
+def make_site(
+    stack: Stack, _template: str, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[], AbstractContextManager[Site]]:
+    """Make as many installations as wanted, each for the time of a `with` block."""
+
+    @contextmanager
+    def make() -> Iterator[Site]:
+        with (
+            database_like(stack, _template) as engine,
+            site_in(tmp_path_factory.mktemp("site"), engine, empty_redis(stack)) as made,
+        ):
+            yield made
+
+    return make
+
+
 @pytest.fixture(scope="module")
-def _module_site(stack: Stack, _template: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Give the tests of one module an installation with one running worker of two children."""
-    with (
-        _database(stack, template=TEMPLATE) as engine,
-        _site(engine, _empty_redis(stack), tmp_path_factory.mktemp("site")) as made,
-        made.workers(concurrency=2),
-    ):
+def module_site(make_site: Callable[[], AbstractContextManager[Site]]) -> Iterator[Site]:
+    """Give the tests of one module an installation without workers."""
+    with make_site() as made:
         yield made
 
 
 @pytest.fixture
-def shared_site(_module_site: Site) -> Site:
+def emptied_site(module_site: Site) -> Site:
+    """Empty the module's installation: that takes a third of the time of making one."""
+    module_site.empty()
+    return module_site
+
+
+@pytest.fixture(scope="module")
+def _module_worker(module_site: Site) -> Iterator[None]:
+    """Let one worker of two children take the tasks of the module's installation."""
+    with module_site.workers(concurrency=2):
+        yield
+
+
+@pytest.fixture
+def shared_site(_module_worker: None, emptied_site: Site) -> Site:
     """Empty the module's installation, whose worker takes tasks. Leave no run unfinished in it."""
-    _module_site.empty()
-    return _module_site
-
-
-@contextmanager
-def _site(engine: Engine, redis_url: str, folder: Path) -> Iterator[Site]:
-    data_dir, legacy_root = folder / "label_data", folder / "legacy"
-    for each in (data_dir, legacy_root):
-        each.mkdir()
-    variables = {
-        "DATABASE_URL": engine.url.set(drivername="postgresql").render_as_string(hide_password=False),
-        "REDIS_URL": redis_url,
-        "DATA_DIR": str(data_dir),
-        "LEGACY_ROOTS": f"{data_dir}:{legacy_root}",
-        "LEASE_S": str(LEASE_S),
-        "HASH_THREADS": "2",
-        "LOG_FORMAT": "json",
-        "LOG_LEVEL": "info",
-    }
-    # Whatever the caller of pytest has set for an installation of his own is none of ours.
-    others = {name: value for name, value in os.environ.items() if name.lower() not in Settings.model_fields}
-    try:
-        yield Site(
-            engine=engine,
-            redis_url=redis_url,
-            folder=folder,
-            data_dir=data_dir,
-            legacy_root=legacy_root,
-            env=others | variables,
-            settings=_settings(variables),
-        )
-    finally:
-        for each in (data_dir, legacy_root):
-            _remove(each)
-
-
-def _settings(variables: dict[str, str]) -> Settings:
-    with pytest.MonkeyPatch.context() as environment:
-        for name in Settings.model_fields:
-            environment.delenv(name.upper(), raising=False)
-        for name, value in variables.items():
-            environment.setenv(name, value)
-        return Settings(_env_file=None)  # type: ignore[call-arg]
-
-
-def _remove(folder: Path) -> None:
-    """Remove a folder although the store makes its trees read-only, which stops everybody but root."""
-    for above, names, _ in os.walk(folder):
-        for directory in (Path(above, name) for name in names):
-            if not directory.is_symlink():
-                directory.chmod(0o700)
-    shutil.rmtree(folder)
+    return emptied_site

@@ -7,10 +7,10 @@ table is checked: every test that it names must be there.
 import pytest
 from sqlalchemy import event, text
 
-from tests.conftest import Site
 from tests.defects import Defect
 from tests.estate import make_project, record_session
 from tests.support.runs import run, tools_of
+from tests.support.sites import Site
 from worker.errors import DatabaseRefusedError
 from worker.messages import Verb
 

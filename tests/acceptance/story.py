@@ -13,8 +13,8 @@ import pandas as pd
 import redis
 from sqlalchemy import text
 
-from tests.conftest import Site
 from tests.estate import Entry, Estate, Reading, dump, every_form, readings, snapshot_tree
+from tests.support.sites import Site
 from worker.sessions_csv import Reader
 
 LEDGER = {

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from producer.local.child_process import Child
-from tests.conftest import Site
-from tests.support.trees import eventually
+from tests.support.sites import Site
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.slow
 

@@ -10,14 +10,12 @@ from typing import Any, Self
 
 from sqlalchemy import text
 
-from tests.conftest import Site
 from tests.estate import make_project, record_session
+from tests.support.sites import Site
 from tests.support.slow_jobs import big_study, enqueue, small_studies
 from tests.support.waiting import PATIENCE_S
 from worker.broker.config import create_app
 from worker.messages import JobRef, Verb
-
-DEADLINE_S = PATIENCE_S
 
 Event = dict[str, Any]
 
@@ -41,13 +39,13 @@ class Watcher:
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
         # The next heartbeat ends the listening.
-        self._thread.join(DEADLINE_S)
+        self._thread.join(PATIENCE_S)
 
     def await_events(self, kinds: set[str], count: int) -> None:
         """Wait until so many events of these kinds have come."""
         with self._came:
             assert self._came.wait_for(
-                lambda: sum(event["type"] in kinds for event in self.events) >= count, DEADLINE_S
+                lambda: sum(event["type"] in kinds for event in self.events) >= count, PATIENCE_S
             ), [event["type"] for event in self.events]
 
     def of_tasks(self) -> dict[str, list[Event]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Site
+from tests.support.sites import Site
 from tests.support.slow_jobs import (
     VERY_SLOW,
     await_end,
@@ -19,7 +19,7 @@ from tests.support.slow_jobs import (
     small_studies,
     staged,
 )
-from tests.support.trees import eventually
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.slow
 

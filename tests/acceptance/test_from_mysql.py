@@ -8,7 +8,6 @@ from sqlalchemy import text
 
 from producer.local.child_process import Child
 from tests.acceptance.story import call
-from tests.conftest import Site
 from tests.estate import (
     Form,
     RawJson,
@@ -25,6 +24,7 @@ from tests.estate import (
 )
 from tests.estate.compare import LABEL_TABLES
 from tests.estate.from_mysql import convert_database
+from tests.support.sites import Site
 
 pytestmark = pytest.mark.slow
 

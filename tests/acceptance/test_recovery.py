@@ -7,7 +7,7 @@ import time
 import pytest
 import redis
 
-from tests.conftest import Site
+from tests.support.sites import Site
 from tests.support.slow_jobs import (
     LEASE_S,
     SLOW,
@@ -23,8 +23,7 @@ from tests.support.slow_jobs import (
     small_studies,
     staged,
 )
-from tests.support.trees import eventually
-from tests.support.waiting import PATIENCE_S
+from tests.support.waiting import PATIENCE_S, eventually
 
 pytestmark = pytest.mark.slow
 

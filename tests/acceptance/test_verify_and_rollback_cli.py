@@ -12,7 +12,6 @@ import pytest
 
 from producer.report import document as report
 from tests.acceptance.story import LEDGER, Call, call
-from tests.conftest import Site
 from tests.estate import (
     Project,
     dump,
@@ -25,6 +24,7 @@ from tests.estate import (
     write_recording,
 )
 from tests.support.runs import run, tools_of
+from tests.support.sites import Site
 from worker.messages import Status, Verb
 
 TABLES = (

@@ -13,8 +13,8 @@ import pytest
 
 from producer.report import document as report
 from tests.acceptance.story import Call, Story, call, content, is_blob, stored_tree, tell
-from tests.conftest import Site
 from tests.estate import differences, make_project, record_session
+from tests.support.sites import Site
 
 POINTERS = (
     "parent_session_data_path",

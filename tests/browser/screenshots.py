@@ -13,7 +13,7 @@ from producer.local.stack import (
     stack,
 )
 from tests.browser.webdriver import Browser, browser
-from tests.support.trees import eventually
+from tests.support.waiting import eventually
 from worker.db import schema
 from worker.db.engine import connect
 from worker.settings import Settings

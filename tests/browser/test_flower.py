@@ -10,11 +10,10 @@ import pytest
 
 from producer.local.stack import FLOWER_PASSWORD, run_flower
 from tests.browser.webdriver import Browser
-from tests.conftest import Site
 from tests.estate import make_project
+from tests.support.sites import Site
 from tests.support.slow_jobs import VERY_SLOW, big_study, enqueue, small_studies
-from tests.support.trees import eventually
-from tests.support.waiting import PATIENCE_S
+from tests.support.waiting import PATIENCE_S, eventually
 
 pytestmark = pytest.mark.slow
 

@@ -18,7 +18,7 @@ from tests.support.reports import (
     run_facts,
     skipped,
 )
-from tests.support.trees import eventually
+from tests.support.waiting import eventually
 from worker.messages import Outcome, Warning_
 
 pytestmark = pytest.mark.slow

@@ -3,9 +3,9 @@
 import os
 from typing import NoReturn
 
-from tests.conftest import LEASE_S, Site
 from tests.estate import make_project, record_session
 from tests.support.runs import do, let_lease_run_out, open_run, tools_of
+from tests.support.sites import LEASE_S, Site
 from worker.db import leases
 from worker.db.leases import Lease
 from worker.errors import LeaseLostError

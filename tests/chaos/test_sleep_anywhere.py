@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from producer.local.stack import Stack
 from tests.chaos.sleeping import Bedroom, bedroom
-from tests.conftest import TEMPLATE, Site, _database, _empty_redis, _site
 from tests.estate import Project, make_project, record_session, snapshot_tree, split_session
 from tests.fidelity.dying import End, Points
 from tests.support.runs import WORK, another_worker, let_lease_run_out, open_run, run_one, tools_of
+from tests.support.sites import Site
 from tests.support.states import check_legacy, check_migrated, look
 from worker.jobs import reaper
 from worker.messages import JobRef, Status, Verb
@@ -31,13 +30,9 @@ _PATIENCE_S = 8.0
 
 
 @pytest.fixture(scope="module")
-def site(stack: Stack, _template: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(module_site: Site) -> Site:
     """One installation for all points: each has a project of its own."""
-    with (
-        _database(stack, template=TEMPLATE) as engine,
-        _site(engine, _empty_redis(stack), tmp_path_factory.mktemp("site")) as made,
-    ):
-        yield made
+    return module_site
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import urllib.request
 from http import HTTPStatus
 
 from tests.compose.installation import Installation
-from tests.support.trees import eventually
+from tests.support.waiting import eventually
 
 _WITHIN_S = 10.0
 

@@ -15,7 +15,7 @@ from sqlalchemy import Engine, make_url
 from producer.local.child_process import Identity
 from producer.local.servers import LOOPBACK, free_port, write_secret
 from tests.compose.engine import CHECKOUT, Composed, docker
-from tests.support.trees import eventually
+from tests.support.waiting import eventually
 from worker.db.engine import connect
 
 # A name of its own, because two tests at once would take each other's image away.

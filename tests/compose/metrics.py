@@ -4,7 +4,7 @@ import urllib.request
 from typing import Any
 
 from tests.compose.installation import Installation
-from tests.support.trees import eventually
+from tests.support.waiting import eventually
 
 _WITHIN_S = 20.0
 

@@ -18,7 +18,7 @@ from tests.compose.engine import Container
 from tests.compose.installation import Installation
 from tests.estate import differences, readings, snapshot_tree
 from tests.estate.compare import Reading
-from tests.support.trees import eventually
+from tests.support.waiting import eventually
 from worker.db import ledger
 from worker.sessions_csv import Reader
 

@@ -26,8 +26,8 @@ from typing import IO, Any
 import sqlalchemy.dialects.postgresql  # noqa: F401 - the engine's first use would import it, in each child again
 from sqlalchemy import event
 
-from tests.conftest import Site
 from tests.support.shim import Call, Fault, calls, environment, order
+from tests.support.sites import Site
 from tests.support.waiting import PATIENCE_S
 from worker import settings as settings_module
 from worker.jobs.migrate import migrate

@@ -5,12 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Site
 from tests.faults.child import Children, children
-from tests.fidelity.conftest import _site_of_module, site, tools
 from tests.support.shim import build
+from tests.support.sites import Site
 
-__all__ = ["_site_of_module", "site", "tools"]
+
+@pytest.fixture
+def site(emptied_site: Site) -> Site:
+    """Give the module's installation, emptied."""
+    return emptied_site
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +23,7 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def watched(_site_of_module: Site, shim: Path) -> Iterator[Children]:
+def watched(module_site: Site, shim: Path) -> Iterator[Children]:
     """Start the process that forks watched workers of the module's site."""
-    with children(_site_of_module, shim) as started:
+    with children(module_site, shim) as started:
         yield started

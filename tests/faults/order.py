@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from tests.conftest import Site
 from tests.faults.child import End
 from tests.support.shim import REMOVALS, SENDS, SYNCS, Call
+from tests.support.sites import Site
 
 _OPENS = {"open", "open64", "openat", "openat64", "creat", "creat64"}
 _FILLS = {

@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import pytest
 
-from tests.conftest import Site
 from tests.estate import Project
 from tests.faults.child import Children, End
 from tests.faults.order import check_order, names_of_blobs
 from tests.support.runs import WORK, let_lease_run_out, open_run
 from tests.support.shim import Act, Fault
+from tests.support.sites import Site
 from tests.support.studies import (
     check_store,
     check_stored_once,

@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from tests.conftest import Site
 from tests.faults.child import Children
 from tests.faults.stories import STORIES, Story, first_of_each_kind
 from tests.support.runs import WORK, let_lease_run_out, run_one
 from tests.support.shim import SYNCS, Act, Call, Fault
+from tests.support.sites import Site
 from tests.support.studies import mode
 from worker.db import overview
 from worker.jobs.tools import Tools

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Site
 from tests.estate import snapshot_tree
 from tests.faults.child import Children, End
 from tests.faults.disks import fill, fill_with_names, mounted_twice, overcommitted_disk, small_disk
@@ -22,6 +21,7 @@ from tests.faults.order import OPENING_FOR_REMOVAL, is_a_file_of_staging
 from tests.faults.stories import STORIES, BigFiles, Mending, Story, first_of_each_kind
 from tests.support.runs import WORK, open_run, run_one
 from tests.support.shim import REMOVALS, SYNCS, Act, Call, Fault
+from tests.support.sites import Site
 from tests.support.states import look
 from tests.support.studies import check_store, check_tree, folder_of, staged, study
 from tests.support.trees import source_of

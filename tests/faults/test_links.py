@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Site
 from tests.estate import Project
 from tests.support.runs import run_one, tools_of
+from tests.support.sites import Site
 from tests.support.studies import check_store, check_tree, damage, folder_of, staged, study
 from worker.jobs import integrity as trust
 from worker.jobs.tools import Tools
@@ -25,21 +25,15 @@ RECORDING = "day 1/accelerometer_data.csv"
 
 
 @pytest.fixture
-def site(_site_of_module: Site) -> Site:
+def site(module_site: Site) -> Site:
     """Keep the module's site as it is: bringing a blob to its limit is worth a second, and more than one test."""
-    return _site_of_module
-
-
-@pytest.fixture
-def tools(site: Site) -> Iterator[Tools]:
-    with tools_of(site) as made:
-        yield made
+    return module_site
 
 
 @pytest.fixture(scope="module")
-def first(_site_of_module: Site) -> Iterator[tuple[Project, Outcome]]:
+def first(module_site: Site) -> Iterator[tuple[Project, Outcome]]:
     """Migrate a project, and use up the links of the blob that its first recording is; both files of its second are free."""
-    site = _site_of_module
+    site = module_site
     project = study(site, "first", 1, 2)
     with tools_of(site) as tools:
         outcome = run_one(tools, Verb.MIGRATE, project.project_id)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Site
 from tests.support.runs import at_once, open_run, run_one
+from tests.support.sites import Site
 from tests.support.studies import check_store, check_tree, damage, staged, study
 from tests.support.trees import condemned
 from worker.jobs.tools import Tools

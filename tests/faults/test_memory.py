@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Site
 from tests.estate import make_project, make_session, record_session
 from tests.faults.child import Children
 from tests.support.runs import open_run
+from tests.support.sites import Site
 from tests.support.studies import check_tree, folder_of
 from worker.db import datasets
 from worker.jobs.tools import Tools

@@ -17,19 +17,12 @@ from random import Random
 
 import pytest
 
-from tests.conftest import Site
 from tests.estate import Project
 from tests.support.runs import run_one
+from tests.support.sites import Site
 from tests.support.studies import check_store, check_tree, folder_of, make_big, staged, study
-from tests.support.trees import (
-    eventually,
-    hashed,
-    open_store,
-    read_tree,
-    signature_of,
-    temporary_files,
-    write_tree,
-)
+from tests.support.trees import hashed, open_store, read_tree, signature_of, temporary_files, write_tree
+from tests.support.waiting import eventually
 from worker.errors import SourceChangedError
 from worker.jobs.tools import Tools
 from worker.legacy.ingest import store_tree

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Site
 from tests.faults.child import Children
 from tests.faults.stories import BigFiles, Copying, Mending, Story, first_of_each_kind
 from tests.faults.test_errors import disturb
 from tests.support.runs import let_lease_run_out, open_run
 from tests.support.shim import Act, Fault
+from tests.support.sites import Site
 from tests.support.states import look
 from tests.support.studies import check_store, check_tree, staged, study
 from worker.db import ledger, overview

@@ -3,7 +3,6 @@
 What a crash of the machine takes is what was not synced; this order is what makes every row refer to bytes that survive one.
 """
 
-from tests.conftest import Site
 from tests.estate import Project, snapshot_tree
 from tests.faults.child import Children, End
 from tests.faults.order import (
@@ -17,6 +16,7 @@ from tests.faults.order import (
 )
 from tests.support.runs import let_lease_run_out, open_run, run_one
 from tests.support.shim import Act, Fault
+from tests.support.sites import Site
 from tests.support.studies import damage, folder_of, make_big, study
 from worker.jobs.tools import Tools
 from worker.messages import Status, Verb

@@ -22,8 +22,8 @@ from typing import IO
 
 from sqlalchemy import Engine, event
 
-from tests.conftest import Site
 from tests.support.runs import WORK
+from tests.support.sites import Site
 from tests.support.waiting import PATIENCE_S
 from worker import settings as settings_module
 from worker.jobs.tools import Tools, connect

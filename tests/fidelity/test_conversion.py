@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Site
 from tests.estate import (
     Entry,
     Estate,
@@ -22,6 +21,7 @@ from tests.estate import (
 from tests.estate.compare import LABEL_TABLES
 from tests.support.model import POINTERS, Migrated, Row, Tree, by_key, grouped, migrated, parsed
 from tests.support.runs import run, tools_of
+from tests.support.sites import Site
 from worker.jobs.tools import Tools
 from worker.messages import Outcome, Status, Verb
 from worker.sessions_csv import Reader
@@ -101,10 +101,10 @@ class Story:
 
 
 @pytest.fixture(scope="module")
-def story(_site_of_module: Site) -> Iterator[Story]:
+def story(module_site: Site) -> Iterator[Story]:
     """Migrate an estate, look with and without its legacy directories, roll it back, migrate it again."""
-    with tools_of(_site_of_module) as tools:
-        yield _tell(_site_of_module, tools)
+    with tools_of(module_site) as tools:
+        yield _tell(module_site, tools)
 
 
 def _tell(site: Site, tools: Tools) -> Story:

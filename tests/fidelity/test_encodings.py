@@ -7,11 +7,11 @@ import pytest
 from sqlalchemy import Engine, text
 
 from producer.doctor.database_checks import check_database
-from tests.conftest import Site, _administer, _names, _site, _url
 from tests.estate import make_project, record_session
 from tests.support.runs import do, open_run, tools_of
+from tests.support.servers import database_like
+from tests.support.sites import Site, site_in
 from worker.db import schema
-from worker.db.engine import connect
 from worker.errors import EncodingRefusedError
 from worker.messages import Outcome, Status, Verb
 
@@ -26,19 +26,11 @@ encodings = pytest.mark.parametrize("encoding", NAMES)
 @pytest.fixture
 def site(stack, encoding: str, redis_url: str, tmp_path: Path) -> Iterator[Site]:
     """A whole installation on a database of this encoding."""
-    name = next(_names)
-    _administer(
-        stack,
-        f"create database {name} template template0 encoding '{encoding}' locale_provider libc locale 'C'",
-    )
-    engine = connect(_url(stack.addresses, name), application_name="tests")
-    try:
+    options = f"encoding '{encoding}' locale_provider libc locale 'C'"
+    with database_like(stack, "template0", options) as engine:
         schema.apply(engine, with_baseline=True)
-        with _site(engine, redis_url, tmp_path) as made:
+        with site_in(tmp_path, engine, redis_url) as made:
             yield made
-    finally:
-        engine.dispose()
-        _administer(stack, f"drop database {name} with (force)")
 
 
 def add_project(site: Site, encoding: str, **files: str) -> int:

@@ -22,7 +22,6 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import Connection, text
 
-from tests.conftest import Site
 from tests.estate import (
     JSON_NULL,
     Form,
@@ -41,6 +40,7 @@ from tests.estate import (
 )
 from tests.support.model import Row, Tree, by_key, grouped, migrated, parsed
 from tests.support.runs import run_one
+from tests.support.sites import Site
 from tests.support.states import TABLES
 from worker.jobs.tools import Tools
 from worker.messages import Status, Verb

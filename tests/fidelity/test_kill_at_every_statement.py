@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from tests.conftest import Site
 from tests.estate import (
     Project,
     differences,
@@ -21,6 +20,7 @@ from tests.estate import (
 from tests.fidelity.dying import Nursery, Points, nursery
 from tests.support.model import POINTERS, by_key
 from tests.support.runs import WORK, let_lease_run_out, open_run, run_one
+from tests.support.sites import Site
 from tests.support.states import Rows, check, check_legacy, check_migrated, look
 from worker.db import ledger, overview
 from worker.jobs.tools import Tools
@@ -28,9 +28,9 @@ from worker.messages import JobRef, JobState, Outcome, RunState, Status, Verb
 
 
 @pytest.fixture(scope="module")
-def dying(_site_of_module: Site) -> Iterator[Nursery]:
+def dying(module_site: Site) -> Iterator[Nursery]:
     """Bring up workers that die when told to."""
-    with nursery(_site_of_module) as started:
+    with nursery(module_site) as started:
         yield started
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from tests.conftest import Site
 from tests.estate import (
     Project,
     differences,
@@ -25,6 +24,7 @@ from tests.estate import (
 )
 from tests.support.model import Row, by_key
 from tests.support.runs import another_worker, do, open_run, run, run_one
+from tests.support.sites import Site
 from tests.support.waiting import PATIENCE_S
 from worker.db import projects
 from worker.db.engine import connect

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from tests.conftest import Site
 from tests.estate import (
     Entry,
     differences,
@@ -24,6 +23,7 @@ from tests.estate import (
 from tests.estate.compare import LABEL_TABLES
 from tests.support.model import Row
 from tests.support.runs import WORK, at_once, open_run, run, run_one
+from tests.support.sites import Site
 from worker.jobs.tools import Tools
 from worker.legacy import restore
 from worker.messages import Outcome, Status, Verb

@@ -10,7 +10,6 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 
 from producer.runs import migrated_projects as converted
-from tests.conftest import Site
 from tests.estate import (
     JSON_NULL,
     Form,
@@ -34,6 +33,7 @@ from tests.estate import (
 from tests.estate.compare import LABEL_TABLES
 from tests.support.model import Row
 from tests.support.runs import do, open_run, run, run_one
+from tests.support.sites import Site
 from worker.db import ledger, overview
 from worker.errors import UsageError
 from worker.jobs.tools import Tools

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from sqlalchemy import text
 
-from tests.conftest import Site
 from tests.estate import make_project, make_session, record_session
 from tests.estate.rows import Project
 from tests.support.runs import run
+from tests.support.sites import Site
 from worker.jobs.tools import Tools
 from worker.messages import Verb
 

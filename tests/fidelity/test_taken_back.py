@@ -3,7 +3,6 @@
 import pytest
 from sqlalchemy import text
 
-from tests.conftest import Site
 from tests.estate import (
     differences,
     dump,
@@ -16,6 +15,7 @@ from tests.estate import (
 from tests.estate.compare import Reading
 from tests.estate.rows import Project
 from tests.support.runs import run_one
+from tests.support.sites import Site
 from worker.jobs.tools import Tools
 from worker.messages import Outcome, Status, Verb
 from worker.sessions_csv import Reader

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from tests.conftest import Site, _remove
 from tests.estate import dump, make_project, record_session
 from tests.estate.compare import LABEL_TABLES
 from tests.support.runs import run, run_one, tools_of
+from tests.support.sites import Site, remove_all
 from worker.jobs.tools import Tools
 from worker.messages import Status, Verb
 
@@ -39,11 +39,11 @@ def rows_of_label(site: Site) -> object:
 
 
 def everything(site: Site) -> None:
-    _remove(site.data_dir)
+    remove_all(site.data_dir)
 
 
 def mount(site: Site) -> None:
-    _remove(site.data_dir)
+    remove_all(site.data_dir)
     site.data_dir.mkdir()
 
 

@@ -4,10 +4,10 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tests.conftest import Site
 from tests.estate import Project, make_project, record_session, snapshot_tree
 from tests.powercut.jobs import Task
 from tests.support.runs import open_run, run, run_one
+from tests.support.sites import Site
 from tests.support.studies import damage, folder_of, make_big, study
 from worker.jobs.tools import Tools
 from worker.messages import Verb

@@ -14,12 +14,13 @@ import pytest
 from blake3 import blake3
 from sqlalchemy import Engine, text
 
-from tests.conftest import Site, _site
 from tests.powercut import jobs, power
 from tests.powercut.jobs import PLACES, Commit, Done, Places, Task
 from tests.powercut.power import Disk, Loss
 from tests.powercut.stories import STORIES, Content, Story, content_of
-from tests.support.runs import DEADLINE_S, open_run, tools_of
+from tests.support.runs import open_run, tools_of
+from tests.support.sites import Site, site_in
+from tests.support.waiting import PATIENCE_S
 from worker.messages import Status
 
 FLUSH_S = 0.15
@@ -102,7 +103,7 @@ def broken_rows(
     """
     place, image = folder / "disk", folder / "cut.img"
     place.mkdir()
-    with _site(database, redis_url, place) as site, power.remembering(kind, folder, place) as disk:
+    with site_in(place, database, redis_url) as site, power.remembering(kind, folder, place) as disk:
         for directory in (site.data_dir, site.legacy_root):
             directory.mkdir()
         with tools_of(site) as tools:
@@ -165,7 +166,7 @@ def _again(site: Site, task: Task) -> Task:
 
 def _wait_until_heard(place: Path) -> None:
     """Ask for the disk until it says that it lost something: the kernel tells that once, and it is not the job that asks."""
-    deadline = time.monotonic() + DEADLINE_S
+    deadline = time.monotonic() + PATIENCE_S
     sync = ["sync", "--file-system", str(place)]
     while subprocess.run(sync, stderr=subprocess.DEVNULL, check=False).returncode == 0:
         assert time.monotonic() < deadline, "no write was refused"

@@ -18,12 +18,11 @@ from sqlalchemy import Engine, event, text
 
 from producer import metrics
 from producer.local.servers import free_port
-from tests.conftest import Site
 from tests.estate import make_project, record_session
 from tests.support.ledger_rows import end, make_run, must_take, outcome
+from tests.support.sites import Site
 from tests.support.slow_jobs import signal_all
-from tests.support.trees import eventually
-from tests.support.waiting import PATIENCE_S
+from tests.support.waiting import PATIENCE_S, eventually
 from worker.errors import DirectoryMissingError
 from worker.messages import Status
 

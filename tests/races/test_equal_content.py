@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from tests.conftest import Site
 from tests.estate import make_project, record_session, snapshot_tree, write_recording
+from tests.support.sites import Site
 from tests.support.waiting import PATIENCE_S
 from worker.db import leases, ledger, overview
 from worker.db.engine import connect
@@ -31,9 +31,6 @@ from worker.jobs.migrate import migrate
 from worker.jobs.tools import Tools
 from worker.legacy import ingest
 from worker.messages import JobRef, Outcome, Status, Verb
-
-DEADLINE_S = PATIENCE_S
-"""A worker that does not come to the meeting is a failure, not a wait."""
 
 
 def make_equal_projects(site: Site, count: int, *, rows: int = 200) -> list[int]:
@@ -78,11 +75,11 @@ def migrate_at_once(site: Site, refs: Sequence[JobRef]) -> list[Outcome | None]:
 
     def work(number: int) -> Outcome | None:
         with a_worker(site) as tools:
-            start.wait(DEADLINE_S)
+            start.wait(PATIENCE_S)
             return migrate(tools, refs[number], f"worker {number}")
 
     with ThreadPoolExecutor(len(refs)) as workers:
-        return list(workers.map(work, range(len(refs)), timeout=DEADLINE_S))
+        return list(workers.map(work, range(len(refs)), timeout=PATIENCE_S))
 
 
 def meet_after(monkeypatch: pytest.MonkeyPatch, room: Any, name: str, count: int) -> None:
@@ -91,7 +88,7 @@ def meet_after(monkeypatch: pytest.MonkeyPatch, room: Any, name: str, count: int
 
     def step(*args: Any, **options: Any) -> Any:
         result = done(*args, **options)
-        meeting.wait(DEADLINE_S)
+        meeting.wait(PATIENCE_S)
         return result
 
     monkeypatch.setattr(room, name, step)
@@ -172,7 +169,7 @@ def _meet_after_first(monkeypatch: pytest.MonkeyPatch, name: str, count: int) ->
         result = done(*args)
         if not hasattr(met, "once"):
             met.once = True
-            meeting.wait(DEADLINE_S)
+            meeting.wait(PATIENCE_S)
         return result
 
     monkeypatch.setattr(steps, name, step)
@@ -309,7 +306,7 @@ def test_two_runs_of_many_projects_at_once_migrate_each_project_once(
 
     with ThreadPoolExecutor(2) as operators:
         calls = [operators.submit(site.run_producer, "enqueue", "--wait") for _ in range(2)]
-        done = [call.result(DEADLINE_S) for call in calls]
+        done = [call.result(PATIENCE_S) for call in calls]
 
     assert [one.returncode for one in done] == [0, 0], [one.stderr for one in done]
     refs = rows(site, "select project_id from project_dataset_refs order by 1")

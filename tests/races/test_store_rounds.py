@@ -19,11 +19,12 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Site
 from tests.estate import make_project, record_session
-from tests.support.runs import DEADLINE_S, at_once, open_run
+from tests.support.runs import at_once, open_run
+from tests.support.sites import Site
 from tests.support.studies import check_stored_once, counting_writes
 from tests.support.trees import condemned, open_store, read_tree, roots_of, temporary_files, write_tree
+from tests.support.waiting import PATIENCE_S
 from worker.db import claims
 from worker.legacy.hash import hash_tree
 from worker.legacy.ingest import store_tree
@@ -52,7 +53,7 @@ def store_at_once(folder: Path, number: int, first: int, together: threading.Bar
         with ThreadPoolExecutor(2) as threads:
             roots = roots_of(folder)
             scanned = scan(str(project), roots)
-            together.wait(DEADLINE_S)
+            together.wait(PATIENCE_S)
             tree = hash_tree(scanned, roots, store, threads, _nothing)
             target = store.tree_path(project.name, tree.manifest.digest)
             store_tree(store, tree, target, f"{number}-{index}", threads, _nothing)
@@ -91,7 +92,7 @@ def processes(together: threading.Barrier) -> Iterator[list[Connection]]:
         for ours, _ in pipes:
             ours.send(None)
         for process in started:
-            process.join(DEADLINE_S)
+            process.join(PATIENCE_S)
         for ours, theirs in pipes:
             ours.close()
             theirs.close()
@@ -244,17 +245,17 @@ def test_a_big_file_that_another_stored_before_its_claim_was_ours_is_not_written
     def slowly(*args: Any, what: str, **options: Any) -> Any:
         if what == "new files" and not registered.is_set():
             registered.set()
-            assert stored.wait(DEADLINE_S)
+            assert stored.wait(PATIENCE_S)
         return hold(*args, what=what, **options)
 
     monkeypatch.setattr(claims, "hold", slowly)
 
     with counting_writes(monkeypatch) as written, ThreadPoolExecutor(1) as thread:
         first = thread.submit(at_once, site, [(Verb.MIGRATE, slow)])
-        assert registered.wait(DEADLINE_S)
+        assert registered.wait(PATIENCE_S)
         (second,) = at_once(site, [(Verb.MIGRATE, quick)])
         stored.set()
-        outcomes = [one for one in (*first.result(DEADLINE_S), second) if one is not None]
+        outcomes = [one for one in (*first.result(PATIENCE_S), second) if one is not None]
 
     assert [outcome.status for outcome in outcomes] == [Status.MIGRATED] * 2
     check_stored_once(site, outcomes, written)

@@ -11,7 +11,6 @@ from typing import Any
 
 from sqlalchemy import Engine, text
 
-from tests.conftest import Site
 from tests.estate import (
     Project,
     differences,
@@ -21,7 +20,6 @@ from tests.estate import (
     split_session,
 )
 from tests.support.runs import (
-    DEADLINE_S,
     another_worker,
     at_once,
     do,
@@ -29,7 +27,9 @@ from tests.support.runs import (
     run,
     tools_of,
 )
+from tests.support.sites import Site
 from tests.support.states import check_legacy, check_migrated, look
+from tests.support.waiting import PATIENCE_S
 from worker.db import ledger, overview
 from worker.db.engine import connect
 from worker.jobs.tools import Tools
@@ -96,7 +96,7 @@ def _in_parallel(site: Site, calls: list[Callable[[Tools], Any]]) -> list[Any]:
 
     def work(number: int) -> Any:
         with another_worker(site, f"worker {number}") as tools:
-            together.wait(DEADLINE_S)
+            together.wait(PATIENCE_S)
             return calls[number](tools)
 
     with ThreadPoolExecutor(len(calls)) as threads:
@@ -211,7 +211,7 @@ def test_a_verification_meanwhile_never_finds_a_difference(site: Site):
                 assert {one.status for one in run(tools, Verb.ROLLBACK).values()} == {Status.ROLLED_BACK}
         finally:
             over.set()
-        verifying.result(timeout=DEADLINE_S)
+        verifying.result(timeout=PATIENCE_S)
 
     assert set(statuses) <= {Status.VERIFIED, Status.SKIPPED}
     assert Status.VERIFIED in statuses
@@ -259,7 +259,7 @@ def test_people_who_work_all_the_while_lose_nothing_and_never_see_an_error(site:
         while not over.is_set():
             for verb in (Verb.MIGRATE, Verb.ROLLBACK):
                 statuses += [(one.status, one.error) for one in run(tools, verb).values()]
-        person.result(timeout=DEADLINE_S)
+        person.result(timeout=PATIENCE_S)
 
     assert {error for _, error in statuses} == {None}
     rows = look(site.engine, project.project_id)

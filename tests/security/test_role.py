@@ -11,13 +11,12 @@ from typing import Any, NamedTuple
 import pytest
 from sqlalchemy import Connection, Engine, event, text
 
-from producer.local.stack import Stack
 from producer.runs import collect, control, legacy_projects, migrated_projects, status
 from producer.runs.open import Opened
-from tests.conftest import TEMPLATE, Site, _database, _empty_redis, _site
 from tests.estate import every_form, make_project, record_session, split_session
 from tests.support import runs
 from tests.support.psql import SQL, psql
+from tests.support.sites import Site
 from worker.db import health, leases, ledger, recordings, schema
 from worker.db.engine import connect
 from worker.db.ledger import Run
@@ -39,29 +38,26 @@ class Role:
 
 
 @pytest.fixture(scope="module")
-def _role(stack: Stack, _template: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Role]:
+def _role(module_site: Site) -> Iterator[Role]:
     """Make the role by the file, as an operator does, with a name that has to be quoted."""
     name, password = 'migrator "of the lab"', secrets.token_urlsafe(12)
-    with (
-        _database(stack, template=TEMPLATE) as owner,
-        _site(owner, _empty_redis(stack), tmp_path_factory.mktemp("role")) as site,
-    ):
-        psql(owner, "-v", f"migrator={name}", "-f", str(FILE))
+    site, owner = module_site, module_site.engine
+    psql(owner, "-v", f"migrator={name}", "-f", str(FILE))
+    with owner.begin() as conn:
+        conn.execute(text(f"alter role {_quoted(name)} password '{password}'"))
+    url = owner.url.set(username=name, password=password)
+    engine = connect(url, application_name="tests of the role")
+    rendered = url.set(drivername="postgresql").render_as_string(hide_password=False)
+    try:
+        yield Role(
+            name=name,
+            site=replace(site, engine=engine, env=site.env | {"DATABASE_URL": rendered}),
+            owner=owner,
+        )
+    finally:
+        engine.dispose()
         with owner.begin() as conn:
-            conn.execute(text(f"alter role {_quoted(name)} password '{password}'"))
-        url = owner.url.set(username=name, password=password)
-        engine = connect(url, application_name="tests of the role")
-        rendered = url.set(drivername="postgresql").render_as_string(hide_password=False)
-        try:
-            yield Role(
-                name=name,
-                site=replace(site, engine=engine, env=site.env | {"DATABASE_URL": rendered}),
-                owner=owner,
-            )
-        finally:
-            engine.dispose()
-            with owner.begin() as conn:
-                conn.execute(text(f"drop owned by {_quoted(name)}; drop role {_quoted(name)}"))
+            conn.execute(text(f"drop owned by {_quoted(name)}; drop role {_quoted(name)}"))
 
 
 @pytest.fixture

@@ -25,15 +25,13 @@ from producer.local.child_process import Child, stop
 from producer.local.servers import free_port
 from producer.local.stack import (
     FLOWER_PASSWORD,
-    Stack,
     run_flower,
     start_worker,
 )
-from tests.conftest import TEMPLATE, Site, _database, _empty_redis, _site
 from tests.estate import make_project, record_session
 from tests.support.psql import contents
-from tests.support.trees import eventually
-from tests.support.waiting import PATIENCE_S
+from tests.support.sites import Site
+from tests.support.waiting import PATIENCE_S, eventually
 from worker import settings as settings_module
 from worker.errors import SettingsError
 
@@ -90,12 +88,9 @@ class Planted:
 
 
 @pytest.fixture(scope="module")
-def planted(stack: Stack, _template: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Planted]:
-    with (
-        _database(stack, template=TEMPLATE) as owner,
-        _site(owner, _empty_redis(stack), tmp_path_factory.mktemp("planted")) as site,
-        redis.Redis.from_url(site.redis_url) as client,
-    ):
+def planted(module_site: Site) -> Iterator[Planted]:
+    site, owner = module_site, module_site.engine
+    with redis.Redis.from_url(site.redis_url) as client:
         made = Planted(site=site, owner=owner, database=Secret(), broker=Secret(), wrong=Secret())
         client.acl_setuser(
             "planted",

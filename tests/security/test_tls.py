@@ -21,12 +21,13 @@ from sqlalchemy import make_url, text
 from producer.cli.exit_codes import exit_code
 from producer.local.servers import LOOPBACK, free_port
 from producer.local.stack import FLOWER_PASSWORD, Stack, run_flower
-from tests.conftest import Site, _empty_redis, _site
 from tests.estate import make_project, record_session
 from tests.security import certificates as certificates_room
 from tests.security import encrypted_servers
 from tests.security.certificates import Certificates
 from tests.security.encrypted_servers import OTHER_ADDRESS
+from tests.support.servers import empty_redis
+from tests.support.sites import Site, site_in
 from tests.support.waiting import PATIENCE_S
 from worker import settings as settings_module
 from worker.broker import client as broker
@@ -71,10 +72,10 @@ def encrypted(_starts_servers: None, tmp_path_factory: pytest.TempPathFactory) -
         engine = connect(make_url(url).set(drivername="postgresql+psycopg2"), application_name="tests")
         parts.callback(engine.dispose)
         site = parts.enter_context(
-            _site(
+            site_in(
+                tmp_path_factory.mktemp("encrypted"),
                 engine,
                 f"{broker_server.url}?ssl_ca_certs={made.authority}",
-                tmp_path_factory.mktemp("encrypted"),
             )
         )
         yield Encrypted(site=site, database_url=database.url, redis_url=broker_server.url, certificates=made)
@@ -197,7 +198,7 @@ def test_plain_text_on_an_encrypted_port_is_told(encrypted: Encrypted):
 def test_tls_on_a_plain_port_is_told(stack: Stack, monkeypatch: pytest.MonkeyPatch):
     """Valkey takes the greeting for the beginning of a command, and waits for its end."""
     monkeypatch.setattr(broker, "_TIMEOUT_S", 0.5)
-    encrypted = _empty_redis(stack).replace("redis://", "rediss://")
+    encrypted = empty_redis(stack).replace("redis://", "rediss://")
 
     with pytest.raises(BrokerUnavailableError, match="no TLS there, its URL begins with redis://"):
         broker.check(settings_for(encrypted))

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 from sqlalchemy import Engine, text
 
-from tests.conftest import LEASE_S, Site
 from tests.support.ledger_rows import await_old_server
+from tests.support.sites import LEASE_S, Site
 from tests.support.waiting import PATIENCE_S
 from worker.db import ledger, projects
 from worker.db.ledger import NewJob
@@ -24,9 +24,6 @@ WORK: dict[Verb, Callable[[Tools, JobRef, str], Outcome | None]] = {
     Verb.ROLLBACK: rollback,
     Verb.VERIFY: verify_sessions,
 }
-
-DEADLINE_S = PATIENCE_S
-"""A worker that does not come to the meeting is a failure, not a wait."""
 
 
 @contextmanager
@@ -108,7 +105,7 @@ def at_once(site: Site, jobs: Sequence[tuple[Verb, JobRef]]) -> list[Outcome | N
     def work(number: int) -> Outcome | None:
         verb, ref = jobs[number]
         with another_worker(site, f"worker {number}") as tools:
-            together.wait(DEADLINE_S)
+            together.wait(PATIENCE_S)
             return WORK[verb](tools, ref, f"worker {number}")
 
     with ThreadPoolExecutor(len(jobs)) as threads:

@@ -8,10 +8,9 @@ from typing import Any
 from sqlalchemy import text
 
 from producer.local.child_process import Child
-from tests.conftest import Site
 from tests.estate import make_project, record_session
-from tests.support.trees import eventually
-from tests.support.waiting import PATIENCE_S
+from tests.support.sites import Site
+from tests.support.waiting import PATIENCE_S, eventually
 
 LEASE_S = "4"
 """Short, and yet longer than a busy machine lets a heartbeat wait."""

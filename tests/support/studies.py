@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Site
 from tests.estate import Project, make_project, record_session, snapshot_tree
+from tests.support.sites import Site
 from worker.messages import Outcome
 from worker.store.digest import BIG_BYTES, digest_of
 from worker.store.manifest import Manifest

@@ -4,8 +4,6 @@ import os
 import pickle
 import shutil
 import tempfile
-import threading
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from tests.support.waiting import PATIENCE_S
 from worker.legacy.hash import hash_tree
 from worker.legacy.hashed_tree import HashedTree
 from worker.legacy.parallel import Advance
@@ -185,15 +182,3 @@ def _be_ordinary_and_call(call: Callable[[], T], writing: int) -> None:
         with open(writing, "wb") as answer:
             pickle.dump((result, error), answer)
         os._exit(0)
-
-
-# Waiting --------------------------------------------------------------------------------------------------------
-
-
-def eventually(condition: Callable[[], bool], what: str, *, within_s: float = PATIENCE_S) -> None:
-    """Wait until the condition holds, or fail saying what was waited for."""
-    deadline = time.monotonic() + within_s
-    pause = threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {within_s:g} s: {what}"
-        pause.wait(0.01)

@@ -1,4 +1,15 @@
-"""How long tests wait for what must happen: long, because only a test that fails waits so long, and machines are busy."""
+"""How tests wait: on a condition, and long, because only a test that fails waits so long, and machines are busy."""
+
+import time
+from collections.abc import Callable
 
 PATIENCE_S = 120.0
 """For one condition. Two of these fit into the time that pytest gives a test (`timeout` in pyproject.toml)."""
+
+
+def eventually(condition: Callable[[], bool], what: str, *, within_s: float = PATIENCE_S) -> None:
+    """Wait until the condition holds, or fail saying what was waited for."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {within_s:g} s: {what}"
+        time.sleep(0.01)

@@ -9,8 +9,8 @@ from celery.app.defaults import SETTING_KEYS
 from kombu import Connection
 from sqlalchemy import event
 
-from tests.conftest import Site
 from tests.estate import make_project, record_session
+from tests.support.sites import Site
 from worker import tasks
 from worker.broker import config as room
 from worker.broker.config import create_app

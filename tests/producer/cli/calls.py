@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Engine, text
 
-from tests.conftest import Site
+from tests.support.sites import Site
 from tests.support.waiting import PATIENCE_S
 
 Call = Callable[..., subprocess.CompletedProcess[str]]

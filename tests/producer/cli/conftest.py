@@ -14,9 +14,9 @@ from contextlib import closing
 import pytest
 
 from producer.cli.app import main
-from tests.conftest import Site
 from tests.estate import make_project, record_session
 from tests.producer.cli.calls import Call
+from tests.support.sites import Site
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 from producer.cli.app import app
 from producer.cli.exit_codes import EXIT_CODES
 from tests.command_list import commands
-from tests.conftest import Site
 from tests.estate import make_dataset
 from tests.producer.cli.calls import Call, lines
+from tests.support.sites import Site
 
 
 def test_json_is_exactly_one_document_on_standard_output_and_people_read_standard_error(

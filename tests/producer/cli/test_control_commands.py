@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.conftest import Site
 from tests.producer.cli.calls import Call, at_a_terminal, runs
+from tests.support.sites import Site
 
 
 @pytest.mark.usefixtures("three_projects")

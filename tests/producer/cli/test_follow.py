@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from tests.conftest import Site
 from tests.producer.cli.calls import Call, lines, runs
+from tests.support.sites import Site
 from tests.support.waiting import PATIENCE_S
 
 

@@ -8,9 +8,9 @@ from sqlalchemy import text
 
 from producer.doctor.worker_checks import WORKER_COMMAND
 from producer.runs import legacy_projects
-from tests.conftest import Site
 from tests.estate import make_project, record_session
 from tests.producer.cli.calls import Call, at_a_terminal, lines, runs
+from tests.support.sites import Site
 from worker.broker import client as broker
 from worker.errors import BrokerUnavailableError
 

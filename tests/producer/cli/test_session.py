@@ -8,8 +8,8 @@ import uuid
 
 from sqlalchemy import text
 
-from tests.conftest import Site
 from tests.producer.cli.calls import PASSWORD, Call, lines, runs
+from tests.support.sites import Site
 from tests.support.waiting import PATIENCE_S
 
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import redis
 
 from producer.doctor.findings import Chapter
-from tests.conftest import Site
+from tests.support.sites import Site
 from worker.findings import Verdict
 
 PASSWORD = "hunter2secret"  # noqa: S105 - what must not be seen again

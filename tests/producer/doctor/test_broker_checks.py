@@ -7,8 +7,8 @@ from producer.doctor import broker_checks
 from producer.doctor.broker_checks import check_broker
 from producer.doctor.findings import Chapter
 from producer.doctor.worker_checks import check_workers
-from tests.conftest import Site
 from tests.producer.doctor.chapters import PASSWORD, bad, configured
+from tests.support.sites import Site
 from worker.broker import client as broker
 from worker.broker.client import Server as BrokerServer
 from worker.findings import Verdict

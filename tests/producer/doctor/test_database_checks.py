@@ -10,10 +10,10 @@ from sqlalchemy import Engine, text
 
 from producer.doctor import database_checks
 from producer.doctor.database_checks import check_database
-from tests.conftest import Site
 from tests.estate import make_project, record_session, split_session
 from tests.producer.doctor.chapters import PASSWORD, bad
 from tests.support.runs import run_one, tools_of
+from tests.support.sites import Site
 from worker.db import health, schema
 from worker.db.engine import autocommit, connect
 from worker.db.health import NEEDED_RIGHTS, Server

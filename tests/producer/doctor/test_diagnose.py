@@ -9,10 +9,10 @@ import pytest
 from producer.cli.render import diagnosis_lines
 from producer.doctor import database_checks, diagnose
 from producer.doctor.findings import Chapter, Diagnosis
-from tests.conftest import Site
 from tests.estate import make_project, record_session
 from tests.producer.doctor.chapters import PASSWORD, configured
-from tests.support.trees import eventually
+from tests.support.sites import Site
+from tests.support.waiting import eventually
 from worker.findings import Verdict, passed
 
 

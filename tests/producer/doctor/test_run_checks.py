@@ -1,9 +1,9 @@
 """Runs that do not go on by themselves are found."""
 
 from producer.doctor.run_checks import check_runs
-from tests.conftest import Site
 from tests.producer.doctor.chapters import bad
 from tests.support.ledger_rows import expire, make_run, must_take
+from tests.support.sites import Site
 from worker.db import ledger
 
 

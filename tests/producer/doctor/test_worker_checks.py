@@ -17,11 +17,11 @@ from producer.doctor.ask_workers import Asked
 from producer.doctor.findings import Chapter
 from producer.doctor.worker_checks import check_workers
 from producer.local.child_process import Child, start, stop
-from tests.conftest import Site
 from tests.estate import make_project
 from tests.producer.doctor.chapters import PASSWORD, bad
 from tests.support.ledger_rows import end, make_run, must_take
-from tests.support.trees import eventually
+from tests.support.sites import Site
+from tests.support.waiting import eventually
 from worker.broker import client as broker
 from worker.findings import Verdict, failed, passed, warned
 from worker.settings import Settings

@@ -8,8 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from producer.local import servers as local_servers
 from producer.local import stack as local_stack
 from producer.local.child_process import LocalStackError
 from producer.local.stack import Stack
-from tests.support.waiting import PATIENCE_S
+from tests.support.waiting import PATIENCE_S, eventually
 from worker import settings as settings_module
 from worker.errors import SettingsError, UsageError
 from worker.settings import Settings
@@ -393,13 +392,6 @@ def wait_for_addresses(process: subprocess.Popen[bytes], state: Path) -> dict[st
 
     eventually(is_up, "the stack is up")
     return {name: value or "" for name, value in dotenv_values(state / "stack.env").items()}
-
-
-def eventually(condition: Callable[[], bool], what: str, *, within_s: float = PATIENCE_S) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {within_s} seconds: {what}"
-        time.sleep(0.02)
 
 
 def query(running: Stack, sql: str) -> object:

@@ -5,9 +5,9 @@ import json
 import pytest
 from sqlalchemy import text
 
-from tests.conftest import Site
 from tests.estate import make_project, record_session
 from tests.support.runs import do, open_run, tools_of
+from tests.support.sites import Site
 from worker.errors import StoreFullError
 from worker.messages import Verb
 from worker.store.store import Store

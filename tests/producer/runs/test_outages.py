@@ -11,13 +11,11 @@ from contextlib import contextmanager
 import pytest
 from sqlalchemy import create_engine, text
 
-from tests.conftest import Site
+from tests.support.sites import Site
 from tests.support.waiting import PATIENCE_S
 from worker.db import ledger
 from worker.db.ledger import NewJob
 from worker.messages import Verb
-
-DEADLINE_S = PATIENCE_S
 
 
 @contextmanager
@@ -79,7 +77,7 @@ def test_what_follows_a_run_waits_for_the_database(
         site.engine.dispose()
         assert site.run_producer("cancel").returncode == 0
 
-        _, words = following.communicate(timeout=DEADLINE_S)
+        _, words = following.communicate(timeout=PATIENCE_S)
 
     assert following.returncode == exit_code, words
     assert last_word in words
@@ -96,7 +94,7 @@ def test_two_who_retry_at_once_queue_every_failed_job_once(site: Site):
     def retry() -> int:
         with site.engine.connect() as conn:
             conn.execute(text("select 1"))
-            both.wait(DEADLINE_S)
+            both.wait(PATIENCE_S)
             count = ledger.retry_failed(conn, run_id)
             conn.commit()
             return count

@@ -14,8 +14,8 @@ from sqlalchemy import Connection, Engine, event, text
 
 from producer.cli.render import status_lines
 from producer.runs import status
-from tests.conftest import Site
 from tests.support.ledger_rows import end, expire, make_run, must_take, outcome, set_run_state
+from tests.support.sites import Site
 from tests.support.waiting import PATIENCE_S
 from worker.db import leases, ledger
 from worker.errors import DirectoryMissingError, SourceChangedError

@@ -10,8 +10,8 @@ from producer.runs import survey as surveys
 from producer.runs.legacy_projects import enqueue
 from producer.runs.open import Opened
 from producer.runs.survey import Listing, Survey, room_warnings
-from tests.conftest import Site
 from tests.estate import make_project, record_session
+from tests.support.sites import Site
 from tests.support.waiting import PATIENCE_S
 from worker.settings import Settings
 

@@ -1,7 +1,6 @@
 """A server that answers and refuses is an outage: verbs say its own word, workers wait, and go on when it takes messages."""
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,15 +10,13 @@ import redis
 from producer.doctor.broker_checks import check_broker
 from producer.local.child_process import Child
 from producer.local.servers import servers_folder, valkey
-from tests.conftest import Site
 from tests.estate import make_project, record_session
-from tests.support.waiting import PATIENCE_S
+from tests.support.sites import Site
+from tests.support.waiting import eventually
 from worker.broker import client as broker
 from worker.errors import BrokerRefusesError
 from worker.findings import Verdict
 from worker.settings import Settings
-
-DEADLINE_S = PATIENCE_S
 
 Call = Callable[[redis.Redis], object]
 
@@ -66,14 +63,6 @@ def log_of(worker: Child) -> str:
     return Path(worker.log_file).read_text(encoding="utf-8")
 
 
-def eventually(happened: Callable[[], bool]) -> None:
-    """Wait for it."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 @pytest.mark.parametrize("word", REFUSALS)
 def test_the_doctor_fails_and_whoever_asks_hears_the_server_s_own_word(
     word: str, site: Site, refusing_url: str
@@ -113,7 +102,10 @@ def test_a_server_that_refuses_ends_no_worker_and_status_says_what_they_wait_for
             refuse(client)
             # A full memory is not noticed by a worker that only takes messages out.
             if word != "OOM":
-                eventually(lambda before=before: log_of(worker).count("broker_refuses") > before)
+                eventually(
+                    lambda before=before: log_of(worker).count("broker_refuses") > before,
+                    "the worker says so again",
+                )
             status = site.run_producer("status", "--json", REDIS_URL=refusing_url)
             refused = site.run_producer("resume", REDIS_URL=refusing_url)
             relent(client)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from tests.conftest import Site
+from tests.support.sites import Site
 from worker.broker import client as broker
 from worker.broker.client import Message
 from worker.errors import BrokerUnavailableError

@@ -8,7 +8,7 @@ from kombu import Consumer, Queue
 from kombu.transport.redis import Channel
 
 from producer.local.servers import servers_folder, valkey
-from tests.conftest import Site
+from tests.support.sites import Site
 from worker.broker.client import Message, send
 from worker.broker.config import create_app
 from worker.broker.consumer import LastingConsumer

@@ -13,10 +13,11 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from producer.local.stack import Stack
-from tests.conftest import Site, _empty_redis
 from tests.estate import make_project, record_session
 from tests.support.ledger_rows import job_of, make_run
-from tests.support.trees import eventually
+from tests.support.servers import empty_redis
+from tests.support.sites import Site
+from tests.support.waiting import eventually
 from worker.broker import client as broker
 from worker.broker.client import Message
 from worker.broker.message_validation import MOST_BYTES, RefusedError, check_answer
@@ -146,7 +147,7 @@ FORGERIES: Mapping[str, tuple[str, Forgery]] = {
 @pytest.fixture(scope="module")
 def genuine(stack: Stack) -> bytes:
     """A message as the producer sends it, taken out of a queue that no worker looks at."""
-    settings = Settings.model_construct(redis_url=SecretStr(_empty_redis(stack)))
+    settings = Settings.model_construct(redis_url=SecretStr(empty_redis(stack)))
     ref = JobRef(run_id=uuid.UUID(RUN), project_id=1)
     broker.send(settings, [Message(ref=ref, verb=Verb.MIGRATE, project_name="Étude 🚬", size_bytes=3)])
     with redis.Redis.from_url(settings.broker.url) as client:

@@ -1,12 +1,10 @@
 """A dry run does its statements and takes them back: what the database would refuse is predicted, and nothing stays."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
-from tests.conftest import Site
 from tests.estate import (
     dump,
     make_project,
@@ -16,7 +14,8 @@ from tests.estate import (
     write_labels,
 )
 from tests.estate.compare import LABEL_TABLES
-from tests.support.runs import do, open_run, run, run_one, tools_of
+from tests.support.runs import do, open_run, run, run_one
+from tests.support.sites import Site
 from worker.db import column_types, schema
 from worker.errors import ColumnTypesError
 from worker.jobs.tools import Tools
@@ -69,12 +68,6 @@ OBSTACLES = {
     ),
 }
 """For each: what is in the way of a migration, what of a rollback, and the reason that is given."""
-
-
-@pytest.fixture
-def tools(site: Site) -> Iterator[Tools]:
-    with tools_of(site) as made:
-        yield made
 
 
 def study(site: Site) -> int:

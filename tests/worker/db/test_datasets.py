@@ -12,8 +12,7 @@ from sqlalchemy import Connection, Engine, text
 
 from tests.support import rows
 from tests.support.ledger_rows import at_once, processes
-from tests.support.trees import eventually
-from tests.support.waiting import PATIENCE_S
+from tests.support.waiting import PATIENCE_S, eventually
 from worker.db import claims, datasets
 from worker.db.datasets import Dataset, RawSession
 from worker.errors import ClaimLostError, DatabaseBusyError, DatabaseUnavailableError

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Site
-from tests.support.trees import eventually
+from tests.support.sites import Site
+from tests.support.waiting import eventually
 from worker.doctor import checkup as room
 from worker.doctor.checkup import Checkups
 from worker.doctor.machine_checks import clock_check

@@ -8,8 +8,7 @@ import pytest
 from sqlalchemy import Engine, create_engine, text
 
 from tests.support.ledger_rows import end, expire, job_of, make_run, must_take, processes, take
-from tests.support.trees import eventually
-from tests.support.waiting import PATIENCE_S
+from tests.support.waiting import PATIENCE_S, eventually
 from worker.db import claims
 from worker.db.claims import Claim
 from worker.errors import ClaimLostError, LeaseLostError

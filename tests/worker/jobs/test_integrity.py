@@ -8,20 +8,14 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from tests.conftest import Site
 from tests.estate import make_project, record_session
-from tests.support.runs import do, open_run, tools_of
+from tests.support.runs import do, open_run
+from tests.support.sites import Site
 from worker.jobs import integrity as trust
 from worker.jobs.tools import Tools
 from worker.legacy import hash as hashing
 from worker.messages import Outcome, Status, Verb
 from worker.store.digest import BIG_BYTES, read_stored
-
-
-@pytest.fixture
-def tools(site: Site) -> Iterator[Tools]:
-    with tools_of(site) as made:
-        yield made
 
 
 def study(site: Site, name: str, *sessions: int, rows: int = 60) -> Path:

@@ -1,22 +1,15 @@
 """What a conversion that fails leaves in the store: nothing where that can be known before, else nothing that blocks the next."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 
-from tests.conftest import Site
 from tests.estate import Project, make_project, make_session, record_session, snapshot_tree
-from tests.support.runs import run_one, tools_of
+from tests.support.runs import run_one
+from tests.support.sites import Site
 from worker.jobs.tools import Tools
 from worker.messages import Status, Verb
-
-
-@pytest.fixture
-def tools(site: Site) -> Iterator[Tools]:
-    with tools_of(site) as made:
-        yield made
 
 
 def study(site: Site, *, odd: str | None = None) -> Project:

@@ -12,20 +12,14 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from tests.conftest import Site
 from tests.support.ledger_rows import job_of
-from tests.support.runs import do, open_run, tools_of
-from tests.support.trees import eventually
+from tests.support.runs import do, open_run
+from tests.support.sites import Site
+from tests.support.waiting import eventually
 from tests.worker.jobs.test_integrity import migrate_all, study
 from worker.db import claims
 from worker.jobs.tools import Tools
 from worker.messages import Status, Verb
-
-
-@pytest.fixture
-def tools(site: Site) -> Iterator[Tools]:
-    with tools_of(site) as made:
-        yield made
 
 
 @contextmanager

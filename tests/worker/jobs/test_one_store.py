@@ -1,7 +1,7 @@
 """One database, one store: a mount that is missing is a missing mount, never a place for a second store."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ from sqlalchemy import Engine, text
 
 from producer import metrics
 from producer.doctor.same_checks import store_check
-from tests.conftest import Site
 from tests.support.runs import do, open_run, tools_of
+from tests.support.sites import Site
 from tests.support.waiting import PATIENCE_S
 from tests.worker.jobs.test_integrity import migrate_all, study
 from worker.doctor.protocol import Evidence, Machine
@@ -22,12 +22,6 @@ from worker.jobs.one_store import Remembered, open_store
 from worker.jobs.tools import Tools
 from worker.messages import Verb
 from worker.store.store import Store
-
-
-@pytest.fixture
-def tools(site: Site) -> Iterator[Tools]:
-    with tools_of(site) as made:
-        yield made
 
 
 def unmount(site: Site) -> None:

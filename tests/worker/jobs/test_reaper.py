@@ -9,7 +9,6 @@ import redis
 from sqlalchemy import Engine, text
 
 from producer.runs.collect import collect
-from tests.conftest import Site
 from tests.support.ledger_rows import (
     at_once,
     expire,
@@ -20,7 +19,9 @@ from tests.support.ledger_rows import (
     set_run_state,
     take,
 )
-from tests.support.trees import eventually, open_store
+from tests.support.sites import Site
+from tests.support.trees import open_store
+from tests.support.waiting import eventually
 from worker.broker import client as broker
 from worker.db import leases, ledger, messages_sent
 from worker.jobs.reaper import Reaper, reap

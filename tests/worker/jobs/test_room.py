@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +11,10 @@ from types import SimpleNamespace
 import pytest
 from sqlalchemy import text
 
-from tests.conftest import Site
 from tests.support.ledger_rows import job_of
 from tests.support.runs import do, open_run, tools_of
-from tests.support.trees import eventually
+from tests.support.sites import Site
+from tests.support.waiting import eventually
 from tests.worker.jobs.test_integrity import study
 from worker.db import ledger
 from worker.jobs.tools import Tools
@@ -23,12 +23,6 @@ from worker.store import store as store_module
 
 BLOCK = 4096
 Disk = Callable[..., None]
-
-
-@pytest.fixture
-def tools(site: Site) -> Iterator[Tools]:
-    with tools_of(site) as made:
-        yield made
 
 
 @pytest.fixture

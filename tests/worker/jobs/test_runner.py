@@ -9,9 +9,9 @@ from typing import Any, NoReturn
 import pytest
 from sqlalchemy import Connection, text
 
-from tests.conftest import Site
 from tests.support.ledger_rows import expire, job_of, make_run, must_take, set_run_state
-from tests.support.trees import eventually
+from tests.support.sites import Site
+from tests.support.waiting import eventually
 from worker import errors
 from worker.db import leases, ledger
 from worker.errors import (

@@ -19,7 +19,6 @@ from tests.support.trees import (
     STUDY,
     as_ordinary_user,
     condemned,
-    eventually,
     hashed,
     manifest_of,
     open_store,
@@ -29,7 +28,7 @@ from tests.support.trees import (
     temporary_files,
     write_tree,
 )
-from tests.support.waiting import PATIENCE_S
+from tests.support.waiting import PATIENCE_S, eventually
 from worker.errors import (
     EntryRefusedError,
     EntryUnreadableError,

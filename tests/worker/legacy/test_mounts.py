@@ -12,20 +12,14 @@ import pytest
 from sqlalchemy import text
 
 from producer.runs import status
-from tests.conftest import Site
 from tests.support.ledger_rows import job_of
 from tests.support.runs import do, open_run, run, tools_of
+from tests.support.sites import Site
 from tests.worker.jobs.test_integrity import study
 from worker.db import ledger
 from worker.jobs.reaper import reap
 from worker.jobs.tools import Tools
 from worker.messages import JobRef, Status, Verb
-
-
-@pytest.fixture
-def tools(site: Site) -> Iterator[Tools]:
-    with tools_of(site) as made:
-        yield made
 
 
 def unmount(root: Path) -> None:

@@ -2,25 +2,18 @@
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 
-from tests.conftest import Site
 from tests.estate import make_project, make_session, record_session
 from tests.estate.rows import Project
-from tests.support.runs import run_one, tools_of
+from tests.support.runs import run_one
+from tests.support.sites import Site
 from worker.db import checks, datasets
 from worker.jobs.tools import Tools
 from worker.messages import Outcome, Status, Verb
-
-
-@pytest.fixture
-def tools(site: Site) -> Iterator[Tools]:
-    with tools_of(site) as made:
-        yield made
 
 
 def study(site: Site, name: str = "study") -> Project:

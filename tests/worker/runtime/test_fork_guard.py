@@ -7,13 +7,11 @@ import pytest
 from celery.worker import WorkController
 from celery.worker.components import Pool
 
-from tests.conftest import Site
+from tests.support.sites import Site
 from tests.support.waiting import PATIENCE_S
 from worker import app as app_room
 from worker import bootsteps
 from worker.runtime import fork_guard as forking
-
-DEADLINE_S = PATIENCE_S
 
 
 def fork() -> int:
@@ -32,19 +30,19 @@ def test_a_fork_waits_for_whoever_is_at_work_and_the_child_can_work_too():
     def work() -> None:
         with forking.at_work():
             working.set()
-            go_on.wait(DEADLINE_S)
+            go_on.wait(PATIENCE_S)
 
     def fork_beside() -> None:
         codes.append(fork())
         forked.set()
 
     threading.Thread(target=work, daemon=True).start()
-    assert working.wait(DEADLINE_S)
+    assert working.wait(PATIENCE_S)
     threading.Thread(target=fork_beside, daemon=True).start()
 
     assert not forked.wait(0.3), "it waits"
     go_on.set()
-    assert forked.wait(DEADLINE_S)
+    assert forked.wait(PATIENCE_S)
     assert codes == [7]
     with forking.at_work():
         pass
@@ -58,18 +56,18 @@ def test_a_fork_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch):
     def work() -> None:
         with forking.at_work():
             working.set()
-            end.wait(DEADLINE_S)
+            end.wait(PATIENCE_S)
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    assert working.wait(DEADLINE_S)
+    assert working.wait(PATIENCE_S)
     child = os.fork()
     if not child:
         os._exit(7)
 
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     end.set()
-    thread.join(DEADLINE_S)
+    thread.join(PATIENCE_S)
 
 
 def test_the_reaper_starts_when_the_first_children_are_there(site: Site, monkeypatch: pytest.MonkeyPatch):

@@ -5,8 +5,6 @@ import threading
 from tests.support.waiting import PATIENCE_S
 from worker.runtime.latest_call import Teller
 
-DEADLINE_S = PATIENCE_S
-
 
 def test_of_the_words_that_come_while_the_listener_is_deaf_only_the_last_is_told():
     teller = Teller()
@@ -16,17 +14,17 @@ def test_of_the_words_that_come_while_the_listener_is_deaf_only_the_last_is_told
 
     def first() -> None:
         is_deaf.set()
-        hears.wait(DEADLINE_S)
+        hears.wait(PATIENCE_S)
         told.append("first")
 
     teller.tell(first)
-    assert is_deaf.wait(DEADLINE_S)
+    assert is_deaf.wait(PATIENCE_S)
     for word in ("second", "third"):
         teller.tell(lambda word=word: told.append(word))
     teller.tell(lambda: (told.append("last"), last.set()))
     hears.set()
 
-    assert last.wait(DEADLINE_S)
+    assert last.wait(PATIENCE_S)
     assert told == ["first", "last"]
 
 
@@ -39,7 +37,7 @@ def test_a_word_that_cannot_be_told_does_not_end_the_telling():
         raise ConnectionError("nobody listens")
 
     teller.tell(fail)
-    assert failed.wait(DEADLINE_S)
+    assert failed.wait(PATIENCE_S)
     teller.tell(told.set)
 
-    assert told.wait(DEADLINE_S)
+    assert told.wait(PATIENCE_S)

@@ -2,15 +2,14 @@
 
 import errno
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import Site
 from tests.fidelity.test_restore import make, remove
-from tests.support.runs import open_run, run, run_one, tools_of
+from tests.support.runs import open_run, run, run_one
+from tests.support.sites import Site
 from tests.support.studies import check_store, check_tree, staged, study
 from worker.db import ledger, overview
 from worker.jobs import leftovers, rollback
@@ -18,12 +17,6 @@ from worker.jobs.tools import Tools
 from worker.legacy import restore
 from worker.messages import RunState, Status, Verb
 from worker.store import files, store, syscalls
-
-
-@pytest.fixture
-def tools(site: Site) -> Iterator[Tools]:
-    with tools_of(site) as made:
-        yield made
 
 
 def note(monkeypatch: pytest.MonkeyPatch, said: list[str], room: Any, name: str) -> None:
