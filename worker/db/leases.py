@@ -1,7 +1,7 @@
 """Rows of the ledger as whoever works on a job sees them: its lease, its progress, its outcome. Opens no transaction."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -32,12 +32,17 @@ class Lease:
     path: str | None
     verb: Verb
     dry_run: bool
-    options: RunOptions
+    selection: Mapping[str, Any]
     started_at: datetime
     run_created_at: datetime
     retries: int = 0
     busy_with: uuid.UUID | None = None
     bytes_per_second: float | None = None
+
+    @property
+    def options(self) -> RunOptions:
+        """What its run was asked for; raises as `RunOptions.of_selection`, which is why it is read where it is needed only."""
+        return RunOptions.of_selection(self.selection)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -362,7 +367,7 @@ def _lease(ref: JobRef, row: Row[Any]) -> Lease:
         path=row.path,
         verb=Verb(row.verb),
         dry_run=row.dry_run,
-        options=RunOptions.of_selection(row.selection),
+        selection=row.selection,
         started_at=row.started_at,
         run_created_at=row.run_created_at,
         retries=row.retries,

@@ -178,6 +178,22 @@ def test_whatever_else_is_raised_is_an_outcome(site: Site, tools: Tools, error: 
     assert job_of(site.engine, run_id)["state"] == "failed"
 
 
+def test_options_that_cannot_be_read_fail_only_the_job_that_asks_for_them(site: Site, tools: Tools):
+    """Taking the lease does not ask: neither that nor the reaper's look may fail for one damaged row."""
+    run_id = make_run(site.engine)
+    with site.engine.begin() as conn:
+        conn.execute(text("""update migration_runs set selection = '{"options": {"sample": "all"}}'"""))
+
+    def asking(attempt: Attempt) -> NoReturn:
+        raise AssertionError(attempt.lease.options)
+
+    outcome = run_job(tools, ref_of(run_id), "w", asking, Verb.MIGRATE)
+
+    assert outcome is not None
+    assert outcome.status is Status.FAILED
+    assert outcome.reason.startswith("ValidationError: ")
+
+
 def test_a_process_that_is_made_to_exit_hands_its_job_back(site: Site, tools: Tools):
     run_id = make_run(site.engine)
 
