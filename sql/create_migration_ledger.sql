@@ -30,15 +30,15 @@ comment on table migration_state_arrows is 'The two state machines of the ledger
 insert into migration_state_arrows (machine, from_state, to_state, meaning) values
     ('run', '',          'planned',   'the run and its jobs are written; nothing has been sent yet'),
     ('run', 'planned',   'running',   'every waiting job has been sent to the broker'),
-    ('run', 'planned',   'paused',    'held while it was still being sent'),
+    ('run', 'planned',   'paused',    'paused while it was still being sent'),
     ('run', 'planned',   'cancelled', 'given up before it was sent'),
     ('run', 'planned',   'finished',  'no job was waiting: nothing to do'),
-    ('run', 'running',   'paused',    'the operator holds the run; jobs hand themselves back'),
-    ('run', 'paused',    'running',   'the operator lets the run go on'),
+    ('run', 'running',   'paused',    'the operator pauses the run; jobs hand themselves back'),
+    ('run', 'paused',    'running',   'the operator resumes the run'),
     ('run', 'running',   'finished',  'every job has its outcome'),
-    ('run', 'paused',    'finished',  'the last job ended while the run was being held'),
+    ('run', 'paused',    'finished',  'the last job ended while the run was being paused'),
     ('run', 'running',   'cancelled', 'the operator stopped the run for good'),
-    ('run', 'paused',    'cancelled', 'the operator stopped the held run for good'),
+    ('run', 'paused',    'cancelled', 'the operator stopped the paused run for good'),
     ('run', 'finished',  'running',   'failed jobs were queued again'),
     ('job', '',          'queued',    'selected; waits for a worker'),
     ('job', '',          'skipped',   'selected, but there is nothing to do; the outcome says why'),
@@ -76,9 +76,9 @@ create table if not exists migration_jobs (
     path           text,                               -- likewise; the conversion checks that it still holds
     state          text        not null default 'queued',
     attempt        integer     not null default 0,     -- the fencing number: counts the leases taken
-    worker         text,                               -- who holds, or held, the lease
+    worker         text,                               -- whose the lease is, or was
     lease_until    timestamptz,                        -- by this database's clock
-    phase          text,                               -- what the holder does right now, for people
+    phase          text,                               -- what its worker does right now, for people
     dataset_hash   text,                               -- known once the tree is hashed
     sessions_total integer,
     files_total    bigint,
@@ -97,20 +97,20 @@ create table if not exists migration_jobs (
     constraint migration_jobs_outcome check ((state in ('done', 'skipped', 'failed', 'cancelled')) = (outcome is not null))
 );
 comment on table  migration_jobs is 'One project in one run: its lease while it runs, its outcome when it has ended';
-comment on column migration_jobs.attempt is 'Fencing number: whoever writes must still hold this attempt';
+comment on column migration_jobs.attempt is 'Fencing number: what is written must still be of this attempt';
 comment on column migration_jobs.outcome is 'What became of the job, as the task returned it';
 alter table migration_jobs add column if not exists sent_epoch text;
 comment on column migration_jobs.sent_epoch is 'Which life of the broker the last message went to; another one has never seen it';
 alter table migration_jobs add column if not exists not_before timestamptz;
-comment on column migration_jobs.not_before is 'A job that failed for something passing waits until then';
+comment on column migration_jobs.not_before is 'A job that met a transient error waits until then';
 alter table migration_jobs add column if not exists retries integer not null default 0;
-comment on column migration_jobs.retries is 'How often the job was handed back for something passing';
+comment on column migration_jobs.retries is 'How often the job was handed back for a transient error';
 alter table migration_jobs add column if not exists crashes integer not null default 0;
 comment on column migration_jobs.crashes is 'How many leases ran out: each time a worker died, slept or was cut off';
 alter table migration_jobs add column if not exists fenced integer not null default 0;
 comment on column migration_jobs.fenced is 'How many attempts found out that the job was not theirs any more, and changed nothing';
 alter table migration_jobs add column if not exists waits_for text;
-comment on column migration_jobs.waits_for is 'A job that could not be done where it was: the legacy root that lacked there, or "room" in the store';
+comment on column migration_jobs.waits_for is 'A job that could not be done where it was: the legacy root that was missing there, or "room" in the store';
 alter table migration_jobs add column if not exists waits_since timestamptz;
 comment on column migration_jobs.waits_since is 'Since when a waiting job has waited for that';
 create index if not exists migration_jobs_project on migration_jobs (project_id);
