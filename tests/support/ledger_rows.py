@@ -59,6 +59,18 @@ def must_take(engine: Engine, run_id: uuid.UUID, project_id: int = 1, worker: st
     return lease
 
 
+def renew(engine: Engine, lease: Lease, phase: str = "hash", **done: Any) -> bool:
+    """Renew a lease as its worker does; is the job still its own?"""
+    with engine.begin() as conn:
+        return leases.renew_lease(
+            conn,
+            lease,
+            LEASE_S,
+            phase=phase,
+            **{"dataset_hash": None, "files_done": 0, "bytes_done": 0} | done,
+        )
+
+
 def await_old_server(conn: Connection, lease_s: float = LEASE_S) -> None:
     """After a server's start no lease runs out for a while; the server of a test may be that young."""
     conn.execute(
