@@ -10,7 +10,8 @@ from sqlalchemy import Connection, Engine
 
 from worker.conversion.return_plan import put_sessions_back
 from worker.conversion.session_plan import Plan, SessionPlan, plan_sessions
-from worker.db import column_types, datasets, leases, projects, rehearsal, sessions
+from worker.conversion.transaction import in_our_words, rehearsed
+from worker.db import column_types, datasets, leases, projects, sessions
 from worker.db.column_types import ColumnTypes
 from worker.db.datasets import Dataset, RawSession
 from worker.db.engine import when_free
@@ -59,7 +60,7 @@ def convert(
     to = _Target(tree=tree, attributes=attributes, create_at=create_at, store_root=store_root)
 
     def transaction() -> Outcome:
-        with rehearsal.in_our_words(engine, f"project {lease.ref.project_id}"), engine.begin() as conn:
+        with in_our_words(engine, f"project {lease.ref.project_id}"), engine.begin() as conn:
             converted = _all_rows(conn, lease, to, outcome, types)
             leases.end_job(conn, lease, converted)
         return converted
@@ -88,8 +89,8 @@ def rehearse(
 
     def transaction() -> Outcome:
         with (
-            rehearsal.in_our_words(engine, f"project {lease.ref.project_id}"),
-            rehearsal.rehearsed(engine) as conn,
+            in_our_words(engine, f"project {lease.ref.project_id}"),
+            rehearsed(engine) as conn,
         ):
             return _all_rows(conn, lease, to, outcome, types)
 

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from sqlalchemy import Connection, Engine
 
 from worker.conversion.return_plan import put_sessions_back
-from worker.db import column_types, datasets, leases, projects, rehearsal, sessions
+from worker.conversion.transaction import in_our_words, rehearsed
+from worker.db import column_types, datasets, leases, projects, sessions
 from worker.db.column_types import ColumnTypes
 from worker.db.engine import when_free
 from worker.db.projects import Conversion, Project
@@ -31,7 +32,7 @@ def revert(
 
     def transaction() -> Outcome:
         with (
-            rehearsal.in_our_words(engine, f"project {conversion.project_id}"),
+            in_our_words(engine, f"project {conversion.project_id}"),
             engine.begin() as conn,
         ):
             reverted = _put_back(conn, lease, conversion, outcome, types)
@@ -56,8 +57,8 @@ def rehearse(
 
     def transaction() -> Outcome:
         with (
-            rehearsal.in_our_words(engine, f"project {conversion.project_id}"),
-            rehearsal.rehearsed(engine) as conn,
+            in_our_words(engine, f"project {conversion.project_id}"),
+            rehearsed(engine) as conn,
         ):
             return _put_back(conn, lease, conversion, outcome, types)
 
