@@ -10,11 +10,10 @@ from sqlalchemy import Connection, Engine
 
 from worker.conversion.return_plan import put_sessions_back
 from worker.conversion.session_plan import Plan, SessionPlan, plan_sessions
-from worker.conversion.transaction import in_our_words, rehearsed
+from worker.conversion.transaction import in_one_transaction
 from worker.db import column_types, datasets, leases, projects, sessions
 from worker.db.column_types import ColumnTypes
 from worker.db.datasets import Dataset, RawSession
-from worker.db.engine import when_free
 from worker.db.projects import Project
 from worker.db.sessions import Session
 from worker.errors import (
@@ -59,13 +58,12 @@ def convert(
     types = column_types.known(engine)
     to = _Target(tree=tree, attributes=attributes, create_at=create_at, store_root=store_root)
 
-    def transaction() -> Outcome:
-        with in_our_words(engine, f"project {lease.ref.project_id}"), engine.begin() as conn:
-            converted = _all_rows(conn, lease, to, outcome, types)
-            leases.end_job(conn, lease, converted)
+    def write(conn: Connection) -> Outcome:
+        converted = _all_rows(conn, lease, to, outcome, types)
+        leases.end_job(conn, lease, converted)
         return converted
 
-    return when_free(transaction, listen=listen)
+    return in_one_transaction(engine, f"project {lease.ref.project_id}", write, listen=listen)
 
 
 def rehearse(
@@ -87,14 +85,13 @@ def rehearse(
     types = column_types.known(engine)
     to = _Target(tree=tree, attributes=attributes, create_at=create_at, store_root=store_root, is_there=False)
 
-    def transaction() -> Outcome:
-        with (
-            in_our_words(engine, f"project {lease.ref.project_id}"),
-            rehearsed(engine) as conn,
-        ):
-            return _all_rows(conn, lease, to, outcome, types)
-
-    predicted = when_free(transaction, listen=listen)
+    predicted = in_one_transaction(
+        engine,
+        f"project {lease.ref.project_id}",
+        lambda conn: _all_rows(conn, lease, to, outcome, types),
+        rehearse=True,
+        listen=listen,
+    )
     return predicted if create_at is None else predicted.with_changes(dataset_id=None)
 
 

@@ -5,10 +5,9 @@ from collections.abc import Callable
 from sqlalchemy import Connection, Engine
 
 from worker.conversion.return_plan import put_sessions_back
-from worker.conversion.transaction import in_our_words, rehearsed
+from worker.conversion.transaction import in_one_transaction
 from worker.db import column_types, datasets, leases, projects, sessions
 from worker.db.column_types import ColumnTypes
-from worker.db.engine import when_free
 from worker.db.projects import Conversion, Project
 from worker.errors import NothingToDoError, RollbackRefusedError
 from worker.messages import Outcome, Warning_
@@ -30,16 +29,12 @@ def revert(
     """
     types = column_types.known(engine, column_types.OF_ROLLBACK)
 
-    def transaction() -> Outcome:
-        with (
-            in_our_words(engine, f"project {conversion.project_id}"),
-            engine.begin() as conn,
-        ):
-            reverted = _put_back(conn, lease, conversion, outcome, types)
-            leases.end_job(conn, lease, reverted)
+    def write(conn: Connection) -> Outcome:
+        reverted = _put_back(conn, lease, conversion, outcome, types)
+        leases.end_job(conn, lease, reverted)
         return reverted
 
-    return when_free(transaction, listen=listen)
+    return in_one_transaction(engine, f"project {conversion.project_id}", write, listen=listen)
 
 
 def rehearse(
@@ -55,14 +50,13 @@ def rehearse(
     """
     types = column_types.known(engine, column_types.OF_ROLLBACK)
 
-    def transaction() -> Outcome:
-        with (
-            in_our_words(engine, f"project {conversion.project_id}"),
-            rehearsed(engine) as conn,
-        ):
-            return _put_back(conn, lease, conversion, outcome, types)
-
-    return when_free(transaction, listen=listen)
+    return in_one_transaction(
+        engine,
+        f"project {conversion.project_id}",
+        lambda conn: _put_back(conn, lease, conversion, outcome, types),
+        rehearse=True,
+        listen=listen,
+    )
 
 
 def _put_back(

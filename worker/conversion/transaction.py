@@ -1,15 +1,20 @@
-"""Writing a project's rows, for good or as a rehearsal, and saying what PostgreSQL refuses of them: never SQL, never a value."""
+"""The one transaction in which a project's rows are written, for good or as a rehearsal. Knows no row, and says what
+PostgreSQL refuses of them without SQL and without values.
+"""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from sqlalchemy import Connection, Engine
 
 from worker.db import column_types
 from worker.db.column_types import ColumnTypes
-from worker.db.engine import autocommit, sql
+from worker.db.engine import autocommit, sql, when_free
 from worker.errors import DatabaseRefusedError, RowRefusedError
+
+T = TypeVar("T")
 
 _OF_THE_ROWS = {"09", "21", "22", "23", "27", "2F", "38", "39", "42", "44", "55", "P0"}
 """Classes of SQLSTATE that speak of the statement, its values or its table, not of the server or the connection."""
@@ -26,8 +31,29 @@ _VALUE = re.compile(r"""(: ["'(]|\bDETAIL\b|\n).*""", re.DOTALL)
 _LONGEST = 300
 
 
+def in_one_transaction(
+    engine: Engine,
+    whose: str,
+    write: Callable[[Connection], T],
+    *,
+    rehearse: bool = False,
+    listen: Callable[[], None] = lambda: None,
+) -> T:
+    """Write a project's rows in one transaction, for good or as a rehearsal; `write` says what, and returns what it did.
+
+    Gives way to other transactions, and calls `listen`, which may raise, before it tries again. Raises
+    `RowRefusedError` for what the database does not let be written.
+    """
+
+    def once() -> T:
+        with _in_our_words(engine, whose), _rehearsed(engine) if rehearse else engine.begin() as conn:
+            return write(conn)
+
+    return when_free(once, listen=listen)
+
+
 @contextmanager
-def in_our_words(engine: Engine, whose: str) -> Iterator[None]:
+def _in_our_words(engine: Engine, whose: str) -> Iterator[None]:
     """Raise `RowRefusedError` for what the database does not let be written inside this block, the commit included."""
     try:
         yield
@@ -42,7 +68,7 @@ def in_our_words(engine: Engine, whose: str) -> Iterator[None]:
 
 
 @contextmanager
-def rehearsed(engine: Engine) -> Iterator[Connection]:
+def _rehearsed(engine: Engine) -> Iterator[Connection]:
     """A transaction that is done to its end, what is checked only then included, and then taken back as a whole."""
     with engine.connect() as conn:
         try:
