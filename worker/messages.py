@@ -61,6 +61,11 @@ class RunState(StrEnum):
     FINISHED = "finished"
     CANCELLED = "cancelled"
 
+    @property
+    def has_ended(self) -> bool:
+        """No worker takes a job of the run any more, unless failed ones are queued again."""
+        return self in {RunState.FINISHED, RunState.CANCELLED}
+
 
 class Status(StrEnum):
     """What became of a job, in the words of the reports."""

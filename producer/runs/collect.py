@@ -31,8 +31,6 @@ STALLED_S = 300.0
 PATIENCE_S = 600.0
 """How long PostgreSQL may be away from a verb that follows a run: as long as workers wait for it."""
 
-_ENDED = {RunState.FINISHED, RunState.CANCELLED}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collected:
@@ -151,7 +149,7 @@ def _wait(
         now = when_there(partial(_progress, engine, run.run_id), min(PATIENCE_S, max(0.0, left_s)))
         asked = time.monotonic()
         on_progress(now)
-        if now.state in _ENDED and now.running == 0:
+        if now.state.has_ended and now.running == 0:
             return now, None
         if now != before or now.live:
             before, moved = now, time.monotonic()

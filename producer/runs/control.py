@@ -20,7 +20,6 @@ CANCELLED = "cancelled by the operator"
 
 _ACKNOWLEDGED_WITHIN_S = 10.0
 _POLL_S = 0.1
-_ENDED = {RunState.FINISHED, RunState.CANCELLED}
 
 
 def pause(engine: Engine, run: Run) -> int:
@@ -96,7 +95,7 @@ def throttle(engine: Engine, run: Run, bytes_per_second: int | None) -> None:
 
 
 def _refuse_ended(run: Run, what: str) -> None:
-    if run.state in _ENDED:
+    if run.state.has_ended:
         raise UsageError(f"Run {run.run_id} is {run.state.value}; there is nothing to {what}")
 
 

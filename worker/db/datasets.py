@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from worker.db.engine import GIVE_WAY, sql
 from worker.db.texts import as_json
@@ -12,6 +12,7 @@ from worker.errors import ClaimLostError
 
 _PORTION_CHARACTERS = 4 << 20
 
+_SELECT = "select dataset_id, dataset_name, dataset_hash, file_path from raw_datasets"
 
 ONE_PLACE = "raw_datasets_file_path_key"
 """The unique key by which a directory is one dataset's."""
@@ -39,34 +40,31 @@ class RawSession:
 
 def find(conn: Connection, dataset_hash: str) -> Dataset | None:
     """The dataset with this digest, if it is there."""
-    row = conn.execute(
-        sql("""
-            select dataset_id, dataset_name, dataset_hash, file_path from raw_datasets where dataset_hash = :hash"""),
-        {"hash": dataset_hash},
-    ).one_or_none()
-    return Dataset(**row._mapping) if row is not None else None  # noqa: SLF001 - the public name of a row as a mapping
+    row = conn.execute(sql(f"{_SELECT} where dataset_hash = :hash"), {"hash": dataset_hash}).one_or_none()
+    return _dataset(row) if row is not None else None
 
 
 def find_or_at(
     conn: Connection, dataset_hash: str, places: Sequence[str]
 ) -> tuple[Dataset | None, frozenset[str]]:
-    """The dataset with this digest, if it is there; and those of `places` that are registered for another one: Label's "scan and
-    register" takes a tree that has no row (yet) for one of its own.
+    """The dataset with this digest, if it is there; and those of `places` that are registered for another
+    one: Label's "scan and register" takes a tree that has no row (yet) for one of its own.
     """
     rows = conn.execute(
-        sql("""
-            select dataset_id, dataset_name, dataset_hash, file_path from raw_datasets
+        sql(f"""{_SELECT}
             where dataset_hash = :hash
-               or md5(file_path) in (select md5(place) from unnest(cast(:places as text[])) as place)"""),
+               or md5(file_path) in (select md5(place) from unnest(cast(:places as text[])) as place)"""),  # noqa: S608 - a constant
         {"hash": dataset_hash, "places": list(places)},
     )
-    found = [Dataset(**row._mapping) for row in rows]  # noqa: SLF001 - as above
+    found = [_dataset(row) for row in rows]
     known = next((one for one in found if one.dataset_hash == dataset_hash), None)
     return known, frozenset(one.file_path for one in found if one is not known)
 
 
 def is_registered(conn: Connection, name: str) -> bool:
-    """Is there a dataset whose directory has this name? By the name alone Label finds it, however the path is spelt."""
+    """Is there a dataset whose directory has this name? By the name alone Label finds it, however the path is
+    spelt.
+    """
     found: bool = conn.execute(
         sql(
             "select exists (select from raw_datasets where right(file_path, length(:name) + 1) = '/' || :name)"
@@ -77,15 +75,14 @@ def is_registered(conn: Connection, name: str) -> bool:
 
 
 def lock(conn: Connection, dataset_hash: str) -> Dataset | None:
-    """The same, kept from being deleted until the transaction ends. For this lock and all after it the transaction gives way."""
+    """The same, kept from being deleted until the transaction ends, which gives way from this lock on."""
     row = conn.execute(
         sql(f"""
             {GIVE_WAY}
-            select dataset_id, dataset_name, dataset_hash, file_path from raw_datasets
-            where dataset_hash = :hash for update"""),  # noqa: S608 - a constant
+            {_SELECT} where dataset_hash = :hash for update"""),
         {"hash": dataset_hash},
     ).one_or_none()
-    return Dataset(**row._mapping) if row is not None else None  # noqa: SLF001 - as above
+    return _dataset(row) if row is not None else None
 
 
 def add(  # noqa: PLR0913 - the columns of a row
@@ -100,10 +97,12 @@ def add(  # noqa: PLR0913 - the columns of a row
     session_count: int,
     sessions: Iterable[RawSession],
 ) -> Dataset:
-    """Write a dataset and its sessions: two statements, however many there are, and one more for every some megabytes of labels.
-    `sessions` are taken as they are written. The caller holds the claim. Gives way as `lock`.
+    """Write a dataset and its sessions: two statements, however many there are, and one more for every some
+    megabytes of labels. `sessions` are taken as they are written. The caller holds the claim. Gives way as
+    `lock`.
 
-    Raises `ClaimLostError` when the dataset is there already: somebody else stored it, so the claim was not ours any more.
+    Raises `ClaimLostError` when the dataset is there already: another job stored it, so the claim was not
+    ours any more.
     """
     dataset_id = conn.execute(
         sql(f"""
@@ -124,7 +123,7 @@ def add(  # noqa: PLR0913 - the columns of a row
         },
     ).scalar_one_or_none()
     if dataset_id is None:
-        raise ClaimLostError(f"Dataset {dataset_hash[:12]} was stored by somebody else meanwhile")
+        raise ClaimLostError(f"Dataset {dataset_hash[:12]} was stored by another job meanwhile")
     for rows in _portions(sessions):
         conn.execute(
             sql("""
@@ -138,7 +137,9 @@ def add(  # noqa: PLR0913 - the columns of a row
 
 
 def _portions(sessions: Iterable[RawSession]) -> Iterator[list[dict[str, Any]]]:
-    """Rows for one statement at a time: all of them together may be more than a document of PostgreSQL can hold, or memory."""
+    """Rows for one statement at a time: all of them together may be more than a document of PostgreSQL can
+    hold, or memory.
+    """
     rows: list[dict[str, Any]] = []
     size = 0
     for one in sessions:
@@ -160,20 +161,13 @@ def _portions(sessions: Iterable[RawSession]) -> Iterator[list[dict[str, Any]]]:
 
 def all_of(conn: Connection) -> list[Dataset]:
     """Every dataset."""
-    rows = conn.execute(
-        sql("select dataset_id, dataset_name, dataset_hash, file_path from raw_datasets order by dataset_id")
-    )
-    return [Dataset(**row._mapping) for row in rows]  # noqa: SLF001 - as above
+    return [_dataset(row) for row in conn.execute(sql(f"{_SELECT} order by dataset_id"))]
 
 
 def get(conn: Connection, dataset_id: int) -> Dataset | None:
     """The dataset with this id, if it is there."""
-    row = conn.execute(
-        sql("""
-            select dataset_id, dataset_name, dataset_hash, file_path from raw_datasets where dataset_id = :id"""),
-        {"id": dataset_id},
-    ).one_or_none()
-    return Dataset(**row._mapping) if row is not None else None  # noqa: SLF001 - as above
+    row = conn.execute(sql(f"{_SELECT} where dataset_id = :id"), {"id": dataset_id}).one_or_none()
+    return _dataset(row) if row is not None else None
 
 
 def drop_reference(conn: Connection, ref_id: int | None) -> None:
@@ -189,3 +183,7 @@ def refer(conn: Connection, project_id: int, dataset_id: int) -> int | None:
             on conflict (project_id, dataset_id) do nothing returning ref_id"""),
         {"project_id": project_id, "dataset_id": dataset_id},
     ).scalar()
+
+
+def _dataset(row: Row[Any]) -> Dataset:
+    return Dataset(**row._mapping)  # noqa: SLF001 - the public name of a row as a mapping

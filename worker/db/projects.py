@@ -12,10 +12,14 @@ from worker.db.datasets import Dataset
 from worker.db.engine import sql
 from worker.db.texts import as_json
 
+_SELECT = "select project_id, project_name, path, legacy_path, project_type from projects p"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Project:
-    """What the migrator needs to know of a project's row. `has_record`: an active before-image speaks of it (asked by `lock` only)."""
+    """What the migrator needs to know of a project's row. `has_record`: an active before-image speaks of it
+    (asked by `lock` only).
+    """
 
     project_id: int
     project_name: str
@@ -46,18 +50,14 @@ class Conversion:
 
 def legacy_projects(conn: Connection) -> list[Project]:
     """All legacy projects, also those without a path, by id."""
-    return [
-        _project(row)
-        for row in conn.execute(
-            sql("""
-                select project_id, project_name, path, legacy_path, project_type from projects
-                where project_type is null or project_type = 'legacy' order by project_id""")
-        )
-    ]
+    rows = conn.execute(
+        sql(f"{_SELECT} where project_type is null or project_type = 'legacy' order by project_id")
+    )
+    return [_project(row) for row in rows]
 
 
 def count_dataset_based(conn: Connection) -> int:
-    """How many projects refer to datasets, whoever made them so."""
+    """How many projects refer to datasets, by whatever program."""
     count: int = conn.execute(
         sql("select count(*) from projects where project_type = 'dataset_based'")
     ).scalar_one()
@@ -66,17 +66,12 @@ def count_dataset_based(conn: Connection) -> int:
 
 def by_ids(conn: Connection, ids: Iterable[int]) -> dict[int, Project]:
     """Those of the given projects that exist."""
-    rows = conn.execute(
-        sql("""
-            select project_id, project_name, path, legacy_path, project_type from projects
-            where project_id = any(:ids)"""),
-        {"ids": list(ids)},
-    )
+    rows = conn.execute(sql(f"{_SELECT} where project_id = any(:ids)"), {"ids": list(ids)})
     return {row.project_id: _project(row) for row in rows}
 
 
 def lock(conn: Connection, project_id: int) -> Project | None:
-    """The project's row, locked until the transaction ends: nobody can add a session to it meanwhile."""
+    """The project's row, locked until the transaction ends: no session can be added to it meanwhile."""
     row = conn.execute(
         sql("""
             select project_id, project_name, path, legacy_path, project_type,
@@ -101,9 +96,10 @@ def save_before_image(
 ) -> None:
     """Keep the project's row as it is now, before anything is changed.
 
-    The values are copied inside the database, so that every JSON number and every text comes back exactly. `written` is
-    what the conversion puts into `analysis_config`, `made` the sessions' old values and the ids of new rows. Of a column of
-    type `json` the text is kept, too: it has an order of keys, blanks and repeated keys, which its value has not.
+    The values are copied inside the database, so that every JSON number and every text comes back exactly.
+    `written` is what the conversion puts into `analysis_config`, `made` the sessions' old values and the ids
+    of new rows. Of a column of type `json` the text is kept, too: it has an order of keys, blanks and
+    repeated keys, which its value has not.
     """
     text = (
         "'analysis_config_text', cast(p.analysis_config as text),"
@@ -177,8 +173,8 @@ def active_conversions(conn: Connection, ids: Iterable[int] | None = None) -> di
 
 
 def added_to_config(conn: Connection, conversion_id: int) -> list[str]:
-    """Where the former `analysis_config` was no object: the keys that would be lost if it came back, because people
-    added or changed them since. Empty when nothing would be lost.
+    """Where the former `analysis_config` was no object: the keys that would be lost if it came back, because
+    people added or changed them since. Empty when nothing would be lost.
     """
     rows = conn.execute(
         sql("""
@@ -200,10 +196,11 @@ def added_to_config(conn: Connection, conversion_id: int) -> list[str]:
 def restore(conn: Connection, conversion_id: int, types: ColumnTypes) -> None:
     """Give the project's row its former values. What people put into `analysis_config` since stays.
 
-    Of the keys the conversion wrote, those that still have its values go, and come back with their former values where
-    they had any; all other keys are people's. A former value that was no object comes back as it was (the caller has
-    asked `added_to_config`); an `analysis_config` that people replaced by something else than an object is theirs. A column
-    of type `json` gets its former text back where its value is the former one.
+    Of the keys the conversion wrote, those that still have its values go, and come back with their former
+    values where they had any; all other keys are people's. A former value that was no object comes back as it
+    was (the caller has asked `added_to_config`); an `analysis_config` that people replaced by something else
+    than an object is theirs. A column of type `json` gets its former text back where its value is the former
+    one.
     """
     value = "then_.value"
     if types.is_text_json("projects", "analysis_config"):
@@ -265,17 +262,14 @@ def converted(conn: Connection) -> list[Project]:
 
 def converted_by_others(conn: Connection) -> list[Project]:
     """Projects that another tool converted: they carry its mark, and there is no before-image to go back by."""
-    return [
-        _project(row)
-        for row in conn.execute(
-            sql("""
-                select project_id, project_name, path, legacy_path, project_type from projects p
-                where project_type = 'dataset_based' and legacy_path is not null
-                  and not exists (select from project_conversions c
-                                  where c.project_id = p.project_id and c.rolled_back_at is null)
-                order by project_id""")
-        )
-    ]
+    rows = conn.execute(
+        sql(f"""{_SELECT}
+            where project_type = 'dataset_based' and legacy_path is not null
+              and not exists (select from project_conversions c
+                              where c.project_id = p.project_id and c.rolled_back_at is null)
+            order by project_id""")
+    )
+    return [_project(row) for row in rows]
 
 
 def _project(row: Any) -> Project:

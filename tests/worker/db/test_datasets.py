@@ -269,7 +269,7 @@ def test_a_dataset_that_somebody_else_wrote_meanwhile_is_not_written_twice(datab
 
     with (
         database.connect() as conn,
-        pytest.raises(ClaimLostError, match="was stored by somebody else meanwhile"),
+        pytest.raises(ClaimLostError, match="was stored by another job meanwhile"),
     ):
         new_dataset(conn, name="the other")
 
