@@ -27,7 +27,8 @@ _log = log.get(__name__)
 _PREFIX = "label_migrator"
 
 _WITHIN_S = 8.0
-"""How long a scrape waits for all parts together: less than the ten seconds that Prometheus waits by default."""
+"""How long a scrape waits for all parts together: less than the ten seconds that Prometheus waits by default.
+"""
 
 _WAITS_FOR_NAME_S = 1.0
 
@@ -35,10 +36,11 @@ Look = Callable[[], Iterable[Metric]]
 
 
 class LedgerCollector(Collector):
-    """What Flower cannot know: jobs and runs by state, bytes, failures, the queue's length, the store's room. And how many
-    workers answer now, which Flower only hears by and by.
+    """What Flower cannot know: jobs and runs by state, bytes, failures, the queue's length, the store's room.
+    And how many workers answer now, which Flower only hears by and by.
 
-    A part that does not answer is `up 0`, never an error. No label names a project: each would be a series of its own.
+    A part that does not answer is `up 0`, never an error. No label names a project: each would be a series of
+    its own.
     """
 
     def __init__(self, settings: Settings, engine: Engine) -> None:
@@ -71,7 +73,9 @@ class LedgerCollector(Collector):
         yield up
 
     def _ask(self, part: str, look: Look) -> Future[list[Metric]]:
-        """Have a thread look; one that hangs in an earlier look is waited for again, so that there is never more than one."""
+        """Have a thread look; one that hangs in an earlier look is waited for again, so that there is never
+        more than one.
+        """
         with self._asking:
             under_way = self._under_way.get(part)
             if under_way is not None and not under_way.done():
@@ -119,7 +123,7 @@ class LedgerCollector(Collector):
 
 
 def _look(look: Look, answer: Future[list[Metric]]) -> None:
-    """Let a thread look, and leave what it saw, or what it met, to whoever asks."""
+    """Let a thread look, and leave what it saw, or the error that it met, in the answer."""
     try:
         answer.set_result(list(look()))
     except Exception as error:  # noqa: BLE001 - raised again where it is waited for
@@ -196,7 +200,9 @@ def as_json(settings: Settings, engine: Engine) -> dict[str, list[dict[str, Any]
 
 @contextmanager
 def served(settings: Settings, engine: Engine, address: str, port: int) -> Iterator[str]:
-    """Answer scrapes until the block ends; gives the address. Raises `UsageError` when the port cannot be had."""
+    """Answer scrapes until the block ends; gives the address. Raises `UsageError` when the port cannot be
+    had.
+    """
     try:
         server, thread = start_http_server(port, address, _registry(settings, engine))
     except OSError as error:

@@ -26,8 +26,8 @@ def fresh(
 
 
 def record(conn: Connection, seen: Mapping[str, tuple[int, int]]) -> None:
-    """These blobs are right now what their digests say. In the order of digests, so that two jobs cannot wait for each
-    other; and without waiting for the disk: what a crash takes is checked again.
+    """These blobs are right now what their digests say. In the order of digests, so that two jobs cannot wait
+    for each other; and without waiting for the disk: what a crash takes is checked again.
     """
     if not seen:
         return
@@ -49,5 +49,5 @@ def record(conn: Connection, seen: Mapping[str, tuple[int, int]]) -> None:
 
 
 def _signed(number: int) -> int:
-    """The same 64 bits as a bigint: some file systems number their inodes from 2^63 on, and a time may be past 2262."""
+    """The same 64 bits as a bigint: inodes may be numbered from 2^63 on, and times be past 2262."""
     return (number + _UNSIGNED // 2) % _UNSIGNED - _UNSIGNED // 2

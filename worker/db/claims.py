@@ -1,4 +1,4 @@
-"""Claims: row locks that make one worker the one who stores a content. Each lives in a connection of its own."""
+"""Claims: row locks that make one worker the one who stores a content. Each has a connection of its own."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,9 +20,9 @@ class Claim:
         self._what = what
 
     def ping(self) -> None:
-        """Tell the server that the holder is alive, from any thread; raises `ClaimLostError` when the claim is gone.
+        """Tell the server that the owner is alive, from any thread. Raises `ClaimLostError` when it is lost.
 
-        The driver's connection takes one statement at a time and may be shared by threads (psycopg2, level 2).
+        The driver's connection takes one statement at a time, from any thread (psycopg2, level 2).
         """
         try:
             raw = self._conn.connection.driver_connection
@@ -33,15 +33,15 @@ class Claim:
 
 
 def file_key(size_bytes: int, head: str) -> str:
-    """The key of a file that nobody has read to its end: equal files have equal keys, and others hardly ever."""
+    """The key of a file that was not read to its end: equal files have equal keys, others hardly ever."""
     return f"file:{size_bytes}:{head}"
 
 
 def first_seen(conn: Connection, keys: Sequence[str]) -> frozenset[str]:
-    """Register keys; those that nobody registered before. Only one caller ever gets a key back.
+    """Register keys; returns those that were not registered before. Only one caller ever gets a key back.
 
-    Without waiting for the disk: if a crash of the server takes a key, it takes the locks of all who held it, too. Whoever
-    registers it again copies a file that may be there, and finds that out when he names it.
+    Without waiting for the disk: if a crash of the server takes a key, it takes the locks of all who held it,
+    too. The job that registers it again copies a file that may be there, and finds that out when it names it.
     """
     rows = conn.execute(
         sql("""
@@ -66,10 +66,10 @@ def hold(
 ) -> Iterator[Claim]:
     """Wait until all these keys are mine; while others hold any, until they are done or dead.
 
-    Two transactions: the first only makes the rows exist for everybody, the second locks them in the order of their
-    keys, so that two holders cannot wait for each other. A holder that stops without closing its connection is thrown
-    out by the server after `idle_timeout_s` without a ping. `on_wait` is called before waiting, if somebody else has a key,
-    and `pace` about every second of it: it may raise to end it.
+    Two transactions: the first only makes the rows exist for everybody, the second locks them in the order of
+    their keys, so that two holders cannot wait for each other. A holder that stops without closing its
+    connection is thrown out by the server after `idle_timeout_s` without a ping. `on_wait` is called before
+    waiting, if another job has a key, and `pace` about every second of it: it may raise to end it.
     """
     wanted = sorted(set(keys))
     with autocommit(engine) as conn:
@@ -92,8 +92,8 @@ def hold(
 def _wait_and_lock(
     conn: Connection, keys: Sequence[str], idle_timeout_s: float, pace: Callable[[int], None]
 ) -> bool:
-    """Wait a slice at a time, shorter than the server takes before it looks for circles. Who comes back for the next one is
-    the last in the queue again; holders are few, and each of them ends.
+    """Wait a slice at a time, shorter than the server takes before it looks for circles. Who comes back for
+    the next one is the last in the queue again; holders are few, and each of them ends.
     """
     while True:
         pace(0)

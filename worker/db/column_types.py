@@ -1,7 +1,7 @@
-"""What types the columns of Label's tables have in this database, and which of them the migrator cannot work with.
+"""What types the columns of Label's tables have here, and which of them the migrator cannot work with.
 
-A converted MySQL database has native enums, `json`, 64-bit ids and limited texts where a new one has plain types. The
-catalog is asked, not the names: statements that write then cast to a column's own type.
+A converted MySQL database has native enums, `json`, 64-bit ids and limited texts where a new one has plain
+types. The catalog is asked, not the names: statements that write then cast to a column's own type.
 """
 
 import time
@@ -72,7 +72,7 @@ _NEEDED: Mapping[str, Mapping[str, Kind]] = {
 
 ALL = tuple(_NEEDED)
 OF_ROLLBACK = ("projects", "sessions")
-"""The tables whose columns a rollback gives values to: the way back does not ask what only a migration needs."""
+"""The tables whose columns a rollback writes: it does not ask for what only a migration needs."""
 
 _ONLY_READ = {
     ("projects", "project_id"),
@@ -113,13 +113,13 @@ _FITTING: Mapping[Kind, str] = {
     "json": "jsonb",
 }
 _AGAIN_AFTER_S = 60.0
-"""What was asked of the catalog counts for so long: the tables' owner may change a column while workers run."""
+"""What the catalog said counts for so long: the tables' owner may change a column while workers run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """One column. `declared` is its type as SQL writes it, `base` what is behind any domains, `limit` the characters it takes at
-    most, `labels` an enum's.
+    """One column. `declared` is its type as SQL writes it, `base` what is behind any domains, `limit` the
+    characters it takes at most, `labels` an enum's.
     """
 
     table: str
@@ -184,7 +184,7 @@ class ColumnTypes:
         ]
 
     def misfits(self, tables: Collection[str] = ALL) -> list[Misfit]:
-        """What does not fit in these tables, in their order. Columns that are absent are another check's finding."""
+        """What does not fit in these tables, in their order. Absent columns are another check's finding."""
         return [
             found
             for key, column in self.columns.items()
@@ -229,7 +229,9 @@ def ask(conn: Connection) -> ColumnTypes:
 
 
 def require(engine: Engine, tables: Collection[str] = ALL) -> ColumnTypes:
-    """The types of now. Raises `ColumnTypesError` naming every column of these tables that has to be changed first, and how."""
+    """The types of now. Raises `ColumnTypesError` naming every column of these tables that has to be changed
+    first, and how.
+    """
     with autocommit(engine) as conn:
         types = ask(conn)
     misfits = types.misfits(tables)

@@ -1,4 +1,4 @@
-"""The door to PostgreSQL: one engine a process, and what every connection of ours is set to. Knows no table."""
+"""The connection to PostgreSQL: one engine a process, with what every connection has set. Knows no table."""
 
 import os
 import re
@@ -30,7 +30,7 @@ _HURRY_S = 5.0
 """How long a worker that is told to stop still waits for a database that is away."""
 
 _GIVE_WAY_S = 30.0
-"""How long a transaction is tried again that gave way to somebody else's."""
+"""How long a transaction is tried again that gave way to another."""
 
 _PING_AFTER_S = 0.05
 """Shorter than any restart of a server; longer than a job keeps its connections in the pool."""
@@ -56,7 +56,9 @@ _SETTINGS = {
     # What a policy hides from our role is not "not there": the server has to raise.
     "row_security": "off",
 }
-"""What every connection of ours has, whatever role, database, DATABASE_URL or PGOPTIONS say. All of it is anybody's to set."""
+"""What every connection of ours has, whatever role, database, DATABASE_URL or PGOPTIONS say. Any role may set
+all of it.
+"""
 
 _SETTINGS_SINCE = {170000: {"transaction_timeout": "0"}}
 """The same, by the version of the server that first knows them; an older one would refuse the connection."""
@@ -89,14 +91,15 @@ def connect(
 ) -> Engine:
     """An engine that opens connections when they are first needed, never at import or before a fork.
 
-    Four connections are the most one job uses at once: two claims, its lease, and a transaction of its own. A process that
-    forks must not keep any while it does: without `keeps_connections` each lives for one use only. The server ends a
-    transaction whose client says nothing for `idle_limit_s`: a process that is stopped must not keep its row locks; and a
-    statement that takes longer than `statement_limit_s`, for those who only want to know.
+    Four connections are the most one job uses at once: two claims, its lease, and a transaction of its own. A
+    process that forks must not keep any while it does: without `keeps_connections` each lives for one use
+    only. The server ends a transaction whose client says nothing for `idle_limit_s`: a process that is
+    stopped must not keep its row locks; and a statement that takes longer than `statement_limit_s`, for those
+    who only want to know.
 
-    What DATABASE_URL and PGOPTIONS say counts, and ours is added to it. Everything that we set is set when the connection
-    starts, or for one transaction: nothing stays on a connection that a pooler gives to others.
-    Raises `DatabaseUnavailableError` from any later call that cannot reach the server.
+    What DATABASE_URL and PGOPTIONS say counts, and ours is added to it. Everything that we set is set when
+    the connection starts, or for one transaction: nothing stays on a connection that a pooler gives to
+    others. Raises `DatabaseUnavailableError` from any later call that cannot reach the server.
     """
     limits = {
         "idle_in_transaction_session_timeout": idle_limit_s,
@@ -158,7 +161,9 @@ def _open(
 
 
 def _utc(time: datetime | None) -> datetime | None:
-    """The session's time zone is the database's own, so that what `now()` writes into a column without zone is as Label's."""
+    """The session's time zone is the database's own, so that what `now()` writes into a column without zone
+    is as Label's.
+    """
     return time.astimezone(UTC) if time is not None else None
 
 
@@ -171,7 +176,8 @@ def _ping_if_idle(
 ) -> None:
     """Notice that the server closed a connection before work is put on it.
 
-    A job borrows a connection a dozen times a second; only one that lay in the pool for a while is worth a round trip.
+    A job borrows a connection a dozen times a second; only one that lay in the pool for a while is worth a
+    round trip.
     """
     returned_at = record.info.get(_RETURNED_AT)
     if returned_at is None or time.monotonic() - returned_at < _PING_AFTER_S:
@@ -188,16 +194,16 @@ def _ping_if_idle(
 
 @cache
 def sql(statement: str) -> TextClause:
-    """A statement with its parameters found. Once a process: to look for them costs about as much as a round trip."""
+    """A statement with its parameters found, once a process: looking for them costs about a round trip."""
     return text(statement)
 
 
 @contextmanager
 def autocommit(engine: Engine) -> Iterator[Connection]:
-    """A connection on which each statement is a transaction of its own: one round trip, where `begin` takes three.
+    """A connection on which each statement is its own transaction: one round trip, where `begin` takes three.
 
-    Several statements in one text are one transaction, too. By the driver's own flag, which is no talk with the server:
-    SQLAlchemy's isolation level `AUTOCOMMIT` takes as long as the statement.
+    Several statements in one text are one transaction, too. By the driver's own flag, which is no talk with
+    the server: SQLAlchemy's isolation level `AUTOCOMMIT` takes as long as the statement.
     """
     with engine.begin() as conn:
         driver = conn.connection.driver_connection
@@ -211,11 +217,12 @@ def autocommit(engine: Engine) -> Iterator[Connection]:
 
 
 GIVE_WAY = "set local lock_timeout = '400ms';"
-"""Before the first lock of a transaction, in one text with it: from here on it waits for none longer than a moment, and
-fails with `DatabaseBusyError` instead.
+"""Before the first lock of a transaction, in one text with it: from here on it waits for none longer than a
+moment, and fails with `DatabaseBusyError` instead.
 
-People lock a session before its project, as a split does, and we the other way round. PostgreSQL would end one of the two
-after a second (`deadlock_timeout`), and it might be theirs. Whoever waits without a limit hears nothing meanwhile.
+People lock a session before its project, as a split does, and we the other way round. PostgreSQL would end
+one of the two after a second (`deadlock_timeout`), and it might be theirs. A job that waits without a limit
+hears nothing meanwhile.
 """
 
 
@@ -224,8 +231,8 @@ def when_free(
     patience_s: float = _GIVE_WAY_S,
     listen: Callable[[], None] = lambda: None,
 ) -> T:
-    """Do a transaction; when it gave way to somebody else's (`DatabaseBusyError`), do it again, a little later. `listen` is
-    called before each further try, and may raise to end it.
+    """Do a transaction; when it gave way to another one (`DatabaseBusyError`), do it again, a little later.
+    `listen` is called before each further try, and may raise to end it.
     """
     # At random, so that two who gave way do not meet again.
     return _again(
@@ -240,11 +247,11 @@ def when_free(
 def when_there(
     transaction: Callable[[], T], patience_s: float, gives_up: Callable[[], bool] = lambda: False
 ) -> T:
-    """Do a transaction; while there is no database (`DatabaseUnavailableError`), wait for it, no longer than `patience_s`,
-    and no longer than some seconds once `gives_up` says so.
+    """Do a transaction; while there is no database (`DatabaseUnavailableError`), wait for it, no longer than
+    `patience_s`, and no longer than some seconds once `gives_up` says so.
 
-    A connection that breaks during the commit leaves open whether it took place: the transaction must be one that finds
-    out, or may be done twice.
+    A connection that breaks during the commit leaves open whether it took place: the transaction must be one
+    that finds out, or may be done twice.
     """
     # Longer from time to time: hundreds of workers must not keep a server down that is starting up.
     return _again(

@@ -29,7 +29,7 @@ NEEDED_RIGHTS = {
     "migration_store": ("select", "insert", "update"),
     "schema_steps": ("select",),
 }
-"""What a migration and a rollback do to which table. `update` also where a row is only locked (PostgreSQL, "SELECT")."""
+"""What migration and rollback do to which table; `update` also to lock a row (PostgreSQL, "SELECT")."""
 
 _LABEL_COLUMNS = {
     "projects": ("project_id", "project_name", "path"),
@@ -46,9 +46,9 @@ _TEXTS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """What the server is, whether it can be written to, and how it sees us. `encrypted` is None where there is no network in between; `sees_all`: may our
-    role see what the sessions of others do? `room` counts the connections that ordinary roles may have, `others` those that are
-    in use and not the migrator's.
+    """What the server is, whether it can be written to, and how it sees us. `encrypted` is None where there
+    is no network in between; `sees_all`: may our role see what the sessions of others do? `room` counts the
+    connections that ordinary roles may have, `others` those that are in use and not the migrator's.
     """
 
     version: str
@@ -66,8 +66,8 @@ class Server:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Numbers:
-    """Sequences that give numbers which their tables have already: the statements that set them right; and the tables whose
-    sequence our role may not read.
+    """Sequences that give numbers which their tables have already: the statements that set them right; and
+    the tables whose sequence our role may not read.
     """
 
     behind: list[str]
@@ -113,7 +113,9 @@ def takes_no_writes_because(conn: Connection) -> str | None:
 
 
 def numbers(conn: Connection) -> Numbers:
-    """Compare each sequence that numbers rows of ours with its table; what is imported with its numbers does not move it."""
+    """Compare each sequence that numbers rows of ours with its table; what is imported with its numbers does
+    not move it.
+    """
     found = Numbers(behind=[], unseen=[])
     for table, column in NUMBERED.items():
         row = conn.execute(
@@ -139,7 +141,7 @@ def numbers(conn: Connection) -> Numbers:
 
 
 def undecodable(conn: Connection, limit: int) -> list[str]:
-    """Rows of Label's whose names are not UTF-8, as `sessions 7 (session_name)`: only a database in SQL_ASCII has any."""
+    """Rows of Label's whose names are not UTF-8, as `sessions 7 (session_name)`; only SQL_ASCII has any."""
     return [
         f"{table} {row.key} ({column})"
         for table, columns in _TEXTS.items()
@@ -162,14 +164,16 @@ def _is_utf8(text: bytes) -> bool:
 
 
 def clock_ahead_s(conn: Connection) -> float:
-    """How far this machine's clock is ahead of the database's, by which leases run; half the round trip may be wrong."""
+    """How far this machine's clock is ahead of the database's, by which leases run, to half a round trip."""
     before = datetime.now(UTC)
     theirs: datetime = conn.execute(sql("select clock_timestamp()")).scalar_one()
     return (before + (datetime.now(UTC) - before) / 2 - theirs).total_seconds()
 
 
 def identity(conn: Connection) -> str:
-    """Tells this database from every other one, however its address is spelt: the cluster's own number, and the database's."""
+    """Tells this database from every other one, however its address is spelt: the cluster's own number, and
+    the database's.
+    """
     found: str = conn.execute(
         sql("""
             select format('%s/%s', (select system_identifier from pg_control_system()),
@@ -179,8 +183,8 @@ def identity(conn: Connection) -> str:
 
 
 def missing_rights(conn: Connection) -> list[str]:
-    """Those of `NEEDED_RIGHTS` that our role has not, as `update on sessions`. A right on some columns only counts as one;
-    tables that are not there are somebody else's finding.
+    """Those of `NEEDED_RIGHTS` that our role has not, as `update on sessions`. A right on some columns only
+    counts as one; tables that are not there are another check's finding.
     """
     needed = [(table, right) for table, rights in NEEDED_RIGHTS.items() for right in rights]
     rows = conn.execute(
@@ -200,7 +204,7 @@ def missing_rights(conn: Connection) -> list[str]:
 
 
 def missing_columns(conn: Connection) -> list[str]:
-    """Those of Label's own columns that the migrator reads or writes and that are not there, as `sessions.bouts`."""
+    """Those of Label's own columns that the migrator uses and that are not there, as `sessions.bouts`."""
     needed = [(table, column) for table, columns in _LABEL_COLUMNS.items() for column in columns]
     rows = conn.execute(
         sql("""
@@ -215,7 +219,7 @@ def missing_columns(conn: Connection) -> list[str]:
 
 
 def in_the_way(conn: Connection, longer_than_s: float) -> Sequence[Row[Any]]:
-    """Sessions of this database that have kept a transaction open without a word, or have waited for a lock, for that long.
+    """Sessions of this database that have kept a transaction open, or waited for a lock, for that long.
 
     Of other roles' sessions only members of `pg_read_all_stats` see more than that they are there.
     """
@@ -235,7 +239,7 @@ def in_the_way(conn: Connection, longer_than_s: float) -> Sequence[Row[Any]]:
 
 
 def sample_of_legacy(conn: Connection, token: str, limit: int) -> dict[int, str]:
-    """Paths of some legacy projects, drawn by `token`: whoever asks with the same one gets the same projects."""
+    """Paths of some legacy projects, drawn by `token`: the same one gives the same projects."""
     rows = conn.execute(
         sql("""
             select project_id, path from projects

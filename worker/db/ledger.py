@@ -317,8 +317,8 @@ def finish_run_if_ended(conn: Connection, run_id: uuid.UUID) -> None:
 
 
 def find_run(conn: Connection, reference: str) -> Run:
-    """The run that is meant by `latest`, an id, or the beginning of one. Raises `RunNotFoundError` when none or
-    several fit.
+    """The run that is meant by `latest`, an id, or the beginning of one. Raises `RunNotFoundError` when none
+    or several fit.
     """
     if reference == "latest":
         condition, value = "true", ""

@@ -29,8 +29,8 @@ def counts(conn: Connection, digests: Iterable[str]) -> dict[str, int | None]:
 def remember(conn: Connection, counted: Mapping[str, tuple[int, int | None]]) -> None:
     """Keep size and records by digest; what is known already stays.
 
-    In the order of digests, so that two jobs cannot wait for each other; and without waiting for the disk: what a crash
-    takes is counted again.
+    In the order of digests, so that two jobs cannot wait for each other; and without waiting for the disk:
+    what a crash takes is counted again.
     """
     if not counted:
         return

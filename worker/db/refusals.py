@@ -1,7 +1,7 @@
-"""What PostgreSQL refuses, by its SQLSTATE and in our own words. Knows no statement of ours and repeats no value but a name.
+"""What PostgreSQL refuses, by SQLSTATE and in our own words. Knows no statement; repeats no value but names.
 
-The server's primary message is said as it is; its DETAIL, its CONTEXT and the text of the statement are not: they hold
-the values of rows.
+The server's primary message is said as it is; its DETAIL, its CONTEXT and the text of the statement are not:
+they hold the values of rows.
 """
 
 import re
@@ -34,7 +34,7 @@ _BUSY = {
 }
 _OUTAGE = (
     "08",  # connection_exception
-    "25006",  # read_only_sql_transaction: a standby, or a server or database that somebody closed for writing
+    "25006",  # read_only_sql_transaction: a standby, or a server or database that was closed for writing
     "25P03",  # idle_in_transaction_session_timeout
     "25P04",  # transaction_timeout
     "53",  # insufficient_resources: disk, memory, connections
@@ -42,7 +42,7 @@ _OUTAGE = (
     "57P",  # admin_shutdown, crash_shutdown, cannot_connect_now, database_dropped, idle_session_timeout
     "58",  # system_error: its disk
 )
-"""Beginnings of SQLSTATEs with which a server that answers says that it cannot work now (PostgreSQL, appendix A)."""
+"""Beginnings of SQLSTATEs by which a server says that it cannot work now (PostgreSQL, appendix A)."""
 
 _NOT_IN_ENCODING = {
     "22021",  # character_not_in_repertoire
@@ -51,14 +51,16 @@ _NOT_IN_ENCODING = {
 _INSUFFICIENT_PRIVILEGE = "42501"
 _UNIQUE_VIOLATION = "23505"
 _ROW_SECURITY = "check_enable_rls"
-"""The server's function that refuses when `row_security` is off and a policy would hide rows; its words depend on a locale."""
+"""The server's function that refuses when `row_security` is off and a policy would hide rows; its words
+depend on a locale.
+"""
 
 _OF_VALUES = "22"
 _VALUE = re.compile(r""": ["'(].*""")
-"""A data exception quotes the value at the end of its message: not a constraint's name, which comes without a colon."""
+"""A data exception quotes a value at the end of its message, behind a colon; a constraint's name has none."""
 
 _OURS = ("42", "XX")
-"""Classes of SQLSTATEs that tell of a defect of ours or of the server's, and are worth the place in the source."""
+"""Classes of SQLSTATEs that tell of a defect, ours or the server's, and are worth the place in the source."""
 
 NUMBERED = {
     "raw_datasets": "dataset_id",
@@ -71,7 +73,7 @@ NUMBERED = {
 
 
 def in_our_words(context: ExceptionContext) -> None:
-    """Translate what the driver raised, once, so that no caller needs to know psycopg2. For SQLAlchemy's `handle_error`."""
+    """Translate what the driver raised, so that no caller knows psycopg2. For SQLAlchemy's `handle_error`."""
     error = context.original_exception
     if context.is_pre_ping:
         return
@@ -151,7 +153,7 @@ def _quoted(name: str) -> str:
 
 
 def _unholdable(context: ExceptionContext, error: psycopg2.Error) -> str:
-    """Name the text that the database's encoding has no bytes for; where none was sent, one that it holds is meant."""
+    """Name the text that the database's encoding has no bytes for; if none was sent, one that it holds."""
     encoding = texts.server_encoding(context.connection) if context.connection is not None else "UTF8"
     found = texts.first_unholdable(context.parameters, encoding)
     if found is None:

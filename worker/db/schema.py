@@ -1,4 +1,4 @@
-"""Brings the database's tables to the state that the files of sql/ describe; knows nothing of what the rows mean."""
+"""Brings the database's tables to what the files of sql/ describe. Knows nothing of what the rows mean."""
 
 import hashlib
 import re
@@ -29,11 +29,12 @@ _OWN_TABLES = ("projects", "sessions")
 """What only Label makes: a database without these is not Label's."""
 
 _PATIENCE_S = 5.0
-"""How long a table's lock is waited for. Whoever comes after us waits behind us: people would feel more than this."""
+"""How long a table's lock is waited for. What comes after us waits behind us, and people would feel it."""
 
 _LOCK_WAIT_MS = 400
-"""How long at a time, with all that is locked already in hand: shorter than half of `deadlock_timeout` in any case. A person's
-transaction that needs one of our tables while it has another one closes a circle, and PostgreSQL would end theirs.
+"""How long at a time, with all that is locked already in hand: shorter than half of `deadlock_timeout` in any
+case. A person's transaction that needs one of our tables while it has another one closes a circle, and
+PostgreSQL would end theirs.
 """
 
 _INSUFFICIENT_PRIVILEGE = "42501"
@@ -51,10 +52,10 @@ _COLUMN = re.compile(r"^ {4}(?!constraint\b)(\w+) ", re.MULTILINE)
 class Step:
     """One file of sql/ and where the database stands with it.
 
-    `checksum` is the SHA-256 of the file as this program has it. `changed`: the database has had another version
-    of the file. `missing`: nothing is recorded; a file applied by `psql -f` counts as missing too, and applying it
-    again is harmless. `damaged`: it was applied, and what it made is not all there any more; `gone` names that.
-    `applied_at` is UTC, None when missing.
+    `checksum` is the SHA-256 of the file as this program has it. `changed`: the database has had another
+    version of the file. `missing`: nothing is recorded; a file applied by `psql -f` counts as missing too,
+    and applying it again is harmless. `damaged`: it was applied, and what it made is not all there any more;
+    `gone` names that. `applied_at` is UTC, None when missing.
     """
 
     name: str
@@ -65,11 +66,13 @@ class Step:
 
 
 def apply(engine: Engine, *, with_baseline: bool = False) -> list[Step]:
-    """Apply every step that is missing, changed or damaged, in order, and return these; an empty list means nothing to do.
+    """Apply every step that is missing, changed or damaged, in order, and return these; an empty list means
+    nothing to do.
 
-    Everything is made in the schema of `projects`, wherever that is in the search path. `with_baseline` makes Label's own
-    tables too, for demo and tests; asked for once, they are kept up to date. Each step is one transaction under an
-    advisory lock, so that a failed one leaves nothing behind and two callers at once do the work once.
+    Everything is made in the schema of `projects`, wherever that is in the search path. `with_baseline` makes
+    Label's own tables too, for demo and tests; asked for once, they are kept up to date. Each step is one
+    transaction under an advisory lock, so that a failed one leaves nothing behind and two callers at once do
+    the work once.
 
     Raises:
         SchemaMissingError: Label's own tables are absent or there twice, or a column is gone that no step adds again.
@@ -95,8 +98,8 @@ def apply(engine: Engine, *, with_baseline: bool = False) -> list[Step]:
 
 
 def status(engine: Engine) -> list[Step]:
-    """Say how every step stands, in order: what is recorded, and whether what it made is there; the baseline only where it was
-    applied. Writes nothing.
+    """Say how every step stands, in order: what is recorded, and whether what it made is there; the baseline
+    only where it was applied. Writes nothing.
 
     Raises `SchemaMissingError` when it cannot be said which tables are meant.
     """
@@ -107,8 +110,8 @@ def status(engine: Engine) -> list[Step]:
 
 
 def require(engine: Engine) -> None:
-    """Return if every table and column that this program needs is there, however it came to be, each table in the schema of
-    Label's own, and no row of it hidden from our role; one query.
+    """Return if every table and column that this program needs is there, however it came to be, each table in
+    the schema of Label's own, and no row of it hidden from our role; one query.
 
     Raises:
         SchemaMissingError: names what is missing or elsewhere; says so if the database is not Label's at all.
@@ -137,7 +140,7 @@ def _apply_when_free(engine: Engine, name: str) -> Step | None:
 
 
 def _apply_step(engine: Engine, name: str) -> Step | None:
-    """Apply one step in one transaction, or return None if somebody else just did."""
+    """Apply one step in one transaction, or return None if another caller just did."""
     with engine.begin() as connection:
         # Held until the end: a second caller waits here, then finds the step applied.
         connection.execute(text("select pg_advisory_xact_lock(hashtextextended('schema_steps', 0))"))
@@ -333,7 +336,7 @@ def _refuse_wrong_database(connection: Connection) -> None:
 
 
 def _refuse_two_places(connection: Connection) -> None:
-    """Raise `SchemaMissingError` if the search path finds tables in more than one schema: one of them is another's copy."""
+    """Raise `SchemaMissingError` if the search path finds tables in two schemas: one is another's copy."""
     tables = [(table, None) for table in dict.fromkeys([*_OWN_TABLES, *(table for table, _ in _needed())])]
     _refuse_copies(connection, _find(connection, tables))
 
@@ -355,7 +358,9 @@ def _refuse_copies(connection: Connection, found: _Found) -> None:
 
 
 def _refuse(connection: Connection, found: _Found) -> None:
-    """Raise `SchemaMissingError` if anything is missing or elsewhere, in words that tell a wrong database from an unprepared one."""
+    """Raise `SchemaMissingError` if anything is missing or elsewhere, in words that tell a wrong database
+    from an unprepared one.
+    """
     if own := [table for table in _OWN_TABLES if table in found.missing]:
         raise TablesRefusedError(
             f"{_where(connection)} is not Label's: it has no table {' and no table '.join(own)}. Check DATABASE_URL "

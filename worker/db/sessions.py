@@ -47,7 +47,7 @@ class Session:
 
 
 def of_project(conn: Connection, project_id: int) -> list[Session]:
-    """The project's sessions in the order of their ids. Locks nothing and waits for nobody."""
+    """The project's sessions in the order of their ids. Locks nothing and waits for no lock."""
     rows = conn.execute(sql(_OF_PROJECT), {"id": project_id})
     return [Session(**row._mapping) for row in rows]  # noqa: SLF001 - the public name of a row as a mapping
 
@@ -107,7 +107,9 @@ def write(conn: Connection, changes: Sequence[Mapping[str, Any]]) -> None:
 def references_to_nothing(
     conn: Connection, changes: Sequence[Mapping[str, Any]]
 ) -> list[tuple[int, str, int]]:
-    """What `write` could not write because of the foreign keys: session, column, and the id that is not there."""
+    """What `write` could not write because of the foreign keys: session, column, and the id that is not
+    there.
+    """
     rows = conn.execute(
         sql("""
             with c as (

@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 from worker.db.engine import sql
 
 _NAMING = 0x6C61_6265_6C00_0001
-"""The key of the advisory lock under which a store is named: any number that no other program of this database uses."""
+"""The key of the advisory lock under which a store is named: a number that nothing else here uses."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +24,7 @@ def named(conn: Connection) -> Named | None:
 
 
 def lock_naming(conn: Connection) -> None:
-    """One at a time may find or make the store that is to be named, until the transaction ends. Gives way (`DatabaseBusyError`)."""
+    """Let one at a time find or make the store that is to be named, until the transaction ends. Gives way."""
     conn.execute(
         sql("set local lock_timeout = '400ms'; select pg_advisory_xact_lock(:key)"), {"key": _NAMING}
     )
@@ -42,7 +42,7 @@ def name(conn: Connection, store_id: str, digest: str) -> None:
 
 
 def stored_lately(conn: Connection, limit: int) -> list[str]:
-    """The hashes of datasets that projects were led to by this program, the latest first: what its store must hold."""
+    """The digests of datasets that projects refer to, the latest first: what the store must hold."""
     rows = conn.execute(
         sql("select dataset_hash from project_conversions order by conversion_id desc limit :limit"),
         {"limit": limit},

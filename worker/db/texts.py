@@ -1,7 +1,8 @@
 """Texts on their way into databases of any encoding, and out of them. Knows no table.
 
-PostgreSQL translates between the connection's encoding, which is always UTF-8, and the database's. A database in UTF-8 holds
-every text but NUL; one in SQL_ASCII holds bytes and translates nothing; others have fewer characters than names on a disk.
+PostgreSQL translates between the connection's encoding, which is always UTF-8, and the database's. A database
+in UTF-8 holds every text but NUL; one in SQL_ASCII holds bytes and translates nothing; others have fewer
+characters than names on a disk.
 """
 
 import json
@@ -13,20 +14,24 @@ from sqlalchemy import Connection
 
 _HOLDS_ALL = {"UTF8", "SQL_ASCII"}
 _FEWER = {"EUC_JP": "\xa2\xa3\xac\u2016\u2212\u301c"}
-"""Signs that Python's table of an encoding has and PostgreSQL's has not; compared over the whole Basic Multilingual Plane."""
+"""Signs that Python's table of an encoding has and PostgreSQL's has not; compared over the whole Basic
+Multilingual Plane.
+"""
 
 _UNLIKE = {"EUC_JIS_2004"}
 """Encodings of which the two have too little in common: only ASCII is certain."""
 
 _LONGEST = 3
-"""Bytes of the longest character of any of PostgreSQL's encodings for servers but UTF-8 and EUC_TW, which Python has not."""
+"""Bytes of the longest character of any of PostgreSQL's encodings for servers but UTF-8 and EUC_TW, which
+Python has not.
+"""
 
 _AROUND = 20
 """So many characters of a long text are shown on each side of the one that is meant."""
 
 
 def as_json(value: Any) -> str:
-    """A value as JSON for a column. Not in ASCII: a database in SQL_ASCII refuses the escapes that this would take."""
+    """A value as JSON for a column, not in ASCII: a database in SQL_ASCII refuses the escapes of that."""
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -38,14 +43,14 @@ def server_encoding(conn: Connection) -> str:
 
 
 def storable(conn: Connection, value: Any) -> Any:
-    """The same JSON value in texts that the database can hold, what it cannot escaped: for messages, which must not cost a
-    job its outcome by a name of any bytes.
+    """The same JSON value in texts that the database can hold, what it cannot escaped: for messages, which
+    must not cost a job its outcome by a name of any bytes.
     """
     return _storable(value, server_encoding(conn))
 
 
 def first_unholdable(value: Any, encoding: str) -> str | None:
-    """The first character, in its place, that a database of this encoding cannot hold; None where all can be held."""
+    """The first character, in its place, that a database of this encoding cannot hold; None if it holds all."""
     for text in _texts(value):
         at = next((i for i, one in enumerate(text) if not _holds(one, encoding)), None)
         if at is not None:
