@@ -37,6 +37,20 @@ def _anchors(document: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+@pytest.mark.parametrize("document", ["DESIGN.md", "CONTRIBUTING.md", "SECURITY.md", "docs/architecture.md"])
+def test_every_path_in_the_code_that_is_named_is_there(document: str):
+    named = re.findall(r"`([a-z_]{2,}(?:/[a-z_]+)+(?:\.[a-z]+)?)/?`", _text(document))
+
+    assert named
+    assert [path for path in named if not _is_there(path)] == []
+
+
+def _is_there(path: str) -> bool:
+    """In the project, or in one of its three parts, with or without the ending of a module."""
+    rooms = (ROOT, ROOT / "worker", ROOT / "producer", ROOT / "tests")
+    return any((room / f"{path}{ending}").exists() for room in rooms for ending in ("", ".py"))
+
+
 def _first_cells(page: str) -> list[str]:
     """What stands as code at the beginning of each row of the page's tables."""
     return re.findall(r"^\| `([^`]+)`", page, re.MULTILINE)
