@@ -9,8 +9,7 @@ from celery.signals import heartbeat_sent, setup_logging, worker_shutting_down
 
 from worker import settings as settings_module
 from worker.broker.config import create_app
-from worker.runtime import log
-from worker.runtime import shutdown as stopping
+from worker.runtime import log, shutdown
 
 
 @setup_logging.connect
@@ -23,7 +22,7 @@ def _log_as_settings_say(**_arguments: Any) -> None:
 @worker_shutting_down.connect
 def _tell_the_children(**_arguments: Any) -> None:
     """Runs in the parent's signal handler, where nothing else may be done."""
-    stopping.tell()
+    shutdown.begin()
 
 
 @cache

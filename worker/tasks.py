@@ -1,4 +1,4 @@
-"""The door of the workers: a message in, one call, an outcome out. Knows Celery and nothing of the work."""
+"""Where Celery enters: a message in, one call, an outcome out. Knows Celery and nothing of the work."""
 
 import os
 import uuid
@@ -39,7 +39,7 @@ def migrate_project(self: Task, run_id: str, project_id: int) -> "Result":
     """Migrate one legacy project, or rehearse it if the run is a dry run; the outcome as JSON.
 
     Twice: the second delivery finds no lease to take and is ignored, the first one's result stays. At once: one of
-    them gets the lease. Dying here: the ledger's lease runs out and the job is done by whoever gets it next.
+    them gets the lease. Dying here: the ledger's lease runs out and the job is done by the worker that gets it next.
     """
     ref = JobRef(run_id=uuid.UUID(run_id), project_id=project_id)
     return _result(migrate(_tools_of(self), ref, self.request.hostname))
@@ -64,7 +64,7 @@ def verify_project(self: Task, run_id: str, project_id: int) -> "Result":
 
 
 class Result:
-    """What a task returns: the outcome's JSON for the collector, one line for whoever looks at it in Flower or a log."""
+    """What a task returns: the outcome's JSON for the collector, one line for people in Flower or a log."""
 
     def __init__(self, outcome: Outcome) -> None:
         self._outcome = outcome
@@ -95,12 +95,12 @@ def _tools(pid: int) -> Tools:
         engine=connect(settings, f"label-migrator worker {pid}"),
         threads=ThreadPoolExecutor(settings.hash_threads, thread_name_prefix="ingest"),
         limit=Throttle(settings.bwlimit),
-        stopping=shutdown.told,
+        stopping=shutdown.has_begun,
     )
 
 
 def _tools_of(task: Task) -> Tools:
-    """This process's tools, for one task: whoever watches is told of its progress as a `task-progress` event."""
+    """This process's tools, for one task, whose progress Flower sees as `task-progress` events."""
     events, number, hostname = task.app.events, task.request.id, task.request.hostname
 
     def tell(progress: Progress) -> None:

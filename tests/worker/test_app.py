@@ -15,7 +15,7 @@ from worker import tasks
 from worker.broker import config as room
 from worker.broker.config import create_app
 from worker.messages import QUEUE, Verb
-from worker.runtime import shutdown as stopping
+from worker.runtime import shutdown
 from worker.settings import Settings
 
 
@@ -115,16 +115,16 @@ def test_a_child_sees_that_its_parent_was_told_to_stop(monkeypatch: pytest.Monke
     import mmap
     import os
 
-    monkeypatch.setattr(stopping, "_told", mmap.mmap(-1, 1))
+    monkeypatch.setattr(shutdown, "_stops", mmap.mmap(-1, 1))
     reading, writing = os.pipe()
     told, tell = os.pipe()
     child = os.fork()
     if not child:
-        before = stopping.told()
+        before = shutdown.has_begun()
         os.read(told, 1)
-        os.write(writing, bytes([before, stopping.told()]))
+        os.write(writing, bytes([before, shutdown.has_begun()]))
         os._exit(0)
-    stopping.tell()
+    shutdown.begin()
     os.write(tell, b"!")
     os.waitpid(child, 0)
 
