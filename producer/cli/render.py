@@ -9,6 +9,9 @@ from rich.table import Table
 
 from producer.doctor.findings import Diagnosis
 from producer.runs.open import Opened
+from producer.runs.status import ListedRun, RunStatus
+from producer.runs.survey import Listing
+from worker.db.overview import FailureClass, Progress
 from worker.findings import Verdict
 from worker.messages import Verb
 from worker.units import human_bytes, human_duration
@@ -19,6 +22,8 @@ _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 _MARKS = {Verdict.PASS: "[green]✓[/]", Verdict.WARN: "[yellow]![/]", Verdict.FAIL: "[red]✗[/]"}
 _IN_SHORT = {Verdict.FAIL: "in short, failed:", Verdict.WARN: "in short, warnings:"}
 _NAMES_WIDTH = 24
+_SLOW_S = 3.0
+"""A directory that takes longer to list is named: its mount may hang."""
 
 
 def plan_table(opened: Opened) -> Table:
@@ -93,52 +98,105 @@ def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"[red]… and {len(report['errors']) - _ROWS} more failures in the report[/]"
 
 
-def status_lines(status: Mapping[str, Any]) -> Iterator[str]:
+def status_lines(status: RunStatus) -> Iterator[str]:
     """One run for people."""
-    projects, size = status["projects"], status["bytes"]
-    rehearsal = " (dry run)" if status["dry_run"] else ""
-    yield f"[bold]{status['verb']}{rehearsal}[/] run {status['run_id']}: [bold]{status['state']}[/], {human_duration(status['elapsed_s'])}"
-    if status["paused_because"]:
-        yield f"[yellow]paused:[/] {escape(status['paused_because'])}. Resume: producer resume {status['run_id'][:8]}"
-    if status["waiting_because"]:
-        yield f"[yellow]workers wait:[/] {escape(status['waiting_because'])}"
+    yield from _heading_lines(status)
+    yield from _progress_lines(status)
+    for attempt in status.attempts:
+        yield (
+            f"  {escape(attempt.worker)}: project {attempt.project_id} {escape(attempt.project_name or '')}, "
+            f"{escape(attempt.phase or '')}, {human_bytes(attempt.bytes_done)}, {human_duration(attempt.age_s)}"
+        )
+    for job in status.retrying:
+        yield f"  [yellow]{_waits(job.wait_s)}[/]: project {job.project_id}, {escape(job.reason or '')}"
+    for failure in status.failures:
+        yield from _failure_lines(failure)
+    counts = status.progress
+    if counts.crashes or counts.fenced or counts.retries:
+        yield (
+            f"[dim]leases run out: {counts.crashes}, attempts that came too late: {counts.fenced}, "
+            f"jobs tried again: {counts.retries}[/]"
+        )
+
+
+def _heading_lines(status: RunStatus) -> Iterator[str]:
+    run = status.run
+    rehearsal = " (dry run)" if run.dry_run else ""
     yield (
-        f"{projects['ended']} of {projects['total']} projects ended, {projects['running']} running, "
-        f"{projects['waiting']} waiting, {projects['failed']} failed"
+        f"[bold]{run.verb}{rehearsal}[/] run {run.run_id}: [bold]{run.state}[/], {human_duration(status.elapsed_s)}"
     )
-    eta = f", about {human_duration(status['eta_s'])} left" if status["eta_s"] is not None else ""
-    if size["limit_per_second"] is not None:
-        eta += f", limited to {human_bytes(size['limit_per_second'])}/s"
-    yield f"{human_bytes(size['done'])} of {human_bytes(size['total'])}, {human_bytes(size['per_second'])}/s{eta}"
-    for holder in status["holders"]:
-        yield (
-            f"  {escape(holder['worker'])}: project {holder['project_id']} {escape(holder['project_name'] or '')}, "
-            f"{escape(holder['phase'] or '')}, {human_bytes(holder['bytes_done'])}, {human_duration(holder['age_s'])}"
-        )
-    for job in status["retrying"]:
-        yield (
-            f"  [yellow]{_waits(job['wait_s'])}[/]: project {job['project_id']}, "
-            f"{escape(job['reason'] or '')}"
-        )
-    for failure in status["failures"]:
-        yield f"[red]failed[/] {failure['count']} with {failure['error_class']}: {escape(failure['remedy'] or '')}"
-        for one in failure["examples"]:
-            yield f"       project {one['project_id']}: {escape(one['error'] or '')}"
-        if failure["count"] > len(failure["examples"]):
-            yield f"       … and {failure['count'] - len(failure['examples'])} more"
-    incidents = status["incidents"]
-    if any(incidents.values()):
-        yield (
-            f"[dim]leases run out: {incidents['leases_run_out']}, attempts that came too late: "
-            f"{incidents['attempts_fenced']}, jobs tried again: {incidents['retries']}[/]"
-        )
+    if run.paused_because:
+        yield f"[yellow]paused:[/] {escape(run.paused_because)}. Resume: producer resume {str(run.run_id)[:8]}"
+    if status.waiting_because:
+        yield f"[yellow]workers wait:[/] {escape(status.waiting_because)}"
+
+
+def _progress_lines(status: RunStatus) -> Iterator[str]:
+    counts, limit = status.progress, status.run.limit_bytes_per_second
+    yield (
+        f"{counts.ended} of {counts.jobs} projects ended, {counts.running} running, "
+        f"{counts.waiting} waiting, {counts.failed} failed"
+    )
+    eta = f", about {human_duration(status.eta_s)} left" if status.eta_s is not None else ""
+    limited = f", limited to {human_bytes(limit)}/s" if limit is not None else ""
+    yield (
+        f"{human_bytes(counts.bytes_done)} of {human_bytes(counts.bytes_total)}, "
+        f"{human_bytes(status.bytes_per_s)}/s{eta}{limited}"
+    )
+
+
+def _failure_lines(failure: FailureClass) -> Iterator[str]:
+    yield f"[red]failed[/] {failure.count} with {failure.error_class}: {escape(failure.remedy or '')}"
+    for one in failure.examples:
+        yield f"       project {one['project_id']}: {escape(one['error'] or '')}"
+    if failure.count > len(failure.examples):
+        yield f"       … and {failure.count - len(failure.examples)} more"
 
 
 def _waits(wait_s: float | None) -> str:
     return "waits" if wait_s is None else f"tries again in {human_duration(wait_s)}"
 
 
-def runs_table(runs: Sequence[Mapping[str, Any]]) -> Table:
+def watch_line(status: RunStatus, bytes_per_s: float) -> str:
+    """A run in a line, for logs."""
+    counts = status.progress
+    left = f", {human_duration(status.eta_s)} left" if status.eta_s is not None else ""
+    return (
+        f"{status.run.state}: {counts.ended}/{counts.jobs} projects, {counts.failed} failed, "
+        f"{counts.running} running, {human_bytes(counts.bytes_done)} of {human_bytes(counts.bytes_total)}, "
+        f"{human_bytes(bytes_per_s)}/s{left}"
+    )
+
+
+def speed_line(bytes_per_s: float, files_per_s: float) -> str:
+    """How fast a run is right now."""
+    return f"[dim]now: {human_bytes(bytes_per_s)}/s, {files_per_s:,.0f} files/s[/]"
+
+
+def progress_words(progress: Progress, rate: float) -> str:
+    """Projects, bytes, rate and time left in a line."""
+    words = f"{progress.ended}/{progress.jobs} projects"
+    if progress.failed:
+        words += f" ({progress.failed} failed)"
+    if progress.bytes_total:
+        words += f", {human_bytes(progress.bytes_done)} of {human_bytes(progress.bytes_total)}, {human_bytes(rate)}/s"
+        if rate > 0 and progress.bytes_done < progress.bytes_total:
+            words += f", {human_duration((progress.bytes_total - progress.bytes_done) / rate)} left"
+    return words
+
+
+def listing_words(listing: Listing) -> str:
+    """How many directories are listed, and which ones do not answer."""
+    words = f"listing directories: {listing.done:,} of {listing.total:,}"
+    late = [(path, age_s) for path, age_s in listing.waits_for if age_s >= _SLOW_S]
+    if late:
+        path, age_s = late[0]
+        words += f", waiting for {escape(path)} for {human_duration(age_s)}"
+        words += f" and for {len(late) - 1} more" if len(late) > 1 else ""
+    return words
+
+
+def runs_table(runs: Sequence[ListedRun]) -> Table:
     """All runs, newest first."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("run", "verb", "state", "projects", "ended", "failed", "opened"):
@@ -148,10 +206,11 @@ def runs_table(runs: Sequence[Mapping[str, Any]]) -> Table:
             min_width=len(heading),
             justify="right" if heading in {"projects", "ended", "failed"} else "left",
         )
-    for run in runs:
-        verb = run["verb"] + (" (dry run)" if run["dry_run"] else "")
-        counts = (str(run[key]) for key in ("projects", "ended", "failed"))
-        table.add_row(run["run_id"], verb, run["state"], *counts, run["created_at"][:19].replace("T", " "))
+    for listed in runs:
+        run, progress = listed.run, listed.progress
+        verb = run.verb + (" (dry run)" if run.dry_run else "")
+        counts = (str(count) for count in (progress.jobs, progress.ended, progress.failed))
+        table.add_row(str(run.run_id), verb, run.state, *counts, f"{run.created_at:%Y-%m-%d %H:%M:%S}")
     return table
 
 

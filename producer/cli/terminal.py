@@ -15,18 +15,15 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
-from producer.cli.render import escape, status_lines
+from producer.cli.pace import ActiveSpeed, CurrentSpeed
+from producer.cli.render import listing_words, progress_words, speed_line, status_lines, watch_line
+from producer.runs.status import RunStatus
 from producer.runs.survey import Listing
 from worker.db.overview import Progress
 from worker.errors import UsageError
-from worker.messages import RunState
-from worker.units import human_bytes, human_duration
 
 _LINE_EVERY_S = 10.0
 _SCREEN_EVERY_S = 1.0
-_SLOW_S = 3.0
-"""A directory that takes longer to list is named: its mount may hang."""
-_GOING = {RunState.PLANNED, RunState.RUNNING}
 _WIDTH_OF_FILES = 10_000
 
 
@@ -59,31 +56,40 @@ class Terminal:
         """A table for people."""
         self.people.print(table)
 
-    def watch(self, look: Callable[[], Mapping[str, Any]]) -> None:
-        """Show a run until it has ended or is held: one screen that stays fresh on a terminal, a line every ten seconds
-        elsewhere; with `as_json` JSON Lines as often as these.
+    def watch(self, look: Callable[[], RunStatus]) -> None:
+        """Show a run until it has ended or is paused: one screen that stays fresh on a terminal, a line every
+        ten seconds elsewhere; with `as_json` JSON Lines as often as these.
         """
-        speed = _Speed()
         if self.people.is_terminal and not self.as_json:
-            with Live(console=self.people, auto_refresh=False) as screen:
-                while True:
-                    status = look()
-                    lines = [*status_lines(status), *speed.lines(status)]
-                    screen.update(Group(*map(Text.from_markup, lines)), refresh=True)
-                    if status["state"] not in _GOING:
-                        return
-                    time.sleep(_SCREEN_EVERY_S)
+            self._watch_on_screen(look)
+        else:
+            self._watch_by_lines(look)
+
+    def _watch_on_screen(self, look: Callable[[], RunStatus]) -> None:
+        speed = CurrentSpeed()
+        with Live(console=self.people, auto_refresh=False) as screen:
+            while True:
+                status = look()
+                lines = [*status_lines(status), speed_line(*speed.measure(status.progress))]
+                screen.update(Group(*map(Text.from_markup, lines)), refresh=True)
+                if not status.is_going:
+                    return
+                time.sleep(_SCREEN_EVERY_S)
+
+    def _watch_by_lines(self, look: Callable[[], RunStatus]) -> None:
+        speed = CurrentSpeed()
         while True:
             status = look()
-            self.people.print(_watch_line(status, speed))
+            bytes_per_s, _ = speed.measure(status.progress)
+            self.people.print(watch_line(status, bytes_per_s))
             if self.as_json:
-                sys.stdout.write(json.dumps(status) + "\n")
+                sys.stdout.write(json.dumps(status.to_json()) + "\n")
                 sys.stdout.flush()
             ends = time.monotonic() + _LINE_EVERY_S
-            while status["state"] in _GOING and time.monotonic() < ends:
+            while status.is_going and time.monotonic() < ends:
                 time.sleep(_SCREEN_EVERY_S)
                 status = look()
-            if status["state"] not in _GOING:
+            if not status.is_going:
                 break
         for line in status_lines(status):
             self.people.print(line)
@@ -100,7 +106,7 @@ class Terminal:
 
         def update(listing: Listing) -> None:
             # Not before there is something to say: a question may be asked first.
-            line.update(_listing_words(listing))
+            line.update(listing_words(listing))
             line.start()
 
         try:
@@ -118,45 +124,6 @@ class Terminal:
             yield _lines(self.people, what)
 
 
-class _Speed:
-    """How fast a run is right now, from one look to the next: the average over the last ten seconds."""
-
-    def __init__(self) -> None:
-        self._looks: list[tuple[float, int, int]] = []
-
-    def lines(self, status: Mapping[str, Any]) -> Iterator[str]:
-        """A line, once two looks are there."""
-        bytes_per_s, files_per_s = self.measure(status)
-        yield f"[dim]now: {human_bytes(bytes_per_s)}/s, {files_per_s:,.0f} files/s[/]"
-
-    def measure(self, status: Mapping[str, Any]) -> tuple[float, float]:
-        """Bytes and files a second; zeros at the first look."""
-        now = time.monotonic()
-        self._looks.append((now, status["bytes"]["done"], status["files_done"]))
-        while now - self._looks[0][0] > _LINE_EVERY_S and len(self._looks) > 2:
-            self._looks.pop(0)
-        begin, size, files = self._looks[0]
-        seconds = now - begin
-        if seconds <= 0:
-            return 0.0, 0.0
-        return (
-            max(0, status["bytes"]["done"] - size) / seconds,
-            max(0, status["files_done"] - files) / seconds,
-        )
-
-
-def _watch_line(status: Mapping[str, Any], speed: _Speed) -> str:
-    """A run in a line, for logs."""
-    bytes_per_s, _ = speed.measure(status)
-    projects, size = status["projects"], status["bytes"]
-    left = f", {human_duration(status['eta_s'])} left" if status["eta_s"] is not None else ""
-    return (
-        f"{status['state']}: {projects['ended']}/{projects['total']} projects, {projects['failed']} failed, "
-        f"{projects['running']} running, {human_bytes(size['done'])} of {human_bytes(size['total'])}, "
-        f"{human_bytes(bytes_per_s)}/s{left}"
-    )
-
-
 def _listing_lines(console: Console) -> Callable[[Listing], None]:
     shown = time.monotonic()
 
@@ -164,19 +131,9 @@ def _listing_lines(console: Console) -> Callable[[Listing], None]:
         nonlocal shown
         if time.monotonic() - shown >= _LINE_EVERY_S:
             shown = time.monotonic()
-            console.print(_listing_words(listing))
+            console.print(listing_words(listing))
 
     return update
-
-
-def _listing_words(listing: Listing) -> str:
-    words = f"listing directories: {listing.done:,} of {listing.total:,}"
-    late = [(path, age_s) for path, age_s in listing.waits_for if age_s >= _SLOW_S]
-    if late:
-        path, age_s = late[0]
-        words += f", waiting for {escape(path)} for {human_duration(age_s)}"
-        words += f" and for {len(late) - 1} more" if len(late) > 1 else ""
-    return words
 
 
 @contextmanager
@@ -187,7 +144,7 @@ def _bar(console: Console, what: str) -> Iterator[Callable[[Progress], None]]:
         TextColumn("{task.fields[words]}"),
         TimeElapsedColumn(),
     )
-    pace = _ActivePace()
+    speed = ActiveSpeed()
     with Bar(*columns, console=console, expand=True) as bar:
         task = bar.add_task(what, total=None, words="")
 
@@ -198,57 +155,24 @@ def _bar(console: Console, what: str) -> Iterator[Callable[[Progress], None]]:
                 task,
                 total=progress.bytes_total if known else max(progress.jobs, 1),
                 completed=progress.bytes_done if known else progress.ended,
-                words=_words(progress, pace.rate(progress)),
+                words=progress_words(progress, speed.measure(progress)),
             )
 
         yield update
 
 
 def _lines(console: Console, what: str) -> Callable[[Progress], None]:
-    pace = _ActivePace()
+    speed = ActiveSpeed()
     shown = time.monotonic()
 
     def update(progress: Progress) -> None:
         nonlocal shown
-        now, rate = time.monotonic(), pace.rate(progress)
+        now, rate = time.monotonic(), speed.measure(progress)
         if now - shown >= _LINE_EVERY_S:
             shown = now
-            console.print(f"{what}: {_words(progress, rate)}")
+            console.print(f"{what}: {progress_words(progress, rate)}")
 
     return update
-
-
-class _ActivePace:
-    """How fast a run is while workers have jobs of it, since it is followed: what was done before, and idle time, do not count."""
-
-    def __init__(self) -> None:
-        self._active_s = 0.0
-        self._gained = 0
-        self._before: tuple[float, int] | None = None
-
-    def rate(self, progress: Progress) -> float:
-        """Bytes a second, with this look; zero at the first one."""
-        now = time.monotonic()
-        if self._before is not None:
-            then, done = self._before
-            gained = max(0, progress.bytes_done - done)
-            if progress.live or gained:
-                self._active_s += now - then
-                self._gained += gained
-        self._before = now, progress.bytes_done
-        return self._gained / self._active_s if self._active_s > 0 else 0.0
-
-
-def _words(progress: Progress, rate: float) -> str:
-    """Projects, bytes, rate and time left in a line."""
-    words = f"{progress.ended}/{progress.jobs} projects"
-    if progress.failed:
-        words += f" ({progress.failed} failed)"
-    if progress.bytes_total:
-        words += f", {human_bytes(progress.bytes_done)} of {human_bytes(progress.bytes_total)}, {human_bytes(rate)}/s"
-        if rate > 0 and progress.bytes_done < progress.bytes_total:
-            words += f", {human_duration((progress.bytes_total - progress.bytes_done) / rate)} left"
-    return words
 
 
 def confirm(question: str) -> None:

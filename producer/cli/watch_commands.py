@@ -5,7 +5,7 @@ import threading
 import uuid
 from contextlib import AbstractContextManager, suppress
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from sqlalchemy import Engine
@@ -45,7 +45,7 @@ def status_command(
         described = status.describe(engine, found, settings)
     for line in status_lines(described):
         terminal.say(line)
-    terminal.document(described)
+    terminal.document(described.to_json())
 
 
 @app.command(epilog=epilog("producer runs --limit 5"))
@@ -57,7 +57,7 @@ def runs(
     with connected() as (_, engine):
         found = status.all_runs(engine, limit)
     terminal.table(runs_table(found))
-    terminal.document(found)
+    terminal.document([listed.to_json() for listed in found])
 
 
 @app.command(epilog=epilog("producer metrics --port 9187"))
@@ -92,5 +92,5 @@ def _serve_metrics(terminal: Terminal, served: AbstractContextManager[str]) -> N
         threading.Event().wait()
 
 
-def _look_at(settings: Settings, engine: Engine, run_id: uuid.UUID) -> dict[str, Any]:
+def _look_at(settings: Settings, engine: Engine, run_id: uuid.UUID) -> status.RunStatus:
     return status.describe(engine, find_run(engine, str(run_id)), settings)

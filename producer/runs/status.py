@@ -1,5 +1,7 @@
-"""What a run looks like right now, as one JSON document. Changes nothing."""
+"""What a run looks like right now, as values, and their one JSON form. Changes nothing."""
 
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,7 +10,7 @@ from sqlalchemy import Engine
 from worker.broker import client as broker
 from worker.db import health, ledger, overview
 from worker.db.ledger import Run
-from worker.db.overview import Progress
+from worker.db.overview import CurrentAttempt, FailureClass, Progress, Retry
 from worker.messages import RunState
 from worker.settings import Settings
 
@@ -18,99 +20,132 @@ EXAMPLES = 10
 """So many failed projects of each class are named; the report has them all."""
 
 
-def describe(engine: Engine, run: Run, settings: Settings | None = None) -> dict[str, Any]:
-    """State, progress, which worker runs which job, and what failed with its remedy. A constant number of
-    statements, whatever the size. With `settings` the broker of a run that goes on is asked, too: what it
-    refuses is what the workers wait for.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedRun:
+    """A run and how far it is: a line in the list of runs."""
+
+    run: Run
+    progress: Progress
+
+    def to_json(self) -> dict[str, Any]:
+        """As `producer runs --json` shows it."""
+        counts = {
+            "projects": self.progress.jobs,
+            "ended": self.progress.ended,
+            "failed": self.progress.failed,
+        }
+        return _run_json(self.run) | counts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStatus:
+    """A run, how far it is, which worker runs which job of it, what is tried again and what failed.
+
+    `waiting_because` says why workers wait for the database or the broker, where they do. `elapsed_s` is
+    since the run was opened, `active_s` the part of it in which at least one worker ran a job.
+    """
+
+    run: Run
+    progress: Progress
+    waiting_because: str | None
+    elapsed_s: float
+    active_s: float
+    attempts: Sequence[CurrentAttempt]
+    retrying: Sequence[Retry]
+    failures: Sequence[FailureClass]
+
+    @property
+    def is_going(self) -> bool:
+        """Whether the run has neither ended nor been paused."""
+        return self.run.state in _GOING
+
+    @property
+    def bytes_per_s(self) -> int:
+        """The speed of the time in which workers ran jobs."""
+        return round(self.progress.bytes_done / self.active_s) if self.active_s > 0 else 0
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds until the end at the speed of the time in which workers ran jobs, by bytes where they are
+        known, else by projects; None where that cannot be said.
+        """
+        if self.run.state is not RunState.RUNNING or self.active_s <= 0:
+            return None
+        counts = self.progress
+        done, total = (
+            (counts.bytes_done, counts.bytes_total) if counts.bytes_total else (counts.ended, counts.jobs)
+        )
+        return (total - done) * self.active_s / done if done else None
+
+    def to_json(self) -> dict[str, Any]:
+        """As `producer status --json` shows it."""
+        counts = self.progress
+        return {
+            **_run_json(self.run),
+            "waiting_because": self.waiting_because,
+            "elapsed_s": _tenths(self.elapsed_s),
+            "active_s": _tenths(self.active_s),
+            "projects": {
+                "total": counts.jobs,
+                "ended": counts.ended,
+                "failed": counts.failed,
+                "running": counts.running,
+                "waiting": counts.waiting,
+            },
+            "bytes": {
+                "total": counts.bytes_total,
+                "done": counts.bytes_done,
+                "per_second": self.bytes_per_s,
+                "limit_per_second": self.run.limit_bytes_per_second,
+            },
+            "files_done": counts.files_done,
+            "eta_s": _tenths(self.eta_s),
+            "holders": [
+                asdict(one) | {"age_s": _tenths(one.age_s), "lease_left_s": _tenths(one.lease_left_s)}
+                for one in self.attempts
+            ],
+            "retrying": [asdict(one) | {"wait_s": _tenths(one.wait_s)} for one in self.retrying],
+            "failures": [asdict(one) for one in self.failures],
+            "incidents": {
+                "leases_run_out": counts.crashes,
+                "attempts_fenced": counts.fenced,
+                "retries": counts.retries,
+            },
+        }
+
+
+def describe(engine: Engine, run: Run, settings: Settings | None = None) -> RunStatus:
+    """Ask the ledger how a run is. A constant number of statements, whatever the size.
+
+    With `settings` the broker of a run that goes on is asked, too: what it refuses is what the workers wait for.
     """
     with engine.connect() as conn:
-        trouble = health.takes_no_writes_because(conn) if run.state in _GOING else None
         progress = overview.progress(conn, run.run_id)
-        active_s = overview.active_s(conn, run.run_id)
-        holders = overview.current_attempts(conn, run.run_id)
-        retrying = overview.retrying(conn, run.run_id, EXAMPLES)
-        failures = overview.failures(conn, run.run_id, EXAMPLES) if progress.failed else []
-    elapsed = ((run.finished_at or datetime.now(UTC)) - run.created_at).total_seconds()
-    return {
-        **summary(run),
-        "waiting_because": trouble
-        or (broker.trouble(settings) if settings is not None and run.state in _GOING else None),
-        "elapsed_s": round(elapsed, 1),
-        "active_s": round(active_s, 1),
-        "projects": {
-            "total": progress.jobs,
-            "ended": progress.ended,
-            "failed": progress.failed,
-            "running": progress.running,
-            "waiting": progress.jobs - progress.ended - progress.running,
-        },
-        "bytes": {
-            "total": progress.bytes_total,
-            "done": progress.bytes_done,
-            "per_second": round(progress.bytes_done / active_s) if active_s > 0 else 0,
-            "limit_per_second": run.limit_bytes_per_second,
-        },
-        "files_done": progress.files_done,
-        "eta_s": _eta_s(run, progress, active_s),
-        "holders": [
-            {
-                "project_id": job.project_id,
-                "project_name": job.project_name,
-                "worker": job.worker,
-                "phase": job.phase,
-                "attempt": job.attempt,
-                "age_s": round(job.age_s, 1),
-                "lease_left_s": round(job.lease_left_s, 1),
-                "files_done": job.files_done,
-                "files_total": job.files_total,
-                "bytes_done": job.bytes_done,
-                "bytes_total": job.bytes_total,
-            }
-            for job in holders
-        ],
-        "retrying": [
-            {
-                "project_id": job.project_id,
-                "project_name": job.project_name,
-                "reason": job.reason,
-                "retries": job.retries,
-                "wait_s": None if job.wait_s is None else round(job.wait_s, 1),
-            }
-            for job in retrying
-        ],
-        "failures": [
-            {
-                "error_class": row.error_class,
-                "count": row.jobs,
-                "remedy": row.remedy,
-                "examples": row.examples,
-            }
-            for row in failures
-        ],
-        "incidents": {
-            "leases_run_out": progress.crashes,
-            "attempts_fenced": progress.fenced,
-            "retries": progress.retries,
-        },
-    }
+        described = RunStatus(
+            run=run,
+            progress=progress,
+            waiting_because=health.takes_no_writes_because(conn) if run.state in _GOING else None,
+            elapsed_s=((run.finished_at or datetime.now(UTC)) - run.created_at).total_seconds(),
+            active_s=overview.active_s(conn, run.run_id),
+            attempts=overview.current_attempts(conn, run.run_id),
+            retrying=overview.retrying(conn, run.run_id, EXAMPLES),
+            failures=overview.failures(conn, run.run_id, EXAMPLES) if progress.failed else (),
+        )
+    if settings is None or not described.is_going or described.waiting_because:
+        return described
+    return replace(described, waiting_because=broker.trouble(settings))
 
 
-def _eta_s(run: Run, progress: Progress, active_s: float) -> float | None:
-    """Seconds until the end at the speed of the time in which workers had jobs, by bytes where they are
-    known, else by projects; None where that cannot be said.
-    """
-    if run.state is not RunState.RUNNING or active_s <= 0:
-        return None
-    done, total = (
-        (progress.bytes_done, progress.bytes_total)
-        if progress.bytes_total
-        else (progress.ended, progress.jobs)
-    )
-    return round((total - done) * active_s / done, 1) if done else None
+def all_runs(engine: Engine, limit: int) -> list[ListedRun]:
+    """The newest runs first, each with its counts."""
+    with engine.connect() as conn:
+        return [
+            ListedRun(run=run, progress=overview.progress(conn, run.run_id))
+            for run in ledger.runs(conn, limit)
+        ]
 
 
-def summary(run: Run) -> dict[str, Any]:
-    """A run in a line."""
+def _run_json(run: Run) -> dict[str, Any]:
     return {
         "run_id": str(run.run_id),
         "verb": run.verb.value,
@@ -122,11 +157,5 @@ def summary(run: Run) -> dict[str, Any]:
     }
 
 
-def all_runs(engine: Engine, limit: int) -> list[dict[str, Any]]:
-    """The newest runs first, each with its counts."""
-    with engine.connect() as conn:
-        found = [(run, overview.progress(conn, run.run_id)) for run in ledger.runs(conn, limit)]
-    return [
-        summary(run) | {"projects": progress.jobs, "ended": progress.ended, "failed": progress.failed}
-        for run, progress in found
-    ]
+def _tenths(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)

@@ -20,6 +20,7 @@ from tests.estate import differences, readings, snapshot_tree
 from tests.estate.compare import Reading
 from tests.support.waiting import eventually
 from worker.db import ledger
+from worker.db.overview import CurrentAttempt
 from worker.sessions_csv import Reader
 
 WORKERS = 4
@@ -102,18 +103,17 @@ def _lose_one_at_work(installation: Installation, engine: Engine) -> int:
     host_names = {
         f"celery@{each.container_id[:12]}": each for each in installation.compose.containers("worker")
     }
-    node = max(host_names, key=lambda name: holders[name]["bytes_total"] - holders[name]["bytes_done"])
+    node = max(host_names, key=lambda name: (holders[name].bytes_total or 0) - holders[name].bytes_done)
     _kill(host_names[node])
     installation.producer("throttle")
-    project_id: int = holders[node]["project_id"]
-    return project_id
+    return holders[node].project_id
 
 
-def _holders(engine: Engine) -> dict[str, dict[str, Any]]:
+def _holders(engine: Engine) -> dict[str, CurrentAttempt]:
     """What each worker holds of the latest run."""
     with engine.connect() as conn:
         run = ledger.find_run(conn, "latest")
-    return {job["worker"]: job for job in status.describe(engine, run)["holders"]}
+    return {attempt.worker: attempt for attempt in status.describe(engine, run).attempts}
 
 
 def _kill(container: Container) -> None:

@@ -1,7 +1,7 @@
 """What people, reports and metrics read of the ledger: counts, owners, failures, outcomes. Changes nothing."""
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,51 @@ class Progress:
     retries: int = 0
     crashes: int = 0
     fenced: int = 0
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that have neither ended nor begun."""
+        return self.jobs - self.ended - self.running
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurrentAttempt:
+    """A job that a worker runs right now, since when, and how far it is."""
+
+    project_id: int
+    project_name: str | None
+    worker: str
+    phase: str | None
+    attempt: int
+    age_s: float
+    lease_left_s: float
+    files_done: int
+    files_total: int | None
+    bytes_done: int
+    bytes_total: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """A job that met a transient error and waits to be tried again; `wait_s` is None for one that waits for
+    room in the store.
+    """
+
+    project_id: int
+    project_name: str | None
+    reason: str | None
+    retries: int
+    wait_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureClass:
+    """What failed for one class of errors: how many, what to do, and the first few (id, name and error)."""
+
+    error_class: str | None
+    count: int
+    remedy: str | None
+    examples: Sequence[Mapping[str, Any]]
 
 
 _OPEN = {JobState.QUEUED, JobState.RUNNING}
@@ -72,18 +117,17 @@ def progress(conn: Connection, run_id: uuid.UUID) -> Progress:
     )
 
 
-def current_attempts(conn: Connection, run_id: uuid.UUID) -> list[Row[Any]]:
-    """Which worker runs which job of the run right now, since when, and how far it is."""
-    return list(
-        conn.execute(
-            sql("""
-                select project_id, project_name, worker, phase, attempt, files_total, files_done, bytes_total, bytes_done,
-                       extract(epoch from clock_timestamp() - started_at)::float8 as age_s,
-                       extract(epoch from lease_until - clock_timestamp())::float8 as lease_left_s
-                from migration_jobs where run_id = :run_id and state = 'running' order by started_at"""),
-            {"run_id": run_id},
-        )
+def current_attempts(conn: Connection, run_id: uuid.UUID) -> list[CurrentAttempt]:
+    """Which worker runs which job of the run right now, the longest first."""
+    rows = conn.execute(
+        sql("""
+            select project_id, project_name, worker, phase, attempt, files_total, files_done, bytes_total, bytes_done,
+                   extract(epoch from clock_timestamp() - started_at)::float8 as age_s,
+                   extract(epoch from lease_until - clock_timestamp())::float8 as lease_left_s
+            from migration_jobs where run_id = :run_id and state = 'running' order by started_at"""),
+        {"run_id": run_id},
     )
+    return [CurrentAttempt(**row) for row in rows.mappings()]
 
 
 def open_jobs(conn: Connection) -> Row[Any]:
@@ -146,38 +190,34 @@ def active_s(conn: Connection, run_id: uuid.UUID) -> float:
     return seconds
 
 
-def retrying(conn: Connection, run_id: uuid.UUID, limit: int) -> list[Row[Any]]:
-    """Jobs that met a transient error and wait to be tried again; `wait_s` is None for one that waits for
-    room in the store.
-    """
-    return list(
-        conn.execute(
-            sql("""
-                select project_id, project_name, phase as reason, retries,
-                       case when waits_for is distinct from :room then
-                           greatest(0, extract(epoch from not_before - clock_timestamp()))::float8 end as wait_s
-                from migration_jobs where run_id = :run_id and state = 'queued' and not_before is not null
-                order by not_before limit :limit"""),
-            {"run_id": run_id, "limit": limit, "room": ROOM},
-        )
+def retrying(conn: Connection, run_id: uuid.UUID, limit: int) -> list[Retry]:
+    """The jobs that wait to be tried again, the next one first."""
+    rows = conn.execute(
+        sql("""
+            select project_id, project_name, phase as reason, retries,
+                   case when waits_for is distinct from :room then
+                       greatest(0, extract(epoch from not_before - clock_timestamp()))::float8 end as wait_s
+            from migration_jobs where run_id = :run_id and state = 'queued' and not_before is not null
+            order by not_before limit :limit"""),
+        {"run_id": run_id, "limit": limit, "room": ROOM},
     )
+    return [Retry(**row) for row in rows.mappings()]
 
 
-def failures(conn: Connection, run_id: uuid.UUID, examples: int) -> list[Row[Any]]:
-    """What failed, by class, most frequent first: how many, what to do, and the first few."""
-    return list(
-        conn.execute(
-            sql("""
-                select error_class, count(*) as jobs, min(outcome->>'remedy') as remedy,
-                       (array_agg(jsonb_build_object('project_id', project_id, 'project_name', project_name,
-                                                     'error', error) order by project_id)
-                        filter (where number <= :examples)) as examples
-                from (select *, row_number() over (partition by error_class order by project_id) as number
-                      from migration_jobs where run_id = :run_id and state = 'failed') as failed
-                group by error_class order by jobs desc, error_class"""),
-            {"run_id": run_id, "examples": examples},
-        )
+def failures(conn: Connection, run_id: uuid.UUID, examples: int) -> list[FailureClass]:
+    """What failed, the most frequent class first."""
+    rows = conn.execute(
+        sql("""
+            select error_class, count(*) as count, min(outcome->>'remedy') as remedy,
+                   (array_agg(jsonb_build_object('project_id', project_id, 'project_name', project_name,
+                                                 'error', error) order by project_id)
+                    filter (where number <= :examples)) as examples
+            from (select *, row_number() over (partition by error_class order by project_id) as number
+                  from migration_jobs where run_id = :run_id and state = 'failed') as failed
+            group by error_class order by count desc, error_class"""),
+        {"run_id": run_id, "examples": examples},
     )
+    return [FailureClass(**row) for row in rows.mappings()]
 
 
 def jobs(conn: Connection, run_id: uuid.UUID) -> list[Row[Any]]:

@@ -22,10 +22,14 @@ from worker.errors import DirectoryMissingError, SourceChangedError
 from worker.messages import JobRef, Status
 
 
-def describe(engine: Engine, run_id: uuid.UUID) -> dict[str, Any]:
+def described(engine: Engine, run_id: uuid.UUID) -> status.RunStatus:
     with engine.connect() as conn:
         run = ledger.find_run(conn, str(run_id))
     return status.describe(engine, run)
+
+
+def as_json(engine: Engine, run_id: uuid.UUID) -> dict[str, Any]:
+    return described(engine, run_id).to_json()
 
 
 def fail(
@@ -53,7 +57,7 @@ def test_every_job_is_counted_once_and_bytes_by_what_is_dealt_with(database: Eng
     with database.begin() as conn:
         leases.renew_lease(conn, lease, 60, phase="hash", dataset_hash=None, files_done=1, bytes_done=40)
 
-    seen = describe(database, run_id)
+    seen = as_json(database, run_id)
 
     assert seen["projects"] == {"total": 6, "ended": 2, "failed": 1, "running": 1, "waiting": 3}
     assert (seen["bytes"]["total"], seen["bytes"]["done"]) == (600, 240)
@@ -63,6 +67,24 @@ def test_every_job_is_counted_once_and_bytes_by_what_is_dealt_with(database: Eng
     assert 0 < holder["lease_left_s"] <= 60
 
 
+def test_the_json_form_has_the_fields_that_scripts_read(database: Engine):
+    run_id = make_run(database, [1, 2, 3])
+    must_take(database, run_id, 1)
+    fail(database, run_id, 2)
+    with database.begin() as conn:
+        leases.hand_back(conn, must_take(database, run_id, 3), retry_in_s=30, reason="the claim was lost")
+
+    seen = as_json(database, run_id)
+
+    assert (
+        list(seen["holders"][0])
+        == ["project_id", "project_name", "worker", "phase", "attempt", "age_s", "lease_left_s", "files_done", "files_total", "bytes_done", "bytes_total"]
+    )
+    assert list(seen["retrying"][0]) == ["project_id", "project_name", "reason", "retries", "wait_s"]
+    assert list(seen["failures"][0]) == ["error_class", "count", "remedy", "examples"]
+    assert json.loads(json.dumps(seen)) == seen
+
+
 def test_failures_are_grouped_by_class_with_their_remedy_and_the_first_few(database: Engine):
     count = status.EXAMPLES + 2
     run_id = make_run(database, range(1, count + 2))
@@ -70,7 +92,7 @@ def test_failures_are_grouped_by_class_with_their_remedy_and_the_first_few(datab
         fail(database, run_id, number)
     fail(database, run_id, count + 1, SourceChangedError)
 
-    many, one = describe(database, run_id)["failures"]
+    many, one = as_json(database, run_id)["failures"]
 
     assert (many["error_class"], many["count"], many["remedy"]) == (
         "DirectoryMissingError",
@@ -94,13 +116,13 @@ def test_jobs_that_are_tried_again_and_incidents_are_told(database: Engine):
     with database.begin() as conn:
         leases.note_fenced(conn, must_take(database, run_id, 3))
 
-    seen = describe(database, run_id)
+    seen = as_json(database, run_id)
 
     (waiting,) = seen["retrying"]
     assert (waiting["project_id"], waiting["reason"], waiting["retries"]) == (1, "the claim was lost", 1)
     assert 0 < waiting["wait_s"] <= 30
     assert seen["incidents"] == {"leases_run_out": 1, "attempts_fenced": 1, "retries": 1}
-    told = "\n".join(status_lines(seen))
+    told = "\n".join(status_lines(described(database, run_id)))
     assert "the claim was lost" in told
     assert "attempts that came too late: 1" in told
 
@@ -111,7 +133,7 @@ def test_the_end_is_guessed_only_for_a_run_that_runs(database: Engine, state: st
     end(database, must_take(database, run_id, 1))
     set_run_state(database, run_id, state)
 
-    assert (describe(database, run_id)["eta_s"] is not None) is guessed
+    assert (as_json(database, run_id)["eta_s"] is not None) is guessed
 
 
 def test_a_database_that_takes_no_writes_is_what_workers_wait_for(database: Engine):
@@ -120,7 +142,7 @@ def test_a_database_that_takes_no_writes_is_what_workers_wait_for(database: Engi
         conn.execute(text(f"alter database {database.url.database} set default_transaction_read_only = on"))
     database.dispose()
 
-    assert "takes no writes" in describe(database, run_id)["waiting_because"]
+    assert "takes no writes" in as_json(database, run_id)["waiting_because"]
 
 
 def test_idle_time_counts_neither_for_the_speed_nor_for_the_time_that_is_left(database: Engine):
@@ -139,7 +161,7 @@ def test_idle_time_counts_neither_for_the_speed_nor_for_the_time_that_is_left(da
                 where finished_at is not null""")
         )
 
-    seen = describe(database, run_id)
+    seen = as_json(database, run_id)
 
     assert (seen["active_s"], seen["bytes"]["per_second"], seen["eta_s"]) == (10.0, 20, 10.0)
     assert seen["elapsed_s"] > 86_000
@@ -154,7 +176,7 @@ def test_the_number_of_statements_does_not_grow_with_the_run(database: Engine):
 
         event.listen(database, "before_cursor_execute", note)
         try:
-            describe(database, run_id)
+            described(database, run_id)
         finally:
             event.remove(database, "before_cursor_execute", note)
         return len(seen)

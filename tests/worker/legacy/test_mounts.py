@@ -59,8 +59,8 @@ def test_a_root_that_lacks_costs_no_project_anything(site: Site, tools: Tools, h
 
     job = job_of(site.engine, ref.run_id, ref.project_id)
     assert (job["state"], job["retries"], job["crashes"], job["attempt"]) == ("queued", 0, 0, 1)
-    (waiting,) = status.describe(site.engine, run_of(site, ref))["retrying"]
-    assert waiting["reason"].startswith(f"w1@host: {site.legacy_root} of LEGACY_ROOTS ")
+    (waiting,) = status.describe(site.engine, run_of(site, ref)).retrying
+    assert waiting.reason.startswith(f"w1@host: {site.legacy_root} of LEGACY_ROOTS ")
     its_time_comes(site)
     assert do(tools, verb, [ref], worker="w1@host") == {}
     assert job_of(site.engine, ref.run_id, ref.project_id)["attempt"] == 1, "it is not even taken"
