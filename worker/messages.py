@@ -10,8 +10,6 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from worker.units import human_bytes
-
 QUEUE = "label_migration"
 """The one queue of the broker."""
 
@@ -211,19 +209,6 @@ class Outcome:
     started_at: datetime | None = None
     finished_at: datetime | None = None
     duration_s: float = 0.0
-
-    @property
-    def summary(self) -> str:
-        """One line for people: what became of the project, and of its bytes where there were any."""
-        if not self.bytes.read:
-            return f"{self.status}: {self.reason}"
-        parts = [f"{self.sessions_count} session{'' if self.sessions_count == 1 else 's'}"]
-        parts += [
-            f"{human_bytes(count)} {what}"
-            for count, what in ((self.bytes.stored, "stored"), (self.bytes.reused, "reused"))
-            if count
-        ]
-        return f"{self.status}: {', '.join(parts)} ({self.reason})"
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""

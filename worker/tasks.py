@@ -20,6 +20,7 @@ from worker.messages import JobRef, Outcome, Status, Verb
 from worker.runtime import shutdown
 from worker.runtime.latest_call import Teller
 from worker.runtime.throttle import Throttle
+from worker.wording import summary
 
 _BEGIN, _END = 30, 17
 """So many characters of a reason have room in Flower's table beside project, state and result."""
@@ -74,7 +75,7 @@ class Result:
         return self._outcome.to_json()
 
     def __repr__(self) -> str:
-        return self._outcome.summary
+        return summary(self._outcome)
 
 
 def _result(outcome: Outcome | None) -> Result:

@@ -19,6 +19,7 @@ from producer.runs.collect import Collected, collect
 from worker.db.ledger import Run
 from worker.messages import RunState
 from worker.settings import Settings
+from worker.wording import run_words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +51,7 @@ def follow(
     terminal: Terminal, settings: Settings, engine: Engine, run: Run, following: Following
 ) -> tuple[Exit, dict[str, Any]]:
     """Follow a run and write its report; the exit code, and what JSON says of it."""
-    what = f"{run.verb.value}{' (dry run)' if run.dry_run else ''}"
-    with terminal.follow(what) as on_progress:
+    with terminal.follow(run_words(run.verb, dry_run=run.dry_run)) as on_progress:
         collected = collect(settings, engine, run, timeout_s=following.timeout_s, on_progress=on_progress)
     if collected.stopped is not None:
         return Exit.WORK_LEFT, _stopped(terminal, collected, following.directory)

@@ -15,6 +15,7 @@ from worker.db.overview import FailureClass, Progress
 from worker.findings import Verdict
 from worker.messages import Verb
 from worker.units import human_bytes, human_duration
+from worker.wording import VERB_WORDS, run_words
 
 _ROWS = 40
 """A plan of thousands of projects is a file to read, not a screen; --json has them all."""
@@ -64,14 +65,10 @@ def left_out_lines(opened: Opened) -> Iterator[str]:
 def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
     """A report's summary: what was done, the space, what failed and what to do about it."""
     verb = Verb(report["verb"])
-    would = "would be " if report["dry_run"] else ""
-    done = {
-        "migrate": "projects_migrated",
-        "rollback": "projects_rolled_back",
-        "verify": "projects_verified",
-    }[verb]
-    word = {"migrate": "migrated", "rollback": "rolled back", "verify": "verified"}[verb]
-    counts = [f"[bold]{report[done]}[/] of {report['projects_processed']} projects {would}{word}"]
+    words, would = VERB_WORDS[verb], "would be " if report["dry_run"] else ""
+    counts = [
+        f"[bold]{report[words.done_key]}[/] of {report['projects_processed']} projects {would}{words.done_word}"
+    ]
     counts += [
         f"{report[key]} {key.removeprefix('projects_')}"
         for key in ("projects_failed", "projects_skipped", "projects_cancelled")
@@ -121,9 +118,8 @@ def status_lines(status: RunStatus) -> Iterator[str]:
 
 def _heading_lines(status: RunStatus) -> Iterator[str]:
     run = status.run
-    rehearsal = " (dry run)" if run.dry_run else ""
     yield (
-        f"[bold]{run.verb}{rehearsal}[/] run {run.run_id}: [bold]{run.state}[/], {human_duration(status.elapsed_s)}"
+        f"[bold]{run_words(run.verb, dry_run=run.dry_run)}[/] run {run.run_id}: [bold]{run.state}[/], {human_duration(status.elapsed_s)}"
     )
     if run.paused_because:
         yield f"[yellow]paused:[/] {escape(run.paused_because)}. Resume: producer resume {str(run.run_id)[:8]}"
@@ -208,7 +204,7 @@ def runs_table(runs: Sequence[ListedRun]) -> Table:
         )
     for listed in runs:
         run, progress = listed.run, listed.progress
-        verb = run.verb + (" (dry run)" if run.dry_run else "")
+        verb = run_words(run.verb, dry_run=run.dry_run)
         counts = (str(count) for count in (progress.jobs, progress.ended, progress.failed))
         table.add_row(str(run.run_id), verb, run.state, *counts, f"{run.created_at:%Y-%m-%d %H:%M:%S}")
     return table

@@ -16,6 +16,7 @@ from typing import Any
 
 from worker.errors import MigratorError
 from worker.messages import FileCounts, Outcome, RunState, Status, Verb
+from worker.wording import VERB_WORDS
 
 SCHEMA_VERSION = 1
 """Goes up when a key changes its meaning or goes away; new keys do not count."""
@@ -23,42 +24,6 @@ SCHEMA_VERSION = 1
 
 class ReportInconsistentError(MigratorError):
     """Outcomes contradict each other or their run, or totals do not add up: a fault of this program, not of a call."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VerbWords:
-    """What a verb's report is called, which key counts its successes, and which statuses are a success."""
-
-    stem: str
-    done_key: str
-    done: Status
-    foretold: Status
-
-    def success(self, *, dry_run: bool) -> Status:
-        """Return the status of a project for which the run did, or in a dry run would do, what it is for."""
-        return self.foretold if dry_run else self.done
-
-
-VERB_WORDS = {
-    Verb.MIGRATE: VerbWords(
-        stem="migration_report",
-        done_key="projects_migrated",
-        done=Status.MIGRATED,
-        foretold=Status.WOULD_MIGRATE,
-    ),
-    Verb.ROLLBACK: VerbWords(
-        stem="rollback_report",
-        done_key="projects_rolled_back",
-        done=Status.ROLLED_BACK,
-        foretold=Status.WOULD_ROLL_BACK,
-    ),
-    Verb.VERIFY: VerbWords(
-        stem="verification_report",
-        done_key="projects_verified",
-        done=Status.VERIFIED,
-        foretold=Status.VERIFIED,
-    ),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

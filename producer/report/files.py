@@ -10,9 +10,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
-from producer.report.document import VERB_WORDS
 from worker.errors import UsageError
 from worker.messages import Verb
+from worker.wording import VERB_WORDS
 
 _NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 
@@ -77,7 +77,7 @@ def _stems(directory: Path, document: Mapping[str, Any], verb: Verb, at: datetim
     second = at.astimezone(UTC)
     interim = "interim_" if document.get("interim") else ""
     while True:
-        yield directory / f"{interim}{VERB_WORDS[verb].stem}_{second:%Y%m%d_%H%M%S}"
+        yield directory / f"{interim}{VERB_WORDS[verb].report_stem}_{second:%Y%m%d_%H%M%S}"
         second += timedelta(seconds=1)
 
 

@@ -19,10 +19,10 @@ from typing import Any, Generic, TypeVar
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from producer.report.document import VERB_WORDS
 from producer.report.timeline import timeline
-from worker.messages import RunState, Verb
+from worker.messages import RunState, Status, Verb
 from worker.units import human_bytes
+from worker.wording import STATUS_WORDS, VERB_WORDS
 
 T = TypeVar("T")
 Detail = Mapping[str, Any]
@@ -35,12 +35,6 @@ _MOST_FAILURES = 15
 _MOST_NOTES = 100
 _MOST_SLOW = 10
 _MOST_COPIES_DRAWN = 24
-
-_ACTS = {
-    Verb.MIGRATE: ("Migration", "migrated"),
-    Verb.ROLLBACK: ("Rollback", "rolled back"),
-    Verb.VERIFY: ("Verification", "verified"),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,12 +91,12 @@ class SharedDataset:
 def render(document: Mapping[str, Any]) -> str:
     """Show a report as one self-contained HTML page. The same document gives the same page."""
     details: Sequence[Detail] = document["details"]
-    act, done_word = _ACTS[Verb(document["verb"])]
+    words = VERB_WORDS[Verb(document["verb"])]
     return _template().render(
         report=document,
-        act=act,
-        done_word=done_word,
-        done_key=VERB_WORDS[Verb(document["verb"])].done_key,
+        act=words.noun.capitalize(),
+        success=STATUS_WORDS[words.success(dry_run=document["dry_run"])],
+        done_key=words.done_key,
         verdict=verdict(document),
         projects=_project_segments(document),
         elapsed_s=_elapsed_s(document),
@@ -132,11 +126,11 @@ def render(document: Mapping[str, Any]) -> str:
 
 def verdict(document: Mapping[str, Any]) -> Verdict:
     """Say in one sentence what became of the run, its failures before anything else that went otherwise."""
-    verb = Verb(document["verb"])
-    total, done = document["projects_processed"], document[VERB_WORDS[verb].done_key]
+    words = VERB_WORDS[Verb(document["verb"])]
+    total, done = document["projects_processed"], document[words.done_key]
     failed, skipped = document["projects_failed"], document["projects_skipped"]
     cancelled = document["projects_cancelled"]
-    foretold, word = document["dry_run"] and verb is not Verb.VERIFY, _ACTS[verb][1]
+    predicted, word = document["dry_run"], words.done_word
     if document.get("interim"):
         so_far = f"{done:,} {_plural(done, 'project')} {word} and {failed:,} failed so far"
         return Verdict(tone="open", headline=f"Interim report, because {document['interim']}: {so_far}.")
@@ -144,13 +138,13 @@ def verdict(document: Mapping[str, Any]) -> Verdict:
         return Verdict(tone="open", headline="Nothing to do: no project was selected.")
     if done == total:
         subject = "The project" if total == 1 else f"All {total:,} projects"
-        acted = f"would be {word}" if foretold else f"{'was' if total == 1 else 'were'} {word}"
+        acted = f"would be {word}" if predicted else f"{_plural(total, 'was', 'were')} {word}"
         headline = f"{subject} {acted}."
     else:
-        acted = f"would be {word}" if foretold else f"{'was' if done == 1 else 'were'} {word}"
+        acted = f"would be {word}" if predicted else f"{_plural(done, 'was', 'were')} {word}"
         others = [
-            f"{failed:,} {'would fail' if foretold else 'failed'}",
-            f"{skipped:,} {'would be' if foretold else _plural(skipped, 'was', 'were')} skipped",
+            f"{failed:,} {'would fail' if predicted else 'failed'}",
+            f"{skipped:,} {'would be' if predicted else _plural(skipped, 'was', 'were')} skipped",
             f"{cancelled:,} {_plural(cancelled, 'was', 'were')} cancelled",
         ]
         told = [text for text, count in zip(others, (failed, skipped, cancelled), strict=True) if count]
@@ -165,11 +159,10 @@ def verdict(document: Mapping[str, Any]) -> Verdict:
 
 def _project_segments(document: Mapping[str, Any]) -> tuple[Segment, ...]:
     """Arrange all projects by what became of them as one bar."""
-    verb = Verb(document["verb"])
-    foretold = document["dry_run"] and verb is not Verb.VERIFY
+    words, predicted = VERB_WORDS[Verb(document["verb"])], document["dry_run"]
     labels = {
-        VERB_WORDS[verb].done_key: ("done", f"would be {_ACTS[verb][1]}" if foretold else _ACTS[verb][1]),
-        "projects_failed": ("failed", "would fail" if foretold else "failed"),
+        words.done_key: ("done", STATUS_WORDS[words.success(dry_run=predicted)]),
+        "projects_failed": ("failed", "would fail" if predicted else "failed"),
         "projects_skipped": ("other", "skipped"),
         "projects_cancelled": ("other", "cancelled"),
     }
@@ -357,6 +350,7 @@ def _template() -> Template:
         clock=_clock,
         moment=_moment,
         plural=_plural,
+        status_words=lambda status: STATUS_WORDS[Status(status)],
     )
     environment.globals.update(percent=_percent, rate=_rate)
     return environment.get_template("report.html.j2")

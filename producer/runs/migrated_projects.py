@@ -13,10 +13,10 @@ from worker.db import column_types, projects
 from worker.db.projects import Project
 from worker.messages import RunOptions, Verb
 from worker.settings import Settings
+from worker.wording import VERB_WORDS
 
 _BY_OTHERS = "migrated by another tool, which kept no record of how the project was"
 _BY_OTHERS_REMEDY = "Roll it back with the tool that migrated it."
-_DONE = {Verb.ROLLBACK: "rolled back", Verb.VERIFY: "verified"}
 
 
 def rollback(  # noqa: PLR0913 - an option is an argument
@@ -90,7 +90,7 @@ def _open(
         converted = projects.converted(conn)
         by_others = {project.project_id: project for project in projects.converted_by_others(conn)}
         found = projects.by_ids(conn, [*options.project_ids, *options.exclude])
-    check_ids(options, converted, found, partial(_why_not, by_others), _DONE[verb])
+    check_ids(options, converted, found, partial(_why_not, by_others), VERB_WORDS[verb].done_word)
     chosen, left_out = choose(options, converted)
     if chosen:
         confirm(len(chosen))

@@ -76,10 +76,19 @@ def test_the_json_form_has_the_fields_that_scripts_read(database: Engine):
 
     seen = as_json(database, run_id)
 
-    assert (
-        list(seen["holders"][0])
-        == ["project_id", "project_name", "worker", "phase", "attempt", "age_s", "lease_left_s", "files_done", "files_total", "bytes_done", "bytes_total"]
-    )
+    assert list(seen["holders"][0]) == [
+        "project_id",
+        "project_name",
+        "worker",
+        "phase",
+        "attempt",
+        "age_s",
+        "lease_left_s",
+        "files_done",
+        "files_total",
+        "bytes_done",
+        "bytes_total",
+    ]
     assert list(seen["retrying"][0]) == ["project_id", "project_name", "reason", "retries", "wait_s"]
     assert list(seen["failures"][0]) == ["error_class", "count", "remedy", "examples"]
     assert json.loads(json.dumps(seen)) == seen

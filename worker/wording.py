@@ -1,0 +1,74 @@
+"""What people read of verbs, statuses and runs, in one table for terminal, reports and Flower. Knows no format."""
+
+from dataclasses import dataclass
+
+from worker.messages import Outcome, Status, Verb
+from worker.units import human_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerbWords:
+    """What a verb's runs are called, and which status is a success: of a real run, and of a dry run.
+
+    A verb without a dry run has the same for both.
+    """
+
+    noun: str
+    done: Status
+    predicted: Status
+
+    def success(self, *, dry_run: bool) -> Status:
+        """The status of a project for which the run did, or in a dry run would do, what it is for."""
+        return self.predicted if dry_run else self.done
+
+    @property
+    def done_word(self) -> str:
+        """What a project is when it went well: `migrated`."""
+        return STATUS_WORDS[self.done]
+
+    @property
+    def done_key(self) -> str:
+        """Under which key a report counts these: `projects_migrated`."""
+        return f"projects_{self.done}"
+
+    @property
+    def report_stem(self) -> str:
+        """How the names of its reports begin: `migration_report`."""
+        return f"{self.noun}_report"
+
+
+VERB_WORDS = {
+    Verb.MIGRATE: VerbWords(noun="migration", done=Status.MIGRATED, predicted=Status.WOULD_MIGRATE),
+    Verb.ROLLBACK: VerbWords(noun="rollback", done=Status.ROLLED_BACK, predicted=Status.WOULD_ROLL_BACK),
+    Verb.VERIFY: VerbWords(noun="verification", done=Status.VERIFIED, predicted=Status.VERIFIED),
+}
+
+STATUS_WORDS = {
+    Status.MIGRATED: "migrated",
+    Status.WOULD_MIGRATE: "would be migrated",
+    Status.ROLLED_BACK: "rolled back",
+    Status.WOULD_ROLL_BACK: "would be rolled back",
+    Status.VERIFIED: "verified",
+    Status.SKIPPED: "skipped",
+    Status.FAILED: "failed",
+    Status.CANCELLED: "cancelled",
+}
+
+
+def run_words(verb: Verb, *, dry_run: bool) -> str:
+    """How a run is called in lists and headings: `migrate (dry run)`."""
+    return f"{verb} (dry run)" if dry_run else verb.value
+
+
+def summary(outcome: Outcome) -> str:
+    """One line: what became of a project, and of its bytes where there were any."""
+    status = STATUS_WORDS[outcome.status]
+    if not outcome.bytes.read:
+        return f"{status}: {outcome.reason}"
+    parts = [f"{outcome.sessions_count} session{'' if outcome.sessions_count == 1 else 's'}"]
+    parts += [
+        f"{human_bytes(count)} {what}"
+        for count, what in ((outcome.bytes.stored, "stored"), (outcome.bytes.reused, "reused"))
+        if count
+    ]
+    return f"{status}: {', '.join(parts)} ({outcome.reason})"
