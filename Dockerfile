@@ -37,7 +37,7 @@ ENV PATH=/opt/migrator/bin:$PATH PYTHONUTF8=1 PYTHONUNBUFFERED=1 PYTHONDONTWRITE
 WORKDIR /opt/migrator
 USER 10001:10001
 # A worker touches the file with each of its heartbeats, every two seconds, while it is connected to the broker. So only this
-# worker can answer, nobody else is asked, and no interpreter is started. Whoever runs anything else sets another check.
+# worker can answer, no other is asked, and no interpreter is started. A service that runs something else sets another check.
 HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=2 \
   CMD test -n "$(find "$ALIVE_FILE" -newermt '-30 seconds')"
 CMD ["celery", "-A", "worker.app", "worker", "--concurrency", "2", "--task-events"]

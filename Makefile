@@ -25,7 +25,7 @@ $(READY): requirements.txt pyproject.toml
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: $(READY) ## Run the whole story on made-up projects and a local stack; the results stay in ./demo
+demo: $(READY) ## Run everything on made-up projects and a local stack; the results stay in ./demo
 	$(BIN)/producer demo --folder demo
 
 test: $(READY) ## Run every test against a real PostgreSQL, a real Valkey and real workers
@@ -38,7 +38,7 @@ chaos: $(READY) ## Run N schedules of faults on real processes from SEED on; wit
 	$(if $(N)$(SEED),,$(BIN)/python -m pytest -m long --timeout 3600 $(ARGS))
 	$(BIN)/python -m tests.chaos --schedules $(or $(N),200) --seed $(or $(SEED),1)
 
-compose-test: $(READY) ## Build the image and play the operator's story by Compose (needs a Docker engine)
+compose-test: $(READY) ## Build the image and play an operator's day by Compose (needs a Docker engine)
 	$(BIN)/python -m tests.compose $(ARGS)
 
 check: $(READY) ## Format and lint check, strict types, import contracts, list of commands against --help
