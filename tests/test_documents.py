@@ -1,4 +1,4 @@
-"""The documents lead to what is there, and name what the program has: files, headings, settings, messages, its version."""
+"""The documents link to what is there, and name what the program has: modules, settings, exit codes, messages, its version."""
 
 import re
 import tomllib
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from producer.cli.exit_codes import Exit
 from worker.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -14,6 +15,7 @@ DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md"))]
 _FENCED = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 _CODE = re.compile(r"`[^`\n]*`")
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_BRACES = re.compile(r"\{([a-z_,]+)\}(\w*)")
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
@@ -49,6 +51,30 @@ def _is_there(path: str) -> bool:
     """In the project, or in one of its three parts, with or without the ending of a module."""
     rooms = (ROOT, ROOT / "worker", ROOT / "producer", ROOT / "tests")
     return any((room / f"{path}{ending}").exists() for room in rooms for ending in ("", ".py"))
+
+
+def test_the_rooms_of_the_design_are_those_of_the_code():
+    named = set(re.findall(r"\w+", _BRACES.sub(_expanded, _between(_text("DESIGN.md"), "## Rooms", "## "))))
+    modules = {path.stem for room in ("worker", "producer") for path in (ROOT / room).rglob("*.py")}
+
+    assert modules - named - {"__init__", "__main__"} == set()
+
+
+def _expanded(braces: re.Match[str]) -> str:
+    """`{run,watch}_commands` as a shell writes it out."""
+    return " ".join(f"{beginning}{braces[2]}" for beginning in braces[1].split(","))
+
+
+def test_every_exit_code_is_explained():
+    explained = re.findall(
+        r"^\| (\d+) \|", _between(_text("docs/commands.md"), "## Exit codes", "## "), re.MULTILINE
+    )
+
+    assert [int(code) for code in explained] == list(Exit)
+
+
+def _between(page: str, heading: str, end: str) -> str:
+    return page.partition(f"{heading}\n")[2].partition(f"\n{end}")[0]
 
 
 def _first_cells(page: str) -> list[str]:
