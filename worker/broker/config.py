@@ -7,7 +7,7 @@ import click
 from celery import Celery
 
 from worker import settings as settings_module
-from worker.broker.message_validation import Door
+from worker.broker.transport import FilteredAmqp
 from worker.broker_url import BrokerUrl
 from worker.errors import SettingsError
 from worker.messages import QUEUE
@@ -29,7 +29,9 @@ def create_app(settings: Settings, *, with_results: bool = True) -> Celery:
     Raises `SettingsError` for an option of `celery` that names another broker, result backend or configuration.
     """
     _shut_out_other_applications()
-    app = Celery("label_dataset_migrator", include=["worker.tasks"], set_as_current=with_results, amqp=Door)
+    app = Celery(
+        "label_dataset_migrator", include=["worker.tasks"], set_as_current=with_results, amqp=FilteredAmqp
+    )
     broker = settings.broker
     app.conf.update(
         broker_url=broker.url,

@@ -8,14 +8,11 @@ in need of an acknowledgement.
 
 import base64
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal, Self
 
-from celery.app.amqp import AMQP
 from celery.app.task import Context
-from kombu.connection import Connection
-from kombu.transport import redis as of_redis
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -27,12 +24,8 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import PydanticCustomError
-from redis.exceptions import ResponseError
 
 from worker.messages import JobRef, ProjectId, Verb
-from worker.runtime import log
-
-_log = log.get(__name__)
 
 MOST_BYTES = 1 << 16
 """A message of ours has one KiB and twice a project's name."""
@@ -42,9 +35,6 @@ MOST_NAME = 64
 
 MOST_TEXT = 4096
 """The longest text in a field, in characters."""
-
-_REMOTE_CONTROL = ".celery.pidbox"
-"""How the names of queues end in which those who asked the workers something wait for the answers."""
 
 
 class RefusedError(ValueError):
@@ -264,68 +254,3 @@ class _AnswerEnvelope(_CommandEnvelope):
 
 
 _ANSWERS = TypeAdapter(dict[str, Any])
-
-
-# Where messages come in -----------------------------------------------------------------------------------------------
-
-
-class _Channel(of_redis.Channel):
-    """A channel that hands out only what may pass. What may not looks like a queue that is empty."""
-
-    def _create_client(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - kombu's signature
-        client = super()._create_client(asynchronous)  # type: ignore[no-untyped-call]
-        client.set_response_callback("BRPOP", _let_pass)
-        return client
-
-    def _deliver_fanout_message(self, message: Any, exchange: str) -> bool:
-        """Remote control comes by publication, decoded."""
-        try:
-            check_command(message)
-        except RefusedError as error:
-            _refuse(exchange, error)
-            return True
-        delivered: bool = super()._deliver_fanout_message(message, exchange)  # type: ignore[no-untyped-call]
-        return delivered
-
-
-def _let_pass(taken: Sequence[bytes] | None, **_options: Any) -> tuple[bytes, bytes] | None:
-    """What the server answered to "take one from these queues": queue and message, or None if there is nothing for us."""
-    if not taken:
-        return None
-    key, message = taken
-    # A queue has a list for each priority, named with a suffix.
-    queue = key.partition(of_redis.Channel.sep.encode())[0].decode(errors="replace")
-    try:
-        if queue.endswith(_REMOTE_CONTROL):
-            check_answer(message)
-        else:
-            job_of(message)
-    except RefusedError as error:
-        _refuse(queue, error, size_bytes=len(message))
-        return None
-    return key, message
-
-
-def _refuse(queue: str, error: RefusedError, **more: int) -> None:
-    _log.warning("message_refused", queue=queue, reason=str(error), **more)
-
-
-class _Transport(of_redis.Transport):
-    """A transport for which a server that answers but refuses is one that is away: both pass, and neither ends a worker."""
-
-    Channel = _Channel
-    connection_errors = (*of_redis.Transport.connection_errors, ResponseError)
-
-
-class _Connection(Connection):
-    """A connection whose channels are ours, whatever the scheme of its URL; its name stays that of the URL."""
-
-    def get_transport_cls(self) -> type[_Transport]:
-        """Ours."""
-        return _Transport
-
-
-class Door(AMQP):  # type: ignore[misc]
-    """Celery's way to the broker, with this door in it."""
-
-    Connection = _Connection

@@ -1,0 +1,79 @@
+"""Kombu's transport over Redis with the message filter in its channel. Knows no message's fields."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from celery.app.amqp import AMQP
+from kombu.connection import Connection
+from kombu.transport import redis
+from redis.exceptions import ResponseError
+
+from worker.broker.message_validation import RefusedError, check_answer, check_command, job_of
+from worker.runtime import log
+
+_log = log.get(__name__)
+
+_REMOTE_CONTROL = ".celery.pidbox"
+"""How the names of queues end that hold answers of workers to remote-control commands."""
+
+
+class _Channel(redis.Channel):
+    """A channel that hands out only what may pass. What may not looks like a queue that is empty."""
+
+    def _create_client(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - kombu's signature
+        client = super()._create_client(asynchronous)  # type: ignore[no-untyped-call]
+        client.set_response_callback("BRPOP", _let_pass)
+        return client
+
+    def _deliver_fanout_message(self, message: Any, exchange: str) -> bool:
+        """Remote control comes by publication, decoded."""
+        try:
+            check_command(message)
+        except RefusedError as error:
+            _refuse(exchange, error)
+            return True
+        delivered: bool = super()._deliver_fanout_message(message, exchange)  # type: ignore[no-untyped-call]
+        return delivered
+
+
+def _let_pass(taken: Sequence[bytes] | None, **_options: Any) -> tuple[bytes, bytes] | None:
+    """What the server answered to "take one from these queues": queue and message, or None if there is nothing for us."""
+    if not taken:
+        return None
+    key, message = taken
+    # A queue has a list for each priority, named with a suffix.
+    queue = key.partition(redis.Channel.sep.encode())[0].decode(errors="replace")
+    try:
+        if queue.endswith(_REMOTE_CONTROL):
+            check_answer(message)
+        else:
+            job_of(message)
+    except RefusedError as error:
+        _refuse(queue, error, size_bytes=len(message))
+        return None
+    return key, message
+
+
+def _refuse(queue: str, error: RefusedError, **more: int) -> None:
+    _log.warning("message_refused", queue=queue, reason=str(error), **more)
+
+
+class _Transport(redis.Transport):
+    """A transport for which a server that answers but refuses is one that is away: both pass, and neither ends a worker."""
+
+    Channel = _Channel
+    connection_errors = (*redis.Transport.connection_errors, ResponseError)
+
+
+class _Connection(Connection):
+    """A connection whose channels are ours, whatever the scheme of its URL; its name stays that of the URL."""
+
+    def get_transport_cls(self) -> type[_Transport]:
+        """Ours."""
+        return _Transport
+
+
+class FilteredAmqp(AMQP):  # type: ignore[misc]
+    """Celery's messaging over such connections."""
+
+    Connection = _Connection
