@@ -1,4 +1,4 @@
-"""What a check found, as a value that workers and the doctor share. Knows neither what is checked nor how it travels."""
+"""What a check found, as a value of workers and doctor. Knows neither what is checked nor how it travels."""
 
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 
 
 class Verdict(StrEnum):
-    """What a check says, from good to bad: a warning deserves attention, a failure stands in the way of the work."""
+    """What a check says, from good to bad: a warning deserves attention, a failure stops the work."""
 
     PASS = "pass"  # noqa: S105 - no password
     WARN = "warn"
@@ -17,7 +17,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class Check:
-    """What one check found, and the operator's next step unless all is well. Its name is its key in `Checks`."""
+    """What a check found, and the operator's next step if it is needed. Its name is its key in `Checks`."""
 
     verdict: Verdict
     finding: str

@@ -23,7 +23,7 @@ AllEvidence = Mapping[str, Evidence]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """The answers, by worker: what each found, whose marks each saw, and why the others did not come to an end."""
+    """The answers, by worker: what each found, whose marks it saw, or why it did not come to an end."""
 
     evidence: AllEvidence
     marks: Mapping[str, frozenset[str]]

@@ -1,4 +1,4 @@
-"""What the doctor asks Redis: can it be reached, does it keep what it is given, are the messages in it ours."""
+"""What the doctor asks Redis: can it be reached, does it keep its messages, are they ours."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -74,7 +74,7 @@ def version_check(server: Server) -> Check:
 
 
 def eviction_check(server: Server) -> Check:
-    """A broker that throws messages away when memory is short is none. Only cached results, which expire, may go."""
+    """A broker that throws messages away when memory is short is none; cached results may go."""
     finding = f"maxmemory-policy is {server.eviction}"
     remedy = "redis-cli config set maxmemory-policy noeviction; and in redis.conf"
     if server.eviction.startswith("allkeys"):

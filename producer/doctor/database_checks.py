@@ -1,4 +1,4 @@
-"""What the doctor asks PostgreSQL: can it be reached, is it Label's, are our rights enough, is another session in the way."""
+"""What the doctor asks PostgreSQL: is it there and Label's, may we work, is another session in the way."""
 
 import ipaddress
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""`producer doctor`: checks everything a migration needs and says what is not as it should be. Leaves nothing behind."""
+"""`producer doctor`: checks all that a migration needs and says what is wrong. Leaves nothing behind."""
 
 import os
 import stat
@@ -72,7 +72,7 @@ def settings_check(settings: Settings) -> Check:
 
 
 def environment_check(of_others: Sequence[str]) -> Check:
-    """Are there variables that would lead Celery to another application's broker? They are shut out, with a warning."""
+    """Are there variables that name another application's broker? They are ignored, with a warning."""
     if of_others:
         finding = f"{', '.join(of_others)}: not used here; REDIS_URL alone says where the broker is"
         return warned(finding, "Nothing, if another Celery application has set it; else unset it.")

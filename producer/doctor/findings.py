@@ -1,4 +1,4 @@
-"""What the doctor found, as values: checks in chapters, and what could not be checked and why. Knows no check."""
+"""What the doctor found, as values: checks in chapters, and what could not be checked. Knows no check."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -58,7 +58,9 @@ class Diagnosis:
 
     @property
     def is_well(self) -> bool:
-        """No check failed, and every check ran: one that could not run has not passed. There may be warnings."""
+        """No check failed, and every check ran: one that could not run has not passed. Warnings may
+        remain.
+        """
         return not self.count(Verdict.FAIL) and not any(chapter.not_checked for chapter in self.chapters)
 
     def to_json(self) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def settings_check(ours: Mapping[str, str], evidence: AllEvidence) -> Check:
 
 
 def database_check(ours: str | None, evidence: AllEvidence) -> Check:
-    """Do all use the same database, whatever they call it? A worker that cannot reach it has a check of its own."""
+    """Do all use the same database, whatever they call it? Whether they reach it is another check."""
     theirs = {who: said.database for who, said in evidence.items() if said.database is not None}
     reference = ours or next(iter(theirs.values()), None)
     others = sorted(who for who, database in theirs.items() if database != reference)
@@ -119,9 +119,7 @@ def _could_read_store(said: Evidence) -> bool:
 
 
 def hosts_check(evidence: AllEvidence) -> Check:
-    """Has every machine a name of its own? To an NFS server two clients of one name are one, and take each other's
-    state.
-    """
+    """Has every machine a name of its own? To an NFS server two clients of one name are one and the same."""
     machines: dict[str, dict[str, str]] = {}
     for who, said in sorted(evidence.items()):
         machines.setdefault(said.machine.host, {}).setdefault(said.machine.boot_id, who)

@@ -1,4 +1,4 @@
-"""What the doctor asks the workers: each checks its own machine, and all of them must work on the same things."""
+"""What the doctor learns from the workers: which are online, and what they found on their machines."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -83,7 +83,7 @@ def answers_check(asked: Asked) -> Check:
 
 
 def checks_of_all(evidence: AllEvidence) -> dict[str, Check]:
-    """One check for each thing that the workers checked, with the worst verdict and the workers that have it."""
+    """One check for each thing that the workers checked: the worst verdict, and who has it."""
     by_name: dict[str, dict[str, Check]] = {}
     for who, said in sorted(evidence.items()):
         for name, check in (said.checks | said.machine.checks).items():
@@ -139,7 +139,7 @@ def restores_check(of_live_jobs: Sequence[str], evidence: AllEvidence) -> Check:
 
 
 def projects_check(evidence: AllEvidence) -> Check:
-    """Can all read the legacy projects? One that no worker sees is lost; one that some do not see lacks a mount there."""
+    """Can all read the legacy projects? One that none sees is lost; one that some see lacks a mount."""
     unseen: dict[int, dict[str, str]] = {}
     for who, said in sorted(evidence.items()):
         for number, trouble in said.machine.unseen.items():

@@ -1,4 +1,4 @@
-"""The way to the broker: is it there, is it the same as before, is anybody working; messages and results. Knows no ledger."""
+"""The connection to the broker: condition, messages, workers, results. Knows neither ledger nor settings."""
 
 import json
 import uuid
@@ -17,22 +17,23 @@ if TYPE_CHECKING:
     import redis
     from celery import Celery
 
-_TIMEOUT_S = 5
-_BATCH = 500
+_TIMEOUT_S = 5.0
+_STATUS_TIMEOUT_S = 2.0
 _PING_S = 1.0
 _ANSWER_S = 2.0
-_LOOK_S = 2.0
+_BATCH = 500
 _SAVES = ("rdb_last_bgsave_status", "aof_last_write_status", "aof_last_bgrewrite_status")
-_NOT_ENCRYPTED_ENOUGH = ("closed by server", "Connection reset", "Broken pipe")
-_NOT_UNDERSTOOD = ("WRONG_VERSION_NUMBER", "wrong version number", "EOF occurred", "Timeout connecting")
-"""What clients say when a server wants TLS and gets plain text, and the other way round."""
+_WANTS_TLS = ("closed by server", "Connection reset", "Broken pipe")
+_WANTS_PLAIN_TEXT = ("WRONG_VERSION_NUMBER", "wrong version number", "EOF occurred", "Timeout connecting")
+"""What drivers say when a server wants TLS and gets plain text, and the other way round."""
+
 _EPOCH_KEY = "label_migrator:epoch"
 _PROBE_KEY = "label_migrator:probe"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One job for the broker, and what a person sees of it in Flower, in place of the run's id."""
+    """One job for the broker, and what Flower shows of it in place of the run's id."""
 
     ref: JobRef
     verb: Verb
@@ -48,7 +49,9 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
-    """What the broker is like right now. `epoch` changes when it loses what it had; `waiting` counts messages in the queue."""
+    """The broker right now: `epoch` changes when it loses what it had, `waiting` messages are in the
+    queue.
+    """
 
     epoch: str
     waiting: int
@@ -56,8 +59,9 @@ class Condition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """What kind of server the broker is. `eviction`: what it does when `memory_limit_bytes` (0: none) is reached. `writes_log`:
-    does it append what it is told to a file? `cannot_save` names what of its last saving to disk went wrong.
+    """What kind of server the broker is. `eviction`: what it does when `memory_limit_bytes` (0: none) is
+    reached. `writes_log`: does it append every command to a file? `cannot_save` names what of its last saving
+    to disk failed.
     """
 
     product: str
@@ -70,11 +74,11 @@ class Server:
 
 
 def check(settings: Settings, *, within_s: float = _TIMEOUT_S) -> None:
-    """Raise `BrokerUnavailableError`, with host and port, unless the broker answers within seconds, and takes what is written.
+    """Raise `BrokerUnavailableError`, with host and port, unless the broker takes writes within seconds.
 
     A replica, or a server without memory or disk, answers a ping all the same. Leaves nothing but the epoch.
     """
-    with _in_our_words(settings), _client(settings, within_s) as client:
+    with _translated_errors(settings), _client(settings, within_s) as client:
         client.ping()
         client.set(_EPOCH_KEY, str(uuid.uuid4()), nx=True)
         # Pushes nothing, because there is no such list, and is refused whenever a message would be.
@@ -85,28 +89,28 @@ def check(settings: Settings, *, within_s: float = _TIMEOUT_S) -> None:
 def trouble(settings: Settings) -> str | None:
     """What workers wait for, in the broker's own words; None while it answers and takes messages."""
     try:
-        check(settings, within_s=_LOOK_S)
+        check(settings, within_s=_STATUS_TIMEOUT_S)
     except BrokerUnavailableError as error:
         return str(error)
     return None
 
 
 def condition(settings: Settings) -> Condition:
-    """The broker's epoch, which the first who asks writes, and the length of the queue."""
-    with _in_our_words(settings), _client(settings) as client:
+    """The broker's epoch, which the first caller writes, and the length of the queue."""
+    with _translated_errors(settings), _client(settings) as client:
         client.set(_EPOCH_KEY, str(uuid.uuid4()), nx=True)
         epoch, waiting = client.get(_EPOCH_KEY), client.llen(QUEUE)
-    # Emptied between the two: whoever asks next finds the new epoch.
+    # Emptied between the two: the next call finds the new epoch.
     return Condition(epoch=_storable(epoch or b""), waiting=waiting)
 
 
 def send(settings: Settings, messages: Sequence[Message]) -> None:
-    """Publish all messages, pipelined in batches; task ids follow from the jobs, so sending twice is harmless.
+    """Publish all messages in pipelined batches. Task ids follow from the jobs: sending twice is harmless.
 
     Raises `BrokerUnavailableError` within seconds when the broker goes away; a part may have been sent then.
     """
     app = _app(settings, with_results=False)
-    with _in_our_words(settings), app.producer_or_acquire() as producer, producer.batch(_BATCH):
+    with _translated_errors(settings), app.producer_or_acquire() as producer, producer.batch(_BATCH):
         for message in messages:
             app.send_task(
                 message.verb.task,
@@ -120,23 +124,23 @@ def send(settings: Settings, messages: Sequence[Message]) -> None:
 
 
 def workers_online(settings: Settings) -> list[str]:
-    """The names of the workers that answer within a second; empty when nobody does."""
+    """The names of the workers that answer within a second; empty when none does."""
     app = _app(settings, with_results=False)
-    with _in_our_words(settings):
+    with _translated_errors(settings):
         replies: list[dict[str, Any]] = app.control.ping(timeout=_PING_S) or []
     return sorted(name for reply in replies for name in reply)
 
 
 def workers_counter(settings: Settings) -> Callable[[], int]:
-    """Make a function that tells how many workers answer within a second: `workers_online` for whoever asks for weeks.
+    """Make a function that counts the workers that answer within a second: for a process that asks for weeks.
 
-    One app for all calls, each new one would leave some kilobytes behind; and a new connection for each, none outlives the
-    broker.
+    One app for all calls, since each new one would leave some kilobytes behind; and a new connection for
+    each, since none outlives the broker.
     """
     app = _app(settings, with_results=False)
 
     def count() -> int:
-        with _in_our_words(settings), app.connection_for_write() as connection:
+        with _translated_errors(settings), app.connection_for_write() as connection:
             return len(app.control.ping(timeout=_PING_S, connection=connection) or [])
 
     return count
@@ -145,11 +149,11 @@ def workers_counter(settings: Settings) -> Callable[[], int]:
 def ask(
     settings: Settings, workers: Sequence[str], command: str, arguments: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
-    """What these workers' parents answer to a remote-control command, by name; those that do not answer within two
-    seconds are not in it.
+    """What these workers' parents answer to a remote-control command, by name; those that do not answer
+    within two seconds are not in it.
     """
     app = _app(settings, with_results=False)
-    with _in_our_words(settings):
+    with _translated_errors(settings):
         replies: list[dict[str, Any]] = (
             app.control.broadcast(
                 command,
@@ -165,20 +169,20 @@ def ask(
 
 
 def server(settings: Settings) -> Server:
-    """What the broker's server says of itself. By `INFO` alone: a careful operator forbids `CONFIG`."""
-    with _in_our_words(settings), _client(settings) as client:
-        said: dict[str, Any] = {}
+    """What the broker's server reports of itself, by `INFO` alone: a careful operator forbids `CONFIG`."""
+    with _translated_errors(settings), _client(settings) as client:
+        info: dict[str, Any] = {}
         for section in ("server", "memory", "persistence"):
-            said |= client.info(section)
-    is_valkey = said.get("server_name") == "valkey"
+            info |= client.info(section)
+    is_valkey = info.get("server_name") == "valkey"
     return Server(
-        product=f"Valkey {said.get('valkey_version')}" if is_valkey else f"Redis {said['redis_version']}",
-        redis_version=str(said["redis_version"]),
-        eviction=str(said.get("maxmemory_policy", "noeviction")),
-        memory_bytes=int(said.get("used_memory", 0)),
-        memory_limit_bytes=int(said.get("maxmemory", 0)),
-        writes_log=bool(said.get("aof_enabled")),
-        cannot_save=tuple(name for name in _SAVES if said.get(name, "ok") != "ok"),
+        product=f"Valkey {info.get('valkey_version')}" if is_valkey else f"Redis {info['redis_version']}",
+        redis_version=str(info["redis_version"]),
+        eviction=str(info.get("maxmemory_policy", "noeviction")),
+        memory_bytes=int(info.get("used_memory", 0)),
+        memory_limit_bytes=int(info.get("maxmemory", 0)),
+        writes_log=bool(info.get("aof_enabled")),
+        cannot_save=tuple(name for name in _SAVES if info.get(name, "ok") != "ok"),
     )
 
 
@@ -190,7 +194,7 @@ def results(settings: Settings, refs: Iterable[JobRef]) -> dict[int, dict[str, A
     wanted = list(refs)
     found: dict[int, dict[str, Any]] = {}
     backend = _app(settings).backend
-    with _in_our_words(settings), _client(settings) as client:
+    with _translated_errors(settings), _client(settings) as client:
         for start in range(0, len(wanted), _BATCH):
             part = wanted[start : start + _BATCH]
             values: list[bytes | None] = client.mget([backend.get_key_for_task(ref.task_id) for ref in part])
@@ -202,7 +206,7 @@ def results(settings: Settings, refs: Iterable[JobRef]) -> dict[int, dict[str, A
 
 
 def _document(value: bytes) -> dict[str, Any] | None:
-    """A stored result, if it is one: anybody who can write to the broker may have put something else there."""
+    """A stored result, if it is one: another client of the broker may have put something else there."""
     try:
         document = json.loads(value)
     except (ValueError, RecursionError):
@@ -211,12 +215,13 @@ def _document(value: bytes) -> dict[str, Any] | None:
 
 
 def _storable(epoch: bytes) -> str:
-    """The epoch as the ledger can keep it, whatever somebody wrote in its place."""
+    """The epoch as the ledger can keep it, whatever another client has written in its place."""
     return epoch[:64].decode("ascii", "backslashreplace").replace("\0", "\\0")
 
 
 def _app(settings: Settings, *, with_results: bool = True) -> "Celery":
-    # Celery and the broker's client take longer to import than most verbs to answer, and most ask nothing of the broker.
+    # Celery and the driver take longer to import than most verbs to answer, and most verbs ask nothing of the
+    # broker.
     from worker.broker.config import create_app  # noqa: PLC0415
 
     return create_app(settings, with_results=with_results)
@@ -234,7 +239,8 @@ def _client(settings: Settings, within_s: float = _TIMEOUT_S) -> "redis.Redis":
 
 
 @contextmanager
-def _in_our_words(settings: Settings) -> Iterator[None]:
+def _translated_errors(settings: Settings) -> Iterator[None]:
+    """Raise the drivers' errors as `BrokerUnavailableError`, with the broker's address and the reason."""
     import redis  # noqa: PLC0415 - as in _app
     from kombu.exceptions import BatchPublishError, OperationalError  # noqa: PLC0415
 
@@ -250,7 +256,7 @@ def _in_our_words(settings: Settings) -> Iterator[None]:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """What the driver met; a batch that broke, and kombu's own error, hide it behind their words."""
+    """What the driver raised; a batch that broke, and kombu's own error, hide it behind their words."""
     from kombu.exceptions import BatchPublishError, OperationalError  # noqa: PLC0415 - as in _app
 
     hidden = isinstance(error, BatchPublishError | OperationalError)
@@ -258,16 +264,16 @@ def _cause(error: BaseException) -> BaseException:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of the driver's words, with the word that the server began its answer with: the driver takes it off."""
-    words = str(error).partition("\n")[0] or type(error).__name__
+    """The first line of the driver's message, with the server's error code, which the driver takes off."""
+    message = str(error).partition("\n")[0] or type(error).__name__
     code = getattr(error, "status_code", None)
-    return f"{code} {words}" if code and not words.startswith(str(code)) else words
+    return f"{code} {message}" if code and not message.startswith(str(code)) else message
 
 
 def _hint(broker: BrokerUrl, error: BaseException) -> str:
     """What the driver cannot know: perhaps one end speaks TLS and the other does not."""
-    words = _NOT_ENCRYPTED_ENOUGH if not broker.tls else _NOT_UNDERSTOOD
-    if not any(word in str(error) for word in words):
+    symptoms = _WANTS_PLAIN_TEXT if broker.tls else _WANTS_TLS
+    if not any(symptom in str(error) for symptom in symptoms):
         return ""
     other = "redis" if broker.tls else "rediss"
     speaks = "no TLS" if broker.tls else "TLS only"

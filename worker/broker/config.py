@@ -1,4 +1,4 @@
-"""Every Celery setting, each with its reason, and an app made of them. Knows no task's inside and opens no connection."""
+"""Every Celery setting, each with its reason, and an app made of them. Knows no task, opens no connection."""
 
 import os
 from typing import Any
@@ -6,29 +6,30 @@ from typing import Any
 import click
 from celery import Celery
 
-from worker import settings as settings_module
 from worker.broker.transport import FilteredAmqp
 from worker.broker_url import BrokerUrl
 from worker.errors import SettingsError
 from worker.messages import QUEUE
 from worker.runtime import log
-from worker.settings import Settings
+from worker.settings import Settings, variables_of_other_applications
 
 _log = log.get(__name__)
 
 _WEEK_S = 7 * 86_400
-_PATIENCE_S = 30
-_HURRY_S = 8
-"""A worker waits for Redis rather than losing its connection; in front of the producer a person waits."""
+_WORKER_TIMEOUT_S = 30
+"""A worker waits for Redis rather than losing its connection."""
+
+_PRODUCER_TIMEOUT_S = 8
+"""An operator waits in front of the producer."""
 
 
 def create_app(settings: Settings, *, with_results: bool = True) -> Celery:
-    """An app for these settings. The producer sends with one that has no result backend: each kept result would be a
-    subscription of its own in Redis.
+    """An app for these settings. The producer sends with one that has no result backend: each kept result
+    would be a subscription of its own in Redis.
 
-    Raises `SettingsError` for an option of `celery` that names another broker, result backend or configuration.
+    Raises `SettingsError` for an option of `celery` that names another broker, backend or configuration.
     """
-    _shut_out_other_applications()
+    _ignore_other_applications()
     app = Celery(
         "label_dataset_migrator", include=["worker.tasks"], set_as_current=with_results, amqp=FilteredAmqp
     )
@@ -37,7 +38,7 @@ def create_app(settings: Settings, *, with_results: bool = True) -> Celery:
         broker_url=broker.url,
         result_backend=broker.url if with_results else None,
         **_tls(broker),
-        broker_transport_options=_transport(_PATIENCE_S if with_results else _HURRY_S),
+        broker_transport_options=_transport(_WORKER_TIMEOUT_S if with_results else _PRODUCER_TIMEOUT_S),
         **_MESSAGES,
         **_DELIVERY,
         **_CONNECTIONS,
@@ -46,11 +47,12 @@ def create_app(settings: Settings, *, with_results: bool = True) -> Celery:
     return app
 
 
-def _shut_out_other_applications() -> None:
-    """Take such variables out of this process's environment, and so out of its children's, and say so. What was written on
-    the command line for this very process is refused instead: it must not be ignored.
+def _ignore_other_applications() -> None:
+    """Take their variables out of this process's environment, and so out of its children's, with a warning.
+    An option on the command line was meant for this very process and is refused instead: it must not be
+    ignored.
     """
-    for name, option in settings_module.variables_of_other_applications().items():
+    for name, option in variables_of_other_applications().items():
         if option is not None and _is_on_the_command_line(option):
             raise SettingsError(
                 f"celery --{option.replace('_', '-')} is not understood here: REDIS_URL alone says where the broker and "
@@ -63,15 +65,16 @@ def _shut_out_other_applications() -> None:
 
 
 def _is_on_the_command_line(option: str) -> bool:
-    """Whether `celery` got it as an option; a variable such as `BROKER_URL`, which it reads as one, is another application's."""
+    """Was it typed? A variable that `celery` reads as an option is another application's."""
     context = click.get_current_context(silent=True)
     source = click.core.ParameterSource.COMMANDLINE
     return context is not None and context.find_root().get_parameter_source(option) is source
 
 
 def _tls(broker: BrokerUrl) -> dict[str, Any]:
-    """Not in the URL: Flower and the result backend do not look for it there, and kombu would take silence for "do not look
-    at the certificate". Nothing at all for plain text: `celery report` fails at settings of nothing.
+    """TLS as settings of Celery, not in the URL: Flower and the result backend do not look for it there, and
+    kombu would take silence for "do not verify the certificate". Nothing at all for plain text: `celery
+    report` fails at empty ones.
     """
     if not broker.tls:
         return {}
@@ -79,9 +82,10 @@ def _tls(broker: BrokerUrl) -> dict[str, Any]:
 
 
 def _transport(socket_timeout_s: int) -> dict[str, Any]:
+    """Options of the connection to Redis."""
     return {
-        # Longer than any job: a message that Redis gives out again while its job still runs would only be dropped by the
-        # ledger. Recovery is the ledger's, not Redis's.
+        # Longer than any job: a message that Redis gives out again while its job still runs would only be
+        # dropped by the ledger. Recovery is the ledger's, not Redis's.
         "visibility_timeout": _WEEK_S,
         # A Redis that does not answer is an error within seconds, never a hang.
         "socket_timeout": socket_timeout_s,
@@ -92,7 +96,7 @@ def _transport(socket_timeout_s: int) -> dict[str, Any]:
 
 
 _MESSAGES: dict[str, Any] = {
-    # Ids in JSON and nothing else: whoever can write to the broker must not be able to make a worker run code.
+    # Ids in JSON and nothing else: another client of the broker must not be able to make a worker run code.
     "task_serializer": "json",
     "result_serializer": "json",
     "accept_content": ["json"],
@@ -127,13 +131,13 @@ _CONNECTIONS: dict[str, Any] = {
     "redis_socket_timeout": 10,
     "redis_socket_connect_timeout": 5,
     "redis_retry_on_timeout": True,
-    # SIGTERM is a warm stop: jobs hand themselves back within seconds (worker.runtime.shutdown). This is for SIGQUIT: so much time
-    # they have for that before their processes are made to exit.
+    # SIGTERM is a warm stop: jobs hand themselves back within seconds (worker.runtime.shutdown). After
+    # SIGQUIT they have so much time for that before their processes are made to exit.
     "worker_soft_shutdown_timeout": 10,
 }
 
 _VISIBILITY: dict[str, Any] = {
-    # What Flower shows: who runs what since when.
+    # What Flower shows: which worker runs what since when.
     "task_track_started": True,
     "worker_send_task_events": True,
     "task_send_sent_event": True,

@@ -1,9 +1,9 @@
-"""The filter for messages: what is dangerous or none of ours is refused with one line and forgotten. Knows kombu and no task.
+"""The message filter: which messages are ours and harmless. Knows no task, and not where messages come from.
 
-Whoever can write to the broker can put anything there. For some of it Celery ends the worker's parent and gives the message
-back to the queue, where it goes on to end the next worker. Here a message is looked at in the moment it comes out of the
-queue, before anybody acts on a field of it: one that is refused is in nobody's hands any more, so it is neither tried again nor
-in need of an acknowledgement.
+Another client of the broker can put anything there. For some of it Celery ends the worker's parent and gives
+the message back to the queue, where it goes on to end the next worker. So each message is validated at the
+moment it comes out of the queue (`worker.broker.transport`), before Celery acts on a field of it. One that is
+refused is gone: it is neither tried again nor in need of an acknowledgement.
 """
 
 import base64
@@ -28,7 +28,7 @@ from pydantic_core import PydanticCustomError
 from worker.messages import JobRef, ProjectId, Verb
 
 MOST_BYTES = 1 << 16
-"""A message of ours has one KiB and twice a project's name."""
+"""A message of ours has one KiB and a project's name twice."""
 
 MOST_NAME = 64
 """The longest name of a header, in characters."""
@@ -38,17 +38,19 @@ MOST_TEXT = 4096
 
 
 class RefusedError(ValueError):
-    """The message is none of ours. The text says what is wrong with it and quotes nothing of it."""
+    """The message is not one of ours. The text says what is wrong with it and quotes nothing of it."""
 
 
 def job_of(message: bytes) -> JobRef:
-    """The job that a message names, as it lies in the queue. Raises `RefusedError` for another task or other arguments, and for
-    every field that would make Celery wait, repeat, limit, unpack or go on with something. A header that this Celery does not
-    know, as a newer one may add, passes: the ledger decides what is done in any case.
+    """The job that a message, as it lies in the queue, names.
+
+    Raises `RefusedError` for another task or other arguments, and for every field that would make Celery
+    wait, repeat, limit, unpack or go on with something. A header that this Celery does not know, as a newer
+    one may add, passes: the ledger decides what is done in any case.
     """
     if len(message) > MOST_BYTES:
         raise RefusedError(f"larger than {MOST_BYTES} bytes")
-    with _in_our_words():
+    with _refusals():
         envelope = _JobEnvelope.model_validate_json(message)
         (run_id, project_id), _, _ = _BODY.validate_json(base64.b64decode(envelope.body, validate=True))
     ref = JobRef(run_id=run_id, project_id=project_id)
@@ -59,16 +61,16 @@ def job_of(message: bytes) -> JobRef:
 
 
 def check_command(message: Any) -> None:
-    """Raise `RefusedError` for a decoded message of the remote control that Celery could not even begin to read."""
-    with _in_our_words():
+    """Raise `RefusedError` for a decoded remote-control message that Celery could not even begin to read."""
+    with _refusals():
         base64.b64decode(_CommandEnvelope.model_validate(message).body, validate=True)
 
 
 def check_answer(message: bytes) -> None:
-    """Raise `RefusedError` for what is no answer to a command. One that names a task would be taken for a job, whatever
-    queue it came out of.
+    """Raise `RefusedError` for what is no answer to a command. One that names a task would be taken for a
+    job, whichever queue it came out of.
     """
-    with _in_our_words():
+    with _refusals():
         envelope = _AnswerEnvelope.model_validate_json(message)
         answers = _ANSWERS.validate_json(base64.b64decode(envelope.body, validate=True))
     if "task" in answers:
@@ -76,7 +78,8 @@ def check_answer(message: bytes) -> None:
 
 
 @contextmanager
-def _in_our_words() -> Iterator[None]:
+def _refusals() -> Iterator[None]:
+    """Raise what validation finds as `RefusedError`."""
     try:
         yield
     except ValidationError as error:
@@ -86,7 +89,7 @@ def _in_our_words() -> Iterator[None]:
 
 
 def _first_fault(error: ValidationError) -> str:
-    """Which of our fields is not what it must be; the name of a field that is not ours is somebody else's text."""
+    """Which of our fields is wrong; the name of a field that is not ours is foreign text and left out."""
     fault = error.errors(include_input=False, include_url=False, include_context=False)[0]
     place = fault["loc"][:-1] if fault["type"] == "extra_forbidden" else fault["loc"]
     return ": ".join(filter(None, (".".join(map(str, place)), fault["type"])))
@@ -121,7 +124,7 @@ _READ_BY_CELERY = {name for name in vars(Context) if not name.startswith("__")} 
 
 
 class _Open(BaseModel):
-    """Fields that are read here must be as they are described; another may be there if Celery acts on none of its name."""
+    """Fields that are named here must be as described; others are let pass if Celery acts on no such name."""
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
 
@@ -134,7 +137,7 @@ class _Open(BaseModel):
 
 
 def _is_plain(value: Any) -> bool:
-    """A value that no reader can be led astray by: short, and nothing nested."""
+    """A value that is harmless to any reader: short, and not nested."""
     return (
         value is None
         or isinstance(value, bool | int | float)
@@ -145,7 +148,7 @@ def _is_plain(value: Any) -> bool:
 class _Headers(_Open):
     """Celery's protocol 2 without all that delays, repeats, limits or continues a task.
 
-    Only what tells whose message it is must be there. Of the rest each may be absent, and has to say nothing if it is there.
+    Only what identifies the message must be there; the rest may be absent, and otherwise has to say nothing.
     """
 
     task: Annotated[str, AfterValidator(_one_of_ours)]
@@ -194,7 +197,7 @@ class _Properties(_Open):
 
 
 class _JobEnvelope(_Exactly):
-    """A message as it lies in the queue. The body is Celery's: arguments, arguments by name, what to do afterwards."""
+    """A message as it lies in the queue. The body is Celery's: arguments, keywords, what to do afterwards."""
 
     content_type: Literal["application/json"] = Field(alias="content-type")
     content_encoding: Literal["utf-8"] = Field(alias="content-encoding")
@@ -217,7 +220,7 @@ _BODY: TypeAdapter[tuple[tuple[uuid.UUID, ProjectId], _Nothing, _NothingAfterwar
 )
 
 
-# What Celery's remote control looks like -------------------------------------------------------------------------------
+# What Celery's remote control looks like -----------------------------------------------------------------------
 
 
 class _LooseProperties(BaseModel):

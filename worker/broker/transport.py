@@ -18,15 +18,15 @@ _REMOTE_CONTROL = ".celery.pidbox"
 
 
 class _Channel(redis.Channel):
-    """A channel that hands out only what may pass. What may not looks like a queue that is empty."""
+    """A channel that delivers only valid messages. In place of another one its queue seems empty."""
 
     def _create_client(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - kombu's signature
         client = super()._create_client(asynchronous)  # type: ignore[no-untyped-call]
-        client.set_response_callback("BRPOP", _let_pass)
+        client.set_response_callback("BRPOP", _only_valid)
         return client
 
     def _deliver_fanout_message(self, message: Any, exchange: str) -> bool:
-        """Remote control comes by publication, decoded."""
+        """Remote-control commands come by publication, decoded already."""
         try:
             check_command(message)
         except RefusedError as error:
@@ -36,8 +36,8 @@ class _Channel(redis.Channel):
         return delivered
 
 
-def _let_pass(taken: Sequence[bytes] | None, **_options: Any) -> tuple[bytes, bytes] | None:
-    """What the server answered to "take one from these queues": queue and message, or None if there is nothing for us."""
+def _only_valid(taken: Sequence[bytes] | None, **_options: Any) -> tuple[bytes, bytes] | None:
+    """The answer to BRPOP: queue and message, or None if there is none for us."""
     if not taken:
         return None
     key, message = taken
@@ -59,17 +59,17 @@ def _refuse(queue: str, error: RefusedError, **more: int) -> None:
 
 
 class _Transport(redis.Transport):
-    """A transport for which a server that answers but refuses is one that is away: both pass, and neither ends a worker."""
+    """A transport to which a server that refuses is like one that is away: transient, and no worker's end."""
 
     Channel = _Channel
     connection_errors = (*redis.Transport.connection_errors, ResponseError)
 
 
 class _Connection(Connection):
-    """A connection whose channels are ours, whatever the scheme of its URL; its name stays that of the URL."""
+    """A connection whose channels filter, whatever the scheme of its URL; its name stays that of the URL."""
 
     def get_transport_cls(self) -> type[_Transport]:
-        """Ours."""
+        """The filtering one."""
         return _Transport
 
 

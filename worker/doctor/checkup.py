@@ -1,7 +1,8 @@
 """How a worker's parent answers the doctor: at once, with what is known by then. Knows no Celery and no file.
 
-The parent's event loop must not wait for a disk or a database. The first question begins an examination, later ones
-fetch its results: a thread asks the database, and all that touches files is done by a process (`worker.doctor.probe`).
+The parent's event loop must not wait for a disk or a database. The first question begins an examination,
+later ones fetch its results: a thread asks the database, and all that touches files is done by a process
+(`worker.doctor.probe`).
 """
 
 import json
@@ -34,7 +35,7 @@ _NEXT_STEP_S = 30.0
 """How long an examination waits for the doctor's next step before it cleans up."""
 
 _MOST = 4
-"""So many examinations at once: messages from the broker must not be able to fill the machine with processes."""
+"""So many examinations at once: messages must not be able to fill the machine with processes."""
 
 
 class Checkup:
@@ -62,7 +63,7 @@ class Checkup:
         return self._over or time.monotonic() - self._begun > _LIMIT_S + 2 * _NEXT_STEP_S
 
     def answer(self, step: Step, marks: Sequence[str] = ()) -> dict[str, Any]:
-        """What is known by now, as JSON. `state`: done, examining (ask again), or silent (it hangs, and where)."""
+        """What is known by now, as JSON. `state`: done, examining (ask again), or silent (it hangs)."""
         if step not in self._heard:
             self._heard.add(step)
             self._wanted.put(None if step is Step.END else marks)
@@ -96,7 +97,8 @@ class Checkup:
                 process.wait(_GRACE_S)
             except subprocess.TimeoutExpired:
                 process.kill()
-                # It may hang in the kernel, where the kill reaches it when it comes back. This thread alone waits for that.
+                # It may hang in the kernel, where the kill reaches it when it comes back. This thread alone
+                # waits for that.
                 process.wait()
 
     def _converse(self, to_probe: IO[bytes], answers: Lines, database: FromDatabase) -> None:
@@ -156,8 +158,8 @@ class Checkups:
     def answer(self, token: str, step: str, marks: Sequence[str] = (), *, processes: int) -> dict[str, Any]:
         """The answer to one question; see `Checkup.answer`. The first one begins an examination.
 
-        Raises `ValueError` for what is no token or no step: both came through the broker, and the token becomes a part of
-        a file's name.
+        Raises `ValueError` for what is no token or no step: both came through the broker, and the token
+        becomes a part of a file's name.
         """
         token, asked = uuid.UUID(token).hex, Step(step)
         checkup = self._by_token.get(token)

@@ -1,4 +1,4 @@
-"""What a worker learns from the database on its own connection: can it be reached, is it the same, what to look for."""
+"""What a worker learns from its database: can it be reached, which one is it, which projects to look for."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -20,8 +20,8 @@ _SAMPLE = 50
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FromDatabase:
-    """What a worker learned from its database. `identity` tells it from every other one; `projects` are some legacy
-    projects' paths by id. Both are empty where they could not be read.
+    """What a worker learned from its database. `identity` tells it from every other one; `projects` are some
+    legacy projects' paths by id. Both are empty where they could not be read.
     """
 
     checks: Checks

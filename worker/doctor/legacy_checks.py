@@ -1,7 +1,6 @@
 """The legacy roots and the projects in them, as a worker's machine sees them. Reads no file's content.
 
-Each check of a root or a project is one call that may hang with its mount; the caller sees to that. Knows no database and
-no Celery.
+Each check is one call that may hang with its mount; the caller sees to that. Knows no database, no Celery.
 """
 
 import os
@@ -19,7 +18,7 @@ MOUNT_IT = "Mount the directory on every worker's machine at the same path, read
 
 
 def root_check(root: str, *, may_be_empty: bool = False) -> Check:
-    """Is it there and readable? An empty one may be a mount point without its mount; a new DATA_DIR is empty as well."""
+    """Is it there and readable? An empty one may lack its mount; a new DATA_DIR is empty as well."""
     try:
         with os.scandir(root) as entries:
             is_empty = next(entries, None) is None
@@ -44,7 +43,7 @@ def roots_check(roots: Mapping[str, Check]) -> Check:
 
 
 def protection_check(request: Request) -> Check:
-    """Nothing is ever written to a legacy directory; where it has a mount of its own, the mount can see to that."""
+    """Nothing is ever written to a legacy directory; a mount of its own can make sure of it."""
     try:
         data_device = os.stat(request.data_dir).st_dev
         writable = [

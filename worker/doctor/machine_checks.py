@@ -1,4 +1,4 @@
-"""What a worker's machine and process have: memory, open files, user, clock. Knows no file of the migrator."""
+"""What a worker's machine and process have: memory, open files, user, clock. Knows no file of ours."""
 
 import os
 import pwd

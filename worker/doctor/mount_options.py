@@ -1,4 +1,4 @@
-"""Which mount a directory lies on and whether its options are safe (proc(5), nfs(5)). Knows no file of the migrator."""
+"""Which mount a directory lies on, and whether its options are safe (proc(5), nfs(5))."""
 
 import os
 import re
@@ -20,7 +20,7 @@ _REMEDY = "Mount it so (docs/operations.md, Several machines, one file system): 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mount:
-    """One line of mountinfo: mount point, file system type, and the options of the mount and of its file system together."""
+    """One line of mountinfo: mount point, file system type, all options of mount and file system."""
 
     point: str
     kind: str
@@ -70,7 +70,7 @@ def mounts_check(
     legacy_roots: Sequence[str],
     resolved: Mapping[str, str],
 ) -> Check:
-    """Is every place on NFS mounted so that jobs wait out an outage, and so that what other machines write is seen?"""
+    """Is every place on NFS mounted so that outages are waited out and other machines' writes are seen?"""
     on_nfs = {
         place: mount
         for place, real in resolved.items()

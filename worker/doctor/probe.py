@@ -1,9 +1,9 @@
 """Checks a worker's machine for the doctor, within a time limit. Knows no database and no Celery.
 
-`python -m worker.doctor.probe` is a process of its own, because a mount that hangs must hold up no worker: a thread for
-each place and one deadline for all; what has not answered by then is a finding. It reads a request as a line of JSON,
-writes what it found as another, and then, for each list of marks that it is sent, those that it sees. Its own mark in
-DATA_DIR lives as long as the process does.
+`python -m worker.doctor.probe` is a process of its own, because a mount that hangs must hold up no worker: a
+thread for each place and one deadline for all; what has not answered by then is a finding. It reads a request
+as a line of JSON, writes what it found as another, and then, for each list of marks that it is sent, those
+that it sees. Its own mark in DATA_DIR lives as long as the process does.
 """
 
 import json
@@ -27,7 +27,7 @@ T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
 
 WITHIN_S = 6.0
-"""The time limit of all checks together. A disk that is busy writing gigabytes answers later than one at rest."""
+"""The time limit of all checks together. A disk that is busy answers later than one at rest."""
 
 _WAITS_S = 30.0
 """How long this process waits for the next line before it cleans up by itself: the worker may have died."""
@@ -108,7 +108,7 @@ def _calls(request: Request, mark: str, silent: str) -> dict[Hashable, tuple[Cal
 
 
 def abreast(calls: Mapping[K, Callable[[], T]], within_s: float) -> dict[K, T]:
-    """What these calls return, each in a thread of its own; those that have not answered in time are not in it."""
+    """What these calls return, each in a thread of its own, as far as they have returned in time."""
     found: dict[K, T] = {}
 
     def run(key: K, call: Callable[[], T]) -> None:
@@ -138,7 +138,7 @@ class Lines:
         self._read = b""
 
     def next(self, within_s: float) -> str | None:
-        """The next line without its end; None when the time is over, or the other side has closed the pipe."""
+        """The next line without its end; None when the time is over or the pipe is closed."""
         deadline = time.monotonic() + within_s
         # Not select(2): a worker may have more open files than that can tell apart.
         ready = select.poll()
@@ -155,7 +155,7 @@ class Lines:
 
 
 def main() -> None:
-    """One examination: a request in, findings out, marks out for each list of names; at the end the own mark is removed."""
+    """One examination: a request in, findings out, marks out for each list of names; then clean up."""
     lines = Lines(sys.stdin.fileno())
     request = Request.from_json(json.loads(lines.next(_WAITS_S) or ""))
     mark = store_checks.new_mark(request)

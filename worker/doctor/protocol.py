@@ -1,4 +1,4 @@
-"""What travels between the doctor, a worker's parent and its probe. Knows no broker, no process and no check."""
+"""What travels between the doctor, a worker's parent and its probe. Knows no broker and no check."""
 
 import dataclasses
 import hashlib
@@ -21,7 +21,7 @@ _STRICT = ConfigDict(extra="forbid")
 
 
 class Step(StrEnum):
-    """What a worker is asked, in this order: to examine its machine, to look for the marks of all, to clean up."""
+    """What a worker is asked, in this order: examine your machine, look for the marks of all, clean up."""
 
     EXAMINE = "examine"
     LOOK = "look"
@@ -65,11 +65,12 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class Machine:
-    """What a probe found on a worker's machine. `mark` is the file it made in DATA_DIR, None where it could not.
+    """What a probe found on a worker's machine. `mark` is the file it made in DATA_DIR, None where it could
+    not.
 
-    `staging` names what lies in the store's staging, `restoring` what restores have beside legacy directories;
-    `unseen` says of sampled projects why they cannot be read there. `host` is the name under which a file server
-    knows the machine, `boot_id` tells it from every other one.
+    `staging` names what lies in the store's staging, `restoring` what restores have beside legacy
+    directories; `unseen` says of sampled projects why they cannot be read there. `host` is the name under
+    which a file server knows the machine, `boot_id` tells it from every other one.
     """
 
     checks: dict[str, Check]
@@ -93,8 +94,9 @@ class Machine:
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class Evidence:
-    """What a worker answers the doctor. `settings` are those that all workers must have alike; `database` tells one
-    PostgreSQL and database from another; `sampled` counts the projects that the probe was to look for.
+    """What a worker answers the doctor. `settings` are those that all workers must have alike; `database`
+    tells one PostgreSQL and database from another; `sampled` counts the projects that the probe was to look
+    for.
     """
 
     edition: str
@@ -111,7 +113,7 @@ class Evidence:
 
     @staticmethod
     def from_json(document: Mapping[str, Any]) -> "Evidence":
-        """Back from JSON values; raises `pydantic.ValidationError` on what a worker of another edition may say."""
+        """Back from JSON values; raises `pydantic.ValidationError`, as for another edition's answer."""
         return _EVIDENCE.validate_python(document)
 
 
@@ -121,7 +123,7 @@ _EVIDENCE: TypeAdapter[Evidence] = TypeAdapter(Evidence)
 
 @cache
 def edition() -> str:
-    """The program's version and a digest of the worker's source: two that differ may misunderstand each other.
+    """The program's version and a digest of the worker's source: editions that differ may misunderstand.
 
     To be asked at the start: the files may be replaced under a process that goes on with what it has read.
     """

@@ -1,6 +1,6 @@
-"""DATA_DIR and the store in it, as a worker's machine sees them: what works there, what is left over, how much room there is.
+"""DATA_DIR and the store in it, as a worker's machine sees them: what works, what is left over, what is free.
 
-Each check is one call that may hang with its mount; the caller sees to that. Knows no database, no process and no Celery.
+Each check is one call that may hang with its mount; the caller sees to that. Knows no database, no Celery.
 """
 
 import os
@@ -34,7 +34,7 @@ _FEW_INODES = 10_000
 
 
 def check_data_dir(request: Request) -> dict[str, Check]:
-    """Do with a small file what is done for every dataset: create, write, flush, rename, link, move into the trees."""
+    """Do with a small file what is done for a dataset: create, write, flush, rename, link, move."""
     place = printable(request.data_dir)
     if not os.path.isdir(request.data_dir):
         remedy = "Mount DATA_DIR on every worker's machine, at the same path."
@@ -75,7 +75,7 @@ def _link_check(folder: str) -> Check:
 
 
 def _move_check(request: Request, file: str) -> Check:
-    """Rename it into the trees as a dataset is. Two mounts of one file system have one device and still refuse that."""
+    """Rename it into the trees, as a dataset is. Two mounts of one device refuse that, too."""
     trees = request.datasets_dir if os.path.isdir(request.datasets_dir) else request.data_dir
     target = f"{trees}/{_MARK}-{uuid.uuid4().hex}"
     try:
@@ -105,7 +105,7 @@ def _probe_folder(request: Request) -> Iterator[str]:
 
 
 def check_flush(request: Request) -> dict[str, Check]:
-    """Flush the store's file system as a migration does: seconds on a busy disk, and an error on a failing one.
+    """Flush the store's file system as a migration does: slow on a busy disk, an error on a failing one.
 
     No check at all where DATA_DIR is missing, which has a check of its own.
     """
@@ -132,7 +132,7 @@ def flush_check(took_s: float) -> Check:
 
 
 def check_store(request: Request) -> tuple[Check, str | None]:
-    """Open the store as every job does, reading store.json and its directories; with the store's id if there is one."""
+    """Open the store as every job does; with the store's id if there is one."""
     try:
         store = Store.open(
             Path(request.store_dir), Path(request.datasets_dir), request.store_digest, create=False
@@ -153,14 +153,12 @@ def check_store(request: Request) -> tuple[Check, str | None]:
 
 
 def staging_names(request: Request) -> tuple[str, ...]:
-    """What has been in the store's staging for a minute, as far as it can be listed. Short jobs come and go meanwhile."""
+    """What has been in the store's staging for a minute, as far as it can be listed."""
     return _old_ones(f"{request.store_dir}/staging", "")
 
 
 def restoring_names(request: Request) -> tuple[str, ...]:
-    """What restores have left beside legacy directories, or are building there: in the roots, and beside the sampled
-    projects.
-    """
+    """What restores have left, or are building, in legacy roots and beside the sampled projects."""
     beside = {
         *request.legacy_roots,
         *(os.path.dirname(path.rstrip("/")) for path in request.projects.values()),
@@ -240,10 +238,10 @@ def leave_mark(mark: str) -> bool:
 
 
 def marks_seen(request: Request, names: Iterable[str]) -> list[str]:
-    """Those of the marks that can be seen here, of whichever worker. Names that are no marks of this call are not looked
-    for: they came through the broker.
+    """Those of the marks that can be seen here, of whichever worker. Names that are no marks of this call are
+    not looked for: they came through the broker.
 
-    Each by its name: what a network file system lists may be half a minute old, and a name that was never asked for is not.
+    Each by its name: a network file system's listing may be half a minute old, an unasked name is not.
     """
     ours = re.compile(rf"{re.escape(_MARK)}-{request.token}-[0-9a-f]{{32}}")
     return [name for name in names if ours.fullmatch(name) and os.path.lexists(f"{request.data_dir}/{name}")]
