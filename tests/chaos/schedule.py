@@ -368,7 +368,7 @@ def _may_skip(reason: str, flaw: Flaw | None) -> bool:
         words in reason
         for words in (
             "already migrated by run",
-            "has it in hand",
+            "is being processed by run",
             "rolled back already",
         )
     )

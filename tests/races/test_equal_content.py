@@ -285,7 +285,7 @@ def test_of_two_runs_over_one_project_at_once_one_migrates_it_and_the_other_says
     (conversion,) = rows(site, "select run_id from project_conversions")
     assert skipped.reason in {
         f"project {project}: already migrated by run {conversion.run_id}",
-        f"project {project}: run {conversion.run_id} has it in hand",
+        f"project {project} is being processed by run {conversion.run_id}",
     }
     assert conversion.run_id == refs[outcomes.index(migrated)].run_id
     assert (skipped.bytes.read, skipped.dataset_id) == (0, None)

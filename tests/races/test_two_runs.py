@@ -80,7 +80,7 @@ def test_two_runs_over_the_same_projects_migrate_each_once(site: Site):
             winner = runs[0 if both[0][number].status is Status.MIGRATED else 1][0].run_id
             assert ends[Status.SKIPPED].reason in {
                 f"project {number}: already migrated by run {winner}",
-                f"project {number}: run {winner} has it in hand",
+                f"project {number} is being processed by run {winner}",
             }
             check_migrated(look(site.engine, number), before)
         with tools_of(site) as tools:

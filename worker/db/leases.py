@@ -1,4 +1,4 @@
-"""Rows of the ledger as whoever works on a job sees them: its lease, its progress, its outcome. Opens no transaction."""
+"""Rows of the ledger as a worker sees its job: the lease, the progress, the outcome. Opens no transaction."""
 
 import uuid
 from collections.abc import Mapping, Sequence
@@ -22,8 +22,8 @@ MOST_CRASHES = 3
 class Lease:
     """The right to work on one job: valid while `attempt` is the job's number.
 
-    `busy_with` is another run that had the same project in hand when the lease was taken, `bytes_per_second` the job's
-    share of the run's limit then. `retries` counts how often the job was handed back for something passing.
+    `busy_with` is another run that was processing the same project when the lease was taken, `bytes_per_second` the job's
+    share of the run's limit then. `retries` counts how often the job was handed back for a transient error.
     """
 
     ref: JobRef
@@ -55,7 +55,7 @@ class RunControl:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expired:
-    """A job whose holder did not renew its lease. `crashes` counts this time, too, unless the server was away."""
+    """A job whose worker did not renew its lease. `crashes` counts this time, too, unless the server was away."""
 
     lease: Lease
     worker: str
@@ -66,16 +66,15 @@ _BELOW = "exists (select from unnest(cast(:roots as text[])) as root where start
 """Does the job's project lie in one of these roots, by its text?"""
 
 _SERVER_WAS_AWAY = "pg_postmaster_start_time() > j.lease_until - make_interval(secs => :lease_s / 4)"
-"""Did the server start after the lease had run out, or so shortly before that its holder may not have come back yet?"""
+"""Did the server start after the lease had run out, or so shortly before that its owner may not have come back yet?"""
 
 _IS_OVER = f"""
     case when {_SERVER_WAS_AWAY} then pg_postmaster_start_time() + make_interval(secs => :lease_s)
          else j.lease_until end < clock_timestamp()"""
-"""Has the holder not renewed its lease although it could? After an outage it gets the time of one more lease for that."""
+"""Has the owner not renewed its lease although it could? After an outage it gets the time of one more lease for that."""
 
 _TRY_ELSEWHERE_S = 2.0
 """How long a job waits that lacked its legacy root on one machine, before another one may get it."""
-
 
 _UNTIL_RESUMED_S = 100 * 365 * 86_400.0
 """Room comes by the operator, who then resumes the run; to read everything again before that would find out the same."""
@@ -90,7 +89,7 @@ def take_lease(
     *,
     but_not_in: Sequence[str] = (),
 ) -> Lease | None:
-    """Take a job that waits or whose holder's lease ran out; None when there is nothing to take.
+    """Take a job that waits or whose lease ran out; None when there is nothing to take.
 
     With `verb`, only a job of a run of that verb: what a message asks for is done only if the ledger says the same.
     `but_not_in` are legacy roots that lack on this machine.
@@ -98,7 +97,7 @@ def take_lease(
     The conditions on states are worded so that PostgreSQL does not look for the job in the index of open jobs, which may hold
     the whole run; only a running job has a `lease_until`.
     One statement decides: of any number of deliveries exactly one gets the row. The attempt it returns is the fencing
-    number that every later write of this holder must still match.
+    number that every later write of this attempt must still match.
     """
     row = conn.execute(
         sql(f"""
@@ -159,7 +158,7 @@ def renew_lease(
     files_done: int,
     bytes_done: int,
 ) -> RunControl | None:
-    """Hold on to the job and say how far it is; what is wanted of it by now, or None when somebody else has it.
+    """Hold on to the job and say how far it is; what is wanted of it by now, or None when another worker has it.
 
     Without waiting for the disk: a renewal that a crash of the server takes only lets the lease end sooner.
     """
@@ -196,10 +195,10 @@ def renew_lease(
 def hand_back(
     conn: Connection, lease: Lease, *, retry_in_s: float | None = None, reason: str | None = None
 ) -> None:
-    """Give a job up so that it waits again: at once, or, when it met something passing, which `reason` says, not before
+    """Give a job up so that it waits again: at once, or, when it met a transient error, which `reason` says, not before
     `retry_in_s`.
 
-    The caller has made sure that the run is not cancelled (`ledger.hold_state`): nobody would ever take the job. Raises
+    The caller has made sure that the run is not cancelled (`ledger.hold_state`): no worker would ever take the job. Raises
     `LeaseLostError` when the job is not ours any more.
     """
     result = conn.execute(
@@ -279,8 +278,8 @@ def note_fenced(conn: Connection, lease: Lease) -> None:
 
 
 def expired(conn: Connection, limit: int, lease_s: float) -> list[Expired]:
-    """Jobs whose leases of `lease_s` ran out, locked until the transaction ends; those that somebody else has locked are left
-    to him. A lease that ran out while the server was away counts as no crash.
+    """Jobs whose leases of `lease_s` ran out, locked until the transaction ends; those that another reaper has locked are left
+    to it. A lease that ran out while the server was away counts as no crash.
     """
     rows = conn.execute(
         sql(f"""
@@ -302,8 +301,8 @@ def expired(conn: Connection, limit: int, lease_s: float) -> list[Expired]:
     ]
 
 
-def give_back_for(conn: Connection, dead: Expired) -> None:
-    """Let a job wait again whose holder has died. The caller has it locked."""
+def hand_back_for(conn: Connection, dead: Expired) -> None:
+    """Let a job wait again whose worker has died. The caller has it locked."""
     conn.execute(
         sql("""
             update migration_jobs
@@ -336,8 +335,8 @@ def end_job(conn: Connection, lease: Lease, outcome: Outcome) -> None:
     _check_held(lease, result.rowcount)
 
 
-def holder_of_dataset(conn: Connection, dataset_hash: str, except_for: JobRef) -> str | None:
-    """Who is storing this dataset right now, for a message of whoever waits."""
+def job_that_stores(conn: Connection, dataset_hash: str, except_for: JobRef) -> str | None:
+    """Which job is storing this dataset right now, for the message of a job that waits for it."""
     return conn.execute(
         sql("""
             select format('project %s on %s', project_id, worker) from migration_jobs
@@ -350,9 +349,7 @@ def holder_of_dataset(conn: Connection, dataset_hash: str, except_for: JobRef) -
 
 def _check_held(lease: Lease, rows: int) -> None:
     if rows != 1:
-        raise LeaseLostError(
-            f"project {lease.ref.project_id}: attempt {lease.attempt} is not the holder any more"
-        )
+        raise LeaseLostError(f"project {lease.ref.project_id}: attempt {lease.attempt} has lost its lease")
 
 
 def _held(lease: Lease) -> dict[str, Any]:

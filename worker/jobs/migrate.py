@@ -220,7 +220,7 @@ def _claimed(job: Job, digest: str) -> Iterator[Claim]:
 
     def say_for_whom() -> None:
         with autocommit(job.engine) as conn:
-            holder = leases.holder_of_dataset(conn, digest, job.lease.ref)
+            holder = leases.job_that_stores(conn, digest, job.lease.ref)
         job.heartbeat.enter(f"wait for {holder or 'another job'}", digest, at_once=True)
 
     job.heartbeat.enter("claim", digest)

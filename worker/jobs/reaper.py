@@ -1,4 +1,4 @@
-"""What a worker's parent does beside its children: jobs of dead holders wait again, lost messages are sent again.
+"""What a worker's parent does beside its children: jobs of dead workers wait again, lost messages are sent again.
 
 Every worker has one, and any number may look at the same rows: each takes what no other has locked. Knows no Celery.
 """
@@ -13,8 +13,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from worker.broker import client as broker
 from worker.broker.client import Condition, Message
-from worker.db import engine as engine_module
 from worker.db import leases, ledger, messages_sent
+from worker.db.engine import connect
 from worker.db.leases import Expired
 from worker.db.messages_sent import Waiting
 from worker.errors import MigratorError
@@ -23,8 +23,7 @@ from worker.jobs import endings
 from worker.jobs.endings import Ended, HandedBack
 from worker.jobs.one_store import Remembered, open_store
 from worker.jobs.outcomes import outcome_of
-from worker.runtime import fork_guard as forking
-from worker.runtime import log
+from worker.runtime import fork_guard, log
 from worker.settings import Settings
 
 _log = log.get(__name__)
@@ -37,12 +36,12 @@ _SILENT_AFTER_LOOKS = 12
 
 
 class Reaper:
-    """A thread that calls `reap` every few seconds until it is stopped. What goes wrong is said, and tried again."""
+    """A thread that calls `reap` every few seconds until it is stopped. What goes wrong is logged, and tried again."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         # The parent forks: a connection must not live longer than its use.
-        self._engine = engine_module.connect(
+        self._engine = connect(
             settings.sqlalchemy_url,
             application_name="label-migrator reaper",
             keeps_connections=False,
@@ -81,14 +80,14 @@ class Reaper:
         # Not all workers at the same moment.
         while not self._stopped.wait(self._settings.reap_every_s * random.uniform(0.8, 1.2)):  # noqa: S311
             try:
-                with forking.at_work():
+                with fork_guard.at_work():
                     epoch = reap(self._settings, self._engine, epoch)
                 self._trouble = None
             except (MigratorError, SQLAlchemyError) as error:
                 self._trouble = str(error).partition("\n")[0]
                 _log.warning("not_reaped", reason=str(error))
             except Exception as error:  # noqa: BLE001 - said with its trace
-                # A thread that ends here would leave the jobs of the dead to nobody.
+                # Were the thread to end here, no reaper of this worker would look after jobs of dead workers any more.
                 self._trouble = type(error).__name__
                 _log.exception("not_reaped")
             self._looked_at = time.monotonic()
@@ -136,7 +135,7 @@ def _send_and_finish(settings: Settings, engine: Engine, known_epoch: str | None
 
 
 def _requeue_expired(settings: Settings, engine: Engine) -> list[Expired]:
-    """Let jobs wait again whose holders died, or end those that were given up or kill their workers; which these were."""
+    """Let jobs wait again whose workers died, or end those of cancelled runs and those that kill their workers; which these were."""
     with engine.begin() as conn:
         found = leases.expired(conn, _BATCH, settings.granted_lease_s)
         for dead in found:
@@ -153,7 +152,7 @@ def _requeue_expired(settings: Settings, engine: Engine) -> list[Expired]:
                 case Ended() as ended:
                     leases.end_job(conn, dead.lease, outcome_of(ended, dead.lease, dead.worker))
                 case HandedBack():
-                    leases.give_back_for(conn, dead)
+                    leases.hand_back_for(conn, dead)
     return found
 
 

@@ -146,7 +146,7 @@ def _result(attempt: Attempt, work: Work) -> Result:
 def _do(attempt: Attempt, work: Work) -> Outcome:
     lease = attempt.lease
     if lease.busy_with is not None:
-        raise NothingToDoError(f"project {attempt.project_id}: run {lease.busy_with} has it in hand")
+        raise NothingToDoError(f"project {attempt.project_id} is being processed by run {lease.busy_with}")
     with attempt.heartbeat:
         # The store is opened before anything else is done: a sync covers only what was written after that. A verification
         # reads its trees; a rollback may have to do without.

@@ -141,7 +141,7 @@ def test_a_holder_whose_lease_was_taken_over_can_neither_renew_nor_end_the_job(d
     before = job_of(database, run_id)
 
     assert not renew(database, old)
-    with pytest.raises(LeaseLostError, match="project 1: attempt 1 is not the holder any more"):
+    with pytest.raises(LeaseLostError, match="project 1: attempt 1 has lost its lease"):
         end(database, old)
 
     assert job_of(database, run_id) == before
@@ -243,13 +243,13 @@ def test_the_one_who_stores_a_dataset_is_named_to_those_who_wait(database: Engin
 
     def holder() -> str | None:
         with database.connect() as conn:
-            return leases.holder_of_dataset(conn, "ab" * 32, asking)
+            return leases.job_that_stores(conn, "ab" * 32, asking)
 
     renew(database, lease, "hash", dataset_hash="ab" * 32)
     assert holder() is None
     renew(database, lease, "store", dataset_hash="ab" * 32)
     assert holder() == "project 1 on worker@host"
     with database.connect() as conn:
-        assert leases.holder_of_dataset(conn, "ab" * 32, lease.ref) is None
+        assert leases.job_that_stores(conn, "ab" * 32, lease.ref) is None
     end(database, lease)
     assert holder() is None

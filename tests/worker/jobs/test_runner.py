@@ -344,7 +344,7 @@ def test_a_project_that_another_run_has_in_hand_is_skipped_with_that_run_s_id(si
     assert outcome is not None
     assert (outcome.status, outcome.reason) == (
         Status.SKIPPED,
-        f"project 1: run {first} has it in hand",
+        f"project 1 is being processed by run {first}",
     )
 
 
