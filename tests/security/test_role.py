@@ -360,7 +360,7 @@ def _drive(site: Site, opened: Opened) -> None:
         assert dead is not None
         assert alive is not None
         leases.renew_lease(conn, alive, 60, phase="store", dataset_hash="0" * 64, files_done=0, bytes_done=0)
-        leases.holder_of_dataset(conn, "0" * 64, dead.ref)
+        leases.job_that_stores(conn, "0" * 64, dead.ref)
         leases.is_known(conn, dead.ref, Verb.MIGRATE)
         leases.note_fenced(conn, dead)
         leases.want_message(conn, dead.ref)
