@@ -148,11 +148,10 @@ def test_a_tree_that_no_row_knows_is_read_where_it_has_copies(
     assert first[1].links.hard == 4
     project = study(site, "left behind", 1, 9)
     store = tools.open_store(create=True)
-    hashed = hash_tree(
-        scan(project.path, tools.roots), tools.roots, store, tools.threads, lambda _files, _bytes: None
-    )
+    scanned = scan(project.path, tools.roots)
+    hashed = hash_tree(scanned, roots=tools.roots, store=store, threads=tools.threads)
     found = store.tree_path("left behind", hashed.manifest.digest)
-    store_tree(store, hashed, found, "the dead", tools.threads, lambda _files, _bytes: None)
+    store_tree(store, hashed, found, attempt="the dead", threads=tools.threads)
     damage(found / RECORDING)
 
     tree, outcome = migrate(tools, project)

@@ -262,7 +262,7 @@ def test_a_change_that_no_time_tells_of_is_found_by_the_second_digest(tmp_path: 
 
             target = store.tree_path("study", tree.manifest.digest)
             with pytest.raises(SourceChangedError, match=str(path)):
-                store_tree(store, tree, target, "attempt", threads, lambda _files, _bytes: None)
+                store_tree(store, tree, target, attempt="attempt", threads=threads)
 
         assert temporary_files(store) == []
         assert list((store.root / "blobs").iterdir()) == []
@@ -342,7 +342,7 @@ def store_while_written(folder: Path, seed: int, tries: int) -> tuple[int, int]:
             try:
                 tree = hashed(folder / "study", store)
                 target = store.tree_path("study", tree.manifest.digest)
-                store_tree(store, tree, target, str(number), threads, lambda _files, _bytes: None)
+                store_tree(store, tree, target, attempt=str(number), threads=threads)
             except SourceChangedError as error:
                 refused.append(str(error))
             else:

@@ -145,7 +145,7 @@ def test_eight_projects_of_equal_content_at_once_are_one_dataset_stored_once(
     if meeting == "after hashing":
         meet_after(monkeypatch, read_once, "hash_tree", 8)
     if meeting == "after nobody had it":
-        _meet_after_first(monkeypatch, "_reuse", 8)
+        _meet_after_first(monkeypatch, "find_stored", 8)
 
     outcomes = [outcome for outcome in migrate_at_once(site, refs) if outcome is not None]
 

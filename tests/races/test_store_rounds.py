@@ -54,16 +54,12 @@ def store_at_once(folder: Path, number: int, first: int, together: threading.Bar
             roots = roots_of(folder)
             scanned = scan(str(project), roots)
             together.wait(PATIENCE_S)
-            tree = hash_tree(scanned, roots, store, threads, _nothing)
+            tree = hash_tree(scanned, roots=roots, store=store, threads=threads)
             target = store.tree_path(project.name, tree.manifest.digest)
-            store_tree(store, tree, target, f"{number}-{index}", threads, _nothing)
+            store_tree(store, tree, target, attempt=f"{number}-{index}", threads=threads)
 
     with ThreadPoolExecutor(_EACH) as storers:
         list(storers.map(store_one, range(first, min(first + _EACH, STORERS))))
-
-
-def _nothing(_files: int, _size_bytes: int) -> None:
-    """Nobody wants to know how far it is."""
 
 
 def serve(orders: Connection, together: threading.Barrier) -> None:

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from worker.legacy.hash import hash_tree
 from worker.legacy.hashed_tree import HashedTree
+from worker.legacy.ingest import Stored, counted, store_tree
 from worker.legacy.parallel import Advance
 from worker.legacy.roots import Roots
 from worker.legacy.scan import scan
@@ -112,7 +113,23 @@ def hashed(
     """Scan and hash a project that lies beside the store."""
     roots = roots_of(store.root.parent)
     with ThreadPoolExecutor(threads) as pool:
-        return hash_tree(scan(str(project), roots), roots, store, pool, advance)
+        return hash_tree(scan(str(project), roots), roots=roots, store=store, threads=pool, advance=advance)
+
+
+def store_at(
+    store: Store,
+    tree: HashedTree,
+    target: Path,
+    attempt: str = "attempt",
+    advance: Advance = lambda _files, _bytes: None,
+    *,
+    threads: int = 2,
+) -> Stored:
+    """Store a hashed tree; what of it came in."""
+    before = frozenset(store.admitted)
+    with ThreadPoolExecutor(threads) as pool:
+        links = store_tree(store, tree, target, attempt=attempt, threads=pool, advance=advance)
+    return counted(tree, store.admitted - before, links)
 
 
 def temporary_files(store: Store) -> list[str]:

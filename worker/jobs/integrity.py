@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from worker.db import checks, claims, datasets
 from worker.errors import EntryUnreadableError, SourceChangedError, StoredBytesMismatchError
-from worker.jobs.attempt import Attempt as Job
+from worker.jobs.attempt import Attempt
 from worker.legacy.hash import has_digest
 from worker.legacy.hashed_tree import HashedTree
 from worker.legacy.ingest import copy_durably, in_batches
@@ -47,37 +47,37 @@ class _File:
         return self.digest if self.is_blob else f"{self.digest}:{self.inode}"
 
 
-def doubtful(job: Job, tree: HashedTree, place: Path) -> dict[str, str]:
+def doubtful(attempt: Attempt, tree: HashedTree, place: Path) -> dict[str, str]:
     """The stored files that must be read before this tree is reused at `place`: their paths, and the digests they promise.
 
     Blobs that were not checked lately, or changed since, or are gone although the dataset was stored once: its tree may
     still have the bytes, but nobody has looked. Likewise files at `place` that are no links of their blobs: copies may go
     bad by themselves. The blobs that this job has just stored are beyond doubt.
     """
-    was_stored = fresh_status(job.store.manifest_path(tree.manifest.digest)) is not None
+    was_stored = fresh_status(attempt.store.manifest_path(tree.manifest.digest)) is not None
     place_is_there = place.is_dir()
     doubts: dict[str, str] = {}
     for files in _batches(tree.manifest.files):
-        job.pace(0)
+        attempt.pace(0)
         digests = {file.digest for file in files}
-        job.store.ask_anew(digests)
-        blobs = {digest: _blob(job.store, digest) for digest in digests}
+        attempt.store.ask_anew(digests)
+        blobs = {digest: _blob(attempt.store, digest) for digest in digests}
         found = {digest: blob for digest, blob in blobs.items() if blob is not None}
-        asked = [blob for digest, blob in found.items() if digest not in tree.admitted]
+        asked = [blob for digest, blob in found.items() if digest not in attempt.store.admitted]
         if place_is_there:
-            asked += _copies(job, files, place, found)
+            asked += _copies(attempt, files, place, found)
         if was_stored:
-            gone = blobs.keys() - found.keys() - tree.admitted
-            doubts |= {job.store.blob_path(digest): digest for digest in gone}
-        doubts |= {file.path: file.digest for file in _not_checked(job, asked)}
+            gone = blobs.keys() - found.keys() - attempt.store.admitted
+            doubts |= {attempt.store.blob_path(digest): digest for digest in gone}
+        doubts |= {file.path: file.digest for file in _not_checked(attempt, asked)}
     return doubts
 
 
-def _copies(job: Job, files: Sequence[File], place: Path, blobs: Mapping[str, _File]) -> list[_File]:
+def _copies(attempt: Attempt, files: Sequence[File], place: Path, blobs: Mapping[str, _File]) -> list[_File]:
     """The files of a tree that are there but are not links of their blobs."""
     found = []
     for file in files:
-        job.pace(0)
+        attempt.pace(0)
         blob = blobs.get(file.digest)
         path = f"{place}/{file.path}"
         # The number alone is looked at first: nearly all of so many files are links.
@@ -86,75 +86,83 @@ def _copies(job: Job, files: Sequence[File], place: Path, blobs: Mapping[str, _F
     return found
 
 
-def _not_checked(job: Job, files: Sequence[_File]) -> list[_File]:
+def _not_checked(attempt: Attempt, files: Sequence[_File]) -> list[_File]:
     """Those of these files whose last check is too old, or was of something else than what is there now."""
     if not files:
         return []
-    with job.engine.connect() as conn:
+    with attempt.engine.connect() as conn:
         known = checks.fresh(
             conn,
             (file.key for file in files),
-            max_age_days=job.tools.settings.verify_after_days,
-            or_since=job.lease.run_created_at,
+            max_age_days=attempt.tools.settings.verify_after_days,
+            or_since=attempt.lease.run_created_at,
         )
     return [file for file in files if known.get(file.key) != (file.inode, file.mtime_ns)]
 
 
-def mend(job: Job, tree: HashedTree, doubts: Mapping[str, str], place: Path) -> None:
+def mend(attempt: Attempt, tree: HashedTree, doubts: Mapping[str, str], place: Path) -> None:
     """Read doubtful files again; replace bad blobs by the good incoming copy, in every tree that holds them, and bad copies
     by their blob.
 
     The caller holds the dataset's claim; of other datasets' trees only single files are replaced, each by a rename. One
     job mends at a time: of two that found the same bad blob, the second finds it mended.
     """
-    bad = _bad_ones(job, doubts)
+    bad = _bad_ones(attempt, doubts)
     if bad:
         with (
             claims.hold(
-                job.engine,
+                attempt.engine,
                 ["mending"],
                 what="mending",
-                idle_timeout_s=job.tools.settings.lease_s,
-                pace=job.pace,
+                idle_timeout_s=attempt.tools.settings.lease_s,
+                pace=attempt.pace,
             ) as claim,
-            job.heartbeat.keeping_alive(claim),
+            attempt.heartbeat.keeping_alive(claim),
         ):
-            _replace(job, tree, _bad_ones(job, bad), place)
+            _replace(attempt, tree, _bad_ones(attempt, bad), place)
     if doubts:
-        with job.engine.begin() as conn:
-            _record(conn, [_found(job.store, path, digest) for path, digest in doubts.items()])
+        with attempt.engine.begin() as conn:
+            _record(conn, [_found(attempt.store, path, digest) for path, digest in doubts.items()])
 
 
-def _bad_ones(job: Job, files: Mapping[str, str]) -> dict[str, str]:
+def _bad_ones(attempt: Attempt, files: Mapping[str, str]) -> dict[str, str]:
     """Those of these files that are gone, or whose bytes are not those of the digest."""
     asked = sorted(files.items())
-    right = job.tools.threads.map(lambda file: _is_right(job, *file), asked)
+    right = attempt.tools.threads.map(lambda file: _is_right(attempt, *file), asked)
     return {path: digest for (path, digest), is_right in zip(asked, right, strict=True) if not is_right}
 
 
-def _replace(job: Job, tree: HashedTree, bad: Mapping[str, str], place: Path) -> None:
+def _replace(attempt: Attempt, tree: HashedTree, bad: Mapping[str, str], place: Path) -> None:
     """Put good copies into the trees first, and last under the blobs' names: as long as a blob is bad it is doubted, so that
     whoever comes after a crash in between begins again. A good blob then takes the place of its bad copies.
     """
     if not bad:
         return
-    blobs = {digest for path, digest in bad.items() if path == job.store.blob_path(digest)}
-    with job.store.staging(f"{job.attempt_name}-mend") as staging:
+    blobs = {digest for path, digest in bad.items() if path == attempt.store.blob_path(digest)}
+    with attempt.store.staging(f"{attempt.attempt_name}-mend") as staging:
         for batch in in_batches(tree, blobs):
             copies = copy_durably(
-                job.store, tree, batch, staging, job.tools.threads, job.heartbeat.advance, job.pace
+                attempt.store,
+                tree,
+                batch,
+                staging,
+                attempt.tools.threads,
+                attempt.heartbeat.advance,
+                attempt.pace,
             )
-            _replace_in_trees(job, tree, place, copies, staging)
+            _replace_in_trees(attempt, tree, place, copies, staging)
             for digest, copy in copies.items():
-                job.pace(0)
+                attempt.pace(0)
                 _log.warning("bad_blob", digest=digest)
-                job.store.replace_blob(digest, copy)
+                attempt.store.replace_blob(digest, copy)
         for path, digest in bad.items():
-            job.pace(0)
+            attempt.pace(0)
             if digest not in blobs:
                 _log.warning("bad_copy", path=printable(path))
-                job.store.replace_in_tree(job.store.blob_path(digest), path, staging, bad_copy_of=digest)
-        job.store.sync()
+                attempt.store.replace_in_tree(
+                    attempt.store.blob_path(digest), path, staging, bad_copy_of=digest
+                )
+        attempt.store.sync()
 
 
 def record(conn: Connection, store: Store, digests: Iterable[str]) -> None:
@@ -174,7 +182,7 @@ def _batches(items: Iterable[T]) -> Iterator[list[T]]:
         yield batch
 
 
-def _is_right(job: Job, path: str, digest: str) -> bool:
+def _is_right(attempt: Attempt, path: str, digest: str) -> bool:
     """Are the bytes at a path those of the digest? Asked anew of the file system, and once more before it is denied.
 
     Another worker may be putting a good file there: then what was judged is not what is there now, and that is judged. On a
@@ -183,7 +191,7 @@ def _is_right(job: Job, path: str, digest: str) -> bool:
     for _ in range(_LOOKS):
         before = fresh_status(path)
         try:
-            if before is not None and has_digest(path, digest, job.store.algorithm, job.pace):
+            if before is not None and has_digest(path, digest, attempt.store.algorithm, attempt.pace):
                 return True
         except (EntryUnreadableError, SourceChangedError) as error:
             check_answers(error)
@@ -197,32 +205,32 @@ def _identity(status: os.stat_result | None) -> tuple[int, int, int] | None:
 
 
 def _replace_in_trees(
-    job: Job, tree: HashedTree, place: Path, copies: Mapping[str, str], staging: str
+    attempt: Attempt, tree: HashedTree, place: Path, copies: Mapping[str, str], staging: str
 ) -> None:
     """Give every tree that holds one of these contents the good copy; this dataset's own also if no row knows it yet."""
-    for path, manifest in _trees(job, tree, place):
+    for path, manifest in _trees(attempt, tree, place):
         for file in manifest.files:
-            job.pace(0)
+            attempt.pace(0)
             if file.digest in copies:
-                job.store.replace_in_tree(copies[file.digest], f"{path}/{file.path}", staging)
+                attempt.store.replace_in_tree(copies[file.digest], f"{path}/{file.path}", staging)
 
 
-def _trees(job: Job, tree: HashedTree, place: Path) -> Iterator[tuple[Path, Manifest]]:
+def _trees(attempt: Attempt, tree: HashedTree, place: Path) -> Iterator[tuple[Path, Manifest]]:
     yield place, tree.manifest
-    with job.engine.connect() as conn:
+    with attempt.engine.connect() as conn:
         known = datasets.all_of(conn)
     for dataset in known:
         path = Path(dataset.file_path)
-        if path.parent == job.store.trees and path != place and path.is_dir():
-            manifest = _manifest(job, dataset.dataset_hash)
+        if path.parent == attempt.store.trees and path != place and path.is_dir():
+            manifest = _manifest(attempt, dataset.dataset_hash)
             if manifest is not None:
                 yield path, manifest
 
 
-def _manifest(job: Job, dataset_hash: str) -> Manifest | None:
+def _manifest(attempt: Attempt, dataset_hash: str) -> Manifest | None:
     """A dataset's manifest; None for one that this program did not store, or whose manifest is damaged."""
     try:
-        return job.store.read_manifest(dataset_hash)
+        return attempt.store.read_manifest(dataset_hash)
     except StoredBytesMismatchError as error:
         _log.warning("manifest_not_read", reason=str(error))
         return None

@@ -1,17 +1,15 @@
-"""The story of one project's migration: scan, hash, manifest, claim, store, convert. Knows no Celery."""
+"""The steps of one project's migration: scan, read once, claim, store, convert. Knows no Celery."""
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from worker.conversion.convert import check_still_legacy, convert, rehearse
 from worker.conversion.session_plan import check_names
-from worker.db import claims, column_types, datasets, dry_runs, leases, recordings, sessions
+from worker.db import claims, column_types, dry_runs, leases, recordings, sessions
 from worker.db.claims import Claim
-from worker.db.datasets import Dataset
 from worker.db.engine import autocommit
 from worker.db.sessions import Session
 from worker.errors import (
@@ -22,25 +20,17 @@ from worker.errors import (
     PlaceTakenError,
     SourceChangedError,
     StoreSyncError,
-    StoreUnusableError,
     TransientError,
 )
 from worker.jobs import leftovers
-from worker.jobs.attempt import Attempt as Job
+from worker.jobs.attempt import Attempt
+from worker.jobs.dataset_place import Place, find_or_choose, find_stored
 from worker.jobs.integrity import doubtful, mend, record
-from worker.jobs.read_once import big_files_claimed, quick_to_count, read_once, with_admitted
+from worker.jobs.read_once import Reading, big_files_claimed, read_once
 from worker.jobs.runner import run_job
 from worker.jobs.tools import Tools
 from worker.legacy.hashed_tree import HashedTree
-from worker.legacy.ingest import (
-    Stored,
-    check_paths_fit,
-    check_room,
-    count_bytes,
-    count_files,
-    missing_from,
-    store_tree,
-)
+from worker.legacy.ingest import Stored, check_paths_fit, check_room, counted, missing_from, store_tree
 from worker.legacy.scan import Scan, scan
 from worker.messages import ByteCounts, FileCounts, JobRef, LinkCounts, Outcome, Status, Verb
 from worker.runtime import log
@@ -48,11 +38,27 @@ from worker.store.digest import BIG_BYTES
 
 _log = log.get(__name__)
 
-_PLACES = 10
-"""So many names are tried for a new dataset's tree."""
-
 _TRIES = 3
-"""How often one attempt starts over after something that passes by itself: a lost claim, a dataset deleted meanwhile."""
+"""How often one attempt begins again at the claim when other jobs or people were faster."""
+
+
+def _steps(attempt: Attempt, rows: Sequence[Session]) -> Outcome:
+    """The steps of a migration. A dataset that is stored already is neither claimed nor stored: the project refers to it."""
+    scanned = _scan(attempt, rows)
+    reading = read_once(attempt, scanned)
+
+    def claim_store_convert() -> Outcome:
+        if attempt.lease.dry_run:
+            return _predict(attempt, reading)
+        known = find_stored(attempt, reading.tree)
+        if known is not None and _is_reusable(attempt, reading.tree, known):
+            return _convert(attempt, reading.tree, known)
+        with _claim(attempt, reading.tree) as claim:
+            place = find_or_choose(attempt, reading.tree)
+            stored = _store(attempt, reading, place, claim)
+            return _convert(attempt, reading.tree, place, stored)
+
+    return _again_if_another_was_faster(claim_store_convert)
 
 
 def migrate(tools: Tools, ref: JobRef, worker: str) -> Outcome | None:
@@ -60,36 +66,40 @@ def migrate(tools: Tools, ref: JobRef, worker: str) -> Outcome | None:
 
     Twice, at once, or dying anywhere: as `run_job` says; what an earlier attempt stored is found and used.
     """
-    return run_job(tools, ref, worker, _work, Verb.MIGRATE)
+    return run_job(tools, ref, worker, _migrate, Verb.MIGRATE)
 
 
-def _work(job: Job) -> Outcome:
-    """The whole way of one project."""
-    column_types.known(job.engine)
-    with autocommit(job.engine) as conn:
-        project, rows = sessions.with_project(conn, job.project_id)
-        check_still_legacy(project, job.lease, conn)
-    if not job.lease.dry_run:
-        leftovers.clear(job.engine, job.store)
+def _migrate(attempt: Attempt) -> Outcome:
+    """The steps, and what is done before the first of them and when one fails."""
+    column_types.known(attempt.engine)
+    with autocommit(attempt.engine) as conn:
+        project, rows = sessions.with_project(conn, attempt.project_id)
+        check_still_legacy(project, attempt.lease, conn)
+    if not attempt.lease.dry_run:
+        leftovers.clear(attempt.engine, attempt.store)
+    with _noting_what_was_stored(attempt):
+        return _twice(attempt, rows)
+
+
+@contextmanager
+def _noting_what_was_stored(attempt: Attempt) -> Iterator[None]:
+    """What is in the store when the work fails stays there: the outcome has it, and a next attempt need not read it again."""
     try:
-        return _twice(job, rows)
+        yield
     except Exception as error:
-        # What is in the store by now stays there, whatever becomes of the project.
-        job.stored = job.stored or _admitted(job)
-        if not isinstance(error, HandBackError | TransientError):
-            raise
-        # Whoever goes on need not read again what was stored just now.
-        with suppress(MigratorError, SQLAlchemyError), autocommit(job.engine) as conn:
-            record(conn, job.store, job.store.admitted)
+        attempt.stored = attempt.stored or _admitted(attempt)
+        if isinstance(error, HandBackError | TransientError):
+            with suppress(MigratorError, SQLAlchemyError), autocommit(attempt.engine) as conn:
+                record(conn, attempt.store, attempt.store.admitted)
         raise
 
 
-def _admitted(job: Job) -> Stored | None:
+def _admitted(attempt: Attempt) -> Stored | None:
     """What came into the store by files that were new and were copied while they were hashed."""
     sizes = []
-    for digest in job.store.admitted:
+    for digest in attempt.store.admitted:
         with suppress(OSError):
-            sizes.append(os.stat(job.store.blob_path(digest)).st_size)
+            sizes.append(os.stat(attempt.store.blob_path(digest)).st_size)
     if not sizes:
         return None
     return Stored(
@@ -97,238 +107,172 @@ def _admitted(job: Job) -> Stored | None:
     )
 
 
-def _twice(job: Job, rows: Sequence[Session]) -> Outcome:
-    """A second time from the start if somebody wrote to the directory meanwhile, the database took a claim away, or the disk
-    lost something.
+def _twice(attempt: Attempt, rows: Sequence[Session]) -> Outcome:
+    """A second time from the start if the directory changed meanwhile, the database took a claim away, or the disk lost
+    something.
     """
     try:
-        return _from_directory_to_rows(job, rows)
+        return _steps(attempt, rows)
     except (SourceChangedError, ClaimLostError) as error:
         _log.warning("starting_over", reason=str(error))
     except StoreSyncError as error:
         # Some bytes were lost, perhaps ours, and it is told only once: what has no name yet is written again.
         _log.warning("starting_over", reason=str(error))
-        job.store.try_again()
-    job.heartbeat.restart()
-    return _from_directory_to_rows(job, rows)
+        attempt.store.try_again()
+    attempt.heartbeat.restart()
+    return _steps(attempt, rows)
 
 
-def _from_directory_to_rows(job: Job, rows: Sequence[Session]) -> Outcome:
-    tree = read_once(job, _scan(job, rows))
+def _again_if_another_was_faster(steps: Callable[[], Outcome]) -> Outcome:
+    """Begin again with what was read when the dataset was deleted meanwhile, or its claim or its place was lost."""
     for _ in range(_TRIES):
         try:
-            if job.lease.dry_run:
-                return _foretell(job, tree)
-            return _reuse(job, tree, _perhaps_whole(job, tree)) or _store(job, tree)
+            return steps()
         except (DatasetGoneError, ClaimLostError, PlaceTakenError) as error:
             _log.warning("starting_over", reason=str(error))
             last = error
     raise last
 
 
-def _scan(job: Job, rows: Sequence[Session]) -> Scan:
+def _scan(attempt: Attempt, rows: Sequence[Session]) -> Scan:
     """List the directory, and refuse what could not be stored or converted before a byte of it is read."""
-    scanned = scan(job.lease.path or "", job.tools.roots, job.pace)
-    job.files_seen = len(scanned.files)
+    scanned = scan(attempt.lease.path or "", attempt.tools.roots, attempt.pace)
+    attempt.files_seen = len(scanned.files)
     check_names(rows, scanned)
-    check_paths_fit(job.store, scanned, job.lease.project_name or "dataset", job.lease.ref.task_id)
+    check_paths_fit(
+        attempt.store, scanned, attempt.lease.project_name or "dataset", attempt.lease.ref.task_id
+    )
     return scanned
 
 
-def _remember(job: Job, tree: HashedTree, proved: Collection[str]) -> None:
-    """Keep what the next project need not find out again: counted records, and blobs that are right for certain."""
-    with autocommit(job.engine) as conn:
-        if not quick_to_count(tree.scan):
-            recordings.remember(conn, tree.counted)
-        record(conn, job.store, proved)
-
-
-def _reuse(job: Job, tree: HashedTree, known: Dataset | None) -> Outcome | None:
-    """Refer to a dataset that is there already, if it is, whole, and checked lately; None otherwise."""
+def _is_reusable(attempt: Attempt, tree: HashedTree, place: Place) -> bool:
+    """Is the dataset there, whole and verified lately, so that a project may refer to it?"""
     if (
-        known is None
-        or not job.store.holds(tree.manifest, known.file_path, job.pace)
-        or doubtful(job, tree, Path(known.file_path))
+        place.dataset is None
+        or not attempt.store.holds(tree.manifest, os.fspath(place.path), attempt.pace)
+        or doubtful(attempt, tree, place.path)
     ):
-        return None
+        return False
     # Another job may be rebuilding this tree right now, or replacing a bad blob in it, and may not have waited for the disk yet.
-    job.store.sync()
-    job.heartbeat.enter("convert", tree.manifest.digest)
-    outcome = job.outcome(
-        Status.MIGRATED, f"reused dataset {known.dataset_id}: equal content was stored before"
-    )
-    return convert(
-        job.engine,
-        job.lease,
-        tree,
-        _counted(outcome, tree, new=set()),
-        create_at=None,
-        store_root=job.store.root,
-        listen=job.heartbeat.listen,
-    )
-
-
-def _store(job: Job, tree: HashedTree) -> Outcome:
-    """Store the dataset as the only one who does, then convert; whoever waited finds it stored and reuses it."""
-    digest = tree.manifest.digest
-    with _claimed(job, digest) as claim:
-        known, target = _known_or_place(job, tree)
-        mend(job, tree, doubtful(job, tree, target), target)
-        tree = with_admitted(job, tree)
-        reused = _reuse(job, tree, known)
-        if reused is not None:
-            return reused
-        job.heartbeat.enter("store", digest, at_once=tree.scan.size_bytes >= BIG_BYTES)
-        with big_files_claimed(job, tree):
-            # Counted when nobody else stores any of it: what was missing before may have come while this job waited.
-            missing = missing_from(job.store, tree, job.pace)
-            check_room(job.store, lambda: (tree.distinct[digest] for digest in missing))
-            stored = store_tree(
-                job.store,
-                tree,
-                target,
-                job.attempt_name,
-                job.tools.threads,
-                job.heartbeat.advance,
-                job.pace,
-                claim.ping,
-            )
-        job.stored = stored
-        _remember(job, tree, missing | tree.admitted)
-        claim.ping()
-        job.heartbeat.enter("convert", digest)
-        outcome = job.outcome(
-            Status.MIGRATED,
-            "stored: its content was new"
-            if known is None
-            else f"restored dataset {known.dataset_id}, whose stored tree was incomplete, and reused it",
-        )
-        return convert(
-            job.engine,
-            job.lease,
-            tree,
-            _with_stored(outcome, tree, stored),
-            create_at=target if known is None else None,
-            store_root=job.store.root,
-            listen=job.heartbeat.listen,
-        )
+    attempt.store.sync()
+    return True
 
 
 @contextmanager
-def _claimed(job: Job, digest: str) -> Iterator[Claim]:
+def _claim(attempt: Attempt, tree: HashedTree) -> Iterator[Claim]:
     """The claim on a dataset, kept alive by the heartbeat for as long as it is held."""
+    digest = tree.manifest.digest
 
     def say_for_whom() -> None:
-        with autocommit(job.engine) as conn:
-            holder = leases.job_that_stores(conn, digest, job.lease.ref)
-        job.heartbeat.enter(f"wait for {holder or 'another job'}", digest, at_once=True)
+        with autocommit(attempt.engine) as conn:
+            holder = leases.job_that_stores(conn, digest, attempt.lease.ref)
+        attempt.heartbeat.enter(f"wait for {holder or 'another job'}", digest, at_once=True)
 
-    job.heartbeat.enter("claim", digest)
+    attempt.heartbeat.enter("claim", digest)
     with (
         claims.hold(
-            job.engine,
+            attempt.engine,
             [digest],
             what=f"dataset {digest[:12]}",
-            idle_timeout_s=job.tools.settings.lease_s,
+            idle_timeout_s=attempt.tools.settings.lease_s,
             on_wait=say_for_whom,
-            pace=job.pace,
+            pace=attempt.pace,
         ) as claim,
-        job.heartbeat.keeping_alive(claim),
+        attempt.heartbeat.keeping_alive(claim),
     ):
         yield claim
 
 
-def _perhaps_whole(job: Job, tree: HashedTree) -> Dataset | None:
-    """The dataset, if it is there; without its manifest in the store it is not whole, and nobody needs to be asked."""
-    return _known(job, tree) if os.path.exists(job.store.manifest_path(tree.manifest.digest)) else None
-
-
-def _known(job: Job, tree: HashedTree) -> Dataset | None:
-    with autocommit(job.engine) as conn:
-        known = datasets.find(conn, tree.manifest.digest)
-    return None if known is None else _in_the_store(job, known)
-
-
-def _in_the_store(job: Job, known: Dataset) -> Dataset:
-    # By what the paths lead to: DATA_DIR may be spelled otherwise than when the dataset was stored.
-    if os.path.realpath(os.path.dirname(known.file_path)) != os.path.realpath(job.store.trees):
-        raise StoreUnusableError(
-            f"Dataset {known.dataset_id} is registered at {known.file_path}, which is not directly in {job.store.trees}"
+def _store(attempt: Attempt, reading: Reading, place: Place, claim: Claim) -> Stored | None:
+    """Store the dataset as the only job that does; None when another one, which this job waited for, has stored it."""
+    tree = reading.tree
+    mend(attempt, tree, doubtful(attempt, tree, place.path), place.path)
+    if _is_reusable(attempt, tree, place):
+        return None
+    attempt.heartbeat.enter("store", tree.manifest.digest, at_once=tree.scan.size_bytes >= BIG_BYTES)
+    with big_files_claimed(attempt, reading):
+        # Counted when no other job stores any of it: what was missing before may have come while this job waited.
+        missing = missing_from(attempt.store, tree, attempt.pace)
+        check_room(attempt.store, lambda: (tree.distinct[digest] for digest in missing))
+        links = store_tree(
+            attempt.store,
+            tree,
+            place.path,
+            attempt=attempt.attempt_name,
+            threads=attempt.tools.threads,
+            advance=attempt.heartbeat.advance,
+            pace=attempt.pace,
+            confirm=claim.ping,
         )
-    return known
+    attempt.stored = counted(tree, attempt.store.admitted, links)
+    _remember(attempt, reading, missing | attempt.store.admitted)
+    claim.ping()
+    return attempt.stored
 
 
-def _known_or_place(job: Job, tree: HashedTree) -> tuple[Dataset | None, Path]:
-    """The dataset and where it is, or None and where a new one's tree goes: to a name that no other dataset has.
+def _remember(attempt: Attempt, reading: Reading, proved: Iterable[str]) -> None:
+    """Keep what the next project need not find out again: counted records, and blobs that are right for certain."""
+    with autocommit(attempt.engine) as conn:
+        recordings.remember(conn, reading.counted())
+        record(conn, attempt.store, proved)
 
-    A tree that is there without a row may have got one of Label's own meanwhile: then it is that dataset's.
-    """
-    name, digest = job.lease.project_name or "dataset", tree.manifest.digest
-    short = job.store.tree_path(name, digest)
-    places = [
-        short,
-        *(
-            job.store.tree_path(one, digest, digits=64)
-            for one in (name, *(f"{n}-{name}" for n in range(2, _PLACES)))
-        ),
-    ]
-    with autocommit(job.engine) as conn:
-        known, taken = datasets.find_or_at(conn, digest, [os.fspath(place) for place in places])
-        if known is not None:
-            return _in_the_store(job, known), Path(known.file_path)
-        for place in places:
-            if os.fspath(place) in taken:
-                continue
-            if not os.path.lexists(place):
-                return None, place
-            if datasets.is_registered(conn, place.name):
-                continue
-            if place != short or job.store.holds(tree.manifest, os.fspath(place), job.pace):
-                return None, place
-    raise StoreUnusableError(
-        f"Every directory for dataset {digest[:12]} in {job.store.trees} is another dataset's"
+
+def _convert(attempt: Attempt, tree: HashedTree, place: Place, stored: Stored | None = None) -> Outcome:
+    """Re-point the project to the dataset and end its job. Without `stored` the dataset was stored before."""
+    attempt.heartbeat.enter("convert", tree.manifest.digest)
+    if stored is None:
+        reason = f"reused dataset {place.dataset_id}: equal content was stored before"
+    elif place.dataset is None:
+        reason = "stored: its content was new"
+    else:
+        reason = f"restored dataset {place.dataset_id}, whose stored tree was incomplete, and reused it"
+    return convert(
+        attempt.engine,
+        attempt.lease,
+        tree,
+        _outcome(attempt, tree, Status.MIGRATED, reason, stored or counted(tree, attempt.store.admitted)),
+        create_at=place.create_at,
+        store_root=attempt.store.root,
+        listen=attempt.heartbeat.listen,
     )
 
 
-def _foretell(job: Job, tree: HashedTree) -> Outcome:
+def _predict(attempt: Attempt, reading: Reading) -> Outcome:
     """What the real run would do, as far as this project alone can tell; equal projects of the run are settled between
     them when the report is made. Its rows are written and taken back again; what stays is the ledger's.
     """
-    job.heartbeat.enter("plan", tree.manifest.digest)
-    known, target = _known_or_place(job, tree)
-    whole = known is not None and job.store.holds(tree.manifest, known.file_path, job.pace)
-    new = set() if whole else missing_from(job.store, tree, job.pace)
-    if known is None:
+    tree = reading.tree
+    attempt.heartbeat.enter("plan", tree.manifest.digest)
+    place = find_or_choose(attempt, tree)
+    is_whole = place.dataset is not None and attempt.store.holds(
+        tree.manifest, os.fspath(place.path), attempt.pace
+    )
+    new = set() if is_whole else missing_from(attempt.store, tree, attempt.pace)
+    if place.dataset is None:
         reason = "would store its content"
-    elif whole:
+    elif is_whole:
         reason = "would reuse a dataset that is stored already"
     else:
-        reason = f"would restore dataset {known.dataset_id}, whose stored tree is incomplete, and reuse it"
-    _remember(job, tree, ())
+        reason = f"would restore dataset {place.dataset_id}, whose stored tree is incomplete, and reuse it"
+    _remember(attempt, reading, ())
     outcome = rehearse(
-        job.engine,
-        job.lease,
+        attempt.engine,
+        attempt.lease,
         tree,
-        _counted(job.outcome(Status.WOULD_MIGRATE, reason), tree, new=new),
-        create_at=target if known is None else None,
-        store_root=job.store.root,
-        listen=job.heartbeat.listen,
+        _outcome(attempt, tree, Status.WOULD_MIGRATE, reason, counted(tree, new)),
+        create_at=place.create_at,
+        store_root=attempt.store.root,
+        listen=attempt.heartbeat.listen,
     )
-    with job.engine.begin() as conn:
+    with attempt.engine.begin() as conn:
         dry_runs.note_new_content(
-            conn, job.lease.ref, {digest: tree.distinct[digest].signature.size_bytes for digest in new}
+            conn, attempt.lease.ref, {digest: tree.distinct[digest].signature.size_bytes for digest in new}
         )
-        leases.end_job(conn, job.lease, outcome)
+        leases.end_job(conn, attempt.lease, outcome)
     return outcome
 
 
-def _counted(outcome: Outcome, tree: HashedTree, *, new: set[str]) -> Outcome:
-    return outcome.with_changes(
-        dataset_hash=tree.manifest.digest, files=count_files(tree, new), bytes=count_bytes(tree, new)
-    )
-
-
-def _with_stored(outcome: Outcome, tree: HashedTree, stored: Stored) -> Outcome:
-    return outcome.with_changes(
+def _outcome(attempt: Attempt, tree: HashedTree, status: Status, reason: str, stored: Stored) -> Outcome:
+    return attempt.outcome(status, reason).with_changes(
         dataset_hash=tree.manifest.digest, files=stored.files, bytes=stored.bytes, links=stored.links
     )

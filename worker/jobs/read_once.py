@@ -1,15 +1,16 @@
-"""The bytes of a project are read once: what other jobs have met is found out before, and new big files are stored on the way.
+"""Every byte of a project is read once: what is known already is found out before, new big files are stored on the way.
 
 Knows no rows but claims and counted recordings.
 """
 
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass
 
 from worker.db import claims, recordings
 from worker.db.engine import autocommit
-from worker.jobs.attempt import Attempt as Job
+from worker.jobs.attempt import Attempt
+from worker.legacy.file_list import ScannedFile
 from worker.legacy.hash import count_rest, hash_tree, heads
 from worker.legacy.hashed_tree import HashedTree
 from worker.legacy.ingest import check_room
@@ -19,20 +20,54 @@ from worker.store.digest import CHUNK_BYTES
 from worker.store.store import Source
 
 
-def read_once(job: Job, scanned: Scan) -> HashedTree:
-    """Read every byte once: new big files are stored in the same pass, known recordings are not counted again."""
-    job.heartbeat.enter("hash")
-    keys = _file_keys(job, scanned)
-    never_met = _never_met(job, list(keys.values()))
-    sizes = _counted_sizes(job, scanned)
-    arriving = {key: path for path, key in keys.items() if key in never_met}
-    tree = _take_in(job, scanned, arriving, sizes) if arriving else _only_hash(job, scanned, sizes, {})
-    return _with_counts(job, with_admitted(job, replace(tree, keys=keys)))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What a job knows of a project that it has read to its end: the tree, with the records of every recording, and what
+    other jobs share with it.
+    """
+
+    tree: HashedTree
+    file_keys: Mapping[str, str]
+    """The keys by which other jobs claim the same big files, by path."""
+    known_counts: Container[str]
+    """The digests of the recordings that were counted for another project."""
+
+    def counted(self) -> dict[str, tuple[int, int | None]]:
+        """Size and records, by digest, of each recording that was counted here and takes longer than a question to the
+        database: the next project need not count it.
+        """
+        if _quick_to_count(self.tree.scan):
+            return {}
+        return {
+            source.digest: (source.signature.size_bytes, self.tree.records[session])
+            for session, source in self.tree.recordings()
+            if source.digest not in self.known_counts
+        }
 
 
-def _file_keys(job: Job, scanned: Scan) -> dict[str, str]:
+def read_once(attempt: Attempt, scanned: Scan) -> Reading:
+    """Read every byte once: new big files are stored in the same pass, known recordings are not counted again.
+
+    Raises what `hash_tree` and `check_room` raise; what was stored by then stays in the store, and `attempt.store.admitted`
+    has it.
+    """
+    attempt.heartbeat.enter("hash")
+    keys = _file_keys(attempt, scanned)
+    unseen = _unseen(attempt, list(keys.values()))
+    sizes = _counted_sizes(attempt, scanned)
+    new_files = {key: path for path, key in keys.items() if key in unseen}
+    tree = (
+        _hash_and_store(attempt, scanned, new_files, sizes)
+        if new_files
+        else _hash(attempt, scanned, sizes, {})
+    )
+    known = _known_counts(attempt, tree)
+    return Reading(tree=count_rest(tree, known, attempt.pace), file_keys=keys, known_counts=known.keys())
+
+
+def _file_keys(attempt: Attempt, scanned: Scan) -> dict[str, str]:
     """For each big file what tells, before it is read to its end, whether it was met before."""
-    found = heads(scanned, job.store, job.tools.threads, job.pace)
+    found = heads(scanned, attempt.store, attempt.tools.threads, attempt.pace)
     return {
         path: claims.file_key(size, found[path])
         for path, size in zip(scanned.files.paths, scanned.files.sizes(), strict=True)
@@ -40,23 +75,23 @@ def _file_keys(job: Job, scanned: Scan) -> dict[str, str]:
     }
 
 
-def _never_met(job: Job, keys: Sequence[str]) -> Container[str]:
-    """Those of these keys that no job has met before; a rehearsal meets none."""
-    if not keys or job.lease.dry_run:
+def _unseen(attempt: Attempt, keys: Sequence[str]) -> Container[str]:
+    """Those of these keys that no job has seen before. A dry run leaves no trace: it asks for none."""
+    if not keys or attempt.lease.dry_run:
         return ()
-    with autocommit(job.engine) as conn:
+    with autocommit(attempt.engine) as conn:
         return claims.first_seen(conn, keys)
 
 
-def _counted_sizes(job: Job, scanned: Scan) -> Container[int]:
+def _counted_sizes(attempt: Attempt, scanned: Scan) -> Container[int]:
     """Those sizes of recordings that some counted one has; none where it is quicker to count."""
-    if quick_to_count(scanned):
+    if _quick_to_count(scanned):
         return ()
-    with autocommit(job.engine) as conn:
+    with autocommit(attempt.engine) as conn:
         return recordings.known_sizes(conn, _recording_sizes(scanned))
 
 
-def quick_to_count(scanned: Scan) -> bool:
+def _quick_to_count(scanned: Scan) -> bool:
     """Are the recordings so small that to count their records takes less time than a question to the database?"""
     return sum(_recording_sizes(scanned)) <= CHUNK_BYTES
 
@@ -66,85 +101,89 @@ def _recording_sizes(scanned: Scan) -> list[int]:
     return [size for path, size in files if is_recording(path)]
 
 
-def _take_in(job: Job, scanned: Scan, arriving: Mapping[str, str], sizes: Container[int]) -> HashedTree:
-    """Hash the tree and store, in the same pass, the files that nobody has met before.
+def _known_counts(attempt: Attempt, tree: HashedTree) -> dict[str, int | None]:
+    """The records, by digest, of those recordings of the tree that were not counted and are known."""
+    rest = [source.digest for session, source in tree.recordings() if session not in tree.records]
+    if not rest:
+        return {}
+    with autocommit(attempt.engine) as conn:
+        return recordings.counts(conn, rest)
 
-    Their keys are held until they have their names: a job that meets an equal file meanwhile waits with its own copy.
-    No other claim is waited for while they are held, so nobody can wait in a circle.
+
+def _hash_and_store(
+    attempt: Attempt, scanned: Scan, new_files: Mapping[str, str], sizes: Container[int]
+) -> HashedTree:
+    """Hash the tree and store, in the same pass, the files that no job has seen before: their paths by key.
+
+    Their keys are claimed until they have their names: a job that meets an equal file meanwhile waits with its own copy.
+    No other claim is waited for while these are held, so that jobs cannot wait in a circle.
     """
     with (
-        claims.hold(
-            job.engine,
-            list(arriving),
-            what="new files",
-            idle_timeout_s=job.tools.settings.lease_s,
-            pace=job.pace,
-        ) as claim,
-        job.heartbeat.keeping_alive(claim),
-        job.store.staging(f"{job.attempt_name}-arrivals") as staging,
+        _file_claims(attempt, list(new_files), "new files"),
+        attempt.store.staging(f"{attempt.attempt_name}-arrivals") as staging,
     ):
-        first = _first_to_hold(job, list(arriving))
-        arrivals = {
-            path: f"{staging}/{number}" for number, (key, path) in enumerate(arriving.items()) if key in first
+        first = _first_to_hold(attempt, list(new_files))
+        copies = {
+            path: f"{staging}/{number}"
+            for number, (key, path) in enumerate(new_files.items())
+            if key in first
         }
-        check_room(job.store, lambda: (one for one in scanned.files if one.path in arrivals))
-        return _only_hash(job, scanned, sizes, arrivals)
+
+        def coming() -> Iterator[ScannedFile]:
+            return (file for file in scanned.files if file.path in copies)
+
+        check_room(attempt.store, coming)
+        return _hash(attempt, scanned, sizes, copies)
 
 
-def _first_to_hold(job: Job, keys: Sequence[str]) -> frozenset[str]:
-    """Those of these keys, which this job holds by now, that nobody has held before.
-
-    Between being the first to meet a file and holding its key, another job may have met it, held the key and stored it.
-    """
-    held = {f"{key}:held": key for key in keys}
-    with autocommit(job.engine) as conn:
-        return frozenset(held[name] for name in claims.first_seen(conn, list(held)))
-
-
-def _only_hash(job: Job, scanned: Scan, sizes: Container[int], arrivals: Mapping[str, str]) -> HashedTree:
+def _hash(attempt: Attempt, scanned: Scan, sizes: Container[int], copies: Mapping[str, str]) -> HashedTree:
     return hash_tree(
         scanned,
-        job.tools.roots,
-        job.store,
-        job.tools.threads,
-        job.heartbeat.advance,
-        job.pace,
+        roots=attempt.tools.roots,
+        store=attempt.store,
+        threads=attempt.tools.threads,
+        advance=attempt.heartbeat.advance,
+        pace=attempt.pace,
         counted_sizes=sizes,
-        arrivals=arrivals,
+        copies=copies,
     )
 
 
-def with_admitted(job: Job, tree: HashedTree) -> HashedTree:
-    """The tree with all of its content that this job stored until now: it may have started over since."""
-    return replace(tree, admitted=frozenset(job.store.admitted & tree.distinct.keys()))
-
-
-def _with_counts(job: Job, tree: HashedTree) -> HashedTree:
-    """The tree with the records of every recording, known from other projects or counted just now."""
-    known: dict[str, int | None] = {}
-    if tree.uncounted:
-        with autocommit(job.engine) as conn:
-            known = recordings.counts(conn, tree.distinct)
-    return count_rest(tree, known, job.pace)
-
-
 @contextmanager
-def big_files_claimed(job: Job, tree: HashedTree) -> Iterator[None]:
-    """The claims on the big files that are still missing: another job may be storing one of them right now."""
-    keys = [key for path, key in tree.keys.items() if _is_missing(job, tree.sources[path])]
+def big_files_claimed(attempt: Attempt, reading: Reading) -> Iterator[None]:
+    """Claim the big files that are still missing: another job may be storing one of them right now."""
+    sources = reading.tree.sources
+    keys = [key for path, key in reading.file_keys.items() if _is_missing(attempt, sources[path])]
     if not keys:
         yield
         return
-    with (
-        claims.hold(
-            job.engine, keys, what="big files", idle_timeout_s=job.tools.settings.lease_s, pace=job.pace
-        ) as claim,
-        job.heartbeat.keeping_alive(claim),
-    ):
-        # Whoever has met one of them first and comes to hold it after this job is to know that it may be stored by then.
-        _first_to_hold(job, keys)
+    with _file_claims(attempt, keys, "big files"):
+        # A job that has seen one of them first, and claims it after this one, is to know that it may be stored by then.
+        _first_to_hold(attempt, keys)
         yield
 
 
-def _is_missing(job: Job, source: Source) -> bool:
-    return not job.store.has_blob(source.digest, source.signature.size_bytes)
+@contextmanager
+def _file_claims(attempt: Attempt, keys: Sequence[str], what: str) -> Iterator[None]:
+    """The claims on files with these keys, kept alive by the heartbeat."""
+    with (
+        claims.hold(
+            attempt.engine, keys, what=what, idle_timeout_s=attempt.tools.settings.lease_s, pace=attempt.pace
+        ) as claim,
+        attempt.heartbeat.keeping_alive(claim),
+    ):
+        yield
+
+
+def _first_to_hold(attempt: Attempt, keys: Sequence[str]) -> frozenset[str]:
+    """Those of these keys, which this job holds by now, that no job has held before.
+
+    Between being the first to see a file and holding its key, another job may have seen it, held the key and stored it.
+    """
+    held = {f"{key}:held": key for key in keys}
+    with autocommit(attempt.engine) as conn:
+        return frozenset(held[name] for name in claims.first_seen(conn, list(held)))
+
+
+def _is_missing(attempt: Attempt, source: Source) -> bool:
+    return not attempt.store.has_blob(source.digest, source.signature.size_bytes)

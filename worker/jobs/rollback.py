@@ -191,9 +191,15 @@ def _manifest(job: Job, conversion: Conversion, algorithm: Algorithm) -> Manifes
     job.files_seen = len(scanned.files)
     job.heartbeat.enter("compare", conversion.dataset_hash)
     named_by = Store(settings.store_dir, settings.datasets_dir, algorithm, None)
-    return hash_tree(
-        scanned, job.tools.roots, named_by, job.tools.threads, job.heartbeat.advance, job.pace
-    ).manifest
+    tree = hash_tree(
+        scanned,
+        roots=job.tools.roots,
+        store=named_by,
+        threads=job.tools.threads,
+        advance=job.heartbeat.advance,
+        pace=job.pace,
+    )
+    return tree.manifest
 
 
 def differences(expected: Manifest, found: Manifest) -> Iterator[str]:

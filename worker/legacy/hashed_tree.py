@@ -1,11 +1,12 @@
 """A legacy tree of which every byte was read: its manifest, and where the bytes of each file are. Reads nothing itself."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 from worker.legacy.scan import Scan
-from worker.sessions_csv import RECORDING
+from worker.legacy.session_files import is_recording
 from worker.store.digest import Algorithm
 from worker.store.manifest import (
     Directory,
@@ -70,41 +71,31 @@ class Contents(Mapping[str, Source]):
         return self._sources.at(self._numbers[digest])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class HashedTree:
     """A legacy tree whose every byte was read once: its manifest, where each file's bytes are, and the records of each
-    session's recording (None where the recording has none or cannot be parsed). `unreadable_labels` are the sessions
-    whose labels.json is not text that a row can hold, `large_labels` those where it is too much for one. `uncounted` are the sessions whose recording was not counted, because
-    one of its size is known: `count_rest` completes `records`. `admitted` are the digests of new content that this job
-    stored already, while it was hashing; `keys` name its big files to other jobs; `known_counts` are
-    digests of recordings that were counted for another project.
+    session's recording (None where the recording has none or cannot be parsed; a session whose recording was not counted
+    is not in it). `unreadable_labels` are the sessions whose labels.json is not text that a row can hold, `large_labels`
+    those where it is too much for one.
     """
 
     scan: Scan
     manifest: Manifest
     sources: Sources
-    records: dict[str, int | None]
+    records: Mapping[str, int | None]
     unreadable_labels: frozenset[str]
-    large_labels: frozenset[str] = frozenset()
-    uncounted: frozenset[str] = frozenset()
-    admitted: frozenset[str] = frozenset()
-    keys: Mapping[str, str] = field(default_factory=dict)
-    known_counts: frozenset[str] = frozenset()
+    large_labels: frozenset[str]
 
     @property
     def distinct(self) -> Contents:
         """One source for each different content."""
         return self.sources.distinct
 
-    @property
-    def counted(self) -> dict[str, tuple[int, int | None]]:
-        """Size and records, by content, of each recording that had to be counted."""
-        sources = {session: self.sources[f"{session}/{RECORDING}"] for session in self.records}
-        return {
-            source.digest: (source.signature.size_bytes, self.records[session])
-            for session, source in sources.items()
-            if source.digest not in self.known_counts
-        }
+    def recordings(self) -> Iterator[tuple[str, Source]]:
+        """Each session that has a recording, with it."""
+        for number, path in enumerate(self.scan.files.paths):
+            if is_recording(path):
+                yield os.path.dirname(path), self.sources.at(number)
 
 
 def manifest_of(scanned: Scan, digests: Sequence[str], algorithm: Algorithm) -> Manifest:

@@ -1,7 +1,7 @@
 """Moving bytes: store what the store does not have of a hashed tree. Knows no rows."""
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Container, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from worker.legacy.scan import (
 )
 from worker.messages import ByteCounts, FileCounts, LinkCounts
 from worker.runtime.throttle import Pace, unlimited
-from worker.store import batches as admission
+from worker.store import batches
 from worker.store.batches import Admission
 from worker.store.beneath import PATH_MOST_BYTES
 from worker.store.files import allocated
@@ -79,51 +79,51 @@ def store_tree(
     store: Store,
     tree: HashedTree,
     target: Path,
+    *,
     attempt: str,
     threads: ThreadPoolExecutor,
-    advance: Advance,
+    advance: Advance = lambda _files, _bytes: None,
     pace: Pace = unlimited,
     confirm: Callable[[], None] = lambda: None,
-) -> Stored:
+) -> LinkCounts:
     """Store what is missing of a tree and publish it at `target`; when this returns, every byte and name is durable.
 
     The caller holds the dataset's claim. Twice, or after a crash anywhere: what is there already is reused, a tree that
-    is not complete is replaced. `confirm` as of `Store.publish`.
+    is not complete is replaced. `confirm` as of `Store.publish`. Returns how the files of the tree were made; which
+    contents came in, `store.admitted` says.
     """
     if store.holds(tree.manifest, os.fspath(target), pace):
         # An earlier attempt published the tree and ended before its rows were committed, perhaps before its sync.
         store.seal(target)
-        return Stored(files=count_files(tree, ()), bytes=count_bytes(tree, ()), links=LinkCounts())
+        return LinkCounts()
     with store.staging(attempt) as staging:
-        with Admission(store) as new:
+        with Admission(store) as admission:
 
             def finish(source: Source, copy: str) -> None:
-                new.add(copy, source.digest, source.signature.size_bytes)
+                admission.add(copy, source.digest, source.signature.size_bytes)
                 advance(0, 0)
 
-            _copyfor_each(store, tree, missing_from(store, tree, pace), staging, threads, pace, finish)
+            _copy_each(store, tree, missing_from(store, tree, pace), staging, threads, pace, finish)
         placed = store.build_tree(tree.manifest, f"{staging}/tree", pace)
         if placed["copy"]:
             # A tree that is found published is believed by its sizes: copies in it must have their bytes before that.
             store.sync()
         store.publish(tree.manifest, f"{staging}/tree", target, staging, confirm)
+    return LinkCounts(**placed)
+
+
+def counted(tree: HashedTree, stored: Container[str], links: LinkCounts | None = None) -> Stored:
+    """Every file of a tree once, and its bytes: the first of each content in `stored` as stored, all others as reused."""
+    files = size_bytes = 0
+    for digest in tree.distinct:
+        if digest in stored:
+            files += 1
+            size_bytes += _size(tree, digest)
     return Stored(
-        files=count_files(tree, new.admitted),
-        bytes=count_bytes(tree, new.admitted),
-        links=LinkCounts(**placed),
+        files=FileCounts(stored=files, reused=len(tree.sources) - files),
+        bytes=ByteCounts(stored=size_bytes, reused=tree.scan.size_bytes - size_bytes),
+        links=links or LinkCounts(),
     )
-
-
-def count_files(tree: HashedTree, new: Collection[str]) -> FileCounts:
-    """Every file once: the first of each new content as stored, all others as reused."""
-    stored = len(tree.admitted.union(new))
-    return FileCounts(stored=stored, reused=len(tree.sources) - stored)
-
-
-def count_bytes(tree: HashedTree, new: Collection[str]) -> ByteCounts:
-    """The same for bytes."""
-    stored = sum(_size(tree, digest) for digest in tree.admitted.union(new))
-    return ByteCounts(stored=stored, reused=tree.scan.size_bytes - stored)
 
 
 def copy_durably(
@@ -142,7 +142,7 @@ def copy_durably(
         copies[source.digest] = copy
         advance(0, 0)
 
-    _copyfor_each(store, tree, wanted, staging, threads, pace, finish)
+    _copy_each(store, tree, wanted, staging, threads, pace, finish)
     if copies:
         store.sync()
     return copies
@@ -155,14 +155,14 @@ def in_batches(tree: HashedTree, digests: Collection[str]) -> Iterator[list[str]
     for digest in sorted(digests, key=lambda digest: (-_size(tree, digest), digest)):
         group.append(digest)
         size += _size(tree, digest)
-        if size >= admission.BATCH_BYTES:
+        if size >= batches.BATCH_BYTES:
             yield group
             group, size = [], 0
     if group:
         yield group
 
 
-def _copyfor_each(
+def _copy_each(
     store: Store,
     tree: HashedTree,
     wanted: Collection[str],

@@ -4,15 +4,16 @@ Knows no tree and no rows.
 """
 
 import codecs
+import os
 from collections.abc import Container
 from pathlib import Path
 
-from worker.legacy.file_list import ScannedFile
+from worker.legacy.file_list import FileList, ScannedFile
 from worker.legacy.parallel import buffer_for
 from worker.legacy.row_counter import RowCounter
 from worker.runtime.throttle import Pace
 from worker.sessions_csv import RECORDING, count_records
-from worker.store.digest import Signature, opened, read_chunks
+from worker.store.digest import Signature, Sink, opened, read_chunks
 from worker.store.store import Source
 
 LABELS = "labels.json"
@@ -50,32 +51,69 @@ def is_recording(path: str) -> bool:
     return path.count("/") == 1 and path.endswith(f"/{RECORDING}")
 
 
-def is_labels(path: str) -> bool:
-    """Is this the file of a session that is kept in a row, too?"""
+def _is_labels(path: str) -> bool:
     return path.count("/") == 1 and path.endswith(f"/{LABELS}")
 
 
-def observer_of(file: ScannedFile, counted_sizes: Container[int]) -> RowCounter | TextCheck | None:
-    """Who watches this file while it is hashed: only the two files of a session that rows are made from."""
-    if is_recording(file.path):
-        return RowCounter() if file.signature.size_bytes not in counted_sizes else None
-    if is_labels(file.path):
-        return TextCheck() if file.signature.size_bytes <= LABELS_MOST_BYTES else None
-    return None
+class SessionFiles:
+    """Watches the recordings and the labels of a tree's sessions while their bytes are hashed, in any thread.
+
+    Not watched are recordings of a size in `counted_sizes` and labels that are too long for a row.
+    """
+
+    def __init__(self, files: FileList, counted_sizes: Container[int] = ()) -> None:
+        self._files = files
+        self._counted_sizes = counted_sizes
+        self._counters: dict[int, RowCounter] = {}
+        self._texts: dict[int, TextCheck] = {}
+
+    def watch(self, number: int, file: ScannedFile) -> Sink | None:
+        """What is to be shown every chunk of the file with this number in the scan; None for most files."""
+        size_bytes = file.signature.size_bytes
+        if is_recording(file.path) and size_bytes not in self._counted_sizes:
+            return self._counters.setdefault(number, RowCounter()).feed
+        if _is_labels(file.path) and size_bytes <= LABELS_MOST_BYTES:
+            return self._texts.setdefault(number, TextCheck()).feed
+        return None
+
+    def records(self, pace: Pace) -> dict[str, int | None]:
+        """The records of each session whose recording was watched. Reads those again that only pandas can count."""
+        found: dict[str, int | None] = {}
+        for number in sorted(self._counters):
+            file = self._files[number]
+            found[_session(file.path)] = _records(self._counters[number], file.source, file.signature, pace)
+        return found
+
+    def unreadable_labels(self) -> frozenset[str]:
+        """The sessions whose labels are not text that a row can hold. To be asked once."""
+        return frozenset(
+            _session(self._files.paths[number]) for number, text in self._texts.items() if not text.is_text
+        )
+
+    def large_labels(self) -> frozenset[str]:
+        """The sessions whose labels are too long for a row."""
+        sizes = zip(self._files.paths, self._files.sizes(), strict=True)
+        return frozenset(
+            _session(path) for path, size in sizes if size > LABELS_MOST_BYTES and _is_labels(path)
+        )
 
 
-def count(source: Source, pace: Pace) -> int | None:
+def count_records_of(source: Source, pace: Pace) -> int | None:
     """The records of a recording that is read for them alone. Errors as `read_chunks`."""
     counter = RowCounter()
     for chunk in read_chunks(source.path, source.signature, buffer_for(source.signature.size_bytes), pace):
         counter.feed(chunk)
-    return records_of(counter, source.path, source.signature, pace)
+    return _records(counter, source.path, source.signature, pace)
 
 
-def records_of(counter: RowCounter, path: str, signature: Signature, pace: Pace) -> int | None:
+def _records(counter: RowCounter, path: str, signature: Signature, pace: Pace) -> int | None:
     """Label's number of records: from the bytes that passed by where they are plain, else from pandas, which Label uses."""
     if counter.records is not None:
         return counter.records or None
     # Pandas opens by name; by this one it gets the file that was checked, whatever lies at the path by now.
     with opened(path, signature) as descriptor:
         return count_records(Path(f"/proc/self/fd/{descriptor}"), pace)
+
+
+def _session(path: str) -> str:
+    return os.path.dirname(path)

@@ -22,11 +22,10 @@ class Admission:
 
     Every `BATCH_BYTES` or `BATCH_FILES`, and what is left at the end of the `with` block: also when an error ends it, be it that the job is to
     stop or that another file changed. The next attempt finds these blobs, and a copy has the digest it was read with,
-    whatever became of its source. `admitted` are the digests that were not there before.
+    whatever became of its source.
     """
 
     def __init__(self, store: Store) -> None:
-        self.admitted: set[str] = set()
         self._store = store
         self._lock = threading.Lock()
         self._admitting = threading.Lock()
@@ -72,5 +71,4 @@ class Admission:
                 self._bytes_were_lost = True
                 raise
             for copy, digest, size_bytes in batch:
-                if self._store.admit(copy, digest, size_bytes):
-                    self.admitted.add(digest)
+                self._store.admit(copy, digest, size_bytes)

@@ -197,7 +197,7 @@ def hash_file(
     expected: Signature,
     algorithm: Algorithm,
     buffer: memoryview,
-    observe: Callable[[memoryview], None] | None = None,
+    observe: Sink | None = None,
     pace: Pace = unlimited,
     *,
     through_links: bool = False,

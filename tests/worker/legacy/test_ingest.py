@@ -25,6 +25,7 @@ from tests.support.trees import (
     passable_folder,
     read_tree,
     roots_of,
+    store_at,
     temporary_files,
     write_tree,
 )
@@ -41,8 +42,7 @@ from worker.legacy.hash import count_rest, hash_tree, heads
 from worker.legacy.hashed_tree import HashedTree
 from worker.legacy.ingest import (
     Stored,
-    count_bytes,
-    count_files,
+    counted,
     missing_from,
     store_tree,
 )
@@ -70,8 +70,7 @@ def store_hashed(
 ) -> tuple[Path, Stored]:
     """Store a tree at the place for its name."""
     target = store.tree_path("study", tree.manifest.digest)
-    with ThreadPoolExecutor(threads) as pool:
-        return target, store_tree(store, tree, target, attempt, pool, advance)
+    return target, store_at(store, tree, target, attempt, advance, threads=threads)
 
 
 def after_files(count: int, happening: Callable[[], object]) -> Advance:
@@ -490,8 +489,9 @@ def test_content_that_was_there_before_counts_as_reused(tmp_path: Path):
 def test_a_tree_that_is_reused_whole_stores_nothing(tmp_path: Path):
     tree = hashed(write_tree(tmp_path / "study", BIG_FIRST), open_store(tmp_path))
 
-    assert count_files(tree, ()) == FileCounts(reused=3)
-    assert (count_bytes(tree, ()).stored, count_bytes(tree, ()).read) == (0, 600)
+    found = counted(tree, ())
+    assert found.files == FileCounts(reused=3)
+    assert (found.bytes.stored, found.bytes.read) == (0, 600)
 
 
 def test_an_attempt_that_died_after_publishing_is_finished_by_the_next(tmp_path: Path):
@@ -607,8 +607,8 @@ def take_in(store: Store, project: Path, threads: int = 1) -> HashedTree:
     roots = roots_of(store.root.parent)
     scanned = scan(str(project), roots)
     with store.staging("arrivals") as staging, ThreadPoolExecutor(threads) as pool:
-        arrivals = {file.path: f"{staging}/{number}" for number, file in enumerate(scanned.files)}
-        return hash_tree(scanned, roots, store, pool, lambda _files, _bytes: None, arrivals=arrivals)
+        copies = {file.path: f"{staging}/{number}" for number, file in enumerate(scanned.files)}
+        return hash_tree(scanned, roots=roots, store=store, threads=pool, copies=copies)
 
 
 def test_copies_get_their_names_whenever_a_batch_of_them_has_come_together(
@@ -639,7 +639,7 @@ def test_what_fits_into_one_batch_is_waited_for_once(tmp_path: Path, monkeypatch
         tree = take_in(store, write_tree(tmp_path / "study", BIG_FIRST))
 
     assert waits == [0]
-    assert tree.admitted == tree.distinct.keys() == blobs_of(store).keys()
+    assert store.admitted == tree.distinct.keys() == blobs_of(store).keys()
 
 
 def test_a_disk_that_has_lost_bytes_gets_no_second_chance_to_call_them_durable(
@@ -696,14 +696,12 @@ def with_odd_recording(folder: Path) -> Path:
     [
         lambda tree, store, pool, pace: heads(tree.scan, store, pool, pace),
         lambda tree, store, pool, pace: hash_tree(
-            tree.scan, roots_of(store.root.parent), store, pool, lambda _files, _bytes: None, pace
+            tree.scan, roots=roots_of(store.root.parent), store=store, threads=pool, pace=pace
         ),
-        lambda tree, _store, _pool, pace: count_rest(
-            dataclasses.replace(tree, uncounted=frozenset({"session"})), {}, pace
-        ),
+        lambda tree, _store, _pool, pace: count_rest(dataclasses.replace(tree, records={}), {}, pace),
         lambda tree, store, _pool, pace: missing_from(store, tree, pace),
         lambda tree, store, pool, pace: store_tree(
-            store, tree, store.trees / "study-1", "attempt", pool, lambda _files, _bytes: None, pace
+            store, tree, store.trees / "study-1", attempt="attempt", threads=pool, pace=pace
         ),
     ],
     ids=["heads", "hash_tree", "count_rest", "missing_from", "store_tree"],
@@ -726,9 +724,9 @@ def test_a_recording_that_a_parser_counts_is_left_when_the_worker_is_to_stop(tmp
     seen: list[int] = []
     with ThreadPoolExecutor(1) as pool:
         listed = scan(str(project), roots)
-        hash_tree(listed, roots, store, pool, lambda _files, _bytes: None, seen.append)
+        hash_tree(listed, roots=roots, store=store, threads=pool, pace=seen.append)
         again = next(number for number, size in enumerate(seen, 1) if size == 0) - 2
         assert sum(seen) == listed.size_bytes + len(CARRIAGE_RETURNS) * 40_000
 
         with pytest.raises(WorkerStoppingError):
-            hash_tree(listed, roots, store, pool, lambda _files, _bytes: None, stop_at(again))
+            hash_tree(listed, roots=roots, store=store, threads=pool, pace=stop_at(again))

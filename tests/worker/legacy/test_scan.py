@@ -471,7 +471,7 @@ def test_bytes_are_not_read_through_a_directory_that_became_a_link_since(tmp_pat
     become_a_link(project / "day", (project / "day").with_name("away"))
 
     with ThreadPoolExecutor(1) as threads, pytest.raises(SourceChangedError, match="day/deeper/x"):
-        hash_tree(listed, roots, store, threads, lambda _files, _bytes: None)
+        hash_tree(listed, roots=roots, store=store, threads=threads)
 
 
 def test_a_walk_keeps_few_directories_open_however_deep_the_tree(project: Path):
@@ -497,7 +497,7 @@ def test_a_tree_beyond_what_one_path_can_name_is_listed_and_read(tmp_path: Path)
     roots = Roots(allowed=(tmp_path,), store=(store.root, store.trees))
     listed = scan(str(project), roots)
     with ThreadPoolExecutor(1) as threads:
-        tree = hash_tree(listed, roots, store, threads, lambda _files, _bytes: None)
+        tree = hash_tree(listed, roots=roots, store=store, threads=threads)
 
     assert len(str(project)) + 1 + len(tree.manifest.directories[-1].path) > 4095
     assert tree.records == {"day": 1}

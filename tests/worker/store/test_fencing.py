@@ -32,7 +32,7 @@ def file_system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
 def store_again(store: Store, tree: HashedTree, target: Path, attempt: str) -> None:
     with ThreadPoolExecutor(2) as threads:
-        store_tree(store, tree, target, attempt, threads, lambda _files, _bytes: None)
+        store_tree(store, tree, target, attempt=attempt, threads=threads)
 
 
 @pytest.mark.usefixtures("file_system")
@@ -89,7 +89,7 @@ def test_who_lost_the_claim_replaces_nothing(tmp_path: Path):
         raise ClaimLostError("The claim was lost")
 
     with ThreadPoolExecutor(2) as threads, pytest.raises(ClaimLostError):
-        store_tree(store, tree, target, "job-1", threads, lambda _f, _b: None, confirm=lost)
+        store_tree(store, tree, target, attempt="job-1", threads=threads, confirm=lost)
 
     assert read_tree(target) == {b"s": None}
     assert condemned(store) == {}

@@ -27,6 +27,7 @@ from tests.support.trees import (
     passable_folder,
     read_tree,
     source_of,
+    store_at,
     temporary_files,
     write_tree,
 )
@@ -52,9 +53,7 @@ def store_project(store: Store, project: Path, attempt: str = "attempt") -> tupl
     """Store a project as a worker does; the tree's name is the project's."""
     tree = hashed(project, store)
     target = store.tree_path(project.name, tree.manifest.digest)
-    with ThreadPoolExecutor(2) as threads:
-        stored = store_tree(store, tree, target, attempt, threads, lambda _files, _bytes: None)
-    return tree.manifest, target, stored
+    return tree.manifest, target, store_at(store, tree, target, attempt)
 
 
 def put_blob(store: Store, content: bytes) -> Path:
@@ -299,7 +298,7 @@ def test_a_source_that_changed_after_it_was_hashed_is_not_stored(tmp_path: Path)
     changed.write_bytes(b"another text of another length")
 
     with ThreadPoolExecutor(2) as threads, pytest.raises(SourceChangedError, match=str(changed)):
-        store_tree(store, tree, store.trees / "study", "attempt", threads, lambda _files, _bytes: None)
+        store_tree(store, tree, store.trees / "study", attempt="attempt", threads=threads)
 
     assert temporary_files(store) == []
     assert list(store.trees.iterdir()) == []
@@ -437,7 +436,7 @@ def test_one_who_lost_the_claim_without_knowing_leaves_the_tree_that_is_there(tm
             inodes.append(target.stat().st_ino)
 
     with ThreadPoolExecutor(1) as threads:
-        store_tree(store, tree, target, "the one", threads, meanwhile)
+        store_tree(store, tree, target, attempt="the one", threads=threads, advance=meanwhile)
 
     assert target.stat().st_ino == inodes[1]
     assert condemned(store) == {}
