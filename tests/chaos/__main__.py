@@ -6,10 +6,10 @@ import statistics
 import sys
 from collections.abc import Iterator, Sequence
 
-from tests.chaos.nursery import nursery
 from tests.chaos.plan import Kind, make_plan
 from tests.chaos.schedule import Result, run_schedule
 from tests.chaos.servers import servers
+from tests.support.forking import PROGRAMS, forks
 
 
 def main() -> int:
@@ -18,7 +18,7 @@ def main() -> int:
     # Whoever ends us lets us end what we started.
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(1))
     results: list[Result] = []
-    with servers() as running, nursery(running.folder) as processes:
+    with servers() as running, forks(running.folder, PROGRAMS) as processes:
         for seed in range(arguments.seed, arguments.seed + arguments.schedules):
             only = Kind[arguments.only] if arguments.only else None
             plan = make_plan(seed, faultless=arguments.faultless, only=only)

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import OperationalError
 
-from tests.chaos.nursery import Nursery, Process
+from tests.support.forking import Forks, Process
 from worker.broker import client as broker
 from worker.broker.client import Message
 from worker.messages import JobRef, Verb
@@ -34,11 +34,11 @@ class Operator:
     """Every command is a process of its own. `tick` is called while one is waited for."""
 
     def __init__(
-        self, nursery: Nursery, engine: Engine, settings: Settings, env: Mapping[str, str], folder: Path
+        self, processes: Forks, engine: Engine, settings: Settings, env: Mapping[str, str], folder: Path
     ) -> None:
         self.runs: list[uuid.UUID] = []
         self.tick: Callable[[], None] = lambda: time.sleep(0.02)
-        self._nursery = nursery
+        self._forks = processes
         self._engine = engine
         self._settings = settings
         self._env = env
@@ -63,7 +63,7 @@ class Operator:
         while True:
             known = self._known_runs()
             process = self._start(_OPENS[self.verb], "--json")
-            while not (opened := self._known_runs() - known) and self._nursery.ended(process) is None:
+            while not (opened := self._known_runs() - known) and self._forks.ended(process) is None:
                 self.tick()
             if opened or (opened := self._known_runs() - known):
                 break
@@ -103,7 +103,7 @@ class Operator:
         return f"killed when run {self.runs[-1]} was there; {'resumed' if resumed else 'it had ended'}"
 
     def _await_run(self, process: Process, known: set[uuid.UUID]) -> None:
-        while self._nursery.ended(process) is None and self._known_runs() == known:
+        while self._forks.ended(process) is None and self._known_runs() == known:
             time.sleep(0.001)
 
     def _check_not_ready(self, process: Process, deadline: float) -> None:
@@ -175,7 +175,7 @@ class Operator:
     def kill_collector(self) -> bool:
         """Kill whoever follows a run; False when nobody does."""
         process, self._collector = self._collector, None
-        if process is None or self._nursery.ended(process) is not None:
+        if process is None or self._forks.ended(process) is not None:
             return False
         process.signal(signal.SIGKILL)
         return True
@@ -198,7 +198,7 @@ class Operator:
 
     def _start(self, *arguments: str) -> Process:
         name = f"producer{next(self._numbers)}-{arguments[0]}"
-        return self._nursery.start(name, "producer", arguments, env=self._env, folder=self._folder)
+        return self._forks.run(name, "producer", arguments, env=self._env, folder=self._folder)
 
     def _run(self, *arguments: str) -> tuple[int, Process]:
         process = self._start(*arguments)
@@ -206,7 +206,7 @@ class Operator:
 
     def _wait(self, process: Process) -> int:
         deadline = time.monotonic() + _WITHIN_S
-        while (code := self._nursery.ended(process)) is None:
+        while (code := self._forks.ended(process)) is None:
             if time.monotonic() > deadline:
                 process.signal(signal.SIGABRT)
                 raise CommandError(f"{process.name} does not end: {_tail(process.log)}")

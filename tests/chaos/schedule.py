@@ -21,12 +21,12 @@ from tests.chaos import history, invariants
 from tests.chaos.commands import Operator
 from tests.chaos.estate import make_estate
 from tests.chaos.nemesis import Injected, Nemesis
-from tests.chaos.nursery import Nursery
 from tests.chaos.people import People
 from tests.chaos.plan import Ending, Fault, Flaw, Kind, Plan
 from tests.chaos.reports import wrong_reports
 from tests.chaos.servers import Servers, plain
 from tests.chaos.workers import Workers
+from tests.support.forking import Forks
 from worker.messages import QUEUE, Verb
 from worker.settings import Settings
 
@@ -78,11 +78,11 @@ class Result:
     counts: Counts
 
 
-def run_schedule(plan: Plan, servers: Servers, nursery: Nursery, *, keep: bool = False) -> Result:
+def run_schedule(plan: Plan, servers: Servers, processes: Forks, *, keep: bool = False) -> Result:
     """Do what a plan says, with servers that are its own for this time. Its folder stays if it failed, or to `keep` it."""
     folder = Path(tempfile.mkdtemp(prefix=f"label-chaos-{plan.seed}-"))
     begin = time.monotonic()
-    with schedule_of(plan, servers, nursery, folder) as schedule:
+    with schedule_of(plan, servers, processes, folder) as schedule:
         findings = schedule.play()
         servers.heal()
         counts = schedule.counts()
@@ -103,12 +103,12 @@ def run_schedule(plan: Plan, servers: Servers, nursery: Nursery, *, keep: bool =
 
 
 @contextmanager
-def schedule_of(plan: Plan, servers: Servers, nursery: Nursery, folder: Path) -> Iterator["Schedule"]:
+def schedule_of(plan: Plan, servers: Servers, processes: Forks, folder: Path) -> Iterator["Schedule"]:
     """The parts of a schedule, with a database of its own and an emptied Valkey; its workers end with the block."""
     servers.heal()
     servers.empty_redis()
     with servers.database() as url:
-        schedule = Schedule(plan, servers, nursery, url, folder)
+        schedule = Schedule(plan, servers, processes, url, folder)
         try:
             yield schedule
         finally:
@@ -118,7 +118,7 @@ def schedule_of(plan: Plan, servers: Servers, nursery: Nursery, folder: Path) ->
 class Schedule:
     """The parts of a schedule, and its story."""
 
-    def __init__(self, plan: Plan, servers: Servers, nursery: Nursery, url: URL, folder: Path) -> None:
+    def __init__(self, plan: Plan, servers: Servers, processes: Forks, url: URL, folder: Path) -> None:
         self._plan = plan
         self._servers = servers
         self.engine = create_engine(url, poolclass=NullPool, connect_args={"options": "-c timezone=UTC"})
@@ -144,8 +144,8 @@ class Schedule:
         env = others | variables
         values: dict[str, Any] = {name.lower(): value for name, value in variables.items()}
         settings = Settings(_env_file=None, **values)
-        self.workers = Workers(nursery, env, folder, concurrency=plan.concurrency, hurried=not plan.patient)
-        self._operator = Operator(nursery, self.engine, settings, env, folder)
+        self.workers = Workers(processes, env, folder, concurrency=plan.concurrency, hurried=not plan.patient)
+        self._operator = Operator(processes, self.engine, settings, env, folder)
         self._people = People(self.engine, self.estate)
         self.nemesis = Nemesis(servers, self.workers, self._operator, self._people, lease_s=plan.lease_s)
         self._operator.tick = self.nemesis.tick

@@ -13,10 +13,10 @@ from sqlalchemy import Engine, text
 
 from tests.chaos import invariants
 from tests.chaos.estate import Estate
-from tests.chaos.nursery import Nursery, nursery
 from tests.chaos.plan import Ending, Kind, make_plan
 from tests.chaos.schedule import run_schedule, schedule_of
 from tests.chaos.servers import Servers, servers
+from tests.support.forking import PROGRAMS, Forks, forks
 
 pytestmark = pytest.mark.slow
 
@@ -32,14 +32,14 @@ def own_servers(_starts_servers: None) -> Iterator[Servers]:
 
 
 @pytest.fixture(scope="module")
-def processes(own_servers: Servers) -> Iterator[Nursery]:
+def processes(own_servers: Servers) -> Iterator[Forks]:
     """Give what starts workers and producers."""
-    with nursery(own_servers.folder) as running:
+    with forks(own_servers.folder, PROGRAMS) as running:
         yield running
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_nothing_is_lost_whatever_dies(own_servers: Servers, processes: Nursery, seed: int):
+def test_nothing_is_lost_whatever_dies(own_servers: Servers, processes: Forks, seed: int):
     result = run_schedule(make_plan(seed), own_servers, processes)
 
     assert not result.findings, "\n".join(
@@ -126,7 +126,7 @@ DAMAGES: list[tuple[Callable[[Engine, Estate], None], str]] = [
 ]
 
 
-def test_the_checks_see_each_kind_of_damage(own_servers: Servers, processes: Nursery):
+def test_the_checks_see_each_kind_of_damage(own_servers: Servers, processes: Forks):
     """A check that never complains proves nothing."""
     folder = Path(tempfile.mkdtemp(prefix="label-chaos-damage-"))
     plan = make_plan(1, faultless=True, ending=Ending.MIGRATED)

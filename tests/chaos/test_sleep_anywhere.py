@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from tests.chaos.sleeping import Bedroom, bedroom
 from tests.estate import Project, make_project, record_session, snapshot_tree, split_session
-from tests.fidelity.dying import End, Points
+from tests.support.points import Life, Lives, Points, lives
 from tests.support.runs import WORK, another_worker, let_lease_run_out, open_run, run_one, tools_of
 from tests.support.sites import Site
 from tests.support.states import check_legacy, check_migrated, look
@@ -36,9 +35,9 @@ def site(module_site: Site) -> Site:
 
 
 @pytest.fixture(scope="module")
-def sleeping(site: Site) -> Iterator[Bedroom]:
+def sleeping(site: Site) -> Iterator[Lives]:
     """Bring up workers that fall asleep when told to."""
-    with bedroom(site, LEASE_S=LEASE_S) as started:
+    with lives(site, LEASE_S=LEASE_S) as started:
         yield started
 
 
@@ -59,7 +58,9 @@ def make(site: Site, number: int, name: str = "study") -> Project:
     return project
 
 
-def take_over(site: Site, sleeping: Bedroom, verb: Verb, ref: JobRef, found: _Found, point: str) -> None:
+def take_over(
+    site: Site, sleeping: Lives, sleeper: Life, verb: Verb, ref: JobRef, found: _Found, point: str
+) -> None:
     """Another worker does the job of the one that is asleep; then this one wakes up, or sooner, if others wait for it."""
 
     def take() -> None:
@@ -74,7 +75,7 @@ def take_over(site: Site, sleeping: Bedroom, verb: Verb, ref: JobRef, found: _Fo
             doing.result(_PATIENCE_S)
         except TimedOutError:
             found.waited.append(point)
-        sleeping.wake()
+        sleeping.wake(sleeper)
         doing.result(120)
 
 
@@ -85,7 +86,7 @@ def nothing_is_left_over(site: Site) -> None:
 
 
 @pytest.mark.timeout(1800)
-def test_a_migration_may_sleep_anywhere(site: Site, sleeping: Bedroom):
+def test_a_migration_may_sleep_anywhere(site: Site, sleeping: Lives):
     found = _Found()
     points = Points()
     for number, point in enumerate(points, start=1):
@@ -94,11 +95,11 @@ def test_a_migration_may_sleep_anywhere(site: Site, sleeping: Bedroom):
         files = snapshot_tree(Path(str(project.path)))
         (ref,) = open_run(site.engine, Verb.MIGRATE, only=[project.project_id])
 
-        sleeper = sleeping.do(Verb.MIGRATE, ref, sleep_at=point)
+        sleeper = sleeping.until_sleep(Verb.MIGRATE, ref, at=point)
 
-        points.learn(End(died=sleeper.asleep, points=sleeper.points))
-        if sleeper.asleep:
-            take_over(site, sleeping, Verb.MIGRATE, ref, found, str(point))
+        points.learn(sleeper)
+        if sleeper.stopped:
+            take_over(site, sleeping, sleeper, Verb.MIGRATE, ref, found, str(point))
         after = look(site.engine, project.project_id)
         check_migrated(after, legacy)
         tree = Path(after.datasets[after.refs[0]["dataset_id"]]["file_path"])
@@ -110,7 +111,7 @@ def test_a_migration_may_sleep_anywhere(site: Site, sleeping: Bedroom):
 
 
 @pytest.mark.timeout(3600)
-def test_one_that_rebuilds_a_damaged_dataset_may_sleep_anywhere(site: Site, sleeping: Bedroom):
+def test_one_that_rebuilds_a_damaged_dataset_may_sleep_anywhere(site: Site, sleeping: Lives):
     """What its successor made whole meanwhile must stay: rows refer to it."""
     found = _Found()
     points = Points()
@@ -123,11 +124,11 @@ def test_one_that_rebuilds_a_damaged_dataset_may_sleep_anywhere(site: Site, slee
         legacy = look(site.engine, again.project_id)
         (ref,) = open_run(site.engine, Verb.MIGRATE, only=[again.project_id])
 
-        sleeper = sleeping.do(Verb.MIGRATE, ref, sleep_at=point)
+        sleeper = sleeping.until_sleep(Verb.MIGRATE, ref, at=point)
 
-        points.learn(End(died=sleeper.asleep, points=sleeper.points))
-        if sleeper.asleep:
-            take_over(site, sleeping, Verb.MIGRATE, ref, found, str(point))
+        points.learn(sleeper)
+        if sleeper.stopped:
+            take_over(site, sleeping, sleeper, Verb.MIGRATE, ref, found, str(point))
         check_migrated(look(site.engine, again.project_id), legacy)
         assert _contents(tree) == _contents(Path(str(first.path))), point
         assert list((site.settings.store_dir / "staging").iterdir()) == []
@@ -141,7 +142,7 @@ def test_one_that_rebuilds_a_damaged_dataset_may_sleep_anywhere(site: Site, slee
 
 
 @pytest.mark.timeout(1800)
-def test_a_rollback_may_sleep_anywhere(site: Site, sleeping: Bedroom):
+def test_a_rollback_may_sleep_anywhere(site: Site, sleeping: Lives):
     found = _Found()
     points = Points()
     for number, point in enumerate(points, start=1001):
@@ -151,11 +152,11 @@ def test_a_rollback_may_sleep_anywhere(site: Site, sleeping: Bedroom):
             assert run_one(tools, Verb.MIGRATE, project.project_id).status is Status.MIGRATED
         (ref,) = open_run(site.engine, Verb.ROLLBACK, only=[project.project_id])
 
-        sleeper = sleeping.do(Verb.ROLLBACK, ref, sleep_at=point)
+        sleeper = sleeping.until_sleep(Verb.ROLLBACK, ref, at=point)
 
-        points.learn(End(died=sleeper.asleep, points=sleeper.points))
-        if sleeper.asleep:
-            take_over(site, sleeping, Verb.ROLLBACK, ref, found, str(point))
+        points.learn(sleeper)
+        if sleeper.stopped:
+            take_over(site, sleeping, sleeper, Verb.ROLLBACK, ref, found, str(point))
         check_legacy(look(site.engine, project.project_id), legacy)
         nothing_is_left_over(site)
 
@@ -163,32 +164,32 @@ def test_a_rollback_may_sleep_anywhere(site: Site, sleeping: Bedroom):
 
 
 @pytest.mark.timeout(1800)
-def test_a_sleeper_may_wake_up_while_another_one_is_in_the_middle_of_its_job(site: Site, sleeping: Bedroom):
+def test_a_sleeper_may_wake_up_while_another_one_is_in_the_middle_of_its_job(site: Site, sleeping: Lives):
     """One stops at some point, its successor at some other; the first goes on to its end, and then the successor does."""
     chance = random.Random(MEETINGS)
     (ref,) = open_run(site.engine, Verb.MIGRATE, only=[make(site, 2000).project_id])
-    points = sleeping.do(Verb.MIGRATE, ref, sleep_at=None).points
+    points = sleeping.until_sleep(Verb.MIGRATE, ref, at=None).points
     # From there on a sleeper has rows in hand that others wait for.
     converting = next(at for at, point in enumerate(points) if "insert into raw_datasets" in point)
 
-    with bedroom(site, LEASE_S=LEASE_S) as beside:
-        for number in range(2001, 2001 + MEETINGS):
-            first, second = chance.choice(points[:converting]), chance.choice(points[:converting])
-            project = make(site, number)
-            legacy = look(site.engine, project.project_id)
-            (ref,) = open_run(site.engine, Verb.MIGRATE, only=[project.project_id])
+    for number in range(2001, 2001 + MEETINGS):
+        first, second = chance.choice(points[:converting]), chance.choice(points[:converting])
+        project = make(site, number)
+        legacy = look(site.engine, project.project_id)
+        (ref,) = open_run(site.engine, Verb.MIGRATE, only=[project.project_id])
 
-            if sleeping.do(Verb.MIGRATE, ref, sleep_at=first).asleep:
-                let_lease_run_out(site.engine, ref)
-                reaper._requeue_expired(site.settings, site.engine)
-                successor = beside.do(Verb.MIGRATE, ref, sleep_at=second)
-                sleeping.wake()
-                if successor.asleep:
-                    beside.wake()
+        sleeper = sleeping.until_sleep(Verb.MIGRATE, ref, at=first)
+        if sleeper.stopped:
+            let_lease_run_out(site.engine, ref)
+            reaper._requeue_expired(site.settings, site.engine)
+            successor = sleeping.until_sleep(Verb.MIGRATE, ref, at=second)
+            sleeping.wake(sleeper)
+            if successor.stopped:
+                sleeping.wake(successor)
 
-            assert outcome_of(site, ref) == ("done", None), (first, second)
-            check_migrated(look(site.engine, project.project_id), legacy)
-            nothing_is_left_over(site)
+        assert outcome_of(site, ref) == ("done", None), (first, second)
+        check_migrated(look(site.engine, project.project_id), legacy)
+        nothing_is_left_over(site)
 
 
 def outcome_of(site: Site, ref: JobRef) -> tuple[str, str | None]:

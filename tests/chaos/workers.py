@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench.measure import descendants
-from tests.chaos.nursery import Nursery, Process
+from tests.support.forking import Forks, Process
 
 _READY_WITHIN_S = 120.0
 _LOOK_EVERY_S = 0.02
@@ -29,9 +29,9 @@ class Workers:
     """All workers that a schedule ever had."""
 
     def __init__(
-        self, nursery: Nursery, env: Mapping[str, str], folder: Path, *, concurrency: int, hurried: bool
+        self, processes: Forks, env: Mapping[str, str], folder: Path, *, concurrency: int, hurried: bool
     ) -> None:
-        self._nursery = nursery
+        self._forks = processes
         self._env = dict(env) | ({"CELERY_WORKER_INCLUDE": "tests.chaos.hurry"} if hurried else {})
         self._folder = folder
         self._concurrency = concurrency
@@ -45,14 +45,14 @@ class Workers:
     @property
     def running(self) -> list[Worker]:
         """Those whose process has not ended."""
-        return [one for one in self.all if self._nursery.ended(one.process) is None]
+        return [one for one in self.all if self._forks.ended(one.process) is None]
 
     def start(self) -> Worker:
         """Start one more."""
         name = f"worker{len(self.all) + 1}"
         node = f"{name}@chaos"
         options = ["--concurrency", str(self._concurrency), "--task-events", "--hostname", node]
-        process = self._nursery.start(
+        process = self._forks.run(
             name,
             "celery",
             ["-A", "worker.app", "worker", *options, "--without-mingle", "--without-gossip"],

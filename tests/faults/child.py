@@ -1,18 +1,14 @@
 """Workers that the machine turns against: each is forked for one order, and watched from its first call to its last.
 
-`python -m tests.faults.child`, started with the library of `shim.py`, takes one order a line on standard input and answers
-each with one line. Imports are paid once; engines and threads are made in the forked child alone.
+The process that forks them was started with the library of `shim.py`; engines and threads are made in the child alone.
 """
 
 import ctypes
 import errno
-import gc
 import json
 import os
 import resource
 import signal
-import subprocess
-import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -21,14 +17,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import sqlalchemy.dialects.postgresql  # noqa: F401 - the engine's first use would import it, in each child again
 from sqlalchemy import event
 
+from tests.support.forking import Forks, forks
 from tests.support.shim import Call, Fault, calls, environment, order
 from tests.support.sites import Site
-from tests.support.waiting import PATIENCE_S
 from worker import settings as settings_module
 from worker.jobs.migrate import migrate
 from worker.jobs.tools import Tools, connect
@@ -53,13 +48,12 @@ class End:
 
 
 class Children:
-    """The process that forks a child for each order."""
+    """Forks a child for each order."""
 
-    def __init__(self, site: Site, orders: IO[str], answers: IO[str]) -> None:
+    def __init__(self, site: Site, processes: Forks) -> None:
         self._site = site
-        self._orders = orders
-        self._answers = answers
-        self._logs = (site.folder / f"{number}.calls" for number in count())
+        self._forks = processes
+        self._names = (f"child{number}" for number in count(1))
 
     def migrate(
         self,
@@ -84,64 +78,35 @@ class Children:
         return self._do(fault, work="open_store", folder=str(folder))
 
     def _do(self, fault: Fault | None, **what: Any) -> End:
-        journal = next(self._logs)
-        below = [self._site.data_dir, self._site.legacy_root]
-        self._orders.write(json.dumps({"environment": order(journal, below, fault), **what}) + "\n")
-        self._orders.flush()
-        answer = json.loads(self._answers.readline())
-        assert answer["code"] in {0, -signal.SIGKILL}, answer
-        found = calls(journal)
-        journal.unlink(missing_ok=True)
-        return End(died=answer["code"] != 0, answer=json.loads(answer["words"] or "{}"), calls=found)
+        name = next(self._names)
+        journal = self._site.folder / f"{name}.calls"
+        env = self._site.env | order(journal, [self._site.data_dir, self._site.legacy_root], fault)
+        process = self._forks.call(name, f"{__name__}:obey", what, env=env, folder=self._site.folder)
+        code = self._forks.wait(process)
+        assert code in {0, -signal.SIGKILL}, process.log.read_text()
+        words, found = process.output.read_text(), calls(journal)
+        for left in (journal, process.output, process.log):
+            left.unlink(missing_ok=True)
+        return End(died=code != 0, answer=json.loads(words or "{}"), calls=found)
 
 
 @contextmanager
 def children(site: Site, library: Path) -> Iterator[Children]:
-    """Start the process with the site's settings and the library."""
-    root = Path(__file__).parents[2]
-    with (
-        (site.folder / "children.log").open("w") as errors,
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.child"],
-            cwd=site.folder,
-            env=site.env | environment(library) | {"PYTHONPATH": str(root)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-        ) as process,
-    ):
-        assert process.stdin is not None
-        assert process.stdout is not None
-        yield Children(site, process.stdin, process.stdout)
-        process.stdin.close()
-        assert process.wait(timeout=PATIENCE_S) == 0
+    """Start the process that forks, with the library."""
+    modules = [__name__, "sqlalchemy.dialects.postgresql.psycopg2"]
+    with forks(site.folder, modules, **environment(library)) as processes:
+        yield Children(site, processes)
 
 
-def _serve() -> None:
-    # What the children do not touch they need not copy.
-    gc.freeze()
-    for line in sys.stdin:
-        readable, writable = os.pipe()
-        child = os.fork()
-        if child == 0:
-            os.close(readable)
-            os._exit(_obey(json.loads(line), writable))
-        os.close(writable)
-        with os.fdopen(readable) as last_words:
-            words = last_words.read()
-        _, status = os.waitpid(child, 0)
-        sys.stdout.write(json.dumps({"code": os.waitstatus_to_exitcode(status), "words": words}) + "\n")
-        sys.stdout.flush()
+# In a child -----------------------------------------------------------------------------------------------------------
 
 
-def _obey(asked: dict[str, Any], writable: int) -> int:
-    os.environ.update(asked["environment"])
+def obey(asked: dict[str, Any]) -> None:
+    """Do what was asked, and write what became of it."""
     log.configure(log_format="console", level="error")
     ctypes.CDLL(None).faults_arm()
     answer = _WORK[asked["work"]](asked)
-    os.write(writable, json.dumps(answer).encode())
-    return 0
+    os.write(1, json.dumps(answer).encode())
 
 
 def _migrate(asked: dict[str, Any]) -> dict[str, Any]:
@@ -194,7 +159,3 @@ _WORK: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "migrate": _migrate,
     "open_store": _open_store,
 }
-
-
-if __name__ == "__main__":
-    _serve()

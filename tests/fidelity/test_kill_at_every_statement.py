@@ -17,8 +17,8 @@ from tests.estate import (
     snapshot_tree,
     split_session,
 )
-from tests.fidelity.dying import Nursery, Points, nursery
 from tests.support.model import POINTERS, by_key
+from tests.support.points import Lives, Points, lives
 from tests.support.runs import WORK, let_lease_run_out, open_run, run_one
 from tests.support.sites import Site
 from tests.support.states import Rows, check, check_legacy, check_migrated, look
@@ -28,9 +28,9 @@ from worker.messages import JobRef, JobState, Outcome, RunState, Status, Verb
 
 
 @pytest.fixture(scope="module")
-def dying(module_site: Site) -> Iterator[Nursery]:
+def dying(module_site: Site) -> Iterator[Lives]:
     """Bring up workers that die when told to."""
-    with nursery(module_site) as started:
+    with lives(module_site) as started:
         yield started
 
 
@@ -64,7 +64,7 @@ def deliver_again(tools: Tools, verb: Verb, ref: JobRef) -> Outcome:
         return overview.outcomes(conn, ref.run_id)[ref.project_id]
 
 
-def test_a_migration_may_die_anywhere(site: Site, tools: Tools, dying: Nursery):
+def test_a_migration_may_die_anywhere(site: Site, tools: Tools, dying: Lives):
     """Every point of the way that stores the dataset anew."""
     died_in: dict[bool, list[str]] = {True: [], False: []}
     read_before: dict[Any, Any] = {}
@@ -77,12 +77,12 @@ def test_a_migration_may_die_anywhere(site: Site, tools: Tools, dying: Nursery):
             read_before |= readings(conn, site.data_dir, project_id=project.project_id)
         (ref,) = open_run(site.engine, Verb.MIGRATE, only=[project.project_id])
 
-        end = dying.do(Verb.MIGRATE, ref, die_at=point)
+        end = dying.until_death(Verb.MIGRATE, ref, at=point)
 
         points.learn(end)
         between = look(site.engine, project.project_id)
         check(between, legacy)
-        assert end.died or not between.is_legacy
+        assert end.stopped or not between.is_legacy
         died_in[between.is_legacy].append(end.points[-1])
         outcome = deliver_again(tools, Verb.MIGRATE, ref)
         assert (outcome.status, outcome.error) == (Status.MIGRATED, None)
@@ -107,7 +107,7 @@ def test_a_migration_may_die_anywhere(site: Site, tools: Tools, dying: Nursery):
     _nothing_is_left_over(site)
 
 
-def test_a_migration_onto_a_dataset_that_is_there_may_die_anywhere(site: Site, tools: Tools, dying: Nursery):
+def test_a_migration_onto_a_dataset_that_is_there_may_die_anywhere(site: Site, tools: Tools, dying: Lives):
     """The shorter way; a new run ends what the dead worker began, its own message being lost."""
     with site.engine.begin() as conn:
         twin = make_project(conn, site.legacy_root, "twin")
@@ -122,7 +122,7 @@ def test_a_migration_onto_a_dataset_that_is_there_may_die_anywhere(site: Site, t
         legacy = look(site.engine, project.project_id)
         (ref,) = open_run(site.engine, Verb.MIGRATE, only=[project.project_id])
 
-        end = dying.do(Verb.MIGRATE, ref, die_at=point)
+        end = dying.until_death(Verb.MIGRATE, ref, at=point)
 
         points.learn(end)
         between = look(site.engine, project.project_id)
@@ -143,7 +143,7 @@ def test_a_migration_onto_a_dataset_that_is_there_may_die_anywhere(site: Site, t
     assert died_in[False]
 
 
-def test_a_rollback_may_die_anywhere(site: Site, tools: Tools, dying: Nursery):
+def test_a_rollback_may_die_anywhere(site: Site, tools: Tools, dying: Lives):
     """With a split that a person made in between, which must come through, too."""
     died_in: dict[bool, list[str]] = {True: [], False: []}
     points = Points()
@@ -158,14 +158,14 @@ def test_a_rollback_may_die_anywhere(site: Site, tools: Tools, dying: Nursery):
         legacy = _as_if_it_had_been_legacy_all_the_time(before, untouched, project)
         (ref,) = open_run(site.engine, Verb.ROLLBACK, only=[project.project_id])
 
-        end = dying.do(Verb.ROLLBACK, ref, die_at=point)
+        end = dying.until_death(Verb.ROLLBACK, ref, at=point)
 
         points.learn(end)
         between = look(site.engine, project.project_id)
         if between.is_legacy:
             check_legacy(between, legacy)
         else:
-            assert end.died
+            assert end.stopped
             assert between == before
         died_in[between.is_legacy].append(end.points[-1])
         outcome = deliver_again(tools, Verb.ROLLBACK, ref)

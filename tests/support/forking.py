@@ -1,13 +1,12 @@
 """A process that starts others by forking, with the libraries they need loaded already. Knows no code of ours.
 
-A worker or a producer spends a second on importing pandas, Celery and SQLAlchemy. Here that is done once; the child then
-runs `python -m celery …` or `python -m producer …` as if it had been started so: our own modules are imported in it,
-it has a session, an environment and a working directory of its own, and it is told apart by nothing that it could see.
+A worker or a producer spends a second on importing pandas, Celery and SQLAlchemy. Here that is done once, and what is started
+runs a module as `python -m` does, or calls a function. It has a session, an environment and a working directory of its
+own, and is told apart by nothing that it could see.
 """
 
 import ctypes
 import gc
-import importlib
 import json
 import os
 import runpy
@@ -17,10 +16,11 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
-_LIBRARIES = (
+PROGRAMS = (
     "blake3",
     "celery.apps.worker",
     "celery.backends.redis",
@@ -43,12 +43,15 @@ _LIBRARIES = (
     "tenacity",
     "typer",
 )
+"""The libraries of workers and producers."""
+
+_ROOT = Path(__file__).parents[2]
 _PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """A process that the nursery started. What it writes is in `log`, its standard output in `output`."""
+    """A process that was forked. What it writes is in `log`, its standard output in `output`."""
 
     name: str
     pid: int
@@ -56,11 +59,11 @@ class Process:
     output: Path
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal. It is there, or at least its entry: only `Nursery.ended` lets it go."""
+        """Send it a signal. It is there, or at least its entry: only `Forks` lets it go."""
         os.kill(self.pid, number)
 
 
-class Nursery:
+class Forks:
     """The way to the process that forks. Whatever it started ends with it, and it ends with us."""
 
     def __init__(self, orders: IO[str], answers: IO[str]) -> None:
@@ -69,19 +72,33 @@ class Nursery:
         # By process and not by number: a machine that starts so many gives the same number again.
         self._ends: dict[Process, int] = {}
 
-    def start(
+    def run(
         self, name: str, module: str, arguments: Sequence[str], *, env: Mapping[str, str], folder: Path
     ) -> Process:
         """Run a module with arguments in `folder`, where its log and its output go, too."""
-        process = {"log": str(folder / f"{name}.log"), "output": str(folder / f"{name}.out")}
-        order = {"module": module, "arguments": list(arguments), "env": dict(env), "folder": str(folder)}
-        pid = self._ask(order | process)
-        return Process(name=name, pid=pid, log=Path(process["log"]), output=Path(process["output"]))
+        order = {"module": module, "arguments": list(arguments)}
+        return self.call(name, "tests.support.forking:run_module", order, env=env, folder=folder)
+
+    def call(
+        self, name: str, function: str, order: Mapping[str, Any], *, env: Mapping[str, str], folder: Path
+    ) -> Process:
+        """Call `module:function` with the order in a process that ends when it returns."""
+        files = {"log": str(folder / f"{name}.log"), "output": str(folder / f"{name}.out")}
+        asked = {"function": function, "order": order, "env": dict(env), "folder": str(folder), **files}
+        pid = self._ask({"start": asked})
+        return Process(name=name, pid=pid, log=Path(files["log"]), output=Path(files["output"]))
 
     def ended(self, process: Process) -> int | None:
         """The status that a process ended with (of a killed one the negative signal), or None while it runs."""
+        return self._look(process, os.WNOHANG)
+
+    def wait(self, process: Process) -> int | None:
+        """Wait until a process ends, and its status, or until it was stopped: None."""
+        return self._look(process, os.WUNTRACED)
+
+    def _look(self, process: Process, how: int) -> int | None:
         if process not in self._ends:
-            code = self._ask({"ended": process.pid})
+            code = self._ask({"pid": process.pid, "how": how})
             if code is not None:
                 self._ends[process] = code
         return self._ends.get(process)
@@ -93,14 +110,14 @@ class Nursery:
 
 
 @contextmanager
-def nursery(folder: Path) -> Iterator[Nursery]:
-    """Start the process that forks."""
-    root = Path(__file__).parents[2]
+def forks(folder: Path, modules: Sequence[str], **env: str) -> Iterator[Forks]:
+    """Start the process that forks, with these modules loaded; its log is in the folder."""
     with (
-        (folder / "nursery.log").open("a") as log,
+        (folder / "forks.log").open("a") as log,
         subprocess.Popen(
-            [sys.executable, "-m", "tests.chaos.nursery", str(os.getpid())],
-            cwd=root,
+            [sys.executable, "-m", "tests.support.forking", str(os.getpid()), *modules],
+            cwd=_ROOT,
+            env=os.environ | env,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -110,7 +127,7 @@ def nursery(folder: Path) -> Iterator[Nursery]:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            yield Nursery(process.stdin, process.stdout)
+            yield Forks(process.stdin, process.stdout)
         finally:
             process.kill()
 
@@ -118,39 +135,45 @@ def nursery(folder: Path) -> Iterator[Nursery]:
 # In that process ------------------------------------------------------------------------------------------------------
 
 
-def _serve() -> None:
-    _die_with(int(sys.argv[1]))
-    for name in _LIBRARIES:
-        importlib.import_module(name)
+def _serve(parent_pid: str, *modules: str) -> None:
+    _die_with(int(parent_pid))
+    for name in modules:
+        import_module(name)
     # What the children do not touch they need not copy.
     gc.collect()
     gc.freeze()
     for line in sys.stdin:
-        order = json.loads(line)
-        answer = _ended(order["ended"]) if "ended" in order else _start(order)
+        asked = json.loads(line)
+        answer = _start(asked["start"]) if "start" in asked else _status(**asked)
         print(json.dumps(answer), flush=True)
 
 
-def _ended(pid: int) -> int | None:
-    found, status = os.waitpid(pid, os.WNOHANG)
-    return os.waitstatus_to_exitcode(status) if found else None
+def _status(*, pid: int, how: int) -> int | None:
+    found, status = os.waitpid(pid, how)
+    return os.waitstatus_to_exitcode(status) if found and not os.WIFSTOPPED(status) else None
 
 
-def _start(order: Mapping[str, Any]) -> int:
-    nursery_pid = os.getpid()
+def _start(asked: Mapping[str, Any]) -> int:
+    server_pid = os.getpid()
     pid = os.fork()
     if pid:
         return pid
-    _die_with(nursery_pid)
+    _die_with(server_pid)
     os.setsid()
     _open(0, os.devnull, os.O_RDONLY)
-    _open(1, order["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    _open(2, order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.chdir(order["folder"])
+    _open(1, asked["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    _open(2, asked["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.chdir(asked["folder"])
     os.environ.clear()
-    os.environ.update(order["env"])
+    os.environ.update(asked["env"])
+    module, _, name = asked["function"].partition(":")
+    getattr(import_module(module), name)(asked["order"])
+    os._exit(0)
+
+
+def run_module(order: Mapping[str, Any]) -> None:
+    """Do as `python -m` does. As there, `sys.exit` goes up to the interpreter, which then ends in its ordinary way."""
     sys.argv = [order["module"], *order["arguments"]]
-    # As in a process of its own, `sys.exit` goes up to the interpreter, which then ends in its ordinary way.
     runpy.run_module(order["module"], run_name="__main__", alter_sys=True)
     sys.exit()
 
@@ -168,4 +191,4 @@ def _die_with(parent_pid: int) -> None:
 
 
 if __name__ == "__main__":
-    _serve()
+    _serve(*sys.argv[1:])
