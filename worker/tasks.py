@@ -30,7 +30,7 @@ class JobFailedError(Exception):
     """How Celery learns that a job failed: one line for Flower. The whole outcome is in the ledger."""
 
     def __repr__(self) -> str:
-        """What Flower has in its table: without its middle when it is long, because paths differ at their end."""
+        """What Flower has in its table: without its middle when it is long, as paths differ at their end."""
         words = str(self)
         return words if len(words) <= _BEGIN + _END else f"{words[:_BEGIN]}…{words[-_END:]}"
 
@@ -39,8 +39,9 @@ class JobFailedError(Exception):
 def migrate_project(self: Task, run_id: str, project_id: int) -> "Result":
     """Migrate one legacy project, or rehearse it if the run is a dry run; the outcome as JSON.
 
-    Twice: the second delivery finds no lease to take and is ignored, the first one's result stays. At once: one of
-    them gets the lease. Dying here: the ledger's lease runs out and the job is done by the worker that gets it next.
+    Twice: the second delivery finds no lease to take and is ignored, the first one's result stays. At once:
+    one of them gets the lease. Dying here: the ledger's lease runs out and the job is done by the worker that
+    gets it next.
     """
     ref = JobRef(run_id=uuid.UUID(run_id), project_id=project_id)
     return _result(migrate(_tools_of(self), ref, self.request.hostname))
@@ -50,8 +51,8 @@ def migrate_project(self: Task, run_id: str, project_id: int) -> "Result":
 def rollback_project(self: Task, run_id: str, project_id: int) -> "Result":
     """Take one migrated project back, or rehearse it; the outcome as JSON.
 
-    Twice, at once, or dying here: as `migrate_project`. A rollback and a migration of one project cannot both proceed:
-    each checks the project's row under its lock.
+    Twice, at once, or dying here: as `migrate_project`. A rollback and a migration of one project cannot both
+    proceed: each checks the project's row under its lock.
     """
     ref = JobRef(run_id=uuid.UUID(run_id), project_id=project_id)
     return _result(rollback(_tools_of(self), ref, self.request.hostname))
@@ -59,7 +60,7 @@ def rollback_project(self: Task, run_id: str, project_id: int) -> "Result":
 
 @shared_task(name=Verb.VERIFY.task, bind=True, throws=(JobFailedError,))
 def verify_project(self: Task, run_id: str, project_id: int) -> "Result":
-    """Prove that one migrated project's sessions read as before; the outcome as JSON. Writes nothing but its outcome."""
+    """Prove that one migrated project's sessions read as before; the outcome as JSON, all that is written."""
     ref = JobRef(run_id=uuid.UUID(run_id), project_id=project_id)
     return _result(verify_sessions(_tools_of(self), ref, self.request.hostname))
 
@@ -89,7 +90,7 @@ def _result(outcome: Outcome | None) -> Result:
 
 @cache
 def _tools(pid: int) -> Tools:
-    """This process's engine and threads. The process id is the key: after a fork nothing of the parent's is used."""
+    """This process's engine and threads. The process id is the key: a fork uses nothing of its parent's."""
     settings = settings_module.load()
     return Tools(
         settings=settings,

@@ -22,8 +22,9 @@ MOST_CRASHES = 3
 class Lease:
     """The right to work on one job: valid while `attempt` is the job's number.
 
-    `busy_with` is another run that was processing the same project when the lease was taken, `bytes_per_second` the job's
-    share of the run's limit then. `retries` counts how often the job was handed back for a transient error.
+    `busy_with` is another run that was processing the same project when the lease was taken,
+    `bytes_per_second` the job's share of the run's limit then. `retries` counts how often the job was handed
+    back for a transient error.
     """
 
     ref: JobRef
@@ -41,13 +42,13 @@ class Lease:
 
     @property
     def options(self) -> RunOptions:
-        """What its run was asked for; raises as `RunOptions.of_selection`, which is why it is read where it is needed only."""
+        """What its run was asked for. Read only where it is needed, as it raises `pydantic.ValidationError`."""
         return RunOptions.of_selection(self.selection)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunControl:
-    """What is wanted of a running job: its run's state, and this job's share of the run's limit, in bytes a second."""
+    """What is wanted of a running job: the state of its run, and its share of the run's limit."""
 
     run_state: RunState
     bytes_per_second: float | None
@@ -55,7 +56,7 @@ class RunControl:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expired:
-    """A job whose worker did not renew its lease. `crashes` counts this time, too, unless the server was away."""
+    """A job whose worker did not renew its lease. `crashes` counts that, too, unless the server was away."""
 
     lease: Lease
     worker: str
@@ -66,18 +67,18 @@ _BELOW = "exists (select from unnest(cast(:roots as text[])) as root where start
 """Does the job's project lie in one of these roots, by its text?"""
 
 _SERVER_WAS_AWAY = "pg_postmaster_start_time() > j.lease_until - make_interval(secs => :lease_s / 4)"
-"""Did the server start after the lease had run out, or so shortly before that its owner may not have come back yet?"""
+"""Did the server start after the lease ran out, or so shortly before that its owner may not be back yet?"""
 
 _IS_OVER = f"""
     case when {_SERVER_WAS_AWAY} then pg_postmaster_start_time() + make_interval(secs => :lease_s)
          else j.lease_until end < clock_timestamp()"""
-"""Has the owner not renewed its lease although it could? After an outage it gets the time of one more lease for that."""
+"""Has the owner not renewed its lease although it could? After an outage it gets one more lease's time."""
 
 _TRY_ELSEWHERE_S = 2.0
 """How long a job waits that lacked its legacy root on one machine, before another one may get it."""
 
 _UNTIL_RESUMED_S = 100 * 365 * 86_400.0
-"""Room comes by the operator, who then resumes the run; to read everything again before that would find out the same."""
+"""Room comes by the operator, who then resumes the run; reading everything again before would be in vain."""
 
 
 def take_lease(
@@ -91,13 +92,13 @@ def take_lease(
 ) -> Lease | None:
     """Take a job that waits or whose lease ran out; None when there is nothing to take.
 
-    With `verb`, only a job of a run of that verb: what a message asks for is done only if the ledger says the same.
-    `but_not_in` are legacy roots that lack on this machine.
+    With `verb`, only a job of a run of that verb: what a message asks for is done only if the ledger says the
+    same. `but_not_in` are legacy roots that lack on this machine.
 
-    The conditions on states are worded so that PostgreSQL does not look for the job in the index of open jobs, which may hold
-    the whole run; only a running job has a `lease_until`.
-    One statement decides: of any number of deliveries exactly one gets the row. The attempt it returns is the fencing
-    number that every later write of this attempt must still match.
+    The conditions on states are worded so that PostgreSQL does not look for the job in the index of open
+    jobs, which may hold the whole run; only a running job has a `lease_until`. One statement decides: of any
+    number of deliveries exactly one gets the row. The attempt it returns is the fencing number that every
+    later write of this attempt must still match.
     """
     row = conn.execute(
         sql(f"""
@@ -158,7 +159,7 @@ def renew_lease(
     files_done: int,
     bytes_done: int,
 ) -> RunControl | None:
-    """Hold on to the job and say how far it is; what is wanted of it by now, or None when another worker has it.
+    """Keep the job and say how far it is; what is wanted of it by now, or None when another worker has it.
 
     Without waiting for the disk: a renewal that a crash of the server takes only lets the lease end sooner.
     """
@@ -195,11 +196,11 @@ def renew_lease(
 def hand_back(
     conn: Connection, lease: Lease, *, retry_in_s: float | None = None, reason: str | None = None
 ) -> None:
-    """Give a job up so that it waits again: at once, or, when it met a transient error, which `reason` says, not before
-    `retry_in_s`.
+    """Give a job up so that it waits again: at once, or, when it met a transient error, which `reason` says,
+    not before `retry_in_s`.
 
-    The caller has made sure that the run is not cancelled (`ledger.hold_state`): no worker would ever take the job. Raises
-    `LeaseLostError` when the job is not ours any more.
+    The caller has made sure that the run is not cancelled (`ledger.hold_state`): no worker would ever take
+    the job. Raises `LeaseLostError` when the job is not ours any more.
     """
     result = conn.execute(
         sql("""
@@ -215,8 +216,9 @@ def hand_back(
 
 
 def wait_for(conn: Connection, lease: Lease, what: str, reason: str) -> None:
-    """Give a job up that cannot be done here or now, without counting a try: it waits for a legacy root, that is, for another
-    worker, or for room in the store, that is, for the operator. Raises as `hand_back`, and asks the same of its caller.
+    """Give a job up that cannot be done here or now, without counting a try: it waits for a legacy root, that
+    is, for another worker, or for room in the store, that is, for the operator. Raises as `hand_back`, and
+    asks the same of its caller.
     """
     result = conn.execute(
         sql("""
@@ -268,7 +270,9 @@ def want_message(conn: Connection, ref: JobRef) -> None:
 
 
 def note_fenced(conn: Connection, lease: Lease) -> None:
-    """Count an attempt that found out that its job is not its own any more: it lives, so what was taken for its crash was none."""
+    """Count an attempt that found out that its job is not its own any more: it lives, so what was taken for
+    its crash was none.
+    """
     conn.execute(
         sql("""
             update migration_jobs set fenced = fenced + 1, crashes = greatest(0, crashes - 1)
@@ -278,8 +282,8 @@ def note_fenced(conn: Connection, lease: Lease) -> None:
 
 
 def expired(conn: Connection, limit: int, lease_s: float) -> list[Expired]:
-    """Jobs whose leases of `lease_s` ran out, locked until the transaction ends; those that another reaper has locked are left
-    to it. A lease that ran out while the server was away counts as no crash.
+    """Jobs whose leases of `lease_s` ran out, locked until the transaction ends; those that another reaper
+    has locked are left to it. A lease that ran out while the server was away counts as no crash.
     """
     rows = conn.execute(
         sql(f"""
@@ -313,7 +317,7 @@ def hand_back_for(conn: Connection, dead: Expired) -> None:
 
 
 def end_job(conn: Connection, lease: Lease, outcome: Outcome) -> None:
-    """Write a job's outcome, in the transaction of what it reports. Raises `LeaseLostError` when the job is not ours any more."""
+    """Write a job's outcome, in the transaction of what it reports. Raises `LeaseLostError`."""
     result = conn.execute(
         sql("""
             update migration_jobs

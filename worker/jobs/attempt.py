@@ -1,4 +1,4 @@
-"""One attempt at one job, as its work sees it: lease, store, run control, and what it has found and stored so far."""
+"""One attempt at one job, as its work sees it: lease, store, run control, and what was stored so far."""
 
 import uuid
 from functools import cached_property
@@ -16,7 +16,7 @@ from worker.store.store import Store
 
 
 class Attempt:
-    """An attempt by `worker` at the job that `lease` gives the right to. Its store is opened when it is first asked for."""
+    """An attempt by `worker` at the job of `lease`. Its store is opened when it is first asked for."""
 
     def __init__(self, tools: Tools, lease: Lease, worker: str) -> None:
         self.tools = tools
@@ -64,7 +64,7 @@ class Attempt:
         self.heartbeat.progress.files_total = count
 
     def pace(self, size_bytes: int) -> None:
-        """To be called after each chunk: waits as the worker's and the run's limits want, and raises when it is time to stop.
+        """To be called after each chunk: waits as the worker's and the run's limits want, or raises to stop.
 
         With 0, in loops and waits that read nothing, it only listens.
         """
@@ -76,7 +76,7 @@ class Attempt:
             self.heartbeat.listen()
 
     def check_root(self, path: str) -> None:
-        """Of a path at which nothing is: raise `RootLacksError` if that is this machine's fault, not the project's."""
+        """Raise `RootLacksError` if it is this machine's fault, not the project's, that nothing is at `path`."""
         root = self.tools.lacking.of(path, self.tools.roots)
         if root is not None:
             raise RootLacksError(self.tools.lacking.words(root), waits_for=root)

@@ -1,7 +1,4 @@
-"""What becomes of an attempt: one value for each way it can end, and the rules that choose it. Writes nothing.
-
-The attempt's runner and the reaper write these values; what each of them does to the job's row is in `worker/db/leases.py`.
-"""
+"""What becomes of an attempt: one value for each way it can end, and the rules that choose it. Writes nothing."""
 
 from dataclasses import dataclass
 
@@ -55,7 +52,7 @@ class HandedBack:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TryLater:
-    """The job met a transient error: it waits `wait_s` before it may be taken. `retry` counts how often it did so."""
+    """The job met a transient error: it waits `wait_s` before it may be taken, for the `retry`-th time."""
 
     reason: str
     wait_s: float
@@ -64,7 +61,7 @@ class TryLater:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaitsFor:
-    """The job cannot be done here or now: it waits for a legacy root or for room in the store, and no try is counted."""
+    """The job cannot be done here or now: it waits for a legacy root or for room, and no try is counted."""
 
     waits_for: str
     reason: str
@@ -72,7 +69,7 @@ class WaitsFor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPaused:
-    """The store takes nothing: every project would fail one after the other, so the run is paused, and the job waits."""
+    """The store takes nothing: each project would fail, so the run is paused, and the job waits."""
 
     reason: str
 
@@ -92,7 +89,7 @@ class LeftToItsLease:
 
 
 Waiting = HandedBack | TryLater | WaitsFor | RunPaused
-"""The job waits again. In a cancelled run no worker would ever take it: there it ends as `CANCELLED` instead."""
+"""The job waits again. In a cancelled run no worker would ever take it: there it ends as `CANCELLED`."""
 
 Ending = Done | Ended | Waiting | LeaseLost | LeftToItsLease
 
@@ -102,8 +99,8 @@ CANCELLED = Ended(status=Status.CANCELLED, reason="The run was cancelled")
 def after(result: Result, worker: str, retries: int, jitter: float) -> Ending:  # noqa: PLR0911 - one for each case
     """What becomes of a job whose work returned or raised this, after it was tried again `retries` times.
 
-    `worker` is named where its machine is at fault. `jitter`, from 0.5 to 1, keeps jobs that failed together from coming back
-    together.
+    `worker` is named where its machine is at fault. `jitter`, from 0.5 to 1, keeps jobs that failed together
+    from coming back together.
     """
     match result:
         case Outcome():

@@ -19,11 +19,11 @@ from worker.runtime.throttle import Throttle
 
 
 class Heartbeat:
-    """Renews a lease every two seconds (sooner if it is a short one) and pings claims, until the `with` block ends.
+    """Renews a lease every two seconds, or sooner, and pings claims, until the `with` block ends.
 
-    The work calls `advance` at each file boundary and `keep_pace` after each chunk; there it learns that it has to stop:
-    because another worker has the job, the run is paused or cancelled, or `stopping` says that this worker stops.
-    `on_progress` is told every two seconds how far the job is, and must return at once.
+    The work calls `advance` at each file boundary and `keep_pace` after each chunk; there it learns that it
+    has to stop: because another worker has the job, the run is paused or cancelled, or `stopping` says that
+    this worker stops. `on_progress` is told every two seconds how far the job is, and must return at once.
     """
 
     def __init__(
@@ -55,14 +55,14 @@ class Heartbeat:
         self._thread.join()
 
     def advance(self, files: int, size_bytes: int) -> None:
-        """Count what is done. Raises what the work has to stop for: a lost lease or claim, a paused or cancelled run, a
-        worker that stops.
+        """Count what is done. Raises what the work has to stop for: a lost lease or claim, a paused or
+        cancelled run, a worker that stops.
         """
         self.progress.add(files, size_bytes)
         self.listen()
 
     def listen(self) -> None:
-        """Raises as `advance`, and does nothing else: for loops and waits in which nothing is done that could be counted."""
+        """Raises as `advance`, and does nothing else: for loops and waits in which nothing is to be counted."""
         self.stop.check()
 
     def keep_pace(self, size_bytes: int) -> None:
@@ -71,7 +71,7 @@ class Heartbeat:
         self.listen()
 
     def enter(self, phase: str, dataset_hash: str | None = None, *, at_once: bool = False) -> None:
-        """Say what comes next: `at_once` where others read it, otherwise within a second. Raises as `advance`."""
+        """Say what comes next: `at_once` where others read it, else within a second. Raises as `advance`."""
         self.progress.phase = phase
         self.progress.dataset_hash = dataset_hash or self.progress.dataset_hash
         if at_once:

@@ -1,4 +1,4 @@
-"""Renews a job's lease, writes with it how far the job is, and applies what the ledger wants of the job. Has no thread."""
+"""Renews a job's lease, writes with it how far the job is, and applies the run control it gets in return."""
 
 import threading
 import time
@@ -27,9 +27,9 @@ _RENEW_S = 2.0
 class LeaseRenewer:
     """Renews one lease, from any thread, one renewal at a time.
 
-    The answer sets `stop` when another worker has the job or the run is paused or cancelled, and `throttle` to the job's
-    share of the run's limit. A database that does not answer is no reason to stop: the lease may outlive the outage, and
-    if it does not, the fencing number refuses the late outcome.
+    The answer sets `stop` when another worker has the job or the run is paused or cancelled, and `throttle`
+    to the job's share of the run's limit. A database that does not answer is no reason to stop: the lease may
+    outlive the outage, and if it does not, the fencing number refuses the late outcome.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class LeaseRenewer:
             self._has_news.set()
 
     def renew(self) -> None:
-        """Renew the lease and apply what the ledger answers. What goes wrong is logged, and tried again next time."""
+        """Renew the lease and apply the answer. What goes wrong is logged, and tried again next time."""
         self._has_news.clear()
         self._renewed_at = time.monotonic()
         try:

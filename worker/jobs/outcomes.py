@@ -31,8 +31,8 @@ def outcome(lease: Lease, worker: str, status: Status, reason: str) -> Outcome:
 def outcome_of(
     ended: Ended, lease: Lease, worker: str, *, stored: Stored | None = None, files_seen: int = 0
 ) -> Outcome:
-    """The outcome of a job that ends so. A failed one tells what was `stored` all the same: it takes room, and the next
-    attempt finds it.
+    """The outcome of a job that ends so. A failed one tells what was `stored` all the same: it takes room,
+    and the next attempt finds it.
     """
     built = outcome(lease, worker, ended.status, ended.reason)
     if ended.error is None:

@@ -20,7 +20,7 @@ class Progress:
 
 
 class ProgressCount:
-    """What a job is doing and how much of it is done. `on_progress` is told now and then, and must return at once."""
+    """What a job does and how much of it is done. `on_progress` is told now and then; must return at once."""
 
     def __init__(self, on_progress: Callable[[Progress], None]) -> None:
         self.phase = "scan"

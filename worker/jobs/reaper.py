@@ -1,6 +1,7 @@
-"""What a worker's parent does beside its children: jobs of dead workers wait again, lost messages are sent again.
+"""What a worker's parent does beside its children: requeue jobs of dead workers, send lost messages again.
 
-Every worker has one, and any number may look at the same rows: each takes what no other has locked. Knows no Celery.
+Every worker has one, and any number may look at the same rows: each takes what no other has locked. Knows no
+Celery.
 """
 
 import random
@@ -36,7 +37,7 @@ _SILENT_AFTER_LOOKS = 12
 
 
 class Reaper:
-    """A thread that calls `reap` every few seconds until it is stopped. What goes wrong is logged, and tried again."""
+    """A thread that calls `reap` every few seconds until it is stopped. Errors are logged, and tried again."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -96,8 +97,8 @@ class Reaper:
 def reap(settings: Settings, engine: Engine, known_epoch: str | None = None) -> str:
     """Look once: leases that ran out, jobs without a message, runs that have ended; the broker's epoch.
 
-    Waiting jobs that were sent are looked at only when the broker is not in the epoch that was known, or its queue is empty.
-    Twice, or at once, is harmless.
+    Waiting jobs that were sent are looked at only when the broker is not in the epoch that was known, or its
+    queue is empty. Twice, or at once, is harmless.
     """
     dead: list[Expired] = []
     try:
@@ -135,7 +136,7 @@ def _send_and_finish(settings: Settings, engine: Engine, known_epoch: str | None
 
 
 def _requeue_expired(settings: Settings, engine: Engine) -> list[Expired]:
-    """Let jobs wait again whose workers died, or end those of cancelled runs and those that kill their workers; which these were."""
+    """Let jobs of dead workers wait again, or end them if they may not; which these were."""
     with engine.begin() as conn:
         found = leases.expired(conn, _BATCH, settings.granted_lease_s)
         for dead in found:
@@ -157,10 +158,10 @@ def _requeue_expired(settings: Settings, engine: Engine) -> list[Expired]:
 
 
 def _clear_staging(settings: Settings, engine: Engine, found: Sequence[Expired]) -> None:
-    """Remove what dead attempts were making. A sleeper that wakes up finds its files gone, and its lease, too.
+    """Remove what dead attempts were making. A sleeper that wakes up finds its files and its lease gone.
 
-    Outside of any transaction, because a million links take minutes to remove. Dying before: the job's next attempt removes
-    what its former ones left.
+    Outside of any transaction, because a million links take minutes to remove. Dying before: the job's next
+    attempt removes what its former ones left.
     """
     try:
         store = open_store(settings, engine, Remembered(), create=False)
@@ -181,7 +182,7 @@ def _send_all(
     condition: Condition,
     find: Callable[[Connection], Sequence[Waiting]],
 ) -> None:
-    """Send messages for all jobs that `find` finds, a batch at a time. Sent and not noted, they are sent once more."""
+    """Send messages for all jobs that `find` finds, in batches. Sent and not noted, they are sent again."""
     count = _BATCH
     while count == _BATCH:
         with engine.begin() as conn:

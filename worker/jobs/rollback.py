@@ -1,6 +1,6 @@
-"""The story of one project's way back: compare the legacy tree with what was converted, perhaps rebuild it, revert the rows.
+"""The steps of one project's rollback: compare the legacy tree, or rebuild it, then revert the rows.
 
-The way back from a store needs none: where the legacy directory is there, its own digest decides.
+A rollback does without the store where the legacy directory is there: its own digest decides.
 """
 
 import os
@@ -27,7 +27,7 @@ from worker.errors import (
     RunCancelledError,
 )
 from worker.jobs import leftovers
-from worker.jobs.attempt import Attempt as Job
+from worker.jobs.attempt import Attempt
 from worker.jobs.runner import run_job
 from worker.jobs.tools import Tools
 from worker.legacy.hash import hash_tree
@@ -53,27 +53,27 @@ _SHOWN = 10
 def rollback(tools: Tools, ref: JobRef, worker: str) -> Outcome | None:
     """Take one project back to its legacy directory, or rehearse it; None when the job is not ours to do.
 
-    Twice, at once, or dying anywhere: as `run_job` says. A directory that was rebuilt before a crash is found, compared
-    and used by the next attempt.
+    Twice, at once, or dying anywhere: as `run_job` says. A directory that was rebuilt before a crash is
+    found, compared and used by the next attempt.
     """
     return run_job(tools, ref, worker, _work, Verb.ROLLBACK)
 
 
-def _work(job: Job) -> Outcome:
+def _work(job: Attempt) -> Outcome:
     conversion = _conversion(job)
     rebuilt = _rebuild_if_gone(job, conversion)
     if rebuilt is None:
         _compare(job, conversion)
     if job.lease.dry_run:
-        return _foretell(job, conversion, rebuilt)
-    # Whoever made what was found there may not have waited for the disk yet.
+        return _predict(job, conversion, rebuilt)
+    # The attempt or person that made what was found there may not have waited for the disk yet.
     settle(conversion.legacy_path)
     job.heartbeat.enter("revert", conversion.dataset_hash)
     outcome = job.outcome(Status.ROLLED_BACK, rebuilt or "its legacy directory is unchanged")
     return revert(job.engine, job.lease, conversion, _of_dataset(outcome, conversion), job.heartbeat.listen)
 
 
-def _conversion(job: Job) -> Conversion:
+def _conversion(job: Attempt) -> Conversion:
     """The before-image to go back by, checked against the project's row before anything is read from disk."""
     column_types.known(job.engine, column_types.OF_ROLLBACK)
     with job.engine.connect() as conn:
@@ -88,11 +88,11 @@ def _conversion(job: Job) -> Conversion:
     return conversion
 
 
-def _rebuild_if_gone(job: Job, conversion: Conversion) -> str | None:
-    """Rebuild the legacy directory when it is gone and the operator asked for that; what was done, None if it is there.
+def _rebuild_if_gone(job: Attempt, conversion: Conversion) -> str | None:
+    """Rebuild the legacy directory if it is gone and the operator wants that; what was done, None if nothing.
 
-    A project may lie inside another one's directory. Were only the inner one rebuilt, the outer one's place would be
-    taken, so what is gone around it is rebuilt first, and usually brings it along.
+    A project may lie inside another one's directory. Were only the inner one rebuilt, the outer one's place
+    would be taken, so what is gone around it is rebuilt first, and usually brings it along.
     """
     path = conversion.legacy_path
     if os.path.lexists(path):
@@ -111,7 +111,7 @@ def _rebuild_if_gone(job: Job, conversion: Conversion) -> str | None:
     return f"{would} {len(manifest.files)} files from the store" if made else None
 
 
-def _rebuild(job: Job, conversion: Conversion, manifest: Manifest) -> bool:
+def _rebuild(job: Attempt, conversion: Conversion, manifest: Manifest) -> bool:
     """Rebuild one directory, or rehearse it; False when something came to its place meanwhile."""
     path, roots, advance = conversion.legacy_path, job.tools.roots, job.heartbeat.advance
     if job.lease.dry_run:
@@ -122,8 +122,8 @@ def _rebuild(job: Job, conversion: Conversion, manifest: Manifest) -> bool:
     return restore_tree(job.store, manifest, attributes, path, job.attempt_name, roots, advance, job.pace)
 
 
-def _gone_around(job: Job, conversion: Conversion) -> list[Conversion]:
-    """Other converted projects whose directory, which is gone, too, contained this one's; the outermost first."""
+def _gone_around(job: Attempt, conversion: Conversion) -> list[Conversion]:
+    """Other converted projects whose directory is gone, too, and contained this one's; outermost first."""
     inner = os.path.normpath(conversion.legacy_path)
     with job.engine.connect() as conn:
         others = projects.converted(conn)
@@ -139,8 +139,9 @@ def _gone_around(job: Job, conversion: Conversion) -> list[Conversion]:
     return sorted(found.values(), key=lambda other: len(os.path.normpath(other.legacy_path)))
 
 
-def _compare(job: Job, conversion: Conversion) -> None:
-    """Raise `RollbackRefusedError`, naming what differs, unless the legacy tree still has the content that was converted.
+def _compare(job: Attempt, conversion: Conversion) -> None:
+    """Raise `RollbackRefusedError`, naming what differs, unless the legacy tree still has the content that
+    was converted.
 
     Its digest alone says so. Which entries differ is read from the store's manifest, where there is one.
     """
@@ -168,9 +169,9 @@ def _compare(job: Job, conversion: Conversion) -> None:
     raise RollbackRefusedError(f"{changed}: {'; '.join(shown)}{more}", shown)
 
 
-def _algorithms(job: Job, conversion: Conversion) -> tuple[Algorithm, ...]:
-    """By which algorithm the dataset was named, or, of a conversion by release 0.1, which did not note it, by which it may have
-    been: the likelier one first.
+def _algorithms(job: Attempt, conversion: Conversion) -> tuple[Algorithm, ...]:
+    """By which algorithm the dataset was named, or, of a conversion by release 0.1, which did not note it, by
+    which it may have been: the likelier one first.
     """
     match conversion.before.get("digest_algorithm"):
         case "blake3" | "sha256" as noted:
@@ -184,7 +185,7 @@ def _algorithms(job: Job, conversion: Conversion) -> tuple[Algorithm, ...]:
     return (likely, "sha256" if likely == "blake3" else "blake3")
 
 
-def _manifest(job: Job, conversion: Conversion, algorithm: Algorithm) -> Manifest:
+def _manifest(job: Attempt, conversion: Conversion, algorithm: Algorithm) -> Manifest:
     """The manifest of the legacy tree as it is now. Reads every byte of it, and nothing of the store."""
     settings = job.tools.settings
     scanned = scan(conversion.legacy_path, job.tools.roots, job.pace, needs_sessions=False)
@@ -222,15 +223,15 @@ def _what_happened(before: Entry | None, after: Entry | None) -> str:
     return "became a file" if isinstance(after, File) else "became a directory"
 
 
-def _foretell(job: Job, conversion: Conversion, rebuilt: str | None) -> Outcome:
+def _predict(job: Attempt, conversion: Conversion, rebuilt: str | None) -> Outcome:
     """The outcome that the real rollback would have, its rows rehearsed. What stays written is the ledger's."""
     outcome = job.outcome(Status.WOULD_ROLL_BACK, rebuilt or "its legacy directory is unchanged")
-    foretold = rehearse(
+    predicted = rehearse(
         job.engine, job.lease, conversion, _of_dataset(outcome, conversion), job.heartbeat.listen
     )
     with autocommit(job.engine) as conn:
-        leases.end_job(conn, job.lease, foretold)
-    return foretold
+        leases.end_job(conn, job.lease, predicted)
+    return predicted
 
 
 def _of_dataset(outcome: Outcome, conversion: Conversion) -> Outcome:

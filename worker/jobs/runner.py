@@ -1,4 +1,4 @@
-"""Runs one attempt at one job, whatever its verb: takes the lease, does the work, and always records what became of the job."""
+"""Runs one attempt at one job, whatever its verb: takes the lease, does the work, records what became of it."""
 
 import random
 import threading
@@ -50,11 +50,12 @@ Work = Callable[[Attempt], Outcome]
 
 
 def run_job(tools: Tools, ref: JobRef, worker: str, work: Work, verb: Verb) -> Outcome | None:
-    """Take the job's lease, do `work`, see that its outcome is in the ledger; None when the job is not ours to do, or waits
-    again. `verb` is what `work` does: a job whose run is of another verb is not ours, whatever its message says.
+    """Take the job's lease, do `work`, see that its outcome is in the ledger; None when the job is not ours
+    to do, or waits again. `verb` is what `work` does: a job whose run is of another verb is not ours,
+    whatever its message says.
 
-    Twice, or at once: one caller gets the lease, the others None. Dying anywhere: the lease runs out, and the worker that takes
-    the job next begins it again. Without a database: waits for it.
+    Twice, or at once: one caller gets the lease, the others None. Dying anywhere: the lease runs out, and the
+    worker that takes the job next begins it again. Without a database: waits for it.
     """
     if tools.stopping():
         tools.write(autocommit, lambda conn: leases.want_message(conn, ref))
@@ -88,8 +89,9 @@ def _take(tools: Tools, ref: JobRef, worker: str, verb: Verb) -> Lease | None:
 
 
 def _left_to_others(tools: Tools, ref: JobRef, worker: str, lacking: Sequence[str]) -> bool:
-    """Was nothing taken because the job's legacy root lacks here? Then the job waits for another worker, and so does this one
-    for a moment: it would take every message as fast as it comes, and workers that have the root would find none.
+    """Was nothing taken because the job's legacy root lacks here? Then the job waits for another worker, and
+    so does this one for a moment: it would take every message as fast as it comes, and workers that have the
+    root would find none.
     """
     for root in lacking:
         reason = f"{worker}: {tools.lacking.words(root)}"
@@ -111,7 +113,7 @@ def _step_aside(tools: Tools) -> None:
 
 
 def _say_why_not(tools: Tools, ref: JobRef, verb: Verb) -> None:
-    """Nothing to take: mostly another worker has it or had it. A message may also speak of what the ledger never heard of."""
+    """Log why nothing was taken: another worker has the job or had it, or the ledger has no such job."""
     with autocommit(tools.engine) as conn:
         known = leases.is_known(conn, ref, verb)
     if known:
@@ -162,7 +164,7 @@ def _do(attempt: Attempt, work: Work) -> Outcome:
 
 
 def _clear_staging_of_former(attempt: Attempt) -> None:
-    """Remove what earlier attempts left when they died: a second message may bring the job here before any reaper looks."""
+    """Remove what earlier attempts left when they died: the job may come here before any reaper looks."""
     try:
         attempt.store.clear_staging(attempt.lease.ref.task_id, attempt.lease.attempt - 1)
     except MigratorError as error:
@@ -209,11 +211,11 @@ def _write(attempt: Attempt, ending: Ending) -> Outcome | None:
 
 
 def _let_wait(attempt: Attempt, ending: Waiting, conn: Connection) -> Outcome | None:
-    """Let the job wait again; the worker's parent sends its message as soon as its run may go on. In a run that was cancelled
-    meanwhile no worker would ever take it: there it ends as cancelled, with this outcome.
+    """Let the job wait again; the worker's parent sends its message as soon as its run may go on. In a run
+    that was cancelled meanwhile no worker would ever take it: there it ends as cancelled, with this outcome.
 
-    Locks the run's row, then the job's. An attempt that is not the job's any more pauses nothing, because the whole transaction is
-    taken back: its files may be gone because another attempt removed them.
+    Locks the run's row, then the job's. An attempt that is not the job's any more pauses nothing, because the
+    whole transaction is taken back: its files may be gone because another attempt removed them.
     """
     lease = attempt.lease
     if isinstance(ending, RunPaused):

@@ -1,4 +1,4 @@
-"""Why a job's work has to stop: set by the threads beside it, heard by the work. Knows neither ledger nor time."""
+"""Why a job's work has to stop: set by the threads beside it, heard by the work. Knows no database."""
 
 import threading
 
@@ -8,8 +8,8 @@ from worker.errors import ClaimLostError, LeaseLostError, MigratorError
 class StopSignal:
     """The reason for which the work has to stop, once there is one; any thread may set it or ask for it.
 
-    The first reason stays until its cause has passed, but a lost lease takes the place of any other: from then on
-    nothing may be written for the job.
+    The first reason stays until its cause has passed, but a lost lease takes the place of any other: from
+    then on nothing may be written for the job.
     """
 
     def __init__(self) -> None:

@@ -21,7 +21,7 @@ from worker.store.store import Store
 T = TypeVar("T")
 
 _PATIENCE_S = 600.0
-"""How long a worker waits for PostgreSQL before it lets a message go; the ledger has the job sent again later."""
+"""How long a worker waits for PostgreSQL before it lets a message go; the job is sent again later."""
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,18 @@ class Tools:
         )
 
     def open_store(self, *, create: bool) -> Store:
-        """The store of DATA_DIR, which must be the one that the database names; with `create` the first one is made."""
+        """The store of DATA_DIR, which must be the one that the database names; `create` makes the first one."""
         return open_store(self.settings, self.engine, self.remembered, create=create)
 
     def write(
         self, opened: Callable[[Engine], AbstractContextManager[Connection]], write: Callable[[Connection], T]
     ) -> T:
-        """Write as soon as there is a database: an attempt that gives up before its lease is over loses its work to an outage.
+        """Write as soon as there is a database: an attempt that gives up before its lease is over loses its
+        work to an outage.
 
-        `opened` says whether it is a single statement (`autocommit`) or a transaction (`Engine.begin`), whose locks last until
-        its end. Raises `DatabaseUnavailableError` after ten minutes, or some seconds if the worker is told to stop.
+        `opened` says whether it is a single statement (`autocommit`) or a transaction (`Engine.begin`), whose
+        locks last until its end. Raises `DatabaseUnavailableError` after ten minutes, or some seconds if the
+        worker is told to stop.
         """
 
         def transaction() -> T:
@@ -71,8 +73,8 @@ class Tools:
 
 
 def connect(settings: Settings, application_name: str) -> Engine:
-    """The engine of a process that does jobs: no transaction of it stays open, with all its locks, longer than a lease while
-    the process is stopped.
+    """The engine of a process that does jobs: no transaction of it stays open, with all its locks, longer
+    than a lease while the process is stopped.
     """
     return engine.connect(
         settings.sqlalchemy_url, application_name=application_name, idle_limit_s=settings.lease_s

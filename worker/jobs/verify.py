@@ -1,4 +1,4 @@
-"""The story of one project's verification: do its sessions read by their dataset as they did by their directory?"""
+"""The steps of one project's verification: do its sessions read by dataset as they did by directory?"""
 
 import os
 import random
@@ -12,7 +12,7 @@ from worker.db.datasets import Dataset
 from worker.db.projects import Conversion
 from worker.db.sessions import Session
 from worker.errors import NothingToDoError, SessionsDifferError, SessionUnreadableError
-from worker.jobs.attempt import Attempt as Job
+from worker.jobs.attempt import Attempt
 from worker.jobs.runner import run_job
 from worker.jobs.tools import Tools
 from worker.messages import JobRef, Outcome, Status, Verb, Warning_
@@ -26,14 +26,15 @@ _SHOWN = 10
 
 
 def verify_sessions(tools: Tools, ref: JobRef, worker: str) -> Outcome | None:
-    """Read every session of a migrated project the old way and the new way, and compare; None when it is not ours to do.
+    """Read every session of a migrated project the old way and the new way, and compare; None when it is not
+    ours to do.
 
     Changes nothing but the job's own row, so twice or at once is only slower.
     """
     return run_job(tools, ref, worker, _work, Verb.VERIFY)
 
 
-def _work(job: Job) -> Outcome:
+def _work(job: Attempt) -> Outcome:
     # All rows of one moment: the project may be rolled back between two statements, and half of each would look like loss.
     with job.engine.connect().execution_options(isolation_level="REPEATABLE READ") as conn:
         conversion = projects.active_conversions(conn, [job.project_id]).get(job.project_id)
@@ -66,8 +67,8 @@ def _work(job: Job) -> Outcome:
     return verified
 
 
-def _sample(job: Job, rows: Sequence[Session]) -> list[Session]:
-    """The sessions to read: all, or the share that was asked for, at least one; the same ones whenever the job is repeated."""
+def _sample(job: Attempt, rows: Sequence[Session]) -> list[Session]:
+    """The sessions to read: all, or the share that was asked for; the same whenever the job is repeated."""
     percent = job.lease.options.sample
     if percent is None or not rows:
         return list(rows)
@@ -75,8 +76,9 @@ def _sample(job: Job, rows: Sequence[Session]) -> list[Session]:
     return random.Random(job.lease.ref.task_id).sample(list(rows), count)  # noqa: S311 - a choice, not a secret
 
 
-def _outcome(job: Job, count: int, unreadable: Mapping[str, str]) -> Outcome:
-    """What was proved: of sessions that could not be read before either, nothing, so they are counted by themselves and named.
+def _outcome(job: Attempt, count: int, unreadable: Mapping[str, str]) -> Outcome:
+    """What was proved: of sessions that could not be read before either, nothing, so they are counted by
+    themselves and named.
 
     Where none could be read, the project is skipped: it was not verified.
     """
@@ -98,14 +100,14 @@ def _outcome(job: Job, count: int, unreadable: Mapping[str, str]) -> Outcome:
 
 
 def _compare(
-    job: Job,
+    job: Attempt,
     conversion: Conversion,
     dataset: Dataset | None,
     chosen: Sequence[Session],
     ranges: Mapping[int, tuple[int, int]],
 ) -> tuple[list[str], dict[str, str]]:
-    """Each session and reader for which the two ways give different frames; and, with the reason, each session that some reader
-    can read by neither.
+    """Each session and reader for which the two ways give different frames; and, with the reason, each
+    session that some reader can read by neither.
     """
     tree = dataset.file_path if dataset is not None else None
     old_values = {change["session_id"]: change for change in plan_return(conversion, tree, chosen).changes}
@@ -152,9 +154,9 @@ def _row(
     )
 
 
-def _read(row: SessionRow, reader: Reader, job: Job) -> "pd.DataFrame | str":
-    """The frame, or why Label cannot read the session: in words that quote nothing of the file, because reports go further than
-    files do, and the legacy one may be a link by now.
+def _read(row: SessionRow, reader: Reader, job: Attempt) -> "pd.DataFrame | str":
+    """The frame, or why Label cannot read the session: in words that quote nothing of the file, because
+    reports go further than files do, and the legacy one may be a link by now.
     """
     try:
         return read(row, reader, job.tools.settings.data_dir, job.pace)
