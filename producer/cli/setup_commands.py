@@ -16,13 +16,13 @@ from worker.runtime import log
 from worker.settings import STACK_FILE
 
 app = typer.Typer()
-schema_app = typer.Typer(help="Create or update the tables.", no_args_is_help=True)
+schema_app = typer.Typer(help="Create or check the tables.", no_args_is_help=True)
 app.add_typer(schema_app, name="schema")
 
 
 @schema_app.command("apply", epilog=epilog("producer schema apply"))
 def schema_apply(*, as_json: AsJson = False) -> None:
-    """Create or update the tables; what is there already is left alone."""
+    """Create missing tables and columns; existing ones are left alone."""
     terminal = Terminal(as_json=as_json)
     with connected(needs_schema=False) as (_, engine):
         applied = schema.apply(engine)
@@ -35,14 +35,15 @@ def schema_apply(*, as_json: AsJson = False) -> None:
 
 @schema_app.command("status", epilog=epilog("producer schema status"))
 def schema_status(*, as_json: AsJson = False) -> None:
-    """Show which schema steps are applied, missing, or damaged since, and which columns do not fit (exit 5 if any)."""
+    """Show which schema steps are applied, missing or damaged, and which columns have unusable types (exit 5 if any)."""
     terminal = Terminal(as_json=as_json)
     with connected(needs_schema=False) as (_, engine):
         steps = schema.status(engine)
         misfits = column_types.misfits_of(engine)
+        refusal = schema.refusal(engine)
     for step in steps:
         when = f" at {step.applied_at:%Y-%m-%d %H:%M:%S} UTC" if step.applied_at else ""
-        gone = f"; gone since: {', '.join(step.gone)}" if step.gone else ""
+        gone = f"; missing since: {', '.join(step.gone)}" if step.gone else ""
         terminal.say(f"{step.state:8} {step.name}{when}{gone}")
     terminal.document(
         [
@@ -70,7 +71,7 @@ def schema_status(*, as_json: AsJson = False) -> None:
     if misfits:
         raise typer.Exit(Exit.NOT_READY)
     if any(step.state != "applied" for step in steps):
-        terminal.say("Run: producer schema apply")
+        terminal.say("Run: producer schema apply" if refusal is None else escape(f"{refusal}."))
         raise typer.Exit(Exit.NOT_READY)
 
 
@@ -89,10 +90,10 @@ def doctor(*, as_json: AsJson = False) -> None:
 @app.command(epilog=epilog("producer up --workers 2 --flower"))
 def up(
     *,
-    workers: Annotated[int, typer.Option("--workers", metavar="N", min=0, help="How many workers.")] = 2,
-    flower: Annotated[bool, typer.Option("--flower", help="Start Flower, too.")] = False,
+    workers: Annotated[int, typer.Option("--workers", metavar="N", min=0, help="Number of workers.")] = 2,
+    flower: Annotated[bool, typer.Option("--flower", help="Start Flower as well.")] = False,
 ) -> None:
-    """Run a local stack in the foreground: PostgreSQL, Valkey, workers, perhaps Flower. Ctrl-C stops it."""
+    """Run a local stack in the foreground: PostgreSQL, Valkey, workers and, with --flower, Flower. Ctrl-C stops it."""
     from producer.local import stack as local_stack  # noqa: PLC0415 - only this verb needs the servers' binaries
 
     log.configure(log_format="console", level="info")
@@ -103,11 +104,16 @@ def up(
 def demo(
     *,
     folder: Annotated[
-        Path, typer.Option("--folder", metavar="D", file_okay=False, help="Where everything goes.")
+        Path,
+        typer.Option(
+            "--folder", metavar="D", file_okay=False, help="Directory for projects, store and reports."
+        ),
     ] = Path("demo"),
-    megabytes: Annotated[int, typer.Option("--megabytes", min=1, help="About how much to record.")] = 200,
+    megabytes: Annotated[
+        int, typer.Option("--megabytes", min=1, help="Approximate size of the generated recordings.")
+    ] = 200,
 ) -> None:
-    """Tell the whole story on made-up projects and a local stack."""
+    """Show every step, from dry run to rollback, on generated projects and a local stack."""
     from producer.demo import story as demo_room  # noqa: PLC0415 - only this verb needs the recordings and the servers
 
     raise typer.Exit(demo_room.run(folder, megabytes=megabytes))

@@ -109,6 +109,16 @@ def status(engine: Engine) -> list[Step]:
         return _steps(connection, _names(_recorded(connection)))
 
 
+def refusal(engine: Engine) -> TablesRefusedError | None:
+    """Why `apply` would refuse the database as not Label's; None if it would not."""
+    try:
+        with engine.begin() as connection:
+            _refuse_wrong_database(connection)
+    except TablesRefusedError as error:
+        return error
+    return None
+
+
 def require(engine: Engine) -> None:
     """Return if every table and column that this program needs is there, however it came to be, each table in
     the schema of Label's own, and no row of it hidden from our role; one query.

@@ -22,6 +22,21 @@ def test_missing_tables_are_told_with_the_command_that_makes_them(empty_database
     assert {step["state"] for step in json.loads(steps.stdout)} == {"missing"}
 
 
+def test_of_a_database_that_is_not_label_s_it_is_not_said_that_applying_the_schema_helps(
+    empty_database: Engine, call: Call
+):
+    url = empty_database.url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+    calls = [call("schema", verb, DATABASE_URL=url) for verb in ("status", "apply")]
+
+    assert [done.returncode for done in calls] == [5, 5]
+    for done in calls:
+        assert any(
+            "is not Label's: it has no table projects and no table sessions." in line for line in lines(done)
+        )
+        assert "Run: producer schema apply" not in done.stderr
+
+
 def test_applying_the_schema_twice_says_that_there_is_nothing_to_apply(call: Call):
     done = call("schema", "apply", "--json")
 
