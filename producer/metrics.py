@@ -98,10 +98,12 @@ class LedgerCollector(Collector):
         yield runs
         now = found.open
         yield _single("open_bytes_total", "Bytes of all projects of open runs", now.bytes_total)
-        yield _single("open_bytes_done", "Those of them that are dealt with", now.bytes_done)
-        yield _single("workers_busy", "Workers that hold a job", now.workers)
         yield _single(
-            "oldest_waiting_seconds", "How long the job has waited that waits longest", now.oldest_waiting_s
+            "open_bytes_done", "Those of them that are processed, whatever the outcome", now.bytes_done
+        )
+        yield _single("workers_busy", "Workers that run a job", now.workers)
+        yield _single(
+            "oldest_waiting_seconds", "How long the oldest waiting job has waited", now.oldest_waiting_s
         )
 
     def _broker(self) -> Iterator[Metric]:
@@ -119,7 +121,7 @@ class LedgerCollector(Collector):
                 raise StoreElsewhereError(
                     f"{self._settings.store_dir} is not store {self._named} of this database"
                 )
-            yield _single("store_room_bytes", "What the store takes before it calls itself full", room)
+            yield _single("store_room_bytes", "Bytes that the store accepts before it is full", room)
 
 
 def _look(look: Look, answer: Future[list[Metric]]) -> None:
@@ -160,7 +162,7 @@ def _of_jobs(found: Figures) -> Iterator[Metric]:
         ["error_class"],
         failures,
     )
-    yield _counted("incidents", "What went wrong and was dealt with", ["kind"], incidents)
+    yield _counted("incidents", "Incidents that were recovered from", ["kind"], incidents)
 
 
 def _counted(name: str, words: str, labels: list[str], counts: Mapping[Any, float]) -> Metric:

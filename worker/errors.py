@@ -18,7 +18,7 @@ class MigratorError(Exception):
         self.differences = differences
 
     remedy: ClassVar[str] = (
-        "Read the message; if it does not help, run with LOG_LEVEL=debug and report what you see."
+        "Read the message; if it does not help, run with LOG_LEVEL=debug and report the output."
     )
 
     @property
@@ -37,7 +37,7 @@ class TransientError(MigratorError):
 
 
 class PermanentError(MigratorError):
-    """Will not pass by itself: somebody has to change something first."""
+    """Will not pass by itself: something has to be changed first."""
 
 
 # What the program stands on (exit code 5) -----------------------------------------------------------------------
@@ -63,7 +63,7 @@ class DatabaseUnavailableError(TransientError):
 class DatabaseBusyError(TransientError):
     """PostgreSQL gave up on a statement because of another one: a deadlock or a lock that came too late."""
 
-    remedy = "Give the call again, or try the failed jobs again: producer retry. The statement was rolled back as a whole."
+    remedy = "Repeat the call, or retry the failed jobs: producer retry. The transaction was rolled back as a whole."
 
 
 class DatabaseRefusedError(PermanentError):
@@ -71,7 +71,10 @@ class DatabaseRefusedError(PermanentError):
     check that was in the way, where there was one.
     """
 
-    remedy = "Read what PostgreSQL says: a right, a trigger or a rule of the tables is in the way, or the migrator has a defect."
+    remedy = (
+        "Read PostgreSQL's message: a privilege is missing, a trigger or a constraint is in the way, or the migrator "
+        "has a defect."
+    )
 
     def __init__(self, message: str = "", *, sqlstate: str = "", constraint: str | None = None) -> None:
         super().__init__(message)
@@ -82,7 +85,7 @@ class DatabaseRefusedError(PermanentError):
 class RowsHiddenError(PermanentError):
     """Policies of row-level security keep rows from our role: what it cannot see would count as not there."""
 
-    remedy = "As a superuser: alter role … bypassrls, for the role of DATABASE_URL; or take the policies off Label's tables."
+    remedy = "As a superuser: alter role … bypassrls, for the role of DATABASE_URL; or drop the policies of Label's tables."
 
 
 class SequenceBehindError(PermanentError):
@@ -101,8 +104,8 @@ class BrokerRefusesError(BrokerUnavailableError):
     """Redis or Valkey answers, but does not do what it is asked: as a replica, full, without its disk, without the right."""
 
     remedy = (
-        "Look at the server's role, memory, disk and rights: its own words say which. When it takes messages again, "
-        "workers go on by themselves."
+        "Check the server's role, memory, disk and access rules: its message says which. When it accepts messages "
+        "again, workers continue by themselves."
     )
 
 
@@ -115,7 +118,7 @@ class SchemaMissingError(PermanentError):
 class TablesRefusedError(SchemaMissingError):
     """The tables that DATABASE_URL leads to are not Label's, are there twice, or lack what no schema step adds."""
 
-    remedy = "Do what the message says; check DATABASE_URL and the search_path that it or its role sets."
+    remedy = "Change what the message names: DATABASE_URL, the search_path, or the tables. producer schema apply cannot."
 
 
 class ColumnTypesError(PermanentError):
@@ -156,7 +159,7 @@ class DirectoryMissingError(ProjectError):
 
 
 class NotADirectoryPathError(ProjectError):
-    """Something else than a directory is at the project's path."""
+    """Something other than a directory is at the project's path."""
 
     remedy = "Correct the project's path in Label; then enqueue the project again."
 
@@ -197,25 +200,28 @@ class EntryUnreadableError(ProjectError):
 class SourceChangedError(ProjectError):
     """The legacy tree changed while it was read."""
 
-    remedy = "Wait until nobody writes to the directory; then enqueue the project again."
+    remedy = "Wait until nothing writes to the directory any more; then enqueue the project again."
 
 
 class ProjectChangedError(ProjectError):
     """The project's row is not what it was when the job was made."""
 
-    remedy = "Look at the project in Label; enqueue it again if it is still to be converted."
+    remedy = "Check the project in Label; enqueue it again if it is still to be migrated."
 
 
 class NothingToDoError(ProjectError):
     """The job has no work left: the project is gone, or converted already. The job is skipped, not failed."""
 
-    remedy = "Nothing."
+    remedy = "None needed."
 
 
 class RowRefusedError(ProjectError):
     """PostgreSQL does not let a row of the project be written: a constraint, a trigger, a domain, a limit, a right."""
 
-    remedy = "Nothing of the project's rows was changed. Settle what the message names with the tables' owner; then try the project again."
+    remedy = (
+        "No row of the project was changed. Resolve what the message names with the owner of the tables; then enqueue "
+        "the project again."
+    )
 
 
 class LegacyPathMissingError(ProjectError):
@@ -233,13 +239,13 @@ class SessionsDifferError(ProjectError):
 class LegacyNotDurableError(TransientError):
     """The file system of a legacy directory cannot say that the directory is on the disk: no row may rely on it yet."""
 
-    remedy = "Look at the file system that the legacy directory is on; then roll back again."
+    remedy = "Check the file system of the legacy directory; then roll back again."
 
 
 class RollbackRefusedError(ProjectError):
     """A project that cannot be taken back without losing something."""
 
-    remedy = "Read the differences; restore the directory or settle the edit by hand, then roll back again."
+    remedy = "Read the differences; restore the directory or resolve the edit by hand, then roll back again."
 
 
 # What is wrong with the store -----------------------------------------------------------------------------------
@@ -255,15 +261,15 @@ class StoredBytesMismatchError(PermanentError):
     """A stored file does not have the bytes that its digest promises (exit code 4)."""
 
     remedy = (
-        "Look at what reads it: producer verify --sessions. The file is in quarantine; the next project that brings the same "
-        "content repairs it."
+        "Find the sessions that read it: producer verify --sessions. The file is in quarantine; the next project that "
+        "brings the same content repairs it."
     )
 
 
 class StoreStoppedError(TransientError):
-    """The store takes nothing now, from nobody: the run is paused, and no project fails for it."""
+    """The store takes nothing now, from any job: the run is paused, and no project fails for it."""
 
-    remedy = "Look at the store's file system; when it takes files again: producer resume"
+    remedy = "Check the store's file system; when it accepts files again: producer resume"
 
 
 class TooLargeForStoreError(PermanentError):
@@ -319,15 +325,17 @@ class ClaimLostError(TransientError):
 
 
 class WorkerCrashedError(PermanentError):
-    """The job's holders died one after the other: the job itself may be what kills them."""
+    """The job's workers died one after the other: the job itself may be what kills them."""
 
-    remedy = "Look at the workers' logs and the machine's memory at these times; then: producer retry"
+    remedy = (
+        "Check the workers' logs and the machine's memory at the times of the crashes; then: producer retry"
+    )
 
 
 class OutcomeMissingError(PermanentError):
     """A run has ended and one of its jobs has no outcome."""
 
-    remedy = "Start a worker: its parent ends such a job within seconds; then: producer collect"
+    remedy = "Start a worker: its reaper ends such a job within seconds; then: producer collect"
 
 
 class HandBackError(MigratorError):
@@ -380,9 +388,9 @@ class RunCancelledError(MigratorError):
 
 
 class LeaseLostError(PermanentError):
-    """This attempt is no longer the holder of its job; whatever it found out is not written."""
+    """This attempt no longer owns the lease of its job; whatever it found out is not written."""
 
-    remedy = "Nothing: another worker has the job."
+    remedy = "None needed: another worker runs the job."
 
 
 # What is wrong with a session -----------------------------------------------------------------------------------
@@ -391,7 +399,7 @@ class LeaseLostError(PermanentError):
 class SessionUnreadableError(ProjectError):
     """Label cannot read a session's rows: no directory, no file, or nothing in it that pandas takes for a recording."""
 
-    remedy = "Look at the file that the message names; Label cannot show this session either."
+    remedy = "Check the file that the message names; Label cannot show this session either."
 
 
 class OutOfMemoryError(PermanentError):

@@ -39,7 +39,10 @@ def program(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=lambda asked: _version(asked=asked), is_eager=True, help="Say which it is."
+            "--version",
+            callback=lambda asked: _version(asked=asked),
+            is_eager=True,
+            help="Show the version and exit.",
         ),
     ] = False,
 ) -> None:

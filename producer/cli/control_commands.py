@@ -11,13 +11,14 @@ from producer.cli.terminal import Terminal, confirm
 from producer.runs import control
 from worker.messages import RunState
 from worker.units import human_bytes
+from worker.wording import VERB_WORDS
 
 app = typer.Typer()
 
 
 @app.command(epilog=epilog("producer pause latest"))
 def pause(run: RunArgument = "latest", *, as_json: AsJson = False) -> None:
-    """Pause a run: its workers stop within seconds, in the middle of a file, and hand their jobs back; what is stored is kept."""
+    """Pause a run: its workers stop within seconds, even within a file, and requeue their jobs; what is stored is kept."""
     terminal = Terminal(as_json=as_json)
     with connected() as (_, engine):
         found = find_run(engine, run)
@@ -29,7 +30,7 @@ def pause(run: RunArgument = "latest", *, as_json: AsJson = False) -> None:
 
 @app.command(epilog=epilog("producer resume latest"))
 def resume(run: RunArgument = "latest", *, as_json: AsJson = False) -> None:
-    """Resume a paused run, or one whose producer died, and send again what waits."""
+    """Resume a paused run, or one whose producer died, and send its waiting jobs again."""
     terminal = Terminal(as_json=as_json)
     with connected() as (settings, engine):
         found = find_run(engine, run)
@@ -40,12 +41,12 @@ def resume(run: RunArgument = "latest", *, as_json: AsJson = False) -> None:
 
 @app.command(epilog=epilog("producer cancel latest"))
 def cancel(run: RunArgument = "latest", *, yes: Yes = False, as_json: AsJson = False) -> None:
-    """Stop a run for good. Projects that are converted stay so; to take them back: producer rollback."""
+    """Cancel a run for good. Projects that it has migrated stay migrated; to return them: producer rollback."""
     terminal = Terminal(as_json=as_json)
     with connected() as (_, engine):
         found = find_run(engine, run)
         if not yes:
-            confirm(f"Cancel {found.verb.value} run {str(found.run_id)[:8]} for good?")
+            confirm(f"Cancel {VERB_WORDS[found.verb].noun} run {str(found.run_id)[:8]} for good?")
         still = control.cancel(engine, found)
     terminal.say(f"Cancelled. {_still_working(still)}Its report: producer collect {str(found.run_id)[:8]}")
     terminal.document({"run_id": str(found.run_id), "state": "cancelled", "still_running": still})
@@ -58,13 +59,15 @@ def retry(
     error_class: Annotated[
         str | None,
         typer.Option(
-            "--error-class", metavar="C", help="Only those that failed so, as status and report say."
+            "--error-class",
+            metavar="C",
+            help="Only jobs that failed with this error class, as status and report name it.",
         ),
     ] = None,
     project_id: ProjectIds = None,
     as_json: AsJson = False,
 ) -> None:
-    """Queue the failed jobs of a run again, all or those chosen."""
+    """Queue the failed jobs of a run again, all or the selected ones."""
     terminal = Terminal(as_json=as_json)
     with connected() as (settings, engine):
         found = find_run(engine, run)
@@ -81,7 +84,7 @@ def throttle(
     limit_bytes_per_second: BytesPerSecond = None,
     as_json: AsJson = False,
 ) -> None:
-    """Change how fast the workers of a run may read together, while it runs; without the option: no limit."""
+    """Change the read limit of a run while it runs; without the option: no limit."""
     terminal = Terminal(as_json=as_json)
     with connected() as (_, engine):
         found = find_run(engine, run)
@@ -92,9 +95,9 @@ def throttle(
 
 
 def _still_working(count: int) -> str:
-    """What to say of workers that have not heard yet."""
+    """What to say of workers that have not stopped within the time that they are waited for."""
     return (
-        f"{count} workers have not stopped yet; their jobs wait again at the end of their leases. "
+        f"{count} workers have not stopped yet; their jobs return to the queue when their leases expire. "
         if count
         else ""
     )

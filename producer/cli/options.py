@@ -17,32 +17,36 @@ def _bytes(text: str) -> int:
 
 AsJson = Annotated[
     bool,
-    typer.Option("--json", help="One JSON document on standard output; words for people on standard error."),
+    typer.Option("--json", help="Print one JSON document to standard output; messages go to standard error."),
 ]
 ProjectIds = Annotated[
     list[int] | None,
-    typer.Option("--project-id", metavar="N", help="Only this project; may be given more than once."),
+    typer.Option("--project-id", metavar="N", help="Only this project; repeat it for more."),
 ]
 Exclude = Annotated[
     list[int] | None,
-    typer.Option("--exclude", metavar="N", help="Leave this project out; may be given more than once."),
+    typer.Option("--exclude", metavar="N", help="Leave out this project; repeat it for more."),
 ]
 Limit = Annotated[
     int | None, typer.Option("--limit", metavar="K", min=1, help="At most K projects, lowest ids first.")
 ]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Read everything, change nothing, say what would happen.")
+    bool, typer.Option("--dry-run", help="Read everything, change nothing, report what a real run would do.")
 ]
-Yes = Annotated[bool, typer.Option("--yes", help="Answer the question that a terminal is asked.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Follow the run to its end and write its report.")]
 ReportDir = Annotated[
-    Path | None, typer.Option("--report-dir", metavar="D", file_okay=False, help="Where the report goes.")
+    Path | None,
+    typer.Option(
+        "--report-dir",
+        metavar="D",
+        file_okay=False,
+        help="Directory for the report; without it: the working directory.",
+    ),
 ]
 Timeout = Annotated[
     float | None,
-    typer.Option(
-        "--timeout", metavar="S", min=0, help="Stop following after S seconds; the run itself goes on."
-    ),
+    typer.Option("--timeout", metavar="S", min=0, help="Stop following the run after S seconds; it goes on."),
 ]
 BytesPerSecond = Annotated[
     int | None,
@@ -50,7 +54,7 @@ BytesPerSecond = Annotated[
         "--limit-bytes-per-second",
         metavar="B",
         parser=_bytes,
-        help="How fast all workers of the run together may read, such as 200M (suffixes K, M and G).",
+        help="Read limit of all workers of the run together, in bytes a second, such as 200M (suffixes K, M and G).",
     ),
 ]
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run id, the beginning of one, or latest.")]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run id, its first characters, or latest.")]

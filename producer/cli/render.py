@@ -21,7 +21,7 @@ _ROWS = 40
 """A plan of thousands of projects is a file to read, not a screen; --json has them all."""
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 _MARKS = {Verdict.PASS: "[green]✓[/]", Verdict.WARN: "[yellow]![/]", Verdict.FAIL: "[red]✗[/]"}
-_IN_SHORT = {Verdict.FAIL: "in short, failed:", Verdict.WARN: "in short, warnings:"}
+_SUMMARY = {Verdict.FAIL: "all failures:", Verdict.WARN: "all warnings:"}
 _NAMES_WIDTH = 24
 _SLOW_S = 3.0
 """A directory that takes longer to list is named: its mount may hang."""
@@ -83,7 +83,7 @@ def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
             f"{human_bytes(size['stored'])} {would}stored, {human_bytes(size['saved'])} {would}saved{share}"
         )
     if verb is Verb.VERIFY and report["warnings"]:
-        yield f"[yellow]{len(report['warnings'])} sessions can be read neither by legacy directory nor by dataset[/]"
+        yield f"[yellow]{len(report['warnings'])} sessions could be read neither from their legacy directory nor from their dataset[/]"
     for warning in report["warnings"][:_ROWS]:
         yield f"[yellow]warning[/] project {warning['project_id']}: {escape(warning['message'])}"
     if len(report["warnings"]) > _ROWS:
@@ -111,8 +111,7 @@ def status_lines(status: RunStatus) -> Iterator[str]:
     counts = status.progress
     if counts.crashes or counts.fenced or counts.retries:
         yield (
-            f"[dim]leases run out: {counts.crashes}, attempts that came too late: {counts.fenced}, "
-            f"jobs tried again: {counts.retries}[/]"
+            f"[dim]leases expired: {counts.crashes}, attempts fenced: {counts.fenced}, retries: {counts.retries}[/]"
         )
 
 
@@ -150,7 +149,7 @@ def _failure_lines(failure: FailureClass) -> Iterator[str]:
 
 
 def _waits(wait_s: float | None) -> str:
-    return "waits" if wait_s is None else f"tries again in {human_duration(wait_s)}"
+    return "waits" if wait_s is None else f"retries in {human_duration(wait_s)}"
 
 
 def watch_line(status: RunStatus, bytes_per_s: float) -> str:
@@ -223,7 +222,7 @@ def diagnosis_lines(diagnosis: Diagnosis, width: int) -> Iterator[str]:
     # The lines above may have left the screen.
     for verdict in (Verdict.FAIL, Verdict.WARN):
         if diagnosis.count(verdict):
-            yield from _entry(_MARKS[verdict], _IN_SHORT[verdict], diagnosis.names(verdict), width)
+            yield from _entry(_MARKS[verdict], _SUMMARY[verdict], diagnosis.names(verdict), width)
     passed, warnings, failures = (diagnosis.count(verdict) for verdict in Verdict)
     not_checked = sum(len(chapter.not_checked) for chapter in diagnosis.chapters)
     yield (

@@ -43,9 +43,7 @@ def enqueue(
     limit: Limit = None,
     include_failed: Annotated[
         bool,
-        typer.Option(
-            "--include-failed", help="With --limit: also projects that failed when they were last tried."
-        ),
+        typer.Option("--include-failed", help="With --limit: also projects whose last job failed."),
     ] = False,
     limit_bytes_per_second: BytesPerSecond = None,
     wait: Wait = False,
@@ -53,7 +51,7 @@ def enqueue(
     timeout: Timeout = None,
     as_json: AsJson = False,
 ) -> None:
-    """Queue one task for each legacy project and show the plan."""
+    """Open a migration run: show its plan and queue one task for each legacy project."""
     _run(
         Terminal(as_json=as_json),
         Following(wait=wait, timeout_s=timeout, report_dir=report_dir),
@@ -81,12 +79,12 @@ def rollback(
     wait: Wait = False,
     report_dir: ReportDir = None,
     restore_files: Annotated[
-        bool, typer.Option("--restore-files", help="Rebuild a legacy directory that is gone from the store.")
+        bool, typer.Option("--restore-files", help="Rebuild missing legacy directories from the store.")
     ] = False,
     timeout: Timeout = None,
     as_json: AsJson = False,
 ) -> None:
-    """Queue one task for each migrated project that takes it back to its legacy directory."""
+    """Open a rollback run: queue one task for each migrated project, to return it to its legacy directory."""
     asks = not (dry_run or project_id or yes)
     _run(
         Terminal(as_json=as_json),
@@ -109,20 +107,25 @@ def verify(
     *,
     sessions: Annotated[
         bool,
-        typer.Option("--sessions", help="Read sessions through pandas the old and the new way and compare."),
+        typer.Option(
+            "--sessions",
+            help="Read each session from its legacy directory and from its dataset, through pandas, and compare.",
+        ),
     ] = False,
     project_id: ProjectIds = None,
     exclude: Exclude = None,
     limit: Limit = None,
     sample: Annotated[
         float | None,
-        typer.Option("--sample", metavar="P", min=0, max=100, help="Only P percent of the sessions."),
+        typer.Option(
+            "--sample", metavar="P", min=0, max=100, help="Read only P percent of each project's sessions."
+        ),
     ] = None,
     report_dir: ReportDir = None,
     timeout: Timeout = None,
     as_json: AsJson = False,
 ) -> None:
-    """Prove on the workers that migrated projects read as before; follow the run and write its report (exit 4 if not)."""
+    """Verify that migrated projects read as before; follow the run and write its report (exit 4 if one does not)."""
     if not sessions:
         raise UsageError("Say what to verify: --sessions")
     _run(

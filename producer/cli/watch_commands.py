@@ -30,16 +30,18 @@ def status_command(
     *,
     watch: Annotated[
         bool,
-        typer.Option("--watch", help="Stay until the run has ended or is paused; JSON Lines with --json."),
+        typer.Option(
+            "--watch", help="Follow the status until the run has ended or is paused; JSON Lines with --json."
+        ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show how far a run is, which worker runs which job, and what failed."""
+    """Show the progress of a run, which worker runs which job, and what failed."""
     terminal = Terminal(as_json=as_json)
     with connected() as (settings, engine):
         found = find_run(engine, run)
         if watch:
-            look = partial(_look_at, settings, engine, found.run_id)
+            look = partial(_latest_status, settings, engine, found.run_id)
             terminal.watch(lambda: when_there(look, PATIENCE_S))
             return
         described = status.describe(engine, found, settings)
@@ -50,7 +52,9 @@ def status_command(
 
 @app.command(epilog=epilog("producer runs --limit 5"))
 def runs(
-    *, limit: Annotated[int, typer.Option(metavar="K", min=1, help="How many.")] = 20, as_json: AsJson = False
+    *,
+    limit: Annotated[int, typer.Option(metavar="K", min=1, help="At most K runs.")] = 20,
+    as_json: AsJson = False,
 ) -> None:
     """List the runs, newest first."""
     terminal = Terminal(as_json=as_json)
@@ -64,15 +68,17 @@ def runs(
 def metrics(
     *,
     address: Annotated[
-        str, typer.Option("--address", metavar="A", help="Where to listen; anybody who reaches it may look.")
+        str,
+        typer.Option("--address", metavar="A", help="Address to listen on; requests are not authenticated."),
     ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option("--port", metavar="P", min=0, max=65535, help="0 takes any free one.")
+        int,
+        typer.Option("--port", metavar="P", min=0, max=65535, help="Port to listen on; 0 takes a free one."),
     ] = 9187,
-    once: Annotated[bool, typer.Option("--once", help="Print one look and end.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Print one scrape and exit.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Serve figures of ledger, broker and store to Prometheus until Ctrl-C; --once and --json print them and end."""
+    """Serve metrics of ledger, broker and store to Prometheus until Ctrl-C; --once and --json print them and exit."""
     from producer import metrics as metrics_room  # noqa: PLC0415 - only this verb needs Prometheus' client
 
     terminal = Terminal(as_json=as_json)
@@ -86,11 +92,11 @@ def metrics(
 
 
 def _serve_metrics(terminal: Terminal, served: AbstractContextManager[str]) -> None:
-    """Serve until somebody ends it, which is a good end."""
+    """Serve until Ctrl-C or SIGTERM, which is a good end."""
     with stopped_by_signals(), suppress(KeyboardInterrupt), served as url:
         terminal.say(f"Serving {url} until Ctrl-C")
         threading.Event().wait()
 
 
-def _look_at(settings: Settings, engine: Engine, run_id: uuid.UUID) -> status.RunStatus:
+def _latest_status(settings: Settings, engine: Engine, run_id: uuid.UUID) -> status.RunStatus:
     return status.describe(engine, find_run(engine, str(run_id)), settings)

@@ -1,4 +1,4 @@
-"""The demo: the whole story on made-up projects, told by the program's own commands on a local stack of its own."""
+"""The demo: every step of a migration on generated projects, by the program's own commands on a local stack."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ _MARK = "made-by-producer-demo"
 
 
 def run(folder: Path, *, megabytes: int) -> int:
-    """Tell the story; 0 when it ended as it should, 1 otherwise. Everything stays in `folder`.
+    """Run the demo; 0 when it ended as it should, 1 otherwise. Everything stays in `folder`.
 
     A folder of an earlier demo is replaced; any other that is not empty is refused with `UsageError`.
     """
@@ -43,7 +43,7 @@ def run(folder: Path, *, megabytes: int) -> int:
         f"\nEverything is in [bold]{folder}[/]: reports/, label/ (Label's data directory) and .state/ (the servers')."
     )
     console.print(
-        f"To look around: cd {folder} && DATA_DIR=$PWD/label {Path(sys.executable).parent / 'producer'} up"
+        f"To explore it: cd {folder} && DATA_DIR=$PWD/label {Path(sys.executable).parent / 'producer'} up"
     )
     return 0 if told else 1
 
@@ -75,16 +75,16 @@ class _Story:
         self._chapter("The tables")
         well = self._producer("schema", "apply") == 0
 
-        self._chapter("A rehearsal: what would happen?")
+        self._chapter("A dry run: what would happen?")
         well &= self._producer("enqueue", "--dry-run", "--wait", "--report-dir", "reports") == 3
 
         self._chapter("The migration, by two workers")
         well &= self._producer("enqueue", "--wait", "--report-dir", "reports") == 3
         self.console.print(
-            "  (Exit code 3: the run ended, and three projects could not be migrated. They were made so.)"
+            "  (Exit code 3: the run ended, and three projects could not be migrated; they were generated so.)"
         )
 
-        self._chapter("Do the sessions read as before?")
+        self._chapter("Two sessions, read as Label does, before and after")
         after = self._frames()
         for name, frame in before.items():
             equal = frame.equals(after[name])
@@ -93,7 +93,7 @@ class _Story:
                 f"  {name}: {len(frame)} rows before, {len(after[name])} after, {'equal' if equal else 'DIFFERENT'}"
             )
 
-        self._chapter("And all of them, by the workers")
+        self._chapter("All sessions, verified by the workers")
         well &= self._producer("verify", "--sessions", "--report-dir", "reports") == 0
         self._space()
         return well

@@ -39,7 +39,7 @@ class Child:
     log_file: Path
     log_start: int
 
-    def last_words(self, lines: int = 12) -> str:
+    def log_tail(self, lines: int = 12) -> str:
         """Return the last lines that this process wrote."""
         with self.log_file.open("rb") as log:
             log.seek(self.log_start)
@@ -66,10 +66,10 @@ def start(
     on_parent_death: signal.Signals,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
-    first_words: bytes = b"",
+    standard_input: bytes = b"",
     identity: Identity = OURSELVES,
 ) -> Child:
-    """Start a process that hears `first_words` on its standard input and gets a signal when this process is gone.
+    """Start a process that reads `standard_input`, and gets a signal when this process is gone.
 
     It has a session of its own, so that a Ctrl-C at our terminal reaches only us and the order of stopping is ours.
     """
@@ -92,7 +92,7 @@ def start(
     # One that ended at once has closed the pipe; whoever waits for it to be ready will say so.
     if process.stdin is not None:
         with contextlib.suppress(BrokenPipeError), process.stdin:
-            process.stdin.write(first_words)
+            process.stdin.write(standard_input)
     return Child(name=name, process=process, log_file=log_file, log_start=log_start)
 
 
@@ -125,7 +125,7 @@ def stop(
 
 
 def _did_not_start(child: Child, why: str) -> str:
-    return f"{child.name} {why}; its log is {child.log_file} and ends with:\n{child.last_words()}"
+    return f"{child.name} {why}; its log is {child.log_file} and ends with:\n{child.log_tail()}"
 
 
 def _die_with(parent_pid: int, signum: int) -> None:

@@ -73,7 +73,7 @@ def _start_on_free_port(
             await_ready(child, partial(answers_at, port))
         except BaseException as error:  # also Ctrl-C: nobody else knows this child yet
             stop([child], politely=_CLEAN_STOP)
-            passes_by_itself = any(hint in child.last_words() for hint in _PASSES_BY_ITSELF)
+            passes_by_itself = any(hint in child.log_tail() for hint in _PASSES_BY_ITSELF)
             if not isinstance(error, LocalStackError) or not passes_by_itself or time.monotonic() > deadline:
                 raise
             time.sleep(LOOK_EVERY_S * 5)
@@ -115,7 +115,7 @@ def servers_folder(wanted: Path) -> Path:
         folder = Path(tempfile.gettempdir()).resolve() / f"label-dataset-migrator-{digest}"
         folder.mkdir(exist_ok=True)
         if folder.is_symlink() or folder.stat().st_uid != 0:
-            raise LocalStackError(f"{folder} belongs to somebody else; choose another state folder")
+            raise LocalStackError(f"{folder} belongs to another user; choose another state folder")
     folder.chmod(0o755)
     return folder
 
@@ -189,7 +189,7 @@ def _major_version(programs: Path, identity: Identity) -> str:
     said = _run([programs / "initdb", "--version"], identity).stdout
     match = re.search(r"(\d+)\.", said)
     if match is None:
-        raise LocalStackError(f"{programs}/initdb does not tell its version: {said!r}")
+        raise LocalStackError(f"{programs}/initdb does not print its version: {said!r}")
     return match[1]
 
 
@@ -300,7 +300,7 @@ def _start_valkey(program: Path, state: Path, *, durable: bool, databases: int) 
             log_file=state / "valkey.log",
             on_parent_death=_CLEAN_STOP,
             cwd=folder,
-            first_words=configuration.encode(),
+            standard_input=configuration.encode(),
         )
 
     child, port = _start_on_free_port(start_at, partial(_valkey_answers, password))

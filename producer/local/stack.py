@@ -319,11 +319,11 @@ def up(state: Path, *, workers: int, flower: bool, data_dir: Path | None) -> int
                 console.print(_introduction(running, workers))
                 lost = _first_to_end(running.children)
             except KeyboardInterrupt:
-                console.print("Stopping; running tasks hand their jobs back …")
+                console.print("Stopping; running jobs return to the queue …")
                 return 0
             console.print(
                 f"{lost.name} ended unexpectedly with status {lost.process.returncode}; stopping the rest. "
-                f"Its log is {lost.log_file} and ends with:\n{lost.last_words()}"
+                f"Its log is {lost.log_file} and ends with:\n{lost.log_tail()}"
             )
             return 1
     except KeyboardInterrupt:

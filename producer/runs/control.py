@@ -78,7 +78,7 @@ def retry(
             conn, run.run_id, error_class=error_class, project_ids=list(project_ids) or None
         )
     if not count:
-        raise UsageError(f"Nothing that was chosen has failed in run {run.run_id}")
+        raise UsageError(f"No failed job is selected in run {run.run_id}")
     if run.state is not RunState.PAUSED:
         _send_waiting(settings, engine, run)
     return count

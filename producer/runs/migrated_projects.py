@@ -15,7 +15,7 @@ from worker.messages import RunOptions, Verb
 from worker.settings import Settings
 from worker.wording import VERB_WORDS
 
-_BY_OTHERS = "migrated by another tool, which kept no record of how the project was"
+_BY_OTHERS = "migrated by another tool, which kept no before-image"
 _BY_OTHERS_REMEDY = "Roll it back with the tool that migrated it."
 
 

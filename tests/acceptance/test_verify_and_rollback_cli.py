@@ -155,7 +155,7 @@ def test_what_cannot_be_rolled_back_is_named_and_nothing_begins(shared_site: Sit
     wanted = {
         legacy.project_id: "not migrated",
         made_in_label: "dataset-based, but never was a legacy project",
-        by_reference: "migrated by another tool, which kept no record of how the project was",
+        by_reference: "migrated by another tool, which kept no before-image",
         999: "no such project",
         0: "ids begin at 1",
     }

@@ -188,7 +188,7 @@ class Servers:
             log_file=self.folder / "valkey.log",
             on_parent_death=signal.SIGKILL,
             cwd=self.folder,
-            first_words="".join(f"{name} {value}\n" for name, value in settings.items()).encode(),
+            standard_input="".join(f"{name} {value}\n" for name, value in settings.items()).encode(),
         )
         await_ready(child, partial(local_servers._valkey_answers, self._password, port))
         return child

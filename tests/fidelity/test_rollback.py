@@ -603,7 +603,7 @@ def test_an_id_that_cannot_be_rolled_back_is_refused_with_the_reason_and_no_run_
 
     for number, reason in (
         (made.project_id, "dataset-based, but never was a legacy project"),
-        (reference.project_id, "migrated by another tool, which kept no record of how the project was"),
+        (reference.project_id, "migrated by another tool, which kept no before-image"),
         (legacy.project_id, "not migrated"),
         (0, "ids begin at 1"),
         (-3, "ids begin at 1"),

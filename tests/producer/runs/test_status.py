@@ -133,7 +133,7 @@ def test_jobs_that_are_tried_again_and_incidents_are_told(database: Engine):
     assert seen["incidents"] == {"leases_run_out": 1, "attempts_fenced": 1, "retries": 1}
     told = "\n".join(status_lines(described(database, run_id)))
     assert "the claim was lost" in told
-    assert "attempts that came too late: 1" in told
+    assert "attempts fenced: 1" in told
 
 
 @pytest.mark.parametrize(("state", "guessed"), [("running", True), ("paused", False), ("cancelled", False)])
