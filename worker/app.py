@@ -37,14 +37,14 @@ def _worker_app() -> Celery:
 
 
 def _say_alive(alive_file: Path, **_arguments: Any) -> None:
-    """Runs in the parent's event loop, every two seconds while it is connected to the broker. Where the file cannot be
-    written Celery logs that, and the worker works on.
+    """Runs in the parent's event loop, every two seconds while it is connected to the broker. Where the file
+    cannot be written Celery logs that, and the worker works on.
     """
     alive_file.touch()
 
 
 def __getattr__(name: str) -> Any:
-    """`app` for `celery -A worker.app worker`: made when it is asked for, so that importing this module needs no settings."""
+    """`app` for `celery -A worker.app worker`, made on demand: importing this module needs no settings."""
     if name == "app":
         return _worker_app()
     raise AttributeError(name)

@@ -1,4 +1,4 @@
-"""What a worker's parent process does beside its children: the reaper, and answers to the doctor. Knows Celery."""
+"""What a worker's parent does beside its children: the reaper, and answers to the doctor. Knows Celery."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +15,8 @@ from worker.jobs.reaper import Reaper
 class Reaping(bootsteps.StartStopStep):  # type: ignore[misc]
     """The reaper in each worker's parent process: starts and stops with it, whatever its children do.
 
-    Not before the first children are there: they are to be forked while the parent has no other thread (`worker.runtime.fork_guard`).
+    Not before the first children are there: they are to be forked while the parent has no other thread
+    (`worker.runtime.fork_guard`).
     """
 
     requires = ("celery.worker.components:Pool",)
@@ -40,8 +41,8 @@ class Reaping(bootsteps.StartStopStep):  # type: ignore[misc]
 def examine(state: Any, token: str, step: str, marks: Sequence[str] = ()) -> dict[str, Any]:
     """Answer the doctor for this worker and its machine: at once, with what is known by now.
 
-    Runs in the parent's event loop, so a worker whose children are all busy answers, too. Twice, or at once: one examination
-    for each token.
+    Runs in the parent's event loop, so a worker whose children are all busy answers, too. Twice, or at once:
+    one examination for each token.
     """
     parent = state.consumer.controller
     return parent.checkups.answer(token, step, marks, processes=parent.concurrency)  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""The broker's address taken apart, once for all clients that read such URLs each in their own way. Opens no connection."""
+"""The broker's address, parsed once for clients that each read URLs in their own way. Opens no connection."""
 
 import os
 from collections.abc import Mapping
@@ -29,9 +29,9 @@ class NotUnderstoodError(ValueError):
 class BrokerUrl:
     """Where the broker is and how to speak to it.
 
-    `url` has the password, percent-encoded throughout, and no query: kombu, Celery's result backend, Flower and redis-py each
-    understand another part of one. `tls` has what the query said, in the names that all of them take as arguments; it is
-    empty if and only if the scheme is `redis`, and then nothing is encrypted.
+    `url` has the password, percent-encoded throughout, and no query: kombu, Celery's result backend, Flower
+    and redis-py each understand another part of one. `tls` has what the query said, in the names that all of
+    them take as arguments; it is empty if and only if the scheme is `redis`, and then nothing is encrypted.
     """
 
     url: str = field(repr=False)
@@ -51,10 +51,11 @@ class BrokerUrl:
 
 
 def parse(text: str) -> BrokerUrl:
-    """Take `redis://…` or `rediss://…` apart. Raises `NotUnderstoodError`, with a text that holds nothing of the URL's.
+    """Take `redis://…` or `rediss://…` apart. Raises `NotUnderstoodError`, whose text holds nothing of the
+    URL.
 
-    What no client would understand is refused, and so is a word about certificates in a URL that says plain text: whoever
-    wrote it believes that the connection is encrypted.
+    What no client would understand is refused, and so is an option about certificates in a URL that says
+    plain text: its author believes that the connection is encrypted.
     """
     parts, query = _split(text)
     if parts.scheme not in {"redis", _TLS}:
@@ -88,7 +89,7 @@ def _split(text: str) -> tuple[SplitResult, dict[str, str]]:
 
 
 def _tls_options(query: Mapping[str, str]) -> dict[str, str | bool]:
-    """What the query says of certificates. Silence means that the server must have one that is valid for its name."""
+    """What the query says of certificates. By default the server must have a valid one for its name."""
     known = {"ssl_cert_reqs", "ssl_check_hostname", *_FILES}
     if not query.keys() <= known:
         raise NotUnderstoodError(f"of what follows ? only {', '.join(sorted(known))} are understood")
@@ -102,7 +103,8 @@ def _tls_options(query: Mapping[str, str]) -> dict[str, str | bool]:
             "ssl_cert_reqs is required, optional or none, ssl_check_hostname true or false"
         ) from None
     for name in (name for name in _FILES if name in query):
-        # Clients say no more than "No such file or directory", and some only when they connect again after days.
+        # Clients say no more than "No such file or directory", and some only when they connect again after
+        # days.
         if not (os.path.isfile(query[name]) and os.access(query[name], os.R_OK)):
             raise NotUnderstoodError(f"{name} names no file that can be read")
         options[name] = query[name]

@@ -15,8 +15,9 @@ class NotUnderstoodError(ValueError):
 
 
 def parse(text: str) -> URL:
-    """Take `postgresql://…` or `postgres://…` apart: one host or several, a host name, an address or the directory of a socket,
-    or none at all and a `service`. Raises `NotUnderstoodError`, with a text that holds nothing of the URL's.
+    """Take `postgresql://…` or `postgres://…` apart: one host or several, a host name, an address or the
+    directory of a socket, or none at all and a `service`. Raises `NotUnderstoodError`, with a text that holds
+    nothing of the URL's.
     """
     scheme, found, rest = text.strip().partition("://")
     if not found or (not scheme.isidentifier() and "+" not in scheme):
@@ -38,7 +39,9 @@ def _without_database(rest: str) -> tuple[str, str, str]:
 
 
 def _with_hosts(before: str, hosts: str, after: str) -> URL:
-    """One plain host is SQLAlchemy's own affair; several, or a socket's directory, it takes from the query alone."""
+    """One plain host is SQLAlchemy's affair; several, or a socket's directory, it reads in the query
+    alone.
+    """
     if "," not in hosts and "%" not in hosts:
         return _made(f"{before}{hosts}{after}")
     url = _made(f"{before}{after}")

@@ -1,16 +1,16 @@
 """Every error the migrator raises on purpose: what went wrong, whether waiting may help, and what to do next.
 
 The type says whether a retry can help: a `TransientError` may pass by itself, a `PermanentError` will not.
-Errors are recorded, or tried again, in `worker/jobs/runner.py`, and become an exit code in the command line. In between they are caught only
-where something else can be done about them, which is said there.
+Errors are recorded, or retried, in `worker/jobs/runner.py`, and become an exit code in the command line. In
+between they are caught only where something else can be done about them, which is said there.
 """
 
 from typing import ClassVar
 
 
 class MigratorError(Exception):
-    """Base of the tree. `remedy` is the operator's next step, shown beside the message; `differences` names single
-    things that are not as they should be, where there are several.
+    """Base of the tree. `remedy` is the operator's next step, shown beside the message; `differences` names
+    single things that are not as they should be, where there are several.
     """
 
     def __init__(self, message: str = "", differences: tuple[str, ...] = ()) -> None:
@@ -50,8 +50,8 @@ class SettingsError(PermanentError):
 
 
 class DatabaseUnavailableError(TransientError):
-    """PostgreSQL cannot be reached, broke the connection, or answers that it cannot work now: it is a standby, closed for
-    writing, full, shutting down, or its administrator cancelled the statement.
+    """PostgreSQL cannot be reached, broke the connection, or answers that it cannot work now: it is a
+    standby, closed for writing, full, shutting down, or its administrator cancelled the statement.
     """
 
     remedy = (
@@ -67,8 +67,8 @@ class DatabaseBusyError(TransientError):
 
 
 class DatabaseRefusedError(PermanentError):
-    """PostgreSQL refused a statement and will refuse it again. `sqlstate` is its code, `constraint` the name of the key or
-    check that was in the way, where there was one.
+    """PostgreSQL refused a statement and will refuse it again. `sqlstate` is its code, `constraint` the name
+    of the key or check that was in the way, where there was one.
     """
 
     remedy = (
@@ -89,7 +89,7 @@ class RowsHiddenError(PermanentError):
 
 
 class SequenceBehindError(PermanentError):
-    """The sequence that numbers a table's rows gives numbers that are used already: rows were imported with theirs."""
+    """The sequence that numbers a table's rows gives numbers that imported rows have already."""
 
     remedy = "Run the statement that the message names, then: producer retry"
 
@@ -101,7 +101,7 @@ class BrokerUnavailableError(TransientError):
 
 
 class BrokerRefusesError(BrokerUnavailableError):
-    """Redis or Valkey answers, but does not do what it is asked: as a replica, full, without its disk, without the right."""
+    """Redis or Valkey answers, but refuses: as a replica, full, without its disk, without the right."""
 
     remedy = (
         "Check the server's role, memory, disk and access rules: its message says which. When it accepts messages "
@@ -116,7 +116,7 @@ class SchemaMissingError(PermanentError):
 
 
 class TablesRefusedError(SchemaMissingError):
-    """The tables that DATABASE_URL leads to are not Label's, are there twice, or lack what no schema step adds."""
+    """DATABASE_URL leads to tables that are not Label's, are there twice, or lack what no step adds."""
 
     remedy = "Change what the message names: DATABASE_URL, the search_path, or the tables. producer schema apply cannot."
 
@@ -177,13 +177,13 @@ class PathRefusedError(ProjectError):
 
 
 class EntryRefusedError(ProjectError):
-    """An entry of the tree that cannot be stored: a special file, a bad link, a name that a row cannot hold."""
+    """An entry of the tree that cannot be stored: a special file, a bad link, a name no row can hold."""
 
     remedy = "Remove or rename the entry; then enqueue the project again."
 
 
 class EncodingRefusedError(ProjectError):
-    """A text that the database's encoding cannot hold, or one in the database that is not in the encoding it should have."""
+    """A text that the database's encoding cannot hold, or one in the database that is not in its encoding."""
 
     remedy = (
         "Rename what the message names in characters that the database has, or correct the row; "
@@ -216,7 +216,7 @@ class NothingToDoError(ProjectError):
 
 
 class RowRefusedError(ProjectError):
-    """PostgreSQL does not let a row of the project be written: a constraint, a trigger, a domain, a limit, a right."""
+    """PostgreSQL refuses a row of the project: a constraint, a trigger, a domain, a limit, a right."""
 
     remedy = (
         "No row of the project was changed. Resolve what the message names with the owner of the tables; then enqueue "
@@ -237,7 +237,7 @@ class SessionsDifferError(ProjectError):
 
 
 class LegacyNotDurableError(TransientError):
-    """The file system of a legacy directory cannot say that the directory is on the disk: no row may rely on it yet."""
+    """The file system of a legacy directory cannot say that it is on the disk: no row may rely on it yet."""
 
     remedy = "Check the file system of the legacy directory; then roll back again."
 
@@ -285,13 +285,13 @@ class StoreFullError(StoreStoppedError):
 
 
 class StoreBrokenError(StoreStoppedError):
-    """The store's disk, or the server it is on, does not do what it is told: input/output errors, no answer, read-only."""
+    """The store's disk, or its file server, does not work: input/output errors, no answer, read-only."""
 
     remedy = "Repair or remount the store's file system; then: producer resume"
 
 
 class StoreElsewhereError(StoreStoppedError):
-    """DATA_DIR holds no store, or another one than the database names: most likely its mount is missing on this machine."""
+    """DATA_DIR holds no store, or not the one that the database names: most likely its mount is missing."""
 
     remedy = (
         "Mount DATA_DIR on the worker's machine as on all others, or stop that worker; then: producer resume. "
@@ -300,7 +300,7 @@ class StoreElsewhereError(StoreStoppedError):
 
 
 class StoreSyncError(StoreBrokenError):
-    """The store's disk reported, when it was told to flush, bytes that it could not write: perhaps this job's, perhaps others'."""
+    """The store's disk reported, at a flush, bytes that it could not write: this job's or another's."""
 
 
 class DatasetGoneError(TransientError):
@@ -339,7 +339,7 @@ class OutcomeMissingError(PermanentError):
 
 
 class HandBackError(MigratorError):
-    """The job has to stop at once, in the middle of a file if need be, and to wait; what is stored is kept."""
+    """The job has to stop at once, in the middle of a file if need be, and to wait; what is stored stays."""
 
 
 class RunHeldError(HandBackError):
@@ -355,7 +355,7 @@ class WorkerStoppingError(HandBackError):
 
 
 ROOM = "room"
-"""What a job waits for that does not fit into the store's room; everything else that jobs wait for is a legacy root."""
+"""What a job waits for that does not fit into the store; all else that jobs wait for is a legacy root."""
 
 
 class WaitsError(HandBackError):
@@ -397,7 +397,7 @@ class LeaseLostError(PermanentError):
 
 
 class SessionUnreadableError(ProjectError):
-    """Label cannot read a session's rows: no directory, no file, or nothing in it that pandas takes for a recording."""
+    """Label cannot read a session's rows: no directory, no file, or nothing that pandas can read."""
 
     remedy = "Check the file that the message names; Label cannot show this session either."
 

@@ -1,4 +1,4 @@
-"""The words that travel between producer, broker, worker, ledger and report. Knows no database and no Celery."""
+"""What travels between producer, broker, worker, ledger and report. Knows no database and no Celery."""
 
 import uuid
 from collections.abc import Mapping
@@ -100,15 +100,16 @@ class JobRef:
 
     @property
     def task_id(self) -> str:
-        """The Celery task id: the same for every delivery of this job, so that a result can be found without a list."""
+        """The Celery task id, the same for every delivery of this job: its result is found without a list."""
         return str(uuid.uuid5(self.run_id, f"project/{self.project_id}"))
 
 
 class RunOptions(BaseModel, frozen=True):
     """What a run was asked for beside its verb: which projects, and what its jobs are to do with them.
 
-    `project_ids` empty: all that the verb concerns, without `exclude`, `limit` at the most. `sample`: percent of each
-    project's sessions. What was not given is not kept, so that a report shows no option that its verb does not have.
+    `project_ids` empty: all that the verb concerns, without `exclude`, `limit` at the most. `sample`: percent
+    of each project's sessions. What was not given is not kept, so that a report shows no option that its verb
+    does not have.
     """
 
     project_ids: tuple[int, ...] = ()
@@ -171,7 +172,7 @@ class LinkCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class Warning_:  # noqa: N801 - `Warning` is Python's own
-    """Something that was left alone because guessing would be wrong. `session` is None for the project as a whole."""
+    """Something left alone because guessing would be wrong. `session` is None for the project as a whole."""
 
     message: str
     session: str | None = None
@@ -182,8 +183,8 @@ class Outcome:
     """What became of one job. The task returns it, the ledger keeps it, the reports are computed from it.
 
     `reason` is one line for a person: why this and nothing else. `dataset_created` tells *stored* from
-    *reused*. `dataset_id` is None in a dry run that would create the dataset. Times are UTC; `duration_s` is the
-    wall time of the attempt that ended the job. `attempts` counts the deliveries that got the lease.
+    *reused*. `dataset_id` is None in a dry run that would create the dataset. Times are UTC; `duration_s` is
+    the wall time of the attempt that ended the job. `attempts` counts the deliveries that got the lease.
     """
 
     project_id: int

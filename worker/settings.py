@@ -20,7 +20,7 @@ from worker.broker_url import BrokerUrl
 from worker.errors import SettingsError
 from worker.units import parse_bytes
 
-_TOLD = "told"
+_EXPLAINED = "explained"
 """The type of an error whose text is for people and holds nothing of the value."""
 
 ENV_FILE = ".env"
@@ -57,13 +57,13 @@ _OF_OTHER_APPLICATIONS = {
     "CELERY_CONFIG_MODULE": "config",
     "FLOWER_BROKER_API": None,
 }
-"""What Celery and Flower take from the environment before they look at any setting of ours, and the option of `celery` that
-sets it. There they belong to another application: with them its Redis would get our messages, and we its results.
+"""What Celery and Flower take from the environment before any setting of ours, and the option of `celery`
+that sets it. There they belong to another application: its Redis would get our messages, and we its results.
 """
 
 
 def variables_of_other_applications() -> dict[str, str | None]:
-    """Variables in the environment that would point Celery or Flower elsewhere than `REDIS_URL` does, with that option."""
+    """Variables in the environment that name another Redis than `REDIS_URL` does, each with that option."""
     return {name: option for name, option in _OF_OTHER_APPLICATIONS.items() if os.environ.get(name)}
 
 
@@ -77,7 +77,7 @@ def _parse_bytes_per_second(value: Any) -> Any:
 
 
 class Settings(BaseSettings):
-    """What an operator can set. Sources, strongest first: environment, `.env`, the running local stack, defaults."""
+    """What an operator can set. Sources, strongest first: environment, `.env`, the local stack, defaults."""
 
     model_config = SettingsConfigDict(
         env_file=ENV_FILE, extra="ignore", frozen=True, hide_input_in_errors=True
@@ -116,7 +116,7 @@ class Settings(BaseSettings):
         try:
             database_url.parse(value.get_secret_value())
         except database_url.NotUnderstoodError as error:
-            raise PydanticCustomError(_TOLD, str(error)) from None
+            raise PydanticCustomError(_EXPLAINED, str(error)) from None
         return value
 
     @field_validator("redis_url")
@@ -125,7 +125,7 @@ class Settings(BaseSettings):
         try:
             broker_url.parse(value.get_secret_value())
         except broker_url.NotUnderstoodError as error:
-            raise PydanticCustomError(_TOLD, str(error)) from None
+            raise PydanticCustomError(_EXPLAINED, str(error)) from None
         return value
 
     @field_validator("log_level", "log_format", "store_digest", mode="before")
@@ -136,7 +136,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _default_roots(self) -> Self:
         if not self.legacy_roots:
-            # The model is frozen for everybody else; a default that depends on another field has no other place.
+            # The model is frozen; a default that depends on another field has no other place.
             object.__setattr__(self, "legacy_roots", (self.data_dir,))
         return self
 
@@ -152,7 +152,9 @@ class Settings(BaseSettings):
 
     @property
     def granted_lease_s(self) -> float:
-        """How long a lease lasts, in seconds: shorter than LEASE_S, within which another worker is to have a dead one's job."""
+        """A lease's length in seconds: below LEASE_S, within which another worker has to get a dead one's
+        job.
+        """
         return self.lease_s * 0.75
 
     @property
@@ -162,12 +164,12 @@ class Settings(BaseSettings):
 
     @property
     def root_patience_s(self) -> float:
-        """How long a run whose jobs find their legacy root on no machine goes on before it is paused, in seconds."""
+        """How long a run whose jobs find their legacy root nowhere goes on until it is paused, in seconds."""
         return 2 * self.lease_s
 
     @property
     def common(self) -> dict[str, str]:
-        """What every machine must have alike, by variable. Threads, limits and logging are each machine's own affair."""
+        """What every machine must have alike, by variable: not threads, limits and logging."""
         return {
             "DATA_DIR": _printable(self.data_dir),
             "LEGACY_ROOTS": ":".join(sorted(map(_printable, self.legacy_roots))),
@@ -193,7 +195,9 @@ def _printable(path: Path) -> str:
 
 
 def load() -> Settings:
-    """Read the settings, or raise `SettingsError` naming each bad variable and what it should be (never its value)."""
+    """Read the settings, or raise `SettingsError` naming each bad variable and what it should be; its value
+    is never shown.
+    """
     if sys.getfilesystemencoding().lower() != "utf-8":
         raise SettingsError(
             f"File names are read as {sys.getfilesystemencoding()}: expected UTF-8 (set PYTHONUTF8=1)"
@@ -217,7 +221,7 @@ _DISTINCTIVE = {
     "BWLIMIT",
     "ALIVE_FILE",
 }
-"""Settings that no other program has: what comes near one of these, in an environment that others use as well, is meant for us."""
+"""Settings that no other program has: a name near one of these is meant for us, also in the environment."""
 
 _PREFIXES = ("LABEL_MIGRATOR_", "MIGRATOR_")
 _NEAR = 2
@@ -225,8 +229,8 @@ _ALIKE = 0.8
 
 
 def _refuse_misspelt() -> None:
-    """Raise `SettingsError` for names that would be ignored without a word although a setting was meant: in `.env` all that come
-    near one, in the environment only what comes near a name that no other program has.
+    """Raise `SettingsError` for names that would be silently ignored although a setting was meant: in `.env`
+    all that come near one, in the environment only what comes near a name that no other program has.
     """
     known = {name.upper() for name in Settings.model_fields}
     problems = [
@@ -243,7 +247,7 @@ def _refuse_misspelt() -> None:
 
 
 def _nearest(name: str, candidates: Iterable[str]) -> str | None:
-    """The setting that a name was to be, if it looks like one."""
+    """The setting that a name was meant to be, if it looks like one."""
     bare = next((name.removeprefix(one) for one in _PREFIXES if name.startswith(one)), name)
     by_edits = sorted((_edits(bare, one), one) for one in candidates)
     for edits, one in by_edits:
@@ -254,7 +258,7 @@ def _nearest(name: str, candidates: Iterable[str]) -> str | None:
 
 
 def _edits(one: str, other: str) -> int:
-    """How many letters have to be put in, taken out or replaced to make one name of the other (Levenshtein's distance)."""
+    """How many letters to add, remove or replace to make one name of the other (Levenshtein's distance)."""
     row = list(range(len(other) + 1))
     for number, letter in enumerate(one, start=1):
         above, row[0] = row[0], number
@@ -276,13 +280,13 @@ def _local_stack() -> dict[str, Any]:
 
 
 def _stack_is_running() -> bool:
-    """Whether somebody holds the stack's lock: a killed stack leaves its addresses behind, but not its lock."""
+    """Is the stack's lock taken? A killed stack leaves its addresses behind, but not its lock."""
     try:
         with STACK_LOCK.open() as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return os.access(STACK_FILE, os.R_OK)
-    except OSError:  # never was one here, or it is somebody else's
+    except OSError:  # there never was one here, or it is another user's
         return False
     return False
 
@@ -291,7 +295,7 @@ def _explain(error: ValidationError) -> str:
     """One sentence for each bad variable; both ways out where there is no database and no broker at all."""
     problems = [one for one in error.errors(include_input=False) if one["loc"]]
     fields = {str(one["loc"][0]): one["type"] for one in problems}
-    details = {str(one["loc"][0]): f" ({one['msg']})" for one in problems if one["type"] == _TOLD}
+    details = {str(one["loc"][0]): f" ({one['msg']})" for one in problems if one["type"] == _EXPLAINED}
     missing = {name for name, kind in fields.items() if kind == "missing"}
     if {"database_url", "redis_url"} <= missing:
         return (

@@ -18,7 +18,7 @@ from worker.jobs.tools import Tools, connect
 from worker.jobs.verify import verify_sessions
 from worker.messages import JobRef, Outcome, Status, Verb
 from worker.runtime import shutdown
-from worker.runtime.latest_call import Teller
+from worker.runtime.latest_call import LatestCall
 from worker.runtime.throttle import Throttle
 from worker.wording import summary
 
@@ -105,15 +105,15 @@ def _tools_of(task: Task) -> Tools:
     """This process's tools, for one task, whose progress Flower sees as `task-progress` events."""
     events, number, hostname = task.app.events, task.request.id, task.request.hostname
 
-    def tell(progress: Progress) -> None:
+    def send(progress: Progress) -> None:
         with events.default_dispatcher(hostname=hostname) as dispatcher:
             dispatcher.send("task-progress", uuid=number, retry=False, **asdict(progress))
 
-    teller = _teller(os.getpid())
-    return replace(_tools(os.getpid()), on_progress=lambda progress: teller.tell(partial(tell, progress)))
+    latest = _latest_call(os.getpid())
+    return replace(_tools(os.getpid()), on_progress=lambda progress: latest.submit(partial(send, progress)))
 
 
 @cache
-def _teller(_pid: int) -> Teller:
+def _latest_call(_pid: int) -> LatestCall:
     """This process's thread for events; a fork inherits none."""
-    return Teller()
+    return LatestCall()

@@ -1,4 +1,4 @@
-"""Sizes as people read and write them, and how much of a file system stays free. Knows nothing of what is counted."""
+"""Sizes as people read and write them, and how much of a file system stays free. Knows no file."""
 
 import re
 
@@ -7,7 +7,7 @@ _UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
 
 
 def reserve_of(file_system_bytes: int) -> int:
-    """What the store leaves free on a file system of this size, for everybody else: 1 GiB, or a fiftieth if that is less."""
+    """What the store leaves free on a file system of this size: 1 GiB, or a fiftieth if that is less."""
     return min(1 << 30, file_system_bytes // 50)
 
 
@@ -30,7 +30,7 @@ def human_duration(seconds: float) -> str:
 
 
 def parse_bytes(text: str) -> int:
-    """`500M` as a number of bytes, suffixes of 1024; raises `ValueError` for anything else, and for less than one byte."""
+    """`500M` as a number of bytes, suffixes of 1024; raises `ValueError` for anything else, and below one."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?)\s*", text.upper())
     size = int(float(match[1]) * _SUFFIXES[match[2]]) if match is not None else 0
     if size < 1:

@@ -1,7 +1,8 @@
-"""Keeps a process from forking while a thread of it is at work. Knows nothing of the work.
+"""Keeps a process from forking while one of its threads is inside a block. Knows nothing of the work.
 
-A child gets every lock as it was, and of the threads only the one that forked: whatever another thread held at that moment
-(the lock of a module that is just being imported, of a stream that is written to) stays locked in the child for ever.
+A child gets every lock as it was, and of the threads only the one that forked: what another thread held at
+that moment (the lock of a module that is being imported, of a stream that is written to) stays locked in the
+child for ever.
 """
 
 import os
@@ -9,11 +10,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_PATIENCE_S = 5.0
-"""How long a fork waits. A thread that waits for a server that is silent holds up the worker no longer."""
+_LIMIT_S = 5.0
+"""How long a fork waits at most: a thread that waits for a silent server must not hold up the worker."""
 
 _at_work = threading.Lock()
-_waited_for = threading.local()
+_acquired = threading.local()
 
 
 @contextmanager
@@ -24,11 +25,11 @@ def at_work() -> Iterator[None]:
 
 
 def _before() -> None:
-    _waited_for.it = _at_work.acquire(timeout=_PATIENCE_S)
+    _acquired.now = _at_work.acquire(timeout=_LIMIT_S)
 
 
 def _after() -> None:
-    if _waited_for.it:
+    if _acquired.now:
         _at_work.release()
 
 

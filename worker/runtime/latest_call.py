@@ -1,4 +1,4 @@
-"""Tells whoever watches how far a task is, and never makes the task wait for it. Knows no Celery and no ledger."""
+"""Makes calls in a thread of its own, of several that wait only the latest. Knows no Celery and no ledger."""
 
 import threading
 from collections.abc import Callable
@@ -8,10 +8,10 @@ from worker.runtime import log
 _log = log.get(__name__)
 
 
-class Teller:
-    """A thread of this process that makes one call after the other; of those that come meanwhile only the last one.
+class LatestCall:
+    """A thread of this process that makes one call after the other; of those that wait, only the latest.
 
-    What is told is for people's eyes and may be lost: a broker that does not answer costs nobody a lease.
+    For progress that people watch, which may be lost: a task must not wait for a broker that does not answer.
     """
 
     def __init__(self) -> None:
@@ -19,7 +19,7 @@ class Teller:
         self._came = threading.Condition()
         threading.Thread(target=self._run, name="progress", daemon=True).start()
 
-    def tell(self, call: Callable[[], None]) -> None:
+    def submit(self, call: Callable[[], None]) -> None:
         """Make this call soon, unless a newer one comes first."""
         with self._came:
             self._next = call

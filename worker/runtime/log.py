@@ -1,4 +1,4 @@
-"""Structured logs: a constant event and fields, one line an outcome, on standard error. Knows nothing of what it logs."""
+"""Structured logs: a constant event and fields, one line an outcome, on standard error. Knows no job."""
 
 import logging
 import sys

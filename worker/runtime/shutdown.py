@@ -1,7 +1,8 @@
 """One byte that a worker's parent shares with its children: does the worker stop? Knows nothing else.
 
-A warm shutdown lets running tasks end, which a big project may do in hours. The children read the byte instead: the parent's
-signals do not reach them, and a write to shared memory is all that a signal handler can do safely.
+A warm shutdown lets running tasks end, which a big project may do in hours. The children read the byte
+instead: the parent's signals do not reach them, and a write to shared memory is all that a signal handler can
+do safely.
 """
 
 import mmap

@@ -1,14 +1,16 @@
-"""Reading no faster than a limit: a budget of bytes that fills with time. Knows neither files nor networks."""
+"""Reading no faster than a limit: a budget of bytes that fills with time. Knows no file and no network."""
 
 import threading
 import time
 from collections.abc import Callable
 
 Pace = Callable[[int], None]
-"""Called with the bytes just read, by any thread; returns when the next may be read. With 0: only to hear whether to stop."""
+"""Called with the bytes just read, by any thread; returns when more may be read. 0: only a check for
+a stop.
+"""
 
 _STEP_S = 0.2
-"""How long a wait goes on before it is asked again whether it is still wanted."""
+"""How long a wait goes on before `listen` is asked again whether it is still wanted."""
 
 
 def unlimited(_size_bytes: int) -> None:
@@ -18,8 +20,8 @@ def unlimited(_size_bytes: int) -> None:
 class Throttle:
     """Lets `bytes_per_second` pass on average, for all threads that share it; without a limit, everything.
 
-    Each call books its bytes and waits until so many have been let pass. What was not used is not saved up beyond a
-    second, so that a pause is not followed by a burst.
+    Each call books its bytes and waits until so many have been let pass. What was not used is not saved up
+    beyond a second, so that a pause is not followed by a burst.
     """
 
     def __init__(self, bytes_per_second: float | None) -> None:
@@ -31,13 +33,13 @@ class Throttle:
         self._never = threading.Event()
 
     def limit(self, bytes_per_second: float | None) -> None:
-        """From now on let so many pass; None takes the limit away. What is booked already is waited for at the new rate."""
+        """From now on let so many pass; None takes the limit away. Booked bytes wait at the new rate."""
         with self._lock:
             self._let_pass()
             self._rate = bytes_per_second
 
     def wait(self, size_bytes: int, listen: Callable[[], None]) -> None:
-        """Book `size_bytes` and wait for them. `listen` is called at each step of the wait, and may raise to end it."""
+        """Book `size_bytes` and wait for them. `listen` is called at each step; it may raise to end it."""
         booked = self._book(size_bytes)
         while (left_s := self._left_s(booked)) > 0:
             listen()

@@ -49,7 +49,7 @@ def test_a_fork_waits_for_whoever_is_at_work_and_the_child_can_work_too():
 
 
 def test_a_fork_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(forking, "_PATIENCE_S", 0.05)
+    monkeypatch.setattr(forking, "_LIMIT_S", 0.05)
     end = threading.Event()
     working = threading.Event()
 

@@ -3,11 +3,11 @@
 import threading
 
 from tests.support.waiting import PATIENCE_S
-from worker.runtime.latest_call import Teller
+from worker.runtime.latest_call import LatestCall
 
 
 def test_of_the_words_that_come_while_the_listener_is_deaf_only_the_last_is_told():
-    teller = Teller()
+    latest = LatestCall()
     told: list[str] = []
     is_deaf, hears = threading.Event(), threading.Event()
     last = threading.Event()
@@ -17,11 +17,11 @@ def test_of_the_words_that_come_while_the_listener_is_deaf_only_the_last_is_told
         hears.wait(PATIENCE_S)
         told.append("first")
 
-    teller.tell(first)
+    latest.submit(first)
     assert is_deaf.wait(PATIENCE_S)
     for word in ("second", "third"):
-        teller.tell(lambda word=word: told.append(word))
-    teller.tell(lambda: (told.append("last"), last.set()))
+        latest.submit(lambda word=word: told.append(word))
+    latest.submit(lambda: (told.append("last"), last.set()))
     hears.set()
 
     assert last.wait(PATIENCE_S)
@@ -29,15 +29,15 @@ def test_of_the_words_that_come_while_the_listener_is_deaf_only_the_last_is_told
 
 
 def test_a_word_that_cannot_be_told_does_not_end_the_telling():
-    teller = Teller()
+    latest = LatestCall()
     failed, told = threading.Event(), threading.Event()
 
     def fail() -> None:
         failed.set()
         raise ConnectionError("nobody listens")
 
-    teller.tell(fail)
+    latest.submit(fail)
     assert failed.wait(PATIENCE_S)
-    teller.tell(told.set)
+    latest.submit(told.set)
 
     assert told.wait(PATIENCE_S)
