@@ -1,8 +1,9 @@
-"""Reading a CSV as bytes in which no field is longer than memory allows. Knows what a quote is, and no column.
+"""Reading a CSV as bytes in which no field is longer than memory allows. Knows quotes, and no column.
 
-A parser keeps a field whole until it ends, and after one stray quote that may be the end of the file. How many records a file
-has does not depend on what stands inside a field, so a field that goes on for more than a mebibyte is shortened on the way to
-the parser. Its quotes are those of pandas' parser: one opens a field only right at its beginning, and a doubled one is content.
+A parser keeps a field whole until it ends, and after one stray quote that may be the end of the file. How
+many records a file has does not depend on what stands inside a field, so a field that goes on for more than a
+mebibyte is shortened on the way to the parser. Its quotes are those of pandas' parser: one opens a field only
+right at its beginning, and a doubled one is content.
 """
 
 import re
@@ -21,7 +22,9 @@ _SHORTENED = b'"too long'
 
 _QUOTED = rb'"[^"]*+(?:""[^"]*+)*+'
 _COMPLETE = re.compile(rb'(?:[^"]++|(?<![,\r\n])"|' + _QUOTED + rb'"(?=[^"]))*+')
-"""Text up to a quoted field of which the end is not there yet; a quote that could be half of a doubled one ends none."""
+"""Text up to a quoted field whose end is not read yet; a quote that may be half of a doubled one ends
+none.
+"""
 
 _CLOSING = re.compile(rb'[^"]*+(?:""[^"]*+)*+"(?=[^"])')
 """From inside a quoted field to its end."""
@@ -30,10 +33,11 @@ _TEXT = re.compile(rb"[^,\r\n]++")
 
 
 class CsvBytes:
-    """The bytes of a CSV for pandas, every overlong field shortened; `pace` is called with the bytes of each block.
+    """The bytes of a CSV for pandas, every overlong field shortened; `pace` is called with the bytes of each
+    block.
 
-    A class of no kind that pandas knows as binary: it would decode such a one before it parses, and then refuses bytes in a column of
-    numbers that it takes from a file it opens itself, as Label has it do.
+    A class of no kind that pandas knows as binary: it would decode such a one before it parses, and then
+    refuses bytes in a column of numbers that it takes from a file it opens itself, as Label has it do.
     """
 
     def __init__(self, path: Path, pace: Pace = unlimited) -> None:
@@ -66,7 +70,9 @@ class CsvBytes:
         return iter(lambda: self.read(_BLOCK_BYTES), b"")
 
     def read(self, count: int) -> bytes:
-        """The next bytes, `count` of them unless the file ends: where a part ends, pandas' parser is not quite the same."""
+        """The next bytes, `count` of them unless the file ends: pandas' parser is not quite the same at part
+        ends.
+        """
         while len(self._ready) < count and not self._is_over:
             self._take_block()
         part, self._ready = self._ready[:count], self._ready[count:]
@@ -114,7 +120,9 @@ class CsvBytes:
         return passed
 
     def _without_long_text(self, text: bytes) -> bytes:
-        """The same without what makes a text between two delimiters longer than twice a field, as in a file of NUL bytes."""
+        """The same, but no text between two delimiters is longer than twice a field, as in a file of NUL
+        bytes.
+        """
         last = max(text.rfind(byte) for byte in (b",", b"\r", b"\n"))
         if last < 0:
             return self._within_room(text)
@@ -125,7 +133,9 @@ class CsvBytes:
         return passed
 
     def _within_room(self, text: bytes) -> bytes:
-        """As much of a text that goes on as there is room for; no part of a character, for which pandas would refuse the file."""
+        """As much of a text as there is room for, and no part of a character: pandas would refuse the
+        file.
+        """
         if self._is_cut:
             return b""
         count = max(0, 2 * FIELD_MOST_BYTES - self._run_bytes)

@@ -1,4 +1,4 @@
-"""The estate of the demo: made-up legacy projects on disk and in Label's tables. Knows no run and no store."""
+"""The demo's made-up legacy projects, on disk and in Label's tables. Knows no run and no store."""
 
 import json
 import shutil
@@ -19,11 +19,11 @@ from producer.demo.recordings import (
 )
 
 _SHARES = 30
-"""The estate is this many shares of the recorded bytes; every session below says how many it takes."""
+"""The recorded bytes are divided into so many shares; every session below says how many it takes."""
 
 
 @dataclass
-class DemoEstate:
+class DemoProjects:
     """Builds one project after another below `root`; `share_bytes` is what a share of recording is worth."""
 
     conn: Connection
@@ -64,7 +64,7 @@ class DemoEstate:
         return rows_for(int(self.share_bytes * shares), form)
 
     def session(self, project_id: int, name: str, made: Recording, **columns: Any) -> int:
-        """A session's row over a whole recording, with the bouts that somebody drew."""
+        """A session's row over a whole recording, with the bouts that its labels name."""
         bouts = [{"start": bout.start_ns, "end": bout.end_ns, "label": bout.label} for bout in made.bouts]
         values = {"start_ns": made.start_ns, "stop_ns": made.stop_ns, "bouts": json.dumps(bouts)} | columns
         return self._one(
@@ -78,7 +78,9 @@ class DemoEstate:
     def split(
         self, project_id: int, path: Path, name: str, made: Recording, cuts: Sequence[tuple[int, int]]
     ) -> None:
-        """What a split leaves: a hidden parent row, a child for each segment, and who was cut from whom."""
+        """What a split leaves: a hidden parent row, a child for each segment, and which was cut from
+        which.
+        """
         parent = self.session(project_id, name, made, status="Split", keep=False, is_visible=False)
         for number, (start, end) in enumerate(cuts, 1):
             child = self.session(
@@ -114,79 +116,79 @@ class DemoEstate:
 
 
 def build(engine: Engine, root: Path, *, megabytes: int, say: Callable[[str], None]) -> None:
-    """Record about `megabytes` of made-up data and register it as fifteen legacy projects, twelve of them sound."""
+    """Record about `megabytes` of made-up data as fifteen legacy projects, twelve of them sound."""
     with engine.begin() as conn:
-        estate = DemoEstate(conn, root, share_bytes=megabytes * 1_000_000 // _SHARES)
-        for chapter in (_duplicates, _shared_sessions, _splits, _sensors_and_names, _unsound):
-            say((chapter.__doc__ or "").strip().removesuffix("."))
-            chapter(estate)
+        projects = DemoProjects(conn, root, share_bytes=megabytes * 1_000_000 // _SHARES)
+        for group in (_duplicates, _shared_sessions, _splits, _sensors_and_names, _unsound):
+            say((group.__doc__ or "").strip().removesuffix("."))
+            group(projects)
 
 
-def _duplicates(estate: DemoEstate) -> None:
+def _duplicates(projects: DemoProjects) -> None:
     """One week of recordings that three people keep a copy of."""
-    project_id, path = estate.project("Baseline week", "P001")
+    project_id, path = projects.project("Baseline week", "P001")
     for day in (3, 4, 5):
         name = f"2025-03-{day:02}_08_00_00"
-        made = estate.record(path, name, labels=LabelsForm.OBJECTS)
-        estate.session(project_id, name, made, keep=True, verified=1)
-    estate.copy(project_id, "Baseline week, second rater", "P001", path)
-    estate.copy(project_id, "Baseline week, model training", "P001", path)
+        made = projects.record(path, name, labels=LabelsForm.OBJECTS)
+        projects.session(project_id, name, made, keep=True, verified=1)
+    projects.copy(project_id, "Baseline week, second rater", "P001", path)
+    projects.copy(project_id, "Baseline week, model training", "P001", path)
 
 
-def _shared_sessions(estate: DemoEstate) -> None:
+def _shared_sessions(projects: DemoProjects) -> None:
     """Two projects that have two sessions in common, and labels in both formats."""
-    project_id, path = estate.project("Cessation study", "P002")
+    project_id, path = projects.project("Cessation study", "P002")
     made = {
-        name: estate.record(path, name, labels=form)
+        name: projects.record(path, name, labels=form)
         for name, form in (
             ("2025-04-01_07_30_00", LabelsForm.LISTS),
             ("2025-04-02_07_30_00", LabelsForm.OBJECTS),
         )
     }
     for name, recording in made.items():
-        estate.session(project_id, name, recording)
-    other_id, other = estate.project("Cessation study, follow-up", "P002")
+        projects.session(project_id, name, recording)
+    other_id, other = projects.project("Cessation study, follow-up", "P002")
     for name, recording in made.items():
         shutil.copytree(path / name, other / name)
-        estate.session(other_id, name, recording)
-    late = estate.record(other, "2025-05-01_07_30_00", labels=LabelsForm.LISTS)
-    estate.session(other_id, "2025-05-01_07_30_00", late, status="Decision Made", keep=True)
+        projects.session(other_id, name, recording)
+    late = projects.record(other, "2025-05-01_07_30_00", labels=LabelsForm.LISTS)
+    projects.session(other_id, "2025-05-01_07_30_00", late, status="Decision Made", keep=True)
 
 
-def _splits(estate: DemoEstate) -> None:
+def _splits(projects: DemoProjects) -> None:
     """Sessions that Label split at gaps, and one that a person split by hand."""
-    project_id, path = estate.project("Nights", "P003")
-    third = estate.rows(2, Form.GAPPED) // 3
-    gapped = estate.record(path, "2025-06-01_22_00_00", 2, form=Form.GAPPED, gaps=(third, 2 * third))
-    estate.split(project_id, path, "2025-06-01_22_00_00", gapped, gapped.segments)
-    plain = estate.record(path, "2025-06-02_22_00_00")
-    estate.session(project_id, "2025-06-02_22_00_00", plain)
-    manual_id, manual = estate.project("Nights, split by hand", "P003")
-    whole = estate.record(manual, "2025-06-03_22_00_00", 2)
+    project_id, path = projects.project("Nights", "P003")
+    third = projects.rows(2, Form.GAPPED) // 3
+    gapped = projects.record(path, "2025-06-01_22_00_00", 2, form=Form.GAPPED, gaps=(third, 2 * third))
+    projects.split(project_id, path, "2025-06-01_22_00_00", gapped, gapped.segments)
+    plain = projects.record(path, "2025-06-02_22_00_00")
+    projects.session(project_id, "2025-06-02_22_00_00", plain)
+    manual_id, manual = projects.project("Nights, split by hand", "P003")
+    whole = projects.record(manual, "2025-06-03_22_00_00", 2)
     middle = whole.rows // 2
-    estate.split(manual_id, manual, "2025-06-03_22_00_00", whole, [(0, middle), (middle, whole.rows)])
+    projects.split(manual_id, manual, "2025-06-03_22_00_00", whole, [(0, middle), (middle, whole.rows)])
 
 
-def _sensors_and_names(estate: DemoEstate) -> None:
+def _sensors_and_names(projects: DemoProjects) -> None:
     """Gyroscopes, raw watch files, and names that would not do as directories."""
-    project_id, path = estate.project("Gestures", "P004")
-    made = estate.record(path, "2025-07-01_12_00_00", gyroscope=True, labels=LabelsForm.OBJECTS)
-    estate.session(project_id, "2025-07-01_12_00_00", made)
-    estate.copy(project_id, "Gestures, shared with the clinic", "P004", path)
+    project_id, path = projects.project("Gestures", "P004")
+    made = projects.record(path, "2025-07-01_12_00_00", gyroscope=True, labels=LabelsForm.OBJECTS)
+    projects.session(project_id, "2025-07-01_12_00_00", made)
+    projects.copy(project_id, "Gestures, shared with the clinic", "P004", path)
     for name, participant in (("Pilot / 2024 ../ draft", "P005"), ("Étude du soir", "P006")):
-        project_id, path = estate.project(name, participant, folder=f"pilot_{participant}")
-        recorded = estate.record(path, "2024-11-05_18_00_00", form=Form.RECORDED)
-        estate.session(project_id, "2024-11-05_18_00_00", recorded)
-    project_id, path = estate.project("Long walk", "P007")
-    walk = estate.record(path, "2025-08-01_09_00_00", 3)
-    estate.session(project_id, "2025-08-01_09_00_00", walk)
+        project_id, path = projects.project(name, participant, folder=f"pilot_{participant}")
+        recorded = projects.record(path, "2024-11-05_18_00_00", form=Form.RECORDED)
+        projects.session(project_id, "2024-11-05_18_00_00", recorded)
+    project_id, path = projects.project("Long walk", "P007")
+    walk = projects.record(path, "2025-08-01_09_00_00", 3)
+    projects.session(project_id, "2025-08-01_09_00_00", walk)
 
 
-def _unsound(estate: DemoEstate) -> None:
+def _unsound(projects: DemoProjects) -> None:
     """Three projects that cannot be migrated: no directory, an empty one, one without sessions."""
-    estate.project("Lost in the move", "P008")
-    _, empty = estate.project("Upload that broke off", "P008")
+    projects.project("Lost in the move", "P008")
+    _, empty = projects.project("Upload that broke off", "P008")
     empty.mkdir(parents=True)
-    _, flat = estate.project("Notes only", "P008")
+    _, flat = projects.project("Notes only", "P008")
     flat.mkdir(parents=True)
     (flat / "readme.txt").write_text("The watch was lost.\n", encoding="utf-8")

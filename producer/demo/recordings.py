@@ -1,8 +1,8 @@
-"""Made-up wrist recordings that look like real ones, written fast enough to fill a disk. Files only; no database.
+"""Made-up wrist recordings that look real, written fast enough to fill a disk. Files only; no database.
 
-A recording is a row of activities: rest, walking, and smoking with its hand-to-mouth gestures. Gravity turns with the
-posture of the arm, movements and noise are added to it, and every number of every file is computed: no two seeds share a
-row. Equal arguments give equal bytes on one machine.
+A recording is a row of activities: rest, walking, and smoking with its hand-to-mouth gestures. Gravity turns
+with the posture of the arm, movements and noise are added to it, and every number of every file is computed:
+no two seeds share a row. Equal arguments give equal bytes on one machine.
 """
 
 import json
@@ -23,7 +23,7 @@ LABELS = "labels.json"
 RATE_HZ = 50
 _STEP_NS = 1_000_000_000 // RATE_HZ
 _BLOCK_ROWS = 1 << 13
-"""Rows computed at once: few enough that the allocator keeps the memory, because fresh pages cost more than the sums."""
+"""Rows computed at once: few enough that the allocator keeps the memory; fresh pages cost more than sums."""
 
 _GAP_NS = 35 * 60 * 1_000_000_000
 """A silence that Label takes for a gap: it splits at more than 30 minutes."""
@@ -65,8 +65,8 @@ class Bout:
 class Recording:
     """What was written into a session's directory.
 
-    `rows` are data rows of accelerometer_data.csv, `size_bytes` is the size of all files together. `segments` are the
-    half-open ranges of rows between the gaps: one, the whole file, where there is no gap.
+    `rows` are data rows of accelerometer_data.csv, `size_bytes` is the size of all files together. `segments`
+    are the half-open ranges of rows between the gaps: one, the whole file, where there is no gap.
     """
 
     directory: Path
@@ -137,8 +137,8 @@ def labels_json(bouts: Sequence[Bout], form: LabelsForm) -> str:
 
 
 class _Course:
-    """What the wrist does from row to row. Every value is a function of the seed and the row, so blocks can be
-    computed one by one and both sensors agree.
+    """What the wrist does from row to row. Every value is a function of the seed and the row, so blocks can
+    be computed one by one and both sensors agree.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -155,7 +155,8 @@ class _Course:
         rows = np.arange(first, last, dtype=np.int64)
         times = rows * _STEP_NS + self._start_ns
         if self.plan.form is not Form.UPLOADED:
-            # Up to 3 ms early or late, by a multiplicative hash: neighbours differ and any row can be computed alone.
+            # Up to 3 ms early or late, by a multiplicative hash: neighbours differ and any row can be
+            # computed alone.
             times += (rows * 2_654_435_761 + self.plan.seed) % 6_000_001 - 3_000_000
         if self.plan.gaps:
             times += np.searchsorted(np.array(self.plan.gaps), rows, side="right") * _GAP_NS
@@ -192,7 +193,9 @@ class _Course:
                 )
 
     def _movement(self, first: int, last: int) -> tuple[Floats, Floats, Floats, Floats]:
-        """How much of walking and of smoking there is (0 to 1), the forearm's angle, and the swing of the arm (-1 to 1)."""
+        """How much of walking and smoking there is (0 to 1), the forearm's angle, and the arm's swing (-1 to
+        1).
+        """
         rows = np.arange(first, last, dtype=np.float64)
         seconds = rows / RATE_HZ
         walking, smoking = (self._share(rows, kind) for kind in (_WALKING, _SMOKING))
@@ -214,7 +217,9 @@ class _Course:
         return np.interp(rows, knots, np.stack([is_kind[:-1], is_kind[1:]], axis=1).ravel())
 
     def _noise_of(self, first: int, last: int) -> Floats:
-        """Noise for some rows: a piece of one table, because drawing it afresh would cost more than all the rest."""
+        """Noise for some rows: a piece of one table, because drawing it anew would cost more than the
+        rest.
+        """
         spare = self._noise.shape[1] - (last - first)
         offset = (first // _BLOCK_ROWS * 7919) % (spare + 1)
         return self._noise[:, offset : offset + last - first]
@@ -226,7 +231,7 @@ _SECONDS = {_REST: (120, 900), _WALKING: (40, 300), _SMOKING: (240, 420)}
 
 
 def _schedule(rows: int, chance: np.random.Generator) -> tuple[list[int], list[int]]:
-    """The rows at which activities end, and what they are; smoking is among them even in a short recording."""
+    """The rows at which activities end, and what they are, with smoking even in a short recording."""
     # A recording under half an hour holds the same activities, but shorter ones.
     scale = min(1.0, rows / RATE_HZ / 1800)
     ends: list[int] = []

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,8 @@ import pandas as pd
 from rich.console import Console
 from sqlalchemy import Connection, Engine, text
 
-from producer.demo import projects as demo_estate
-from producer.local import stack as local_stack
-from producer.local.stack import Stack
+from producer.demo import projects
+from producer.local.stack import Stack, stack
 from worker.db import schema
 from worker.db.engine import connect
 from worker.errors import UsageError
@@ -22,6 +22,7 @@ from worker.settings import Settings
 from worker.units import human_bytes
 
 _MARK = "made-by-producer-demo"
+_REPORT = ("--report-dir", "reports")
 
 
 def run(folder: Path, *, megabytes: int) -> int:
@@ -32,11 +33,11 @@ def run(folder: Path, *, megabytes: int) -> int:
     console = Console(soft_wrap=True, highlight=False)
     folder = folder.resolve()
     _prepare(folder)
-    with local_stack.stack(folder / ".state", data_dir=folder / "label", workers=2) as running:
+    with stack(folder / ".state", data_dir=folder / "label", workers=2) as running:
         settings = _settings(running)
         engine = connect(settings.sqlalchemy_url, application_name="label-migrator demo")
         try:
-            told = _Story(console, folder, running, settings, engine).tell(megabytes)
+            as_expected = _Demo(console, folder, running, settings, engine).play(megabytes)
         finally:
             engine.dispose()
     console.print(
@@ -45,10 +46,10 @@ def run(folder: Path, *, megabytes: int) -> int:
     console.print(
         f"To explore it: cd {folder} && DATA_DIR=$PWD/label {Path(sys.executable).parent / 'producer'} up"
     )
-    return 0 if told else 1
+    return 0 if as_expected else 1
 
 
-class _Story:
+class _Demo:
     """The chapters, in order; each command is run as an operator would run it, and shown."""
 
     def __init__(
@@ -60,43 +61,48 @@ class _Story:
         self.settings = settings
         self.engine = engine
 
-    def tell(self, megabytes: int) -> bool:
+    def play(self, megabytes: int) -> bool:
         """All chapters; False when one did not end as it should."""
+        self._record(megabytes)
+        before = self._frames()
+        as_expected = [
+            self._ends_with(0, "The tables", "schema", "apply"),
+            self._ends_with(3, "A dry run: what would happen?", "enqueue", "--dry-run", "--wait", *_REPORT),
+            self._ends_with(3, "The migration, by two workers", "enqueue", "--wait", *_REPORT),
+        ]
+        self.console.print(
+            "  (Exit code 3: the run ended, and three projects could not be migrated; they were generated so.)"
+        )
+        as_expected += [
+            self._reads_as(before),
+            self._ends_with(0, "All sessions, verified by the workers", "verify", "--sessions", *_REPORT),
+        ]
+        self._space()
+        return all(as_expected)
+
+    def _record(self, megabytes: int) -> None:
         self._chapter(f"A lab with about {megabytes} MB of recordings")
         schema.apply(self.engine, with_baseline=True)
-        demo_estate.build(
+        projects.build(
             self.engine,
             self.settings.data_dir,
             megabytes=megabytes,
             say=lambda line: self.console.print(f"  {line}"),
         )
-        before = self._frames()
 
-        self._chapter("The tables")
-        well = self._producer("schema", "apply") == 0
+    def _ends_with(self, expected: int, title: str, *arguments: str) -> bool:
+        """A chapter of one command: does it end with this exit code?"""
+        self._chapter(title)
+        return self._producer(*arguments) == expected
 
-        self._chapter("A dry run: what would happen?")
-        well &= self._producer("enqueue", "--dry-run", "--wait", "--report-dir", "reports") == 3
-
-        self._chapter("The migration, by two workers")
-        well &= self._producer("enqueue", "--wait", "--report-dir", "reports") == 3
-        self.console.print(
-            "  (Exit code 3: the run ended, and three projects could not be migrated; they were generated so.)"
-        )
-
+    def _reads_as(self, before: Mapping[str, pd.DataFrame]) -> bool:
+        """Show some sessions as they read now; are they equal to what they were?"""
         self._chapter("Two sessions, read as Label does, before and after")
         after = self._frames()
         for name, frame in before.items():
-            equal = frame.equals(after[name])
-            well &= equal
-            self.console.print(
-                f"  {name}: {len(frame)} rows before, {len(after[name])} after, {'equal' if equal else 'DIFFERENT'}"
-            )
-
-        self._chapter("All sessions, verified by the workers")
-        well &= self._producer("verify", "--sessions", "--report-dir", "reports") == 0
-        self._space()
-        return well
+            word = "equal" if frame.equals(after[name]) else "DIFFERENT"
+            self.console.print(f"  {name}: {len(frame)} rows before, {len(after[name])} after, {word}")
+        return all(frame.equals(after[name]) for name, frame in before.items())
 
     def _chapter(self, title: str) -> None:
         self.console.print(f"\n[bold]{title}[/]")

@@ -1,6 +1,7 @@
 """Processes that end when we end: start, wait until ready, stop. Knows nothing of what they do.
 
-Start them from the main thread: Linux sends the parent-death signal when the *thread* that forked is gone (prctl(2)).
+Start them from the main thread: Linux sends the parent-death signal when the *thread* that forked is gone
+(prctl(2)).
 """
 
 import contextlib
@@ -32,7 +33,9 @@ class LocalStackError(PermanentError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Child:
-    """A process of the stack: how an operator knows it, and where it writes. Earlier starts fill the log up to `log_start`."""
+    """A process of the stack: how an operator knows it, and where it writes. Earlier starts fill the log up
+    to `log_start`.
+    """
 
     name: str
     process: subprocess.Popen[bytes]
@@ -71,7 +74,8 @@ def start(
 ) -> Child:
     """Start a process that reads `standard_input`, and gets a signal when this process is gone.
 
-    It has a session of its own, so that a Ctrl-C at our terminal reaches only us and the order of stopping is ours.
+    It has a session of its own, so that a Ctrl-C at our terminal reaches only us and the order of stopping is
+    ours.
     """
     with open(log_file, "ab", opener=partial(os.open, mode=0o600)) as log:
         log_start = log.tell()
@@ -89,7 +93,7 @@ def start(
             group=identity.gid,
             extra_groups=identity.extra_groups,
         )
-    # One that ended at once has closed the pipe; whoever waits for it to be ready will say so.
+    # One that ended at once has closed the pipe; waiting for it to be ready will report that.
     if process.stdin is not None:
         with contextlib.suppress(BrokenPipeError), process.stdin:
             process.stdin.write(standard_input)
@@ -97,7 +101,9 @@ def start(
 
 
 def await_ready(child: Child, is_ready: Callable[[], bool], *, within_s: float = START_WITHIN_S) -> None:
-    """Wait until `is_ready`; raise `LocalStackError` with the log's last lines if the child ends or time runs out."""
+    """Wait until `is_ready`; raise `LocalStackError` with the log's last lines if the child ends or time runs
+    out.
+    """
     deadline = time.monotonic() + within_s
     while child.process.poll() is None:
         if is_ready():
@@ -111,7 +117,9 @@ def await_ready(child: Child, is_ready: Callable[[], bool], *, within_s: float =
 def stop(
     children: Sequence[Child], *, within_s: float = _STOP_WITHIN_S, politely: signal.Signals = signal.SIGTERM
 ) -> None:
-    """Ask all of them at once to end, wait for them together, and kill what is left (with its own children)."""
+    """Ask all of them at once to end, wait for them together, and kill what is left (with its own
+    children).
+    """
     deadline = time.monotonic() + within_s
     for child in children:
         if child.process.poll() is None:
@@ -129,7 +137,9 @@ def _did_not_start(child: Child, why: str) -> str:
 
 
 def _die_with(parent_pid: int, signum: int) -> None:
-    """In the new process, after it took its user (which would reset the setting): end when the parent ends."""
+    """In the new process, after it took its user (which would reset the setting): end when the parent
+    ends.
+    """
     if sys.platform == "linux":
         _LIBC.prctl(_PR_SET_PDEATHSIG, signum, 0, 0, 0)
         if os.getppid() != parent_pid:  # the parent was killed before the kernel knew of our wish

@@ -1,7 +1,8 @@
-"""A real PostgreSQL and a real Valkey out of Python packages, as children of this process; knows no tables and no Celery.
+"""A real PostgreSQL and a real Valkey out of Python packages, as children of this process; knows no tables
+and no Celery.
 
-Both listen on 127.0.0.1 alone, on a free port, and want a random password. Each ends when this process ends, in whatever
-way it ends; see `producer.local.child_process`.
+Both listen on 127.0.0.1 alone, on a free port, and want a random password. Each ends when this process ends,
+in whatever way it ends; see `producer.local.child_process`.
 """
 
 import hashlib
@@ -47,7 +48,7 @@ LOOPBACK = "127.0.0.1"
 # PostgreSQL breaks connections off and loses nothing; Valkey writes down what it has.
 _CLEAN_STOP = signal.SIGINT
 _PASSES_BY_ITSELF = ("postmaster.pid", "shared memory block", "could not bind", "Address already in use")
-"""What a server says whose killed predecessor has not quite ended, or whose free port somebody else took meanwhile."""
+"""What a server prints when its killed predecessor has not quite ended, or its port was taken meanwhile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +72,7 @@ def _start_on_free_port(
         child = start_at(port)
         try:
             await_ready(child, partial(answers_at, port))
-        except BaseException as error:  # also Ctrl-C: nobody else knows this child yet
+        except BaseException as error:  # also Ctrl-C: this child is known nowhere else yet
             stop([child], politely=_CLEAN_STOP)
             passes_by_itself = any(hint in child.log_tail() for hint in _PASSES_BY_ITSELF)
             if not isinstance(error, LocalStackError) or not passes_by_itself or time.monotonic() > deadline:
@@ -82,7 +83,7 @@ def _start_on_free_port(
 
 
 def free_port() -> int:
-    """Find a port of the loopback interface that nobody listens on at this moment."""
+    """Find a port of the loopback interface on which nothing listens at this moment."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         port: int = probe.getsockname()[1]
@@ -101,10 +102,10 @@ def write_secret(path: Path, text: str) -> None:
 
 
 def servers_folder(wanted: Path) -> Path:
-    """Make the folder, or, where the servers' user could not get into it, one of ours in the temporary directory.
+    """Make the folder, or one in the temporary directory where the servers' user could not get into it.
 
-    PostgreSQL refuses to run as root and then runs as `nobody`, who must be able to pass every parent. The permissions of
-    folders that are not ours are never widened: a private home stays private.
+    PostgreSQL refuses to run as root and is then run as the user `nobody`, who must be able to pass every
+    parent. The permissions of folders that are not ours are never widened: a private home stays private.
     """
     folder = wanted.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -137,7 +138,7 @@ def _package_folder(name: str) -> Path:
 def postgres(state: Path, *, durable: bool = True) -> Iterator[Server]:
     """Run PostgreSQL on the rows kept below `state`, or on a new and empty cluster.
 
-    Without `durable` a power cut may cost everything, a killed process nothing: right for tests and nothing else.
+    Without `durable` a power cut may cost everything, a killed process nothing: right for tests alone.
     """
     identity = _postgres_identity()
     programs = _postgres_programs(state, identity)
@@ -152,11 +153,11 @@ def postgres(state: Path, *, durable: bool = True) -> Iterator[Server]:
 
 
 def _postgres_identity() -> Identity:
-    """PostgreSQL refuses user 0. `nobody` is on every Linux, so no user has to be made."""
+    """PostgreSQL refuses user 0. The user `nobody` is on every Linux, so none has to be made."""
     if os.geteuid() != 0:
         return OURSELVES
-    nobody = pwd.getpwnam("nobody")
-    return Identity(uid=nobody.pw_uid, gid=nobody.pw_gid, extra_groups=())
+    user = pwd.getpwnam("nobody")
+    return Identity(uid=user.pw_uid, gid=user.pw_gid, extra_groups=())
 
 
 def _postgres_programs(state: Path, identity: Identity) -> Path:
@@ -207,7 +208,7 @@ def _run(command: Sequence[str | Path], identity: Identity) -> subprocess.Comple
 
 
 def _create_cluster(programs: Path, cluster: Path, identity: Identity, *, durable: bool) -> None:
-    """Make the cluster and its password under another name first: after a kill there is all of it or nothing."""
+    """Make cluster and password under another name first: after a kill there is all of it or nothing."""
     unfinished = cluster.with_suffix(".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     rows, password = unfinished / "rows", unfinished / "password"
@@ -292,7 +293,7 @@ def _start_valkey(program: Path, state: Path, *, durable: bool, databases: int) 
     }
 
     def start_at(port: int) -> Child:
-        # By standard input, because everybody on the machine can read arguments.
+        # By standard input, because every user of the machine can read arguments.
         configuration = "".join(f"{name} {value}\n" for name, value in {**settings, "port": port}.items())
         return start(
             "Valkey",

@@ -9,7 +9,9 @@ from typing import Never
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Turn the first Ctrl-C, SIGTERM or hang-up into `KeyboardInterrupt` and ignore the rest: stopping is not interrupted."""
+    """Turn the first Ctrl-C, SIGTERM or hang-up into `KeyboardInterrupt`; ignore the rest, to stop in
+    peace.
+    """
     signals = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup is respected
         signals.append(signal.SIGHUP)

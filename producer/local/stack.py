@@ -1,4 +1,4 @@
-"""The local stack of `producer up`, the demo and the tests: servers, workers, Flower, one lock. Knows no project and no task."""
+"""The local stack of `producer up`, demo and tests: servers, workers, Flower, one lock. Knows no project."""
 
 import fcntl
 import http.client
@@ -43,10 +43,11 @@ from worker.errors import UsageError
 from worker.settings import ENV_FILE, STACK_FILE, STACK_LOCK, Settings
 
 _WORKER_START_WITHIN_S = 90.0
-# A worker that is told to stop lets its tasks hand their jobs back; see worker_soft_shutdown_timeout in worker/app.py.
+# A worker that is told to stop lets its tasks hand their jobs back; see worker_soft_shutdown_timeout in
+# worker/broker/config.py.
 _WORKER_STOP_WITHIN_S = 75.0
 _ANSWER_WITHIN_S = 0.5
-_LOOK_EVERY_S = 0.1
+_POLL_EVERY_S = 0.1
 
 _FLOWER_OPTIONS = (
     # It shows; what may be done to a run, the producer does.
@@ -73,7 +74,9 @@ class Addresses:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stack:
-    """A running stack. `state` is the folder that was asked for; `servers` is where the servers keep theirs."""
+    """A running stack. `state` is the folder that was asked for; `servers` is where the servers'
+    folders are.
+    """
 
     state: Path
     servers: Path
@@ -100,12 +103,13 @@ def stack(
     with_tables: bool = True,
     redis_databases: int = 16,
 ) -> Iterator[Stack]:
-    """Run the servers, `workers` Celery workers of `concurrency` children each and maybe Flower, as long as the block runs.
+    """Run the servers, `workers` Celery workers of `concurrency` children each and Flower, while the block
+    runs.
 
-    Everything is kept below `state` and found again by the next call. Workers stop first, PostgreSQL last. Meanwhile
-    `worker.settings.load` in the directory above `state` finds the addresses by itself (if `state` is `.state`).
-    Raises `UsageError` if another stack is using the folder, `SettingsError` if the servers' packages are missing and
-    `LocalStackError` if a part does not start.
+    Everything is kept below `state` and found again by the next call. Workers stop first, PostgreSQL last.
+    Meanwhile `worker.settings.load` in the directory above `state` finds the addresses by itself (if `state`
+    is `.state`). Raises `UsageError` if another stack is using the folder, `SettingsError` if the servers'
+    packages are missing and `LocalStackError` if a part does not start.
     """
     state = state.resolve()
     state.mkdir(parents=True, exist_ok=True)
@@ -147,7 +151,7 @@ def _alone_in(state: Path) -> Iterator[None]:
         while not _is_locked(lock):
             if time.monotonic() > deadline:
                 raise UsageError(f"another stack is using {state}; stop that one or name another folder")
-            time.sleep(_LOOK_EVERY_S)
+            time.sleep(_POLL_EVERY_S)
         # The lock says that a stack is running here; the addresses of a killed one must not pass for ours.
         (state / STACK_FILE.name).unlink(missing_ok=True)
         yield
@@ -190,7 +194,7 @@ def _variables(addresses: Addresses, data_dir: Path) -> dict[str, str]:
 
 
 def _create_tables(database_url: str) -> None:
-    """Apply what is missing, Label's own tables included: this database is nobody else's."""
+    """Apply what is missing, Label's own tables included: this database is the stack's own."""
     engine = connect(
         make_url(database_url).set(drivername="postgresql+psycopg2"), application_name="producer up"
     )
@@ -213,7 +217,7 @@ def run_workers(
     name: str = "worker",
     stop_within_s: float = _WORKER_STOP_WITHIN_S,
 ) -> Iterator[list[Child]]:
-    """Run `count` Celery workers against the servers that `env` names; the block begins when all of them take tasks."""
+    """Run `count` Celery workers for the servers in `env`; the block begins when all of them take tasks."""
     answers = _remote_control(env["REDIS_URL"])
     children: list[Child] = []
     try:
@@ -228,7 +232,7 @@ def run_workers(
 
 
 def start_worker(env: Mapping[str, str], *, name: str, concurrency: int, log_file: Path) -> Child:
-    """Start one Celery worker. It dies at once when this process does; its jobs fall to others when their leases end."""
+    """Start one Celery worker. It dies with this process; its jobs fall to others when their leases end."""
     node = f"{name}@{socket.gethostname()}"
     # Neighbours have nothing to tell each other that the ledger does not say; asking takes a second.
     quiet = ["--without-mingle", "--without-gossip"]
@@ -244,7 +248,7 @@ def start_worker(env: Mapping[str, str], *, name: str, concurrency: int, log_fil
 
 
 def _remote_control(redis_url: str) -> Callable[[str], bool]:
-    """Make a function that asks a worker by name; remote control is the last thing that a starting one sets up."""
+    """Make a function that asks a worker by name; remote control is the last thing a starting one sets up."""
     # Only the broker is asked for anything, so no other setting is needed.
     app = create_app(Settings.model_construct(redis_url=SecretStr(redis_url)), with_results=False)
 
@@ -257,7 +261,9 @@ def _remote_control(redis_url: str) -> Callable[[str], bool]:
 
 @contextmanager
 def run_flower(env: Mapping[str, str], state: Path) -> Iterator[Server]:
-    """Run Flower on the loopback interface; the password of its user `label` is in `state`/flower.password."""
+    """Run Flower on the loopback interface; the password of its user `label` is in
+    `state`/flower.password.
+    """
     password = secrets.token_urlsafe(18)
     write_secret(state / FLOWER_PASSWORD, password)
     port = free_port()
@@ -277,7 +283,7 @@ def run_flower(env: Mapping[str, str], state: Path) -> Iterator[Server]:
         ],
         log_file=state / "flower.log",
         on_parent_death=signal.SIGKILL,
-        # Not as an option: everybody on the machine can read those.
+        # Not as an option: every user of the machine can read those.
         env={**env, "FLOWER_BASIC_AUTH": f"label:{password}"},
     )
     try:
@@ -305,7 +311,8 @@ def _flower_answers(port: int) -> bool:
 def up(state: Path, *, workers: int, flower: bool, data_dir: Path | None) -> int:
     """Run a stack in the foreground until Ctrl-C or SIGTERM (0), or until a part of it ends by itself (1).
 
-    Interrupted before everything ran: 130. Tells people, on standard error, where things are and never a password.
+    Interrupted before everything ran: 130. Tells people, on standard error, where things are and never a
+    password.
     """
     console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
     if data_dir is None and (named := _set_by_operator("DATA_DIR")):
@@ -371,4 +378,4 @@ def _first_to_end(children: tuple[Child, ...]) -> Child:
         for child in children:
             if child.process.poll() is not None:
                 return child
-        time.sleep(_LOOK_EVERY_S)
+        time.sleep(_POLL_EVERY_S)
