@@ -1,4 +1,4 @@
-"""What people read of verbs, statuses and runs, in one table for terminal, reports and Flower. Knows no format."""
+"""What people read of verbs, statuses and runs: one table for terminal, reports and Flower."""
 
 from dataclasses import dataclass
 

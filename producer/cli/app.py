@@ -1,4 +1,4 @@
-"""The program: its verbs put together, and what becomes of an error: one clear line, a remedy and an exit code."""
+"""The program: all verbs together, and an error's way to one clear line, a remedy and an exit code."""
 
 import json
 import sys
@@ -50,11 +50,11 @@ def program(
 
 
 def main() -> None:
-    """Run a verb; errors of ours are printed with their remedy, and with `--json` as one object on standard output, too."""
+    """Run a verb. An error of ours is printed with its remedy, and with `--json` as one object as well."""
     as_json = "--json" in sys.argv[1:]
     people = Console(stderr=True, soft_wrap=True, highlight=False)
     try:
-        # Otherwise typer ends the program before anything could be said of a call that it does not understand.
+        # Otherwise typer ends the program before JSON could be made of a call that it does not understand.
         sys.exit(app(standalone_mode=not as_json))
     except MigratorError as error:
         people.print(f"[red]{escape(str(error))}[/]")

@@ -18,7 +18,7 @@ app = typer.Typer()
 
 @app.command(epilog=epilog("producer pause latest"))
 def pause(run: RunArgument = "latest", *, as_json: AsJson = False) -> None:
-    """Pause a run: its workers stop within seconds, even within a file, and requeue their jobs; what is stored is kept."""
+    """Pause a run: its workers stop within seconds and requeue their jobs; what is stored is kept."""
     terminal = Terminal(as_json=as_json)
     with connected() as (_, engine):
         found = find_run(engine, run)
@@ -41,7 +41,7 @@ def resume(run: RunArgument = "latest", *, as_json: AsJson = False) -> None:
 
 @app.command(epilog=epilog("producer cancel latest"))
 def cancel(run: RunArgument = "latest", *, yes: Yes = False, as_json: AsJson = False) -> None:
-    """Cancel a run for good. Projects that it has migrated stay migrated; to return them: producer rollback."""
+    """Cancel a run for good. Projects that it has migrated stay migrated; see: producer rollback."""
     terminal = Terminal(as_json=as_json)
     with connected() as (_, engine):
         found = find_run(engine, run)

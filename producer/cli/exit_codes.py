@@ -68,7 +68,7 @@ def verdict(document: Mapping[str, Any], run: Run) -> Exit:
 
 
 def _left_unverified(document: Mapping[str, Any], run: Run) -> bool:
-    """Was nothing verified of what was due, or not all of what was named? That is no proof, so it is not well."""
+    """Was nothing verified of what was due, or not all of what was named? Then the run has proved nothing."""
     due = {detail["project_id"] for detail in document["details"]}
     verified = {
         detail["project_id"] for detail in document["details"] if detail["status"] == Status.VERIFIED.value

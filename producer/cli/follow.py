@@ -24,7 +24,7 @@ from worker.wording import run_words
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Following:
-    """What a call says about following its run: whether at all, for how many seconds, and where the report goes."""
+    """What a call says about following its run: whether, for how long, and where the report goes."""
 
     wait: bool = True
     timeout_s: float | None = None
@@ -36,7 +36,7 @@ class Following:
         return self.report_dir or Path()
 
     def check(self, terminal: Terminal) -> None:
-        """Find out now whether the report can be written, and say what does nothing in a call that does not wait."""
+        """Check that the report can be written; in a call that does not wait, name options without effect."""
         if self.wait:
             report_files.check_directory(self.directory)
             return
@@ -61,7 +61,7 @@ def follow(
 
 
 def _stopped(terminal: Terminal, collected: Collected, directory: Path) -> dict[str, Any]:
-    """Say why a run is not followed any more, and write what there is by now under a name that no final report has."""
+    """Say why a run is not followed any more, and write an interim report of what there is by now."""
     short = str(collected.run.run_id)[:8]
     paused = collected.run.state is RunState.PAUSED
     stopped = f"the run is paused: {collected.run.paused_because}" if paused else str(collected.stopped)

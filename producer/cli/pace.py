@@ -1,4 +1,4 @@
-"""How fast a run is: right now, and over the time in which it was worked on. Measured from one look to the next."""
+"""How fast a run is: right now, and over the time in which workers ran its jobs."""
 
 import time
 

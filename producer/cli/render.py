@@ -210,7 +210,7 @@ def runs_table(runs: Sequence[ListedRun]) -> Table:
 
 
 def diagnosis_lines(diagnosis: Diagnosis, width: int) -> Iterator[str]:
-    """What the doctor found, chapter by chapter, within so many columns; what to do stands under what is not well."""
+    """What the doctor found, by chapter, within so many columns; a remedy stands below what is not well."""
     for chapter in diagnosis.chapters:
         yield f"[bold]{chapter.title}[/]"
         for name, check in chapter.checks.items():
@@ -232,7 +232,7 @@ def diagnosis_lines(diagnosis: Diagnosis, width: int) -> Iterator[str]:
 
 
 def _entry(mark: str, name: str, words: str, width: int) -> Iterator[str]:
-    """A line with its continuation below its own words. Names and paths are not cut, but they may be broken."""
+    """A line, continued below its own text. Names and paths are not cut, but they may be broken."""
     room = max(20, width - _NAMES_WIDTH - 4)
     first, *rest = textwrap.wrap(words.translate(_CONTROLS), room, break_on_hyphens=False) or [""]
     yield f"  {mark} {name:<{_NAMES_WIDTH}}{escape(first)}"
@@ -245,5 +245,5 @@ def _number(value: int | None) -> str:
 
 
 def escape(text: str) -> str:
-    """Text of others as it may stand in a line for people: it can neither style the line nor command the terminal."""
+    """Text from outside, made safe for a line: it can neither style it nor control the terminal."""
     return escape_markup(text.translate(_CONTROLS))

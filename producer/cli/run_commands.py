@@ -109,7 +109,7 @@ def verify(
         bool,
         typer.Option(
             "--sessions",
-            help="Read each session from its legacy directory and from its dataset, through pandas, and compare.",
+            help="Compare what pandas reads of each session from its legacy directory and from its dataset.",
         ),
     ] = False,
     project_id: ProjectIds = None,
@@ -125,7 +125,7 @@ def verify(
     timeout: Timeout = None,
     as_json: AsJson = False,
 ) -> None:
-    """Verify that migrated projects read as before; follow the run and write its report (exit 4 if one does not)."""
+    """Verify that migrated projects read as before, follow the run and write its report (exit 4 if not)."""
     if not sessions:
         raise UsageError("Say what to verify: --sessions")
     _run(
@@ -198,7 +198,7 @@ def _show_plan(terminal: Terminal, settings: Settings, opened: Opened, *, nothin
 
 
 def _may_be_done(settings: Settings) -> bool:
-    """Is a worker online? If the broker cannot say so now, there is nothing to warn of: the run is queued already."""
+    """Is a worker online? Where the broker does not answer there is nothing to warn of: the run is queued."""
     try:
         return bool(broker.workers_online(settings))
     except BrokerUnavailableError:

@@ -35,7 +35,7 @@ def schema_apply(*, as_json: AsJson = False) -> None:
 
 @schema_app.command("status", epilog=epilog("producer schema status"))
 def schema_status(*, as_json: AsJson = False) -> None:
-    """Show which schema steps are applied, missing or damaged, and which columns have unusable types (exit 5 if any)."""
+    """Show which schema steps are applied, missing or damaged, and columns of unusable types (exit 5 if any)."""
     terminal = Terminal(as_json=as_json)
     with connected(needs_schema=False) as (_, engine):
         steps = schema.status(engine)
@@ -77,7 +77,9 @@ def schema_status(*, as_json: AsJson = False) -> None:
 
 @app.command(epilog=epilog("producer doctor"))
 def doctor(*, as_json: AsJson = False) -> None:
-    """Check settings, servers, tables, workers and their machines, and say what to do (exit 5 if a check fails or cannot run)."""
+    """Check settings, servers, tables, workers and machines; name
+    remedies (exit 5 if a check fails or cannot run).
+    """
     terminal = Terminal(as_json=as_json)
     log.configure(log_format="console", level="error")
     diagnosis = doctor_room.diagnose()
@@ -93,7 +95,7 @@ def up(
     workers: Annotated[int, typer.Option("--workers", metavar="N", min=0, help="Number of workers.")] = 2,
     flower: Annotated[bool, typer.Option("--flower", help="Start Flower as well.")] = False,
 ) -> None:
-    """Run a local stack in the foreground: PostgreSQL, Valkey, workers and, with --flower, Flower. Ctrl-C stops it."""
+    """Run a local stack in the foreground until Ctrl-C: PostgreSQL, Valkey, workers, with --flower Flower."""
     from producer.local import stack as local_stack  # noqa: PLC0415 - only this verb needs the servers' binaries
 
     log.configure(log_format="console", level="info")

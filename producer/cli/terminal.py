@@ -1,4 +1,4 @@
-"""How the program speaks: JSON for machines on standard output, tables and progress for people on standard error."""
+"""JSON for scripts on standard output, tables and progress for people on standard error."""
 
 import json
 import sys
@@ -28,7 +28,7 @@ _WIDTH_OF_FILES = 10_000
 
 
 class Terminal:
-    """Where words go. With `as_json` people still read standard error, and standard output carries JSON alone."""
+    """Where output goes: with `as_json` standard output carries JSON alone; messages are on standard error."""
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
@@ -96,8 +96,8 @@ class Terminal:
 
     @contextmanager
     def listing(self) -> Iterator[Callable[[Listing], None]]:
-        """Show how far the listing of directories is, and what it waits for: on a terminal one line that is gone at the end, a
-        line every ten seconds elsewhere.
+        """Show how far the listing of directories is, and what it waits for: on a terminal one line that is
+        gone at the end, a line every ten seconds elsewhere.
         """
         if not self.people.is_terminal:
             yield _listing_lines(self.people)

@@ -1,7 +1,7 @@
 """A run's report as one JSON document. Pure: from outcomes to JSON values.
 
-Knows no database, no Celery, no HTML and no files. Keys and types are the reference tool's (of Label's own migration
-scripts), with more beside them; the JSON Schema is shipped as `report_schema.json`.
+Knows no database, no Celery, no HTML and no files. Keys and types are the reference tool's (of Label's own
+migration scripts), with more beside them; the JSON Schema is shipped as `report_schema.json`.
 """
 
 import json
@@ -23,16 +23,17 @@ SCHEMA_VERSION = 1
 
 
 class ReportInconsistentError(MigratorError):
-    """Outcomes contradict each other or their run, or totals do not add up: a fault of this program, not of a call."""
+    """Outcomes contradict each other or their run, or totals do not add up: a defect of this program."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFacts:
     """What a report says about its run, besides what the outcomes say.
 
-    Times are aware; `finished_at` is the end of the last outcome (not the time of the call), so that the same outcomes
-    give the same bytes. `selection` is what the ledger keeps: the options the run was opened with, and under `left_out`
-    the projects they left out (project_id, project_name, reason). It must hold JSON values and no secret.
+    Times are aware; `finished_at` is the end of the last outcome (not the time of the call), so
+    that the same outcomes give the same bytes. `selection` is what the ledger keeps: the options
+    the run was opened with, and under `left_out` the projects they left out (project_id,
+    project_name, reason). It must hold JSON values and no secret.
     """
 
     run_id: uuid.UUID
@@ -54,8 +55,8 @@ class RunFacts:
 def build(run: RunFacts, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Make the report of `run` as JSON values; the order of `outcomes` does not matter.
 
-    Raises `ReportInconsistentError` if two outcomes are of one project, a status does not belong to the run, a time has
-    no zone, or totals do not add up.
+    Raises `ReportInconsistentError` if two outcomes are of one project, a status does not belong to the run,
+    a time has no zone, or totals do not add up.
     """
     ordered = sorted(outcomes, key=lambda outcome: outcome.project_id)
     _check_outcomes(run, ordered)
@@ -82,7 +83,7 @@ def build(run: RunFacts, outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 
 def check_totals(document: Mapping[str, Any]) -> None:
-    """Raise `ReportInconsistentError` unless every total of a report equals the sum over its projects (design, I5)."""
+    """Raise `ReportInconsistentError` unless every total equals the sum over the projects (design, I5)."""
     details = document["details"]
     statuses = Counter(detail["status"] for detail in details)
     words = VERB_WORDS[Verb(document["verb"])]
@@ -183,7 +184,7 @@ def _error(outcome: Outcome) -> dict[str, Any]:
 
 
 def _error_text(outcome: Outcome) -> str | None:
-    """Take the error, or for a failure without one its reason: an empty message helps nobody (reference defect 34)."""
+    """Take the error, or for a failure without one its reason: never an empty message (reference defect 34)."""
     return outcome.error or (outcome.reason if outcome.status is Status.FAILED else None)
 
 
@@ -235,7 +236,7 @@ def _detail(run: RunFacts, outcome: Outcome) -> dict[str, Any]:
 
 
 def _disposition(run: RunFacts, outcome: Outcome) -> str | None:
-    """Whether the project's dataset was new; None where no dataset came of it, and for verbs that make none."""
+    """Whether the project's dataset was new; None where there is no dataset, and for verbs that make none."""
     if run.verb is not Verb.MIGRATE:
         return None
     if outcome.dataset_created:
@@ -249,7 +250,7 @@ def _restored_path(run: RunFacts, outcome: Outcome) -> str | None:
 
 
 def _utc_text(time: datetime) -> str:
-    """ISO 8601 in UTC with offset and microseconds. Raises `ReportInconsistentError` for a time without a zone."""
+    """ISO 8601 in UTC with microseconds. Raises `ReportInconsistentError` for a time without a zone."""
     if time.tzinfo is None:
         # A bare time would be read as local time, and the report would depend on where it is made.
         raise ReportInconsistentError(f"time without a zone: {time}")

@@ -1,4 +1,4 @@
-"""A report's files: whole, durable, and never over another file. Knows no outcomes: it writes what it is given."""
+"""A report's files: whole, durable, and never over another file. Knows no outcomes and no ledger."""
 
 import errno
 import json
@@ -53,8 +53,10 @@ def write(
 ) -> Path:
     """Write the report, and beside it `html` under the same stem; returns the path of the JSON file.
 
-    The name carries the UTC second of `at`, or the next one that is free: no file is ever replaced, whoever else is
-    writing. An interim report's name begins with `interim_`, so that whoever looks for the final one does not find it. Both files appear whole and durable, the JSON last. Raises `ReportDirectoryError` naming the directory.
+    The name carries the UTC second of `at`, or the next one that is free: no file is ever
+    replaced, also by writers at the same time. An interim report's name begins with `interim_`,
+    so that it is never taken for the final one. Both files appear whole and durable, the JSON
+    last. Raises `ReportDirectoryError` naming the directory.
     """
     contents = {} if html is None else {".html": html.encode("utf-8", "backslashreplace")}
     contents[".json"] = encode(document)
@@ -73,7 +75,7 @@ def write(
 
 
 def _stems(directory: Path, document: Mapping[str, Any], verb: Verb, at: datetime) -> Iterator[Path]:
-    """Names for a report, second by second from `at` on: a suffix instead would break the name that people match."""
+    """Names for a report, second by second from `at` on: a suffix would break the pattern that scripts match."""
     second = at.astimezone(UTC)
     interim = "interim_" if document.get("interim") else ""
     while True:
@@ -95,14 +97,14 @@ def _publish(temporaries: Mapping[str, Path], stem: Path) -> bool:
             for path in named:
                 path.unlink()
             if isinstance(error, FileExistsError):
-                return False  # Another writer was faster since the look above.
+                return False  # Another writer was faster since the check above.
             raise
         named.append(target)
     return True
 
 
 def _link(temporary: Path, target: Path) -> None:
-    """Make `temporary` appear as `target`; raises `FileExistsError` if anything is there, even a dangling link."""
+    """Make `temporary` appear as `target`; `FileExistsError` if anything is there, even a dangling link."""
     try:
         os.link(temporary, target)
     except OSError as error:
@@ -118,7 +120,7 @@ def _link(temporary: Path, target: Path) -> None:
 
 
 def _write_temporary(directory: Path, content: bytes) -> Path:
-    """Make a durable file of a name nobody else uses, with the mode that the umask gives."""
+    """Make a durable file of a name of its own, with the mode that the umask gives."""
     path = directory / f".report-{uuid.uuid4().hex}.tmp"
     try:
         with path.open("xb") as file:

@@ -1,7 +1,8 @@
-"""A report's document as one HTML file that needs no network. Pure: knows neither outcomes nor where files go.
+"""A report's document as one HTML file that needs no network. Pure: knows neither outcomes nor files.
 
-Python decides what is said and how much of it; the template decides where it stands. Names and paths in a report were
-typed by people: the template escapes all of them, and a content security policy lets nothing run but our own script.
+Python decides what is said and how much of it; the template decides where it stands. Names
+and paths in a report were typed by people: the template escapes all of them, and a content
+security policy lets nothing run but our own script.
 """
 
 import base64
@@ -66,7 +67,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """Projects that something is true of: they failed for one cause, share one dataset, or were skipped for one reason."""
+    """Projects with something in common: they failed for one cause, or were skipped for one reason."""
 
     title: str
     text: str | None
@@ -76,7 +77,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SharedDataset:
-    """A dataset that more than one project refers to. `bytes_each` is its size, `bytes_reused` what sharing saved."""
+    """A dataset of several projects. `bytes_each` is its size, `bytes_reused` what sharing it saved."""
 
     dataset_hash: str
     dataset_path: str | None
@@ -147,8 +148,8 @@ def verdict(document: Mapping[str, Any]) -> Verdict:
             f"{skipped:,} {'would be' if predicted else _plural(skipped, 'was', 'were')} skipped",
             f"{cancelled:,} {_plural(cancelled, 'was', 'were')} cancelled",
         ]
-        told = [text for text, count in zip(others, (failed, skipped, cancelled), strict=True) if count]
-        headline = f"{done:,} of {total:,} {_plural(total, 'project')} {acted}; {', '.join(told)}."
+        counted = [text for text, count in zip(others, (failed, skipped, cancelled), strict=True) if count]
+        headline = f"{done:,} of {total:,} {_plural(total, 'project')} {acted}; {', '.join(counted)}."
     if document["state"] == RunState.CANCELLED:
         headline = f"Cancelled: {headline[0].lower()}{headline[1:]}"
     elif document["state"] != RunState.FINISHED:
@@ -204,7 +205,7 @@ def _passed_over(details: Iterable[Detail]) -> list[Group]:
 
 
 def _shared(details: Iterable[Detail]) -> Shown[SharedDataset]:
-    """Collect datasets that several projects refer to, or that the store had before; the greatest saving first."""
+    """Collect datasets that several projects share, or that the store had before; greatest saving first."""
     sound = [
         d for d in details if d["dataset_hash"] and d["status"] not in {"failed", "skipped", "cancelled"}
     ]
@@ -248,11 +249,11 @@ def _option_text(value: object) -> str:
 
 
 def _left_out(document: Mapping[str, Any]) -> Shown[Mapping[str, Any]]:
-    """Take the projects that got no job, each with its reason; those that are among the details are told there."""
+    """Take the projects that got no job, each with its reason, unless they are among the details."""
     entries = document["selection"].get("left_out")
-    told = {detail["project_id"] for detail in document["details"]}
+    shown = {detail["project_id"] for detail in document["details"]}
     others = [_mapping(entry) for entry in entries] if isinstance(entries, list) else []
-    return _shown([entry for entry in others if entry.get("project_id") not in told], _MOST_NOTES)
+    return _shown([entry for entry in others if entry.get("project_id") not in shown], _MOST_NOTES)
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
@@ -364,7 +365,7 @@ def _asset(name: str) -> Markup:
 
 @cache
 def _policy() -> str:
-    """Allow the page its own style and script by their digests, and nothing else: no request, no injected script."""
+    """Allow the page its own style and script by their digests: no request, no injected script."""
     style, script = (
         base64.b64encode(hashlib.sha256(_asset(name).encode()).digest()).decode()
         for name in ("report.css", "report.js")

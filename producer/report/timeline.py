@@ -1,4 +1,4 @@
-"""When which worker did what, as shares of a run's time, ready to be drawn. Knows details of a report and no HTML."""
+"""Which worker ran which job when, as shares of the run's time, ready to be drawn. Knows no HTML."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,8 +20,9 @@ _STEPS_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 36
 class Span:
     """One job, or neighbours too narrow to be told apart. `start` and `width` are percent of the run's time.
 
-    `kind` is `done` if any of its projects succeeded, else `failed` if any failed, else `other`; `failed_share` (0 to 1)
-    says how many failed, so that one failure among hundreds of short jobs is seen but does not colour them all.
+    `kind` is `done` if any of its projects succeeded, else `failed` if any failed, else
+    `other`; `failed_share` (0 to 1) says how many failed, so that one failure among
+    hundreds of short jobs is seen but does not colour them all.
     """
 
     start: float
@@ -33,7 +34,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lane:
-    """One worker. `rows` hold spans that do not overlap; `busy_percent` is of the run's time, at least one job on."""
+    """One worker. `rows` hold spans that do not overlap; `busy_percent` of the run's time it ran a job."""
 
     worker: str
     rows: tuple[tuple[Span, ...], ...]
@@ -52,7 +53,7 @@ class Tick:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeline:
-    """All workers over the time from the first start to the last end of a job; `left_out` counts workers not drawn."""
+    """All workers from the first start to the last end of a job; `left_out` counts workers not drawn."""
 
     lanes: tuple[Lane, ...]
     ticks: tuple[Tick, ...]

@@ -117,7 +117,7 @@ class RunStatus:
 def describe(engine: Engine, run: Run, settings: Settings | None = None) -> RunStatus:
     """Ask the ledger how a run is. A constant number of statements, whatever the size.
 
-    With `settings` the broker of a run that goes on is asked, too: what it refuses is what the workers wait for.
+    With `settings` the broker of a run that goes on is asked, too: workers wait for what it refuses.
     """
     with engine.connect() as conn:
         progress = overview.progress(conn, run.run_id)
