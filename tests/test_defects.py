@@ -25,7 +25,9 @@ REPORT = "producer/report/test_document.py::"
 STORE = "worker/store/test_store.py::"
 MANIFEST = "worker/store/test_manifest.py::"
 SCAN = "worker/legacy/test_scan.py::"
+HASH = "worker/legacy/test_hash.py::"
 INGEST = "worker/legacy/test_ingest.py::"
+ROOTS = "worker/legacy/test_roots.py::"
 TRUST = "worker/jobs/test_integrity.py::"
 
 DEFECTS = (
@@ -90,13 +92,13 @@ DEFECTS = (
     Defect(
         number=8,
         was="an unreadable file counted as an empty one",
-        guards=(INGEST + "test_a_file_that_cannot_be_read_fails_the_tree_and_is_named",),
+        guards=(HASH + "test_a_file_that_cannot_be_read_fails_the_tree_and_is_named",),
     ),
     Defect(
         number=9,
         was="linked directories were not hashed, but copied",
         guards=(
-            INGEST + "test_links_are_hashed_as_what_they_point_to",
+            HASH + "test_links_are_hashed_as_what_they_point_to",
             SCAN + "test_a_link_to_a_directory_inside_the_roots_is_all_that_is_in_it",
             SCAN + "test_a_link_that_may_not_be_followed_is_named",
         ),
@@ -370,8 +372,8 @@ DEFECTS = (
         number=44,
         was="a project around the store was copied into itself",
         guards=(
-            SCAN + "test_a_project_path_that_cannot_be_migrated_is_named",
-            SCAN + "test_a_store_that_is_reached_by_a_link_is_recognised",
+            ROOTS + "test_a_project_path_that_cannot_be_migrated_is_named",
+            ROOTS + "test_a_store_that_is_reached_by_a_link_is_recognised",
         ),
     ),
     Defect(
@@ -379,7 +381,7 @@ DEFECTS = (
         was="every byte was read three times, one file after the other, without progress or resume",
         guards=(
             TRUST + "test_a_big_file_that_nobody_met_before_is_read_once",
-            INGEST + "test_progress_counts_every_file_and_every_byte_once",
+            HASH + "test_progress_counts_every_file_and_every_byte_once",
             INGEST + "test_an_attempt_that_died_after_some_blobs_is_finished_by_the_next",
         ),
     ),

@@ -25,7 +25,7 @@ from tests.support.studies import (
 )
 from worker.db import overview
 from worker.errors import RunHeldError
-from worker.jobs import integrity as trust
+from worker.jobs import integrity
 from worker.jobs.tools import Tools
 from worker.messages import JobRef, JobState, Outcome, Status, Verb
 from worker.store.digest import BIG_BYTES, HEAD_BYTES
@@ -135,7 +135,9 @@ def do(tools: Tools, ref: JobRef) -> Outcome | None:
 def no_blob_is_read(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Fail when a blob is read to find out whether it is right."""
     with monkeypatch.context() as patch:
-        patch.setattr(trust, "_is_right", lambda _job, path, _digest: pytest.fail(f"was read again: {path}"))
+        patch.setattr(
+            integrity, "_is_right", lambda _job, path, _digest: pytest.fail(f"was read again: {path}")
+        )
         yield
 
 

@@ -13,7 +13,7 @@ from tests.estate import Project
 from tests.support.runs import run_one, tools_of
 from tests.support.sites import Site
 from tests.support.studies import check_store, check_tree, damage, folder_of, staged, study
-from worker.jobs import integrity as trust
+from worker.jobs import integrity
 from worker.jobs.tools import Tools
 from worker.legacy.hash import hash_tree
 from worker.legacy.ingest import store_tree
@@ -131,8 +131,10 @@ def test_a_copy_that_was_found_right_is_believed_like_a_blob(
     """It is read before its tree is reused for the first time: whoever made it has not looked at it."""
     assert first[1].links.hard == 4
     read: list[str] = []
-    really = trust._is_right
-    monkeypatch.setattr(trust, "_is_right", lambda job, *file: (read.append(file[0]), really(job, *file))[1])
+    really = integrity._is_right
+    monkeypatch.setattr(
+        integrity, "_is_right", lambda job, *file: (read.append(file[0]), really(job, *file))[1]
+    )
     tree, _ = migrate(tools, study(site, "original", 1, 8))
 
     for name in ("twin", "triplet"):

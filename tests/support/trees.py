@@ -1,5 +1,6 @@
 """Small legacy trees, stores and attempts on them, and a way to be an ordinary user. Knows no database."""
 
+import itertools
 import os
 import pickle
 import shutil
@@ -41,6 +42,10 @@ STUDY = {
     b"2025-07-01_10_00_00/caf\xe9.txt": b"a name that is not UTF-8",
 }
 """A project with what comes in trees: equal files, empty ones, empty directories, a name that is not UTF-8."""
+
+
+BIG_FIRST = {b"session/1 big": b"1" * 300, b"session/2 middle": b"2" * 200, b"session/3 small": b"3" * 100}
+"""Three files, which one thread hashes and copies in this order."""
 
 
 def write_tree(root: Path, entries: Mapping[bytes, bytes | None] = STUDY) -> Path:
@@ -114,6 +119,17 @@ def hashed(
     roots = roots_of(store.root.parent)
     with ThreadPoolExecutor(threads) as pool:
         return hash_tree(scan(str(project), roots), roots=roots, store=store, threads=pool, advance=advance)
+
+
+def after_files(count: int, happening: Callable[[], object]) -> Advance:
+    """Let something happen when so many files have been read."""
+    done = itertools.count(1)
+
+    def advance(_files: int, _bytes: int) -> None:
+        if next(done) == count:
+            happening()
+
+    return advance
 
 
 def store_at(

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from tests.estate import make_project, record_session
 from tests.support.runs import do, open_run
 from tests.support.sites import Site
-from worker.jobs import integrity as trust
+from worker.jobs import integrity
 from worker.jobs.tools import Tools
 from worker.legacy import hash as hashing
 from worker.messages import Outcome, Status, Verb
@@ -119,8 +119,10 @@ def test_a_fresh_check_is_believed_and_an_old_one_is_made_once_more(
     site: Site, tools: Tools, monkeypatch: pytest.MonkeyPatch
 ):
     read: list[str] = []
-    really = trust._is_right
-    monkeypatch.setattr(trust, "_is_right", lambda job, *file: (read.append(file[0]), really(job, *file))[1])
+    really = integrity._is_right
+    monkeypatch.setattr(
+        integrity, "_is_right", lambda job, *file: (read.append(file[0]), really(job, *file))[1]
+    )
     study(site, "first", 1)
     migrate_all(site, tools)
     study(site, "second", 1)
@@ -174,7 +176,7 @@ def test_of_two_that_repair_a_blob_the_second_does_not_condemn_what_the_first_pu
     make_old(site, 31)
     study(site, "second", 1)
     read: list[bool] = []
-    real = trust.has_digest
+    real = integrity.has_digest
 
     def another_is_faster(place: str, *args: Any) -> bool:
         found = real(place, *args)
@@ -189,7 +191,7 @@ def test_of_two_that_repair_a_blob_the_second_does_not_condemn_what_the_first_pu
                 path.parent.chmod(0o555)
         return found
 
-    monkeypatch.setattr(trust, "has_digest", another_is_faster)
+    monkeypatch.setattr(integrity, "has_digest", another_is_faster)
 
     migrate_all(site, tools)
 

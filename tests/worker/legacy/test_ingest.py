@@ -16,11 +16,10 @@ from hypothesis import strategies as st
 import worker.store.batches
 import worker.store.store
 from tests.support.trees import (
-    STUDY,
-    as_ordinary_user,
+    BIG_FIRST,
+    after_files,
     condemned,
     hashed,
-    manifest_of,
     open_store,
     passable_folder,
     read_tree,
@@ -29,10 +28,7 @@ from tests.support.trees import (
     temporary_files,
     write_tree,
 )
-from tests.support.waiting import PATIENCE_S, eventually
 from worker.errors import (
-    EntryRefusedError,
-    EntryUnreadableError,
     LeaseLostError,
     SourceChangedError,
     StoreBrokenError,
@@ -48,7 +44,6 @@ from worker.legacy.ingest import (
 )
 from worker.legacy.parallel import Advance
 from worker.legacy.scan import scan
-from worker.legacy.session_files import TextCheck
 from worker.messages import FileCounts, LinkCounts
 from worker.runtime.throttle import Pace
 from worker.sessions_csv import RECORDING
@@ -56,7 +51,6 @@ from worker.store.digest import BIG_BYTES, CHUNK_BYTES, digest_of
 from worker.store.removal import remove_tree
 from worker.store.store import Store
 
-BIG_FIRST = {b"session/1 big": b"1" * 300, b"session/2 middle": b"2" * 200, b"session/3 small": b"3" * 100}
 CARRIAGE_RETURNS = b"t,x\r\n1,2\r\n3,4\r\n"
 
 
@@ -71,362 +65,6 @@ def store_hashed(
     """Store a tree at the place for its name."""
     target = store.tree_path("study", tree.manifest.digest)
     return target, store_at(store, tree, target, attempt, advance, threads=threads)
-
-
-def after_files(count: int, happening: Callable[[], object]) -> Advance:
-    """Let something happen when so many files have been read."""
-    done = itertools.count(1)
-
-    def advance(_files: int, _bytes: int) -> None:
-        if next(done) == count:
-            happening()
-
-    return advance
-
-
-# What a hashed tree says ----------------------------------------------------------------------------------------
-
-
-def test_a_hashed_tree_has_the_manifest_of_its_content(tmp_path: Path):
-    tree = hashed(write_tree(tmp_path / "study"), open_store(tmp_path))
-
-    assert tree.manifest == manifest_of(STUDY)
-    assert {os.fsencode(path) for path in tree.sources} == {name for name in STUDY if STUDY[name] is not None}
-
-
-def test_links_are_hashed_as_what_they_point_to(tmp_path: Path):
-    plain = write_tree(tmp_path / "plain", {b"session/x": b"1", b"other/y": b"2"})
-    linked = write_tree(tmp_path / "linked", {b"session": None})
-    (linked / "session" / "x").symlink_to("../../plain/session/x")
-    (linked / "other").symlink_to(plain / "other")
-    store = open_store(tmp_path)
-
-    assert hashed(linked, store).manifest == hashed(plain, store).manifest
-
-
-def test_progress_counts_every_file_and_every_byte_once(tmp_path: Path):
-    done: list[tuple[int, int]] = []
-
-    tree = hashed(
-        write_tree(tmp_path / "study"),
-        open_store(tmp_path),
-        lambda files, size_bytes: done.append((files, size_bytes)),
-    )
-
-    assert sum(files for files, _ in done) == len(tree.sources)
-    assert sum(size_bytes for _, size_bytes in done) == tree.scan.size_bytes
-
-
-@pytest.mark.parametrize(
-    ("content", "records"),
-    [
-        (b"t,x\n1,2\n3,4\n", 2),
-        (b"t,x\n1,2\n3,4", 2),
-        (CARRIAGE_RETURNS, 2),
-        (b't,x\n1,"2\n3"\n', 1),
-        (b"t,x\n1,2\n\n3,4\n", 2),
-        (b"t,x\n", None),
-        (b"", None),
-        (b"\n\n", None),
-        (b"t,x\n1,\xff\n", None),
-        (b't,x\n1,"2\n', None),
-        (b"t,x\n1,2\n1,2,3\n", None),
-    ],
-    ids=[
-        "plain",
-        "no newline at the end",
-        "carriage returns",
-        "quoted newline",
-        "blank line",
-        "header only",
-        "empty",
-        "blank lines only",
-        "not text",
-        "a quote without end",
-        "a line too long",
-    ],
-)
-def test_records_are_those_that_pandas_reads_and_none_where_it_reads_none(
-    tmp_path: Path, content: bytes, records: int | None
-):
-    project = write_tree(tmp_path / "study", {b"session/" + RECORDING.encode(): content})
-
-    assert hashed(project, open_store(tmp_path)).records == {"session": records}
-
-
-@pytest.mark.parametrize("name", ["recording.csv.gz", "recording.csv.zip", "recording.csv.xz"])
-def test_a_linked_recording_is_counted_whatever_its_target_is_called(tmp_path: Path, name: str):
-    write_tree(tmp_path / "shared", {name.encode(): CARRIAGE_RETURNS})
-    project = write_tree(tmp_path / "study", {b"session": None})
-    (project / "session" / RECORDING).symlink_to(tmp_path / "shared" / name)
-
-    assert hashed(project, open_store(tmp_path)).records == {"session": 2}
-
-
-def test_records_are_counted_for_the_recording_of_a_session_only(tmp_path: Path):
-    recording = b"t,x\n1,2\n"
-    project = write_tree(
-        tmp_path / "study",
-        {
-            b"one/accelerometer_data.csv": recording,
-            b"two/gyroscope_data.csv": recording,
-            b"three/deep/accelerometer_data.csv": recording,
-            b"accelerometer_data.csv": recording,
-            b"four/accelerometer_data.csv/x": recording,
-        },
-    )
-
-    assert hashed(project, open_store(tmp_path)).records == {"one": 1}
-
-
-# Labels ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("content", "is_text"),
-    [
-        (b"[]", True),
-        (b"", True),
-        (b"not json", True),
-        ("größe 研究 🙂".encode(), True),
-        (b"\xef\xbb\xbf[]", True),
-        (b"caf\xe9", False),
-        (b"caf\xc3", False),
-        (b"\xed\xa0\x80", False),
-        (b"a\0b", False),
-        (b"x" * (CHUNK_BYTES - 1) + "ü".encode(), True),
-        (b"x" * (CHUNK_BYTES - 1) + b"\xc3", False),
-        (b"\xff" + b"x" * CHUNK_BYTES, False),
-    ],
-    ids=[
-        "a list",
-        "empty",
-        "not JSON",
-        "all of Unicode",
-        "byte order mark",
-        "Latin-1",
-        "cut short",
-        "a surrogate",
-        "a null byte",
-        "a character across chunks",
-        "cut short across chunks",
-        "bad in the first chunk",
-    ],
-)
-def test_labels_that_a_row_cannot_hold_are_told_apart_and_kept_as_a_file(
-    tmp_path: Path, content: bytes, is_text
-):
-    project = write_tree(tmp_path / "study", {b"session/labels.json": content})
-    store = open_store(tmp_path)
-
-    tree = hashed(project, store)
-
-    assert tree.unreadable_labels == (frozenset() if is_text else {"session"})
-    target, _ = store_hashed(store, tree)
-    assert (target / "session" / "labels.json").read_bytes() == content
-
-
-def test_labels_are_looked_at_right_below_a_session_only(tmp_path: Path):
-    bad = b"\xff"
-    names = [b"one/labels.json", b"labels.json", b"two/deep/labels.json", b"two/Labels.json"]
-    project = write_tree(tmp_path / "study", dict.fromkeys(names, bad))
-
-    assert hashed(project, open_store(tmp_path)).unreadable_labels == {"one"}
-
-
-@given(
-    content=st.binary(max_size=60) | st.text(max_size=40).map(str.encode), cuts=st.lists(st.integers(0, 60))
-)
-@settings(deadline=None)
-def test_text_is_told_the_same_wherever_the_chunks_end(content: bytes, cuts: list[int]):
-    check = TextCheck()
-    borders = sorted({0, *(cut for cut in cuts if cut < len(content)), len(content)})
-    for start, end in zip(borders, borders[1:], strict=False):  # noqa: RUF007 - one border makes no pair
-        check.feed(memoryview(content)[start:end])
-
-    try:
-        expected = "\0" not in content.decode("utf-8")
-    except UnicodeDecodeError:
-        expected = False
-    assert check.is_text is expected
-
-
-# A tree that changes --------------------------------------------------------------------------------------------
-
-
-def append(project: Path) -> str:
-    with (project / "session/3 small").open("ab") as file:
-        file.write(b"more")
-    return "session/3 small"
-
-
-def append_to_what_was_read(project: Path) -> str:
-    with (project / "session/1 big").open("ab") as file:
-        file.write(b"more")
-    return "session/1 big"
-
-
-def truncate(project: Path) -> str:
-    os.truncate(project / "session/3 small", 10)
-    return "session/3 small"
-
-
-def truncate_what_was_read(project: Path) -> str:
-    os.truncate(project / "session/1 big", 10)
-    return "session/1 big"
-
-
-def replace(project: Path) -> str:
-    (project / "new").write_bytes(b"9" * 100)
-    (project / "new").replace(project / "session/3 small")
-    return "session/3 small"
-
-
-def replace_what_was_read(project: Path) -> str:
-    (project / "new").write_bytes(b"9" * 300)
-    (project / "new").replace(project / "session/1 big")
-    return "session/1 big"
-
-
-def rewrite_what_was_read_with_its_old_time(project: Path) -> str:
-    path = project / "session/1 big"
-    status = path.stat()
-    path.write_bytes(b"9" * 300)
-    # Until the kernel's clock has moved on: an edit within one tick of it cannot be seen by anybody.
-    eventually(lambda: _touched(path, status), "the file's time of change moves on")
-    return "session/1 big"
-
-
-def _touched(path: Path, before: os.stat_result) -> bool:
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    return path.stat().st_ctime_ns != before.st_ctime_ns
-
-
-def add_a_file(project: Path) -> str:
-    (project / "session/0 new").write_bytes(b"1")
-    return "session/0 new"
-
-
-def add_a_directory(project: Path) -> str:
-    (project / "another").mkdir()
-    return "another"
-
-
-def remove_a_file(project: Path) -> str:
-    (project / "session/3 small").unlink()
-    return "session/3 small"
-
-
-def remove_what_was_read(project: Path) -> str:
-    (project / "session/1 big").unlink()
-    return "session/1 big"
-
-
-def turn_what_was_read_into_a_directory(project: Path) -> str:
-    (project / "session/1 big").unlink()
-    (project / "session/1 big").mkdir()
-    return "session/1 big"
-
-
-def rename_the_session(project: Path) -> str:
-    (project / "session").rename(project / "renamed")
-    return ""
-
-
-def remove_the_last_directory(project: Path) -> str:
-    for path in (project / "session").iterdir():
-        path.unlink()
-    (project / "session").rmdir()
-    return ""
-
-
-@pytest.mark.parametrize("files_read", [1, 2])
-@pytest.mark.parametrize(
-    "change",
-    [
-        append,
-        append_to_what_was_read,
-        truncate,
-        truncate_what_was_read,
-        replace,
-        replace_what_was_read,
-        rewrite_what_was_read_with_its_old_time,
-        add_a_file,
-        add_a_directory,
-        remove_a_file,
-        remove_what_was_read,
-        turn_what_was_read_into_a_directory,
-        rename_the_session,
-        remove_the_last_directory,
-    ],
-)
-def test_a_change_while_others_are_read_is_noticed_and_named(
-    tmp_path: Path, change: Callable[[Path], str], files_read: int
-):
-    project = write_tree(tmp_path / "study", BIG_FIRST)
-    named: list[str] = []
-
-    with pytest.raises(SourceChangedError) as raised:
-        hashed(
-            project,
-            open_store(tmp_path),
-            after_files(files_read, lambda: named.append(change(project))),
-            threads=1,
-        )
-
-    assert f"{project}/{named[0]}" in str(raised.value)
-
-
-def test_a_change_after_the_last_file_was_read_is_noticed(tmp_path: Path):
-    project = write_tree(tmp_path / "study", BIG_FIRST)
-
-    with pytest.raises(SourceChangedError, match="session/0 new"):
-        hashed(project, open_store(tmp_path), after_files(3, lambda: add_a_file(project)), threads=1)
-
-
-def test_a_change_between_hashing_and_copying_is_noticed_and_nothing_is_published(tmp_path: Path):
-    store = open_store(tmp_path)
-    project = write_tree(tmp_path / "study", BIG_FIRST)
-    tree = hashed(project, store)
-    append(project)
-
-    with pytest.raises(SourceChangedError, match="session/3 small"):
-        store_hashed(store, tree)
-
-    assert list(store.trees.iterdir()) == []
-    assert temporary_files(store) == []
-
-
-def test_a_recording_that_vanishes_before_a_parser_counts_it_is_a_change(tmp_path: Path):
-    project = write_tree(tmp_path / "study", {b"session/accelerometer_data.csv": CARRIAGE_RETURNS})
-    path = project / "session" / RECORDING
-
-    with pytest.raises(SourceChangedError, match=str(path)):
-        hashed(project, open_store(tmp_path), after_files(1, path.unlink))
-
-
-@pytest.mark.timeout(PATIENCE_S, method="signal")
-def test_a_pipe_in_the_place_of_a_recording_that_a_parser_must_count_does_not_block(tmp_path: Path):
-    project = write_tree(tmp_path / "study", {b"session/accelerometer_data.csv": CARRIAGE_RETURNS})
-    path = project / "session" / RECORDING
-
-    def replace_by_pipe() -> None:
-        path.unlink()
-        os.mkfifo(path)
-
-    with pytest.raises((SourceChangedError, EntryRefusedError), match=str(path)):
-        hashed(project, open_store(tmp_path), after_files(1, replace_by_pipe))
-
-
-def test_a_file_that_cannot_be_read_fails_the_tree_and_is_named():
-    with passable_folder() as folder:
-        project = write_tree(folder / "study", BIG_FIRST)
-        secret = project / "session/2 middle"
-        store = open_store(folder)
-        secret.chmod(0o000)
-
-        with pytest.raises(EntryUnreadableError, match=f"^Cannot read {secret}: Permission denied$"):
-            as_ordinary_user(lambda: hashed(project, store).manifest)
 
 
 # Storing --------------------------------------------------------------------------------------------------------
@@ -536,22 +174,21 @@ def test_an_attempt_that_died_after_some_blobs_is_finished_by_the_next(tmp_path:
     assert (stored.files.stored, stored.files.reused) == (2, 1)
 
 
+def test_a_change_between_hashing_and_copying_is_noticed_and_nothing_is_published(tmp_path: Path):
+    store = open_store(tmp_path)
+    project = write_tree(tmp_path / "study", BIG_FIRST)
+    tree = hashed(project, store)
+    with (project / "session/3 small").open("ab") as file:
+        file.write(b"more")
+
+    with pytest.raises(SourceChangedError, match="session/3 small"):
+        store_hashed(store, tree)
+
+    assert list(store.trees.iterdir()) == []
+    assert temporary_files(store) == []
+
+
 # Stopping -------------------------------------------------------------------------------------------------------
-
-
-def test_the_work_stops_at_a_file_when_it_has_lost_its_right(tmp_path: Path):
-    entries = {b"session/%03d" % number: b"x" for number in range(200)}
-    read: list[int] = []
-
-    def lose(files: int, _bytes: int) -> None:
-        read.append(files)
-        if len(read) == 3:
-            raise LeaseLostError("another worker has the job")
-
-    with pytest.raises(LeaseLostError, match="another worker has the job"):
-        hashed(write_tree(tmp_path / "study", entries), open_store(tmp_path), lose, threads=1)
-
-    assert len(read) < 200
 
 
 def test_copying_stops_at_a_file_and_keeps_what_is_finished_for_whoever_goes_on(tmp_path: Path):
