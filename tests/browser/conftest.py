@@ -6,14 +6,14 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from selenium.webdriver import Chrome
 
-from tests.browser import webdriver
-from tests.browser.webdriver import Browser
+from tests.browser import chromium
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Of the tests that need a browser which is not there, keep one to say it."""
-    if (reason := webdriver.missing()) is None:
+    if (reason := chromium.missing()) is None:
         return
     needing = [item for item in items if "browser" in getattr(item, "fixturenames", ())]
     if needing and os.environ.get("CI") != "true":
@@ -24,19 +24,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session")
-def _running_browser(_starts_servers: None) -> Iterator[Browser]:
-    if (reason := webdriver.missing()) is not None:
+def _running_browser(_starts_servers: None) -> Iterator[Chrome]:
+    if (reason := chromium.missing()) is not None:
         pytest.fail(reason, pytrace=False)
-    with webdriver.browser() as running:
+    with chromium.browser() as running:
         yield running
 
 
 @pytest.fixture
-def browser(_running_browser: Browser) -> Browser:
+def browser(_running_browser: Chrome) -> Chrome:
     """Give a browser with an empty page, a desktop's size, light, and nothing in its logs."""
-    _running_browser.open("about:blank")
-    _running_browser.size(1280, 900)
-    _running_browser.prefer("light")
-    _running_browser.console()
-    _running_browser.requests()
+    _running_browser.get("about:blank")
+    chromium.resize(_running_browser, 1280, 900)
+    chromium.prefer(_running_browser, "light")
+    chromium.complaints(_running_browser)
+    chromium.requests(_running_browser)
     return _running_browser

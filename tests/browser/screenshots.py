@@ -5,6 +5,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from selenium.webdriver import Chrome
+
 from producer.demo import projects as demo_estate
 from producer.local.stack import (
     FLOWER_PASSWORD,
@@ -12,7 +14,7 @@ from producer.local.stack import (
     run_workers,
     stack,
 )
-from tests.browser.webdriver import Browser, browser
+from tests.browser.chromium import browser, prefer, resize
 from tests.support.waiting import eventually
 from worker.db import schema
 from worker.db.engine import connect
@@ -68,45 +70,47 @@ def _producer(running: Stack, *arguments: str) -> None:
         raise RuntimeError(done.stderr.decode())
 
 
-def _watch(window: Browser, running: Stack, folder: Path) -> None:
+def _watch(window: Chrome, running: Stack, folder: Path) -> None:
     password = (running.state / FLOWER_PASSWORD).read_text()
-    window.size(*WIDE)
-    window.open(str(running.flower_url).replace("://", f"://label:{password}@"))
+    resize(window, *WIDE)
+    window.get(str(running.flower_url).replace("://", f"://label:{password}@"))
     eventually(
-        lambda: window.run("return document.body.innerText").count("Online") >= WORKERS,
+        lambda: window.execute_script("return document.body.innerText").count("Online") >= WORKERS,
         "all workers are online",
         within_s=_WITHIN_S,
     )
     _take(window, folder / "flower-workers.png")
 
     def shows_all_states() -> bool:
-        window.open(f"{running.flower_url}/tasks")
+        window.get(f"{running.flower_url}/tasks")
         eventually(
-            lambda: window.run("return document.querySelectorAll('#tasks-table tbody tr').length") > 1,
+            lambda: (
+                window.execute_script("return document.querySelectorAll('#tasks-table tbody tr').length") > 1
+            ),
             "the table is filled",
             within_s=_WITHIN_S,
         )
-        text: str = window.run("return document.getElementById('tasks-table').innerText")
+        text: str = window.execute_script("return document.getElementById('tasks-table').innerText")
         return all(state in text for state in ("PROGRESS", "SUCCESS", "FAILURE"))
 
     eventually(shows_all_states, "tasks of every state are shown", within_s=_WITHIN_S)
     _take(window, folder / "flower-tasks.png")
 
 
-def _show_report(window: Browser, report: Path, folder: Path) -> None:
-    window.open(report.as_uri())
+def _show_report(window: Chrome, report: Path, folder: Path) -> None:
+    window.get(report.as_uri())
     for name, size, scheme in (
         ("report-light", DESKTOP, "light"),
         ("report-dark", DESKTOP, "dark"),
         ("report-phone", PHONE, "light"),
     ):
-        window.size(*size, is_phone=size == PHONE)
-        window.prefer(scheme)
+        resize(window, *size, is_phone=size == PHONE)
+        prefer(window, scheme)
         _take(window, folder / f"{name}.png")
 
 
-def _take(window: Browser, path: Path) -> None:
-    path.write_bytes(window.screenshot())
+def _take(window: Chrome, path: Path) -> None:
+    path.write_bytes(window.get_screenshot_as_png())
     print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import pytest
+from selenium.webdriver import Chrome
 
 from producer.local.stack import FLOWER_PASSWORD, run_flower
-from tests.browser.webdriver import Browser
 from tests.estate import make_project
 from tests.support.sites import Site
 from tests.support.slow_jobs import VERY_SLOW, big_study, enqueue, small_studies
@@ -65,9 +65,9 @@ def asked(watched: Watched, method: str, path: str, *, password: str | None = No
         connection.close()
 
 
-def rows(browser: Browser, table: str) -> list[list[str]]:
+def rows(browser: Chrome, table: str) -> list[list[str]]:
     """The cells of a page's table as they are read."""
-    found: list[list[str]] = browser.run(
+    found: list[list[str]] = browser.execute_script(
         """
         return [...document.querySelectorAll(arguments[0] + ' tbody tr')]
           .map(row => [...row.cells].map(cell => cell.innerText.trim()));
@@ -77,20 +77,20 @@ def rows(browser: Browser, table: str) -> list[list[str]]:
     return found
 
 
-def task_rows(browser: Browser, watched: Watched) -> dict[str, list[str]]:
-    browser.open(f"{watched.url}/tasks")
+def task_rows(browser: Chrome, watched: Watched) -> dict[str, list[str]]:
+    browser.get(f"{watched.url}/tasks")
     eventually(lambda: len(rows(browser, "#tasks-table")) >= 1, "the table is filled")
     return {row[0]: row for row in rows(browser, "#tasks-table")}
 
 
-def state_of(browser: Browser, watched: Watched, begin: str) -> str:
+def state_of(browser: Chrome, watched: Watched, begin: str) -> str:
     found = {name: row for name, row in task_rows(browser, watched).items() if name.startswith(begin)}
     return next(iter(found.values()))[1] if found else ""
 
 
-def is_seen(browser: Browser, reason: str) -> bool:
+def is_seen(browser: Chrome, reason: str) -> bool:
     """Is the whole of a failed task's reason within the window of a small laptop, without scrolling?"""
-    seen: bool = browser.run(
+    seen: bool = browser.execute_script(
         """
         const cell = [...document.querySelectorAll('#tasks-table td')].find(one => one.innerText.trim() === arguments[0]);
         const words = document.createRange();
@@ -103,12 +103,12 @@ def is_seen(browser: Browser, reason: str) -> bool:
 
 
 def test_a_stranger_is_refused_and_the_operator_sees_every_project_by_name(
-    browser: Browser, watched: Watched, site: Site
+    browser: Chrome, watched: Watched, site: Site
 ):
     pages = ("/", "/tasks", "/workers", "/api/tasks")
     assert {asked(watched, "GET", page)[0] for page in pages} == {http.HTTPStatus.UNAUTHORIZED}
 
-    browser.open(watched.login_url)
+    browser.get(watched.login_url)
     eventually(
         lambda: len([row for row in rows(browser, "table") if "Online" in " ".join(row)]) == WORKERS,
         "four workers are online",

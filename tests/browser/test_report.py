@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from selenium.webdriver import Chrome, Keys
 
 from producer.report import document as report
 from producer.report import html as report_html
-from tests.browser.webdriver import Browser
+from tests.browser.chromium import complaints, prefer, press, printed, requests, resize
 from tests.support.reports import (
     HOSTILE,
     failed,
@@ -64,24 +65,24 @@ def document() -> dict[str, Any]:
 
 
 @pytest.fixture
-def page(document: dict[str, Any], tmp_path: Path, browser: Browser) -> Browser:
+def page(document: dict[str, Any], tmp_path: Path, browser: Chrome) -> Chrome:
     """Give the browser with the report open."""
     path = tmp_path / "report.html"
     path.write_text(report_html.render(document), encoding="utf-8")
-    browser.open(path.as_uri())
+    browser.get(path.as_uri())
     return browser
 
 
-def shown_rows(page: Browser) -> list[str]:
-    rows: list[str] = page.run(
+def shown_rows(page: Chrome) -> list[str]:
+    rows: list[str] = page.execute_script(
         "return [...document.querySelectorAll('#table tbody tr')].filter(r => !r.hidden).map(r => r.id)"
     )
     return rows
 
 
-def too_wide(page: Browser) -> bool:
+def too_wide(page: Chrome) -> bool:
     """Does the page, or any of its text, end right of the window?"""
-    found: bool = page.run(
+    found: bool = page.execute_script(
         """
         const width = document.documentElement.clientWidth;
         return document.documentElement.scrollWidth > width
@@ -100,11 +101,11 @@ def named(document: dict[str, Any], key: str) -> Any:
     return value
 
 
-def test_every_figure_is_the_json_s(page: Browser, document: dict[str, Any]):
-    figures = page.run(
+def test_every_figure_is_the_json_s(page: Chrome, document: dict[str, Any]):
+    figures = page.execute_script(
         "return [...document.querySelectorAll('data[data-figure]')].map(e => [e.dataset.figure, e.value, e.textContent])"
     )
-    rows = page.run(
+    rows = page.execute_script(
         """
         return [...document.querySelectorAll('#table tbody tr')].map(row => [
           row.id, row.dataset.status, ...[...row.querySelectorAll('data')].map(e => Number(e.value))]);
@@ -132,23 +133,25 @@ def test_every_figure_is_the_json_s(page: Browser, document: dict[str, Any]):
     ]
 
 
-def test_the_page_asks_for_nothing_and_has_no_complaint(page: Browser):
+def test_the_page_asks_for_nothing_and_has_no_complaint(page: Chrome):
     """Names that are scripts stay names: the policy would complain, and an alert would stand in the way."""
-    assert [url for url in page.requests() if not url.startswith(("file:", "data:"))] == []
-    assert page.console() == []
+    assert [url for url in requests(page) if not url.startswith(("file:", "data:"))] == []
+    assert complaints(page) == []
     assert (
-        page.run("return document.querySelectorAll('img, iframe, link[rel=stylesheet], script[src]').length")
+        page.execute_script(
+            "return document.querySelectorAll('img, iframe, link[rel=stylesheet], script[src]').length"
+        )
         == 0
     )
-    names = page.run(
+    names = page.execute_script(
         "return [...document.querySelectorAll('#table tbody th > bdi')].slice(0, 6).map(e => e.textContent)"
     )
     assert [" ".join(name.split()) for name in names] == [" ".join(name.split()) for name in HOSTILE]
 
 
-def test_words_find_projects_and_a_link_finds_what_is_hidden(page: Browser, document: dict[str, Any]):
-    page.run("document.getElementById('find').focus()")
-    page.press("study 17")
+def test_words_find_projects_and_a_link_finds_what_is_hidden(page: Chrome, document: dict[str, Any]):
+    page.execute_script("document.getElementById('find').focus()")
+    press(page, "study 17")
     eventually(lambda: len(shown_rows(page)) < PROJECTS, "the table is filtered")
     wanted = [
         f"p{detail['project_id']}"
@@ -157,26 +160,29 @@ def test_words_find_projects_and_a_link_finds_what_is_hidden(page: Browser, docu
     ]
     assert set(wanted) <= set(shown_rows(page))
     assert (
-        page.run("return document.getElementById('found').value")
+        page.execute_script("return document.getElementById('found').value")
         == f"{len(shown_rows(page)):,} of {PROJECTS:,} projects"
     )
 
-    page.run("document.querySelector('#failures a').click()")
+    page.execute_script("document.querySelector('#failures a').click()")
     eventually(lambda: len(shown_rows(page)) == PROJECTS, "the linked project is shown")
 
 
-def test_the_keyboard_alone_sorts_the_table(page: Browser, document: dict[str, Any]):
-    page.press("tab", "enter")  # the first stop skips to the table
-    assert page.run("return location.hash") == "#projects"
+def test_the_keyboard_alone_sorts_the_table(page: Chrome, document: dict[str, Any]):
+    press(page, Keys.TAB, Keys.ENTER)  # the first stop skips to the table
+    assert page.execute_script("return location.hash") == "#projects"
     for _ in range(20):
-        page.press("tab")
-        if page.run("return document.activeElement.textContent") == "Time":
+        press(page, Keys.TAB)
+        if page.execute_script("return document.activeElement.textContent") == "Time":
             break
-    page.press("enter")
+    press(page, Keys.ENTER)
 
-    slowest = page.run("return document.querySelector('#table tbody tr:last-child').id")
-    outline = page.run("return getComputedStyle(document.activeElement).outlineStyle")
-    assert page.run("return document.activeElement.closest('th').getAttribute('aria-sort')") == "ascending"
+    slowest = page.execute_script("return document.querySelector('#table tbody tr:last-child').id")
+    outline = page.execute_script("return getComputedStyle(document.activeElement).outlineStyle")
+    assert (
+        page.execute_script("return document.activeElement.closest('th').getAttribute('aria-sort')")
+        == "ascending"
+    )
     longest = max(detail["duration_s"] for detail in document["details"])
     assert slowest in {f"p{one['project_id']}" for one in document["details"] if one["duration_s"] == longest}
     assert outline != "none", "whoever uses the keyboard sees where they are"
@@ -184,25 +190,25 @@ def test_the_keyboard_alone_sorts_the_table(page: Browser, document: dict[str, A
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [PHONE[0], 820, 1280])
-def test_nothing_is_cut_off_at_any_width(page: Browser, width: int, scheme: str):
-    page.prefer(scheme)
-    page.size(width, PHONE[1], is_phone=width == PHONE[0])
+def test_nothing_is_cut_off_at_any_width(page: Chrome, width: int, scheme: str):
+    prefer(page, scheme)
+    resize(page, width, PHONE[1], is_phone=width == PHONE[0])
 
     assert not too_wide(page)
 
 
-def test_text_can_be_read_in_light_and_dark(page: Browser):
+def test_text_can_be_read_in_light_and_dark(page: Chrome):
     """At least 4.5 to 1 against the page, as WCAG 2.2 asks (1.4.3)."""
     for scheme in ("light", "dark"):
-        page.prefer(scheme)
-        assert page.run(_WORST_CONTRAST) >= 4.5, scheme
+        prefer(page, scheme)
+        assert page.execute_script(_WORST_CONTRAST) >= 4.5, scheme
 
 
-def test_print_takes_the_whole_table_and_nothing_is_cut_off(page: Browser):
-    page.prefer("light", media="print")
-    pdf = page.pdf()
+def test_print_takes_the_whole_table_and_nothing_is_cut_off(page: Chrome):
+    prefer(page, "light", media="print")
+    pdf = printed(page)
 
-    page.size(A4_PIXELS, 1123)
+    resize(page, A4_PIXELS, 1123)
     assert pdf.startswith(b"%PDF")
     sizes = [(float(width), float(height)) for width, height in re.findall(MEDIA_BOX, pdf)]
     on_the_side = [width > height for width, height in sizes]
@@ -211,7 +217,9 @@ def test_print_takes_the_whole_table_and_nothing_is_cut_off(page: Browser):
     assert 3 <= on_the_side.count(False) <= 12
     assert PROJECTS / 40 < on_the_side.count(True) < PROJECTS / 12
     assert not too_wide(page)
-    assert page.run("return getComputedStyle(document.querySelector('form.find')).display") == "none"
+    assert (
+        page.execute_script("return getComputedStyle(document.querySelector('form.find')).display") == "none"
+    )
 
 
 _WORST_CONTRAST = """
