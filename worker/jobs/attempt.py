@@ -39,7 +39,7 @@ class Attempt:
         return self.lease.ref.run_id
 
     @property
-    def attempt_name(self) -> str:
+    def name(self) -> str:
         """A name for this attempt's own files: unique, so that a cleanup removes only what this attempt made."""
         return f"{self.lease.ref.task_id}-{self.lease.attempt}"
 

@@ -139,7 +139,7 @@ def _replace(attempt: Attempt, tree: HashedTree, bad: Mapping[str, str], place: 
     if not bad:
         return
     blobs = {digest for path, digest in bad.items() if path == attempt.store.blob_path(digest)}
-    with attempt.store.staging(f"{attempt.attempt_name}-mend") as staging:
+    with attempt.store.staging(f"{attempt.name}-mend") as staging:
         for batch in in_batches(tree, blobs):
             copies = copy_durably(
                 attempt.store,

@@ -198,7 +198,7 @@ def _store(attempt: Attempt, reading: Reading, place: Place, claim: Claim) -> St
             attempt.store,
             tree,
             place.path,
-            attempt=attempt.attempt_name,
+            attempt=attempt.name,
             threads=attempt.tools.threads,
             advance=attempt.heartbeat.advance,
             pace=attempt.pace,

@@ -120,7 +120,7 @@ def _hash_and_store(
     """
     with (
         _file_claims(attempt, list(new_files), "new files"),
-        attempt.store.staging(f"{attempt.attempt_name}-arrivals") as staging,
+        attempt.store.staging(f"{attempt.name}-arrivals") as staging,
     ):
         first = _first_to_hold(attempt, list(new_files))
         copies = {

@@ -59,36 +59,38 @@ def rollback(tools: Tools, ref: JobRef, worker: str) -> Outcome | None:
     return run_job(tools, ref, worker, _work, Verb.ROLLBACK)
 
 
-def _work(job: Attempt) -> Outcome:
-    conversion = _conversion(job)
-    rebuilt = _rebuild_if_gone(job, conversion)
+def _work(attempt: Attempt) -> Outcome:
+    conversion = _conversion(attempt)
+    rebuilt = _rebuild_if_gone(attempt, conversion)
     if rebuilt is None:
-        _compare(job, conversion)
-    if job.lease.dry_run:
-        return _predict(job, conversion, rebuilt)
+        _compare(attempt, conversion)
+    if attempt.lease.dry_run:
+        return _predict(attempt, conversion, rebuilt)
     # The attempt or person that made what was found there may not have waited for the disk yet.
     settle(conversion.legacy_path)
-    job.heartbeat.enter("revert", conversion.dataset_hash)
-    outcome = job.outcome(Status.ROLLED_BACK, rebuilt or "its legacy directory is unchanged")
-    return revert(job.engine, job.lease, conversion, _of_dataset(outcome, conversion), job.heartbeat.listen)
+    attempt.heartbeat.enter("revert", conversion.dataset_hash)
+    outcome = attempt.outcome(Status.ROLLED_BACK, rebuilt or "its legacy directory is unchanged")
+    return revert(
+        attempt.engine, attempt.lease, conversion, _of_dataset(outcome, conversion), attempt.heartbeat.listen
+    )
 
 
-def _conversion(job: Attempt) -> Conversion:
+def _conversion(attempt: Attempt) -> Conversion:
     """The before-image to go back by, checked against the project's row before anything is read from disk."""
-    column_types.known(job.engine, column_types.OF_ROLLBACK)
-    with job.engine.connect() as conn:
-        conversion = projects.active_conversions(conn, [job.project_id]).get(job.project_id)
+    column_types.known(attempt.engine, column_types.OF_ROLLBACK)
+    with attempt.engine.connect() as conn:
+        conversion = projects.active_conversions(conn, [attempt.project_id]).get(attempt.project_id)
         if conversion is None:
             raise NothingToDoError(
-                f"project {job.project_id}: not migrated by this program, or rolled back already"
+                f"project {attempt.project_id}: not migrated by this program, or rolled back already"
             )
-        project = projects.by_ids(conn, [job.project_id]).get(job.project_id)
+        project = projects.by_ids(conn, [attempt.project_id]).get(attempt.project_id)
         if not check_still_converted(project, conversion, conn):
             check_config(conn, conversion)
     return conversion
 
 
-def _rebuild_if_gone(job: Attempt, conversion: Conversion) -> str | None:
+def _rebuild_if_gone(attempt: Attempt, conversion: Conversion) -> str | None:
     """Rebuild the legacy directory if it is gone and the operator wants that; what was done, None if nothing.
 
     A project may lie inside another one's directory. Were only the inner one rebuilt, the outer one's place
@@ -97,35 +99,35 @@ def _rebuild_if_gone(job: Attempt, conversion: Conversion) -> str | None:
     path = conversion.legacy_path
     if os.path.lexists(path):
         return None
-    if not job.lease.options.restore_files:
+    if not attempt.lease.options.restore_files:
         raise LegacyPathMissingError(f"Legacy path no longer exists: {printable(path)}")
-    manifest = job.store.read_manifest(conversion.dataset_hash)
-    job.heartbeat.enter("restore", conversion.dataset_hash)
-    for outer in _gone_around(job, conversion):
-        if job.lease.dry_run or not os.path.lexists(outer.legacy_path):
-            _rebuild(job, outer, job.store.read_manifest(outer.dataset_hash))
+    manifest = attempt.store.read_manifest(conversion.dataset_hash)
+    attempt.heartbeat.enter("restore", conversion.dataset_hash)
+    for outer in _gone_around(attempt, conversion):
+        if attempt.lease.dry_run or not os.path.lexists(outer.legacy_path):
+            _rebuild(attempt, outer, attempt.store.read_manifest(outer.dataset_hash))
     if os.path.lexists(path):
         return None
-    made = _rebuild(job, conversion, manifest)
-    would = "would rebuild" if job.lease.dry_run else "rebuilt"
+    made = _rebuild(attempt, conversion, manifest)
+    would = "would rebuild" if attempt.lease.dry_run else "rebuilt"
     return f"{would} {len(manifest.files)} files from the store" if made else None
 
 
-def _rebuild(job: Attempt, conversion: Conversion, manifest: Manifest) -> bool:
+def _rebuild(attempt: Attempt, conversion: Conversion, manifest: Manifest) -> bool:
     """Rebuild one directory, or rehearse it; False when something came to its place meanwhile."""
-    path, roots, advance = conversion.legacy_path, job.tools.roots, job.heartbeat.advance
-    if job.lease.dry_run:
-        rehearse_restore(job.store, manifest, path, roots, advance, job.pace)
+    path, roots, advance = conversion.legacy_path, attempt.tools.roots, attempt.heartbeat.advance
+    if attempt.lease.dry_run:
+        rehearse_restore(attempt.store, manifest, path, roots, advance, attempt.pace)
         return True
     attributes = conversion.tree_attributes
-    remove_finished(path, roots, partial(leftovers.over, job.engine))
-    return restore_tree(job.store, manifest, attributes, path, job.attempt_name, roots, advance, job.pace)
+    remove_finished(path, roots, partial(leftovers.over, attempt.engine))
+    return restore_tree(attempt.store, manifest, attributes, path, attempt.name, roots, advance, attempt.pace)
 
 
-def _gone_around(job: Attempt, conversion: Conversion) -> list[Conversion]:
+def _gone_around(attempt: Attempt, conversion: Conversion) -> list[Conversion]:
     """Other converted projects whose directory is gone, too, and contained this one's; outermost first."""
     inner = os.path.normpath(conversion.legacy_path)
-    with job.engine.connect() as conn:
+    with attempt.engine.connect() as conn:
         others = projects.converted(conn)
     gone = [
         other.project_id
@@ -134,12 +136,12 @@ def _gone_around(job: Attempt, conversion: Conversion) -> list[Conversion]:
         and inner.startswith(os.path.normpath(other.legacy_path).rstrip("/") + "/")
         and not os.path.lexists(other.legacy_path)
     ]
-    with job.engine.connect() as conn:
+    with attempt.engine.connect() as conn:
         found = projects.active_conversions(conn, gone)
     return sorted(found.values(), key=lambda other: len(os.path.normpath(other.legacy_path)))
 
 
-def _compare(job: Attempt, conversion: Conversion) -> None:
+def _compare(attempt: Attempt, conversion: Conversion) -> None:
     """Raise `RollbackRefusedError`, naming what differs, unless the legacy tree still has the content that
     was converted.
 
@@ -149,17 +151,17 @@ def _compare(job: Attempt, conversion: Conversion) -> None:
     if not os.path.isdir(path):
         raise RollbackRefusedError(f"Legacy path is not a directory any more: {printable(path)}")
     last: Manifest | None = None
-    for algorithm in _algorithms(job, conversion):
+    for algorithm in _algorithms(attempt, conversion):
         if last is not None:
-            job.heartbeat.restart()
-        last = _manifest(job, conversion, algorithm)
+            attempt.heartbeat.restart()
+        last = _manifest(attempt, conversion, algorithm)
         if last.digest == conversion.dataset_hash:
             return
     changed = f"Legacy path is not what was migrated: {printable(path)}"
     try:
-        expected = job.store.read_manifest(conversion.dataset_hash)
+        expected = attempt.store.read_manifest(conversion.dataset_hash)
         found = last if last and last.algorithm == expected.algorithm else None
-        names = list(differences(expected, found or _manifest(job, conversion, expected.algorithm)))
+        names = list(differences(expected, found or _manifest(attempt, conversion, expected.algorithm)))
     except (HandBackError, RunCancelledError, LeaseLostError):
         raise
     except MigratorError as error:
@@ -169,36 +171,36 @@ def _compare(job: Attempt, conversion: Conversion) -> None:
     raise RollbackRefusedError(f"{changed}: {'; '.join(shown)}{more}", shown)
 
 
-def _algorithms(job: Attempt, conversion: Conversion) -> tuple[Algorithm, ...]:
+def _algorithms(attempt: Attempt, conversion: Conversion) -> tuple[Algorithm, ...]:
     """By which algorithm the dataset was named, or, of a conversion by release 0.1, which did not note it, by
     which it may have been: the likelier one first.
     """
     match conversion.before.get("digest_algorithm"):
         case "blake3" | "sha256" as noted:
             return (noted,)
-    likely: Algorithm = job.tools.settings.store_digest
+    likely: Algorithm = attempt.tools.settings.store_digest
     try:
-        if job.store.store_id is not None:
-            likely = job.store.algorithm
+        if attempt.store.store_id is not None:
+            likely = attempt.store.algorithm
     except MigratorError as error:
         _log.info("store_not_asked", reason=str(error))
     return (likely, "sha256" if likely == "blake3" else "blake3")
 
 
-def _manifest(job: Attempt, conversion: Conversion, algorithm: Algorithm) -> Manifest:
+def _manifest(attempt: Attempt, conversion: Conversion, algorithm: Algorithm) -> Manifest:
     """The manifest of the legacy tree as it is now. Reads every byte of it, and nothing of the store."""
-    settings = job.tools.settings
-    scanned = scan(conversion.legacy_path, job.tools.roots, job.pace, needs_sessions=False)
-    job.files_seen = len(scanned.files)
-    job.heartbeat.enter("compare", conversion.dataset_hash)
+    settings = attempt.tools.settings
+    scanned = scan(conversion.legacy_path, attempt.tools.roots, attempt.pace, needs_sessions=False)
+    attempt.files_seen = len(scanned.files)
+    attempt.heartbeat.enter("compare", conversion.dataset_hash)
     named_by = Store(settings.store_dir, settings.datasets_dir, algorithm, None)
     tree = hash_tree(
         scanned,
-        roots=job.tools.roots,
+        roots=attempt.tools.roots,
         store=named_by,
-        threads=job.tools.threads,
-        advance=job.heartbeat.advance,
-        pace=job.pace,
+        threads=attempt.tools.threads,
+        advance=attempt.heartbeat.advance,
+        pace=attempt.pace,
     )
     return tree.manifest
 
@@ -223,14 +225,14 @@ def _what_happened(before: Entry | None, after: Entry | None) -> str:
     return "became a file" if isinstance(after, File) else "became a directory"
 
 
-def _predict(job: Attempt, conversion: Conversion, rebuilt: str | None) -> Outcome:
+def _predict(attempt: Attempt, conversion: Conversion, rebuilt: str | None) -> Outcome:
     """The outcome that the real rollback would have, its rows rehearsed. What stays written is the ledger's."""
-    outcome = job.outcome(Status.WOULD_ROLL_BACK, rebuilt or "its legacy directory is unchanged")
+    outcome = attempt.outcome(Status.WOULD_ROLL_BACK, rebuilt or "its legacy directory is unchanged")
     predicted = rehearse(
-        job.engine, job.lease, conversion, _of_dataset(outcome, conversion), job.heartbeat.listen
+        attempt.engine, attempt.lease, conversion, _of_dataset(outcome, conversion), attempt.heartbeat.listen
     )
-    with autocommit(job.engine) as conn:
-        leases.end_job(conn, job.lease, predicted)
+    with autocommit(attempt.engine) as conn:
+        leases.end_job(conn, attempt.lease, predicted)
     return predicted
 
 

@@ -34,49 +34,49 @@ def verify_sessions(tools: Tools, ref: JobRef, worker: str) -> Outcome | None:
     return run_job(tools, ref, worker, _work, Verb.VERIFY)
 
 
-def _work(job: Attempt) -> Outcome:
+def _work(attempt: Attempt) -> Outcome:
     # All rows of one moment: the project may be rolled back between two statements, and half of each would look like loss.
-    with job.engine.connect().execution_options(isolation_level="REPEATABLE READ") as conn:
-        conversion = projects.active_conversions(conn, [job.project_id]).get(job.project_id)
+    with attempt.engine.connect().execution_options(isolation_level="REPEATABLE READ") as conn:
+        conversion = projects.active_conversions(conn, [attempt.project_id]).get(attempt.project_id)
         if conversion is None:
-            raise NothingToDoError(f"project {job.project_id}: not migrated, or rolled back since")
-        project = projects.by_ids(conn, [job.project_id]).get(job.project_id)
+            raise NothingToDoError(f"project {attempt.project_id}: not migrated, or rolled back since")
+        project = projects.by_ids(conn, [attempt.project_id]).get(attempt.project_id)
         if check_still_converted(project, conversion, conn):
             raise NothingToDoError(
-                f"project {job.project_id}: its row was taken back since, not by this program; producer rollback settles the rest"
+                f"project {attempt.project_id}: its row was taken back since, not by this program; producer rollback settles the rest"
             )
         dataset = datasets.get(conn, conversion.dataset_id)
-        rows = sessions.of_project(conn, job.project_id)
-        ranges = sessions.time_ranges(conn, job.project_id)
+        rows = sessions.of_project(conn, attempt.project_id)
+        ranges = sessions.time_ranges(conn, attempt.project_id)
     if not os.path.isdir(conversion.legacy_path):
-        job.check_root(conversion.legacy_path)
+        attempt.check_root(conversion.legacy_path)
         raise NothingToDoError(f"Legacy path no longer exists: {printable(conversion.legacy_path)}")
-    job.heartbeat.enter("verify", conversion.dataset_hash)
-    chosen = _sample(job, rows)
-    differences, unreadable = _compare(job, conversion, dataset, chosen, ranges)
+    attempt.heartbeat.enter("verify", conversion.dataset_hash)
+    chosen = _sample(attempt, rows)
+    differences, unreadable = _compare(attempt, conversion, dataset, chosen, ranges)
     if differences:
         raise SessionsDifferError(
             f"{len(differences)} readings differ between legacy directory and dataset: {'; '.join(differences[:_SHOWN])}",
             tuple(differences[:_SHOWN]),
         )
-    verified = _outcome(job, len(chosen), unreadable).with_changes(
+    verified = _outcome(attempt, len(chosen), unreadable).with_changes(
         dataset_id=conversion.dataset_id, dataset_hash=conversion.dataset_hash, sessions_count=len(chosen)
     )
-    with job.engine.begin() as conn:
-        leases.end_job(conn, job.lease, verified)
+    with attempt.engine.begin() as conn:
+        leases.end_job(conn, attempt.lease, verified)
     return verified
 
 
-def _sample(job: Attempt, rows: Sequence[Session]) -> list[Session]:
+def _sample(attempt: Attempt, rows: Sequence[Session]) -> list[Session]:
     """The sessions to read: all, or the share that was asked for; the same whenever the job is repeated."""
-    percent = job.lease.options.sample
+    percent = attempt.lease.options.sample
     if percent is None or not rows:
         return list(rows)
     count = max(1, round(len(rows) * percent / 100))
-    return random.Random(job.lease.ref.task_id).sample(list(rows), count)  # noqa: S311 - a choice, not a secret
+    return random.Random(attempt.lease.ref.task_id).sample(list(rows), count)  # noqa: S311 - a choice, not a secret
 
 
-def _outcome(job: Attempt, count: int, unreadable: Mapping[str, str]) -> Outcome:
+def _outcome(attempt: Attempt, count: int, unreadable: Mapping[str, str]) -> Outcome:
     """What was proved: of sessions that could not be read before either, nothing, so they are counted by
     themselves and named.
 
@@ -88,7 +88,7 @@ def _outcome(job: Attempt, count: int, unreadable: Mapping[str, str]) -> Outcome
         parts.append(f"{len(unreadable)} can be read by neither")
     status = Status.VERIFIED if alike or not count else Status.SKIPPED
     reason = "; ".join(parts) if alike or not count else f"none of its {count} sessions can be read by either"
-    return job.outcome(status, reason).with_changes(
+    return attempt.outcome(status, reason).with_changes(
         warnings=tuple(
             Warning_(
                 session=name,
@@ -100,7 +100,7 @@ def _outcome(job: Attempt, count: int, unreadable: Mapping[str, str]) -> Outcome
 
 
 def _compare(
-    job: Attempt,
+    attempt: Attempt,
     conversion: Conversion,
     dataset: Dataset | None,
     chosen: Sequence[Session],
@@ -120,15 +120,15 @@ def _compare(
             session, old_values.get(session.session_id, session.values()), times, conversion.legacy_path, None
         )
         for reader in Reader:
-            before, after = (_read(row, reader, job) for row in (old, new))
+            before, after = (_read(row, reader, attempt) for row in (old, new))
             if isinstance(before, str) and isinstance(after, str):
                 unreadable.setdefault(session.session_name, before)
             elif not _alike(before, after):
                 differences.append(
                     f"session {session.session_name} ({reader.value}): {_words(before)} before, {_words(after)} now"
                 )
-        job.heartbeat.advance(1, 0)
-        job.pace(0)
+        attempt.heartbeat.advance(1, 0)
+        attempt.pace(0)
     return differences, unreadable
 
 
@@ -154,12 +154,12 @@ def _row(
     )
 
 
-def _read(row: SessionRow, reader: Reader, job: Attempt) -> "pd.DataFrame | str":
+def _read(row: SessionRow, reader: Reader, attempt: Attempt) -> "pd.DataFrame | str":
     """The frame, or why Label cannot read the session: in words that quote nothing of the file, because
     reports go further than files do, and the legacy one may be a link by now.
     """
     try:
-        return read(row, reader, job.tools.settings.data_dir, job.pace)
+        return read(row, reader, attempt.tools.settings.data_dir, attempt.pace)
     except SessionUnreadableError as error:
         words, is_no_recording, _ = str(error.__cause__ or error).partition(" is not a recording: ")
         return f"{words} is not a recording" if is_no_recording else words

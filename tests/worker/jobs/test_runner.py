@@ -204,6 +204,21 @@ def test_a_process_that_is_made_to_exit_hands_its_job_back(site: Site, tools: To
     assert (job["state"], job["crashes"], job["sent_at"]) == ("queued", 0, None)
 
 
+def test_a_process_that_is_made_to_exit_exits_although_its_lease_is_lost(site: Site, tools: Tools):
+    run_id = make_run(site.engine)
+
+    def asleep(_attempt: Attempt) -> NoReturn:
+        expire(site.engine, run_id)
+        must_take(site.engine, run_id, worker="another")
+        raise SystemExit(1)
+
+    with pytest.raises(SystemExit):
+        run_job(tools, ref_of(run_id), "w", asleep, Verb.MIGRATE)
+
+    job = job_of(site.engine, run_id)
+    assert (job["state"], job["worker"], job["fenced"]) == ("running", "another", 1)
+
+
 # What the operator and the worker want --------------------------------------------------------------------------
 
 
