@@ -55,6 +55,14 @@ STATUS_WORDS = {
 }
 
 
+_PREDICTIONS = {Status.FAILED: "would fail", Status.SKIPPED: "would be skipped"}
+
+
+def status_words(status: Status, *, dry_run: bool) -> str:
+    """How a status reads, of a dry run as a prediction: `would fail`."""
+    return _PREDICTIONS.get(status, STATUS_WORDS[status]) if dry_run else STATUS_WORDS[status]
+
+
 def run_words(verb: Verb, *, dry_run: bool) -> str:
     """How a run is called in lists and headings: `migrate (dry run)`."""
     return f"{verb} (dry run)" if dry_run else verb.value

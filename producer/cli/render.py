@@ -13,9 +13,9 @@ from producer.runs.status import ListedRun, RunStatus
 from producer.runs.survey import Listing
 from worker.db.overview import FailureClass, Progress
 from worker.findings import Verdict
-from worker.messages import Verb
+from worker.messages import Status, Verb
 from worker.units import human_bytes, human_duration
-from worker.wording import VERB_WORDS, run_words
+from worker.wording import VERB_WORDS, VerbWords, run_words, status_words
 
 _ROWS = 40
 """A plan of thousands of projects is a file to read, not a screen; --json has them all."""
@@ -65,34 +65,44 @@ def left_out_lines(opened: Opened) -> Iterator[str]:
 def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
     """A report's summary: what was done, the space, what failed and what to do about it."""
     verb = Verb(report["verb"])
-    words, would = VERB_WORDS[verb], "would be " if report["dry_run"] else ""
-    counts = [
-        f"[bold]{report[words.done_key]}[/] of {report['projects_processed']} projects {would}{words.done_word}"
-    ]
-    counts += [
-        f"{report[key]} {key.removeprefix('projects_')}"
-        for key in ("projects_failed", "projects_skipped", "projects_cancelled")
-        if report[key]
-    ]
-    yield ", ".join(counts)
+    yield _outcome_line(report, VERB_WORDS[verb])
     if verb is Verb.MIGRATE:
-        size = report["bytes"]
-        share = f" ({size['saved'] / size['read']:.0%})" if size["read"] else ""
-        yield (
-            f"{report['datasets_created']} datasets {would}created; {human_bytes(size['read'])} in legacy directories, "
-            f"{human_bytes(size['stored'])} {would}stored, {human_bytes(size['saved'])} {would}saved{share}"
-        )
+        yield _space_line(report)
     if verb is Verb.VERIFY and report["warnings"]:
-        yield f"[yellow]{len(report['warnings'])} sessions could be read neither from their legacy directory nor from their dataset[/]"
+        unread = f"{len(report['warnings'])} sessions could be read neither from their legacy directory nor"
+        yield f"[yellow]{unread} from their dataset[/]"
     for warning in report["warnings"][:_ROWS]:
         yield f"[yellow]warning[/] project {warning['project_id']}: {escape(warning['message'])}"
     if len(report["warnings"]) > _ROWS:
         yield f"[yellow]… and {len(report['warnings']) - _ROWS} more warnings in the report[/]"
     for error in report["errors"][:_ROWS]:
-        yield f"[red]failed[/] project {error['project_id']} {escape(error['project_name'] or '')}: {escape(error['error'])}"
+        project = f"project {error['project_id']} {escape(error['project_name'] or '')}"
+        yield f"[red]failed[/] {project}: {escape(error['error'])}"
         yield f"       [dim]{escape(error['remedy'] or '')}[/]"
     if len(report["errors"]) > _ROWS:
         yield f"[red]… and {len(report['errors']) - _ROWS} more failures in the report[/]"
+
+
+def _outcome_line(report: Mapping[str, Any], words: VerbWords) -> str:
+    dry_run = report["dry_run"]
+    success = status_words(words.success(dry_run=dry_run), dry_run=dry_run)
+    counts = [f"[bold]{report[words.done_key]}[/] of {report['projects_processed']} projects {success}"]
+    counts += [
+        f"{count} {status_words(status, dry_run=dry_run)}"
+        for status in (Status.FAILED, Status.SKIPPED, Status.CANCELLED)
+        if (count := report[f"projects_{status}"])
+    ]
+    return ", ".join(counts)
+
+
+def _space_line(report: Mapping[str, Any]) -> str:
+    size, would = report["bytes"], "would be " if report["dry_run"] else ""
+    share = f" ({size['saved'] / size['read']:.0%})" if size["read"] else ""
+    read, stored, saved = (human_bytes(size[key]) for key in ("read", "stored", "saved"))
+    return (
+        f"{report['datasets_created']} datasets {would}created; {read} in legacy directories, "
+        f"{stored} {would}stored, {saved} {would}saved{share}"
+    )
 
 
 def status_lines(status: RunStatus) -> Iterator[str]:

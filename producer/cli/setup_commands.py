@@ -77,9 +77,7 @@ def schema_status(*, as_json: AsJson = False) -> None:
 
 @app.command(epilog=epilog("producer doctor"))
 def doctor(*, as_json: AsJson = False) -> None:
-    """Check settings, servers, tables, workers and machines; name
-    remedies (exit 5 if a check fails or cannot run).
-    """
+    """Check settings, servers, tables, workers and machines (exit 5 if a check fails or cannot run)."""
     terminal = Terminal(as_json=as_json)
     log.configure(log_format="console", level="error")
     diagnosis = doctor_room.diagnose()
@@ -115,7 +113,7 @@ def demo(
         int, typer.Option("--megabytes", min=1, help="Approximate size of the generated recordings.")
     ] = 200,
 ) -> None:
-    """Show every step, from dry run to rollback, on generated projects and a local stack."""
+    """Show every step, from dry run to verification, on generated projects and a local stack."""
     from producer.demo import story as demo_room  # noqa: PLC0415 - only this verb needs the recordings and the servers
 
     raise typer.Exit(demo_room.run(folder, megabytes=megabytes))

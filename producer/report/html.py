@@ -8,7 +8,6 @@ security policy lets nothing run but our own script.
 import base64
 import hashlib
 import json
-import re
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,10 +19,11 @@ from typing import Any, Generic, TypeVar
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from producer.report.notation import clock, human_duration, in_words, moment, percent, plural, rate
 from producer.report.timeline import timeline
 from worker.messages import RunState, Status, Verb
 from worker.units import human_bytes
-from worker.wording import STATUS_WORDS, VERB_WORDS
+from worker.wording import STATUS_WORDS, VERB_WORDS, status_words
 
 T = TypeVar("T")
 Detail = Mapping[str, Any]
@@ -127,35 +127,52 @@ def render(document: Mapping[str, Any]) -> str:
 
 def verdict(document: Mapping[str, Any]) -> Verdict:
     """Say in one sentence what became of the run, its failures before anything else that went otherwise."""
+    if document.get("interim"):
+        return Verdict(tone="open", headline=_interim_headline(document))
+    if document["projects_processed"] == 0:
+        return Verdict(tone="open", headline="Nothing to do: no project was selected.")
+    headline = _headline(document)
+    finished = document["state"] == RunState.FINISHED
+    if not finished:
+        state = (
+            "Cancelled" if document["state"] == RunState.CANCELLED else f"Not finished ({document['state']})"
+        )
+        headline = f"{state}: {headline[0].lower()}{headline[1:]}"
+    if document["projects_failed"]:
+        return Verdict(tone="bad", headline=headline)
+    return Verdict(
+        tone="good" if finished and not document["projects_cancelled"] else "open", headline=headline
+    )
+
+
+def _interim_headline(document: Mapping[str, Any]) -> str:
+    words = VERB_WORDS[Verb(document["verb"])]
+    done, failed = document[words.done_key], document["projects_failed"]
+    so_far = f"{done:,} {plural(done, 'project')} {words.done_word} and {failed:,} failed so far"
+    return f"Interim report, because {document['interim']}: {so_far}."
+
+
+def _headline(document: Mapping[str, Any]) -> str:
+    """What became of the projects: `1 of 3 projects was migrated; 1 failed, 1 was skipped`."""
     words = VERB_WORDS[Verb(document["verb"])]
     total, done = document["projects_processed"], document[words.done_key]
-    failed, skipped = document["projects_failed"], document["projects_skipped"]
-    cancelled = document["projects_cancelled"]
-    predicted, word = document["dry_run"], words.done_word
-    if document.get("interim"):
-        so_far = f"{done:,} {_plural(done, 'project')} {word} and {failed:,} failed so far"
-        return Verdict(tone="open", headline=f"Interim report, because {document['interim']}: {so_far}.")
-    if total == 0:
-        return Verdict(tone="open", headline="Nothing to do: no project was selected.")
+
+    def acted(count: int, word: str) -> str:
+        return f"would be {word}" if document["dry_run"] else f"{plural(count, 'was', 'were')} {word}"
+
     if done == total:
         subject = "The project" if total == 1 else f"All {total:,} projects"
-        acted = f"would be {word}" if predicted else f"{_plural(total, 'was', 'were')} {word}"
-        headline = f"{subject} {acted}."
-    else:
-        acted = f"would be {word}" if predicted else f"{_plural(done, 'was', 'were')} {word}"
-        others = [
-            f"{failed:,} {'would fail' if predicted else 'failed'}",
-            f"{skipped:,} {'would be' if predicted else _plural(skipped, 'was', 'were')} skipped",
-            f"{cancelled:,} {_plural(cancelled, 'was', 'were')} cancelled",
-        ]
-        counted = [text for text, count in zip(others, (failed, skipped, cancelled), strict=True) if count]
-        headline = f"{done:,} of {total:,} {_plural(total, 'project')} {acted}; {', '.join(counted)}."
-    if document["state"] == RunState.CANCELLED:
-        headline = f"Cancelled: {headline[0].lower()}{headline[1:]}"
-    elif document["state"] != RunState.FINISHED:
-        headline = f"Not finished ({document['state']}): {headline[0].lower()}{headline[1:]}"
-    tone = "bad" if failed else "good" if not cancelled and document["state"] == RunState.FINISHED else "open"
-    return Verdict(tone=tone, headline=headline)
+        return f"{subject} {acted(total, words.done_word)}."
+    failed, skipped, cancelled = (
+        document[f"projects_{status}"] for status in (Status.FAILED, Status.SKIPPED, Status.CANCELLED)
+    )
+    others = {
+        status_words(Status.FAILED, dry_run=document["dry_run"]): failed,
+        acted(skipped, "skipped"): skipped,
+        f"{plural(cancelled, 'was', 'were')} cancelled": cancelled,
+    }
+    counted = ", ".join(f"{count:,} {what}" for what, count in others.items() if count)
+    return f"{done:,} of {total:,} {plural(total, 'project')} {acted(done, words.done_word)}; {counted}."
 
 
 def _project_segments(document: Mapping[str, Any]) -> tuple[Segment, ...]:
@@ -163,9 +180,9 @@ def _project_segments(document: Mapping[str, Any]) -> tuple[Segment, ...]:
     words, predicted = VERB_WORDS[Verb(document["verb"])], document["dry_run"]
     labels = {
         words.done_key: ("done", STATUS_WORDS[words.success(dry_run=predicted)]),
-        "projects_failed": ("failed", "would fail" if predicted else "failed"),
-        "projects_skipped": ("other", "skipped"),
-        "projects_cancelled": ("other", "cancelled"),
+        "projects_failed": ("failed", status_words(Status.FAILED, dry_run=predicted)),
+        "projects_skipped": ("other", status_words(Status.SKIPPED, dry_run=predicted)),
+        "projects_cancelled": ("other", STATUS_WORDS[Status.CANCELLED]),
     }
     segments: list[Segment] = []
     start = 0.0
@@ -182,9 +199,7 @@ def _causes(details: Iterable[Detail]) -> list[Group]:
     failed = [detail for detail in details if detail["status"] == "failed"]
     groups = _grouped(failed, lambda detail: (detail["error_class"] or "", detail["remedy"]))
     return [
-        Group(
-            title=_in_words(name), text=remedy, count=len(members), projects=_shown(members, _MOST_FAILURES)
-        )
+        Group(title=in_words(name), text=remedy, count=len(members), projects=_shown(members, _MOST_FAILURES))
         for (name, remedy), members in groups
     ]
 
@@ -277,60 +292,6 @@ def _elapsed_s(document: Mapping[str, Any]) -> float:
     return max(0.0, (end - start).total_seconds())
 
 
-# How values are written ---------------------------------------------------------------------------------------------
-
-
-def human_duration(seconds: float) -> str:
-    """Write seconds in the two units that matter: `820 ms`, `12.3 s`, `3 min 42 s`, `2 h 05 min`, `1 d 04 h`."""
-    if seconds < 0.9995:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, rest_s = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days} d {hours:02} h"
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest_s:02} s"
-
-
-def _rate(size: int, seconds: float) -> str:
-    """Write bytes a second; a dash where nothing was read, or too briefly for a rate to mean anything."""
-    return f"{human_bytes(int(size / seconds))}/s" if size and seconds >= 0.001 else "\u2013"
-
-
-def _clock(seconds: float) -> str:
-    """Write a mark of the time axis: `0.5 s`, `20 s`, `4:30`, `2:15 h`."""
-    if seconds < 60:
-        return f"{seconds:g} s"
-    minutes, rest_s = divmod(round(seconds), 60)
-    return f"{minutes}:{rest_s:02}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02} h"
-
-
-def _moment(text: str) -> str:
-    """Write a time of the report for people: `7 Mar 2026, 14:03:21 UTC`."""
-    moment = datetime.fromisoformat(text)
-    return f"{moment.day} {moment:%b %Y, %H:%M:%S} UTC"
-
-
-def _percent(part: float, whole: float) -> str:
-    """Write a share without rounding something to nothing, or not quite all to all."""
-    share = 100 * part / whole if whole else 0.0
-    if 0 < share < 1:
-        return "under 1 %"
-    return "over 99 %" if 99 < share < 100 else f"{share:.0f} %"
-
-
-def _plural(count: int, one: str, many: str | None = None) -> str:
-    return one if count == 1 else many or f"{one}s"
-
-
-def _in_words(error_class: str) -> str:
-    """Put the name of an error class into words: `DirectoryMissingError` becomes `Directory missing`."""
-    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", error_class.removesuffix("Error")).capitalize()
-    return words or "Cause unknown"
-
-
 # The page -----------------------------------------------------------------------------------------------------------
 
 
@@ -348,12 +309,12 @@ def _template() -> Template:
         bytes=human_bytes,
         number=lambda value: f"{value:,}",
         duration=human_duration,
-        clock=_clock,
-        moment=_moment,
-        plural=_plural,
+        clock=clock,
+        moment=moment,
+        plural=plural,
         status_words=lambda status: STATUS_WORDS[Status(status)],
     )
-    environment.globals.update(percent=_percent, rate=_rate)
+    environment.globals.update(percent=percent, rate=rate)
     return environment.get_template("report.html.j2")
 
 

@@ -357,23 +357,3 @@ def test_ten_thousand_projects_are_all_in_the_table_and_the_rest_stays_short():
     assert html.count("<tr") < 10_200
     assert "and 1,096 more projects" in html
     assert "and 9,900 more warnings" in html
-
-
-# How values are written ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0 ms"),
-        (0.8204, "820 ms"),
-        (0.9999, "1.0 s"),
-        (12.34, "12.3 s"),
-        (59.97, "1 min 00 s"),
-        (222, "3 min 42 s"),
-        (7500, "2 h 05 min"),
-        (100_800, "1 d 04 h"),
-    ],
-)
-def test_durations_are_written_in_the_units_that_matter(seconds, text):
-    assert report_html.human_duration(seconds) == text

@@ -1,0 +1,58 @@
+"""How values are written on a report's page: durations, rates, shares and moments as people read them."""
+
+import re
+from datetime import datetime
+
+from worker.units import human_bytes
+
+
+def human_duration(seconds: float) -> str:
+    """Write seconds in the two units that matter: `820 ms`, `12.3 s`, `3 min 42 s`, `2 h 05 min`, `1 d 04 h`."""
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest_s = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours:02} h"
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest_s:02} s"
+
+
+def rate(size: int, seconds: float) -> str:
+    """Write bytes a second; a dash where nothing was read, or too briefly for a rate to mean anything."""
+    return f"{human_bytes(int(size / seconds))}/s" if size and seconds >= 0.001 else "\u2013"
+
+
+def clock(seconds: float) -> str:
+    """Write a mark of the time axis: `0.5 s`, `20 s`, `4:30`, `2:15 h`."""
+    if seconds < 60:
+        return f"{seconds:g} s"
+    minutes, rest_s = divmod(round(seconds), 60)
+    return f"{minutes}:{rest_s:02}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02} h"
+
+
+def moment(text: str) -> str:
+    """Write a time of the report for people: `7 Mar 2026, 14:03:21 UTC`."""
+    at = datetime.fromisoformat(text)
+    return f"{at.day} {at:%b %Y, %H:%M:%S} UTC"
+
+
+def percent(part: float, whole: float) -> str:
+    """Write a share without rounding something to nothing, or not quite all to all."""
+    share = 100 * part / whole if whole else 0.0
+    if 0 < share < 1:
+        return "under 1 %"
+    return "over 99 %" if 99 < share < 100 else f"{share:.0f} %"
+
+
+def plural(count: int, one: str, many: str | None = None) -> str:
+    """Choose the form of a noun or verb that a count asks for; without `many` an `s` is added."""
+    return one if count == 1 else many or f"{one}s"
+
+
+def in_words(error_class: str) -> str:
+    """Put the name of an error class into words: `DirectoryMissingError` becomes `Directory missing`."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", error_class.removesuffix("Error")).capitalize()
+    return words or "Cause unknown"
