@@ -74,7 +74,7 @@ def test_such_a_project_is_migrated_again_and_goes_back_to_where_it_began(
     outcome = run_one(tools, Verb.MIGRATE, project.project_id)
 
     assert (foretold.status, outcome.status) == (Status.WOULD_MIGRATE, Status.MIGRATED), outcome.error
-    assert "taken back since, not by this program" in said(outcome)
+    assert "returned to legacy by another program" in said(outcome)
     assert said(foretold) == said(outcome)
     assert active(site) == 1
     assert differences(was_read, read(site)) == []
@@ -93,7 +93,7 @@ def test_a_rollback_settles_what_the_other_program_left(site: Site, tools: Tools
     outcome = run_one(tools, Verb.ROLLBACK, project.project_id)
 
     assert verified.status is Status.SKIPPED
-    assert "taken back since, not by this program" in verified.reason
+    assert "returned to legacy by another program" in verified.reason
     assert (foretold.status, outcome.status) == (Status.WOULD_ROLL_BACK, Status.ROLLED_BACK), outcome.error
     assert "its row had been taken back already" in said(outcome)
     assert sessions(site) == before
@@ -122,4 +122,4 @@ def test_one_that_is_legacy_at_another_path_has_nothing_to_roll_back(site: Site,
     outcome = run_one(tools, Verb.ROLLBACK, project.project_id)
 
     assert outcome.status is Status.SKIPPED
-    assert "legacy again since, not by this program, and at another path" in outcome.reason
+    assert "returned to legacy by another program, at another path" in outcome.reason

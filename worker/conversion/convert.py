@@ -142,7 +142,7 @@ def _settle(
     first, so that this conversion records them as they were before the former one; otherwise they stay what they are.
     """
     former = projects.active_conversions(conn, [project.project_id])[project.project_id]
-    said = f"migrated by run {former.run_id} before, and taken back since, not by this program; the record of that is closed"
+    said = f"migrated by run {former.run_id} before, and returned to legacy by another program since; the record of that is closed"
     if project.path == former.legacy_path and tree.manifest.digest == former.dataset_hash:
         dataset = datasets.get(conn, former.dataset_id)
         put_sessions_back(conn, former, dataset.file_path if dataset is not None else None, rows)

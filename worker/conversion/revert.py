@@ -92,7 +92,7 @@ def check_still_converted(project: Project | None, conversion: Conversion, conn:
         if project.path == conversion.legacy_path:
             return True
         raise NothingToDoError(
-            f"project {number}: legacy again since, not by this program, and at another path: {project.path!r}; "
+            f"project {number}: returned to legacy by another program, at another path: {project.path!r}; "
             "a new migration closes the record of the former one"
         )
     if project.is_legacy or project.path is not None or project.legacy_path != conversion.legacy_path:
@@ -105,7 +105,7 @@ def check_still_converted(project: Project | None, conversion: Conversion, conn:
 
 def _left_as_it_is(conversion: Conversion) -> Warning_:
     return Warning_(
-        message="its row had been taken back already, not by this program, and stays as it is; its sessions, its reference "
+        message="its row had been returned to legacy by another program and stays as it is; its sessions, its reference "
         "and the record of its conversion followed. A former analysis_config stands in project_conversions, "
         f"conversion {conversion.conversion_id}"
     )

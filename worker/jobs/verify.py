@@ -43,7 +43,7 @@ def _work(attempt: Attempt) -> Outcome:
         project = projects.by_ids(conn, [attempt.project_id]).get(attempt.project_id)
         if check_still_converted(project, conversion, conn):
             raise NothingToDoError(
-                f"project {attempt.project_id}: its row was taken back since, not by this program; producer rollback settles the rest"
+                f"project {attempt.project_id}: its row was returned to legacy by another program; producer rollback completes that"
             )
         dataset = datasets.get(conn, conversion.dataset_id)
         rows = sessions.of_project(conn, attempt.project_id)
