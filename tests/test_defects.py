@@ -279,7 +279,7 @@ DEFECTS = (
         number=32,
         was="project id 0 was taken for all",
         guards=(
-            "producer/cli/test_run_commands.py::test_ids_that_cannot_be_migrated_are_a_usage_error_that_names_each_and_opens_no_run",
+            "producer/cli/test_run_commands.py::test_ids_that_cannot_be_migrated_are_each_named_and_no_run_is_opened",
             ROLLBACK
             + "test_an_id_that_cannot_be_rolled_back_is_refused_with_the_reason_and_no_run_is_opened",
         ),
@@ -288,7 +288,7 @@ DEFECTS = (
         number=33,
         was="unknown, negative or migrated ids ended in success",
         guards=(
-            "producer/cli/test_run_commands.py::test_ids_that_cannot_be_migrated_are_a_usage_error_that_names_each_and_opens_no_run",
+            "producer/cli/test_run_commands.py::test_ids_that_cannot_be_migrated_are_each_named_and_no_run_is_opened",
             "acceptance/test_verify_and_rollback_cli.py::test_what_cannot_be_rolled_back_is_named_and_nothing_begins",
         ),
     ),
@@ -332,7 +332,7 @@ DEFECTS = (
         guards=(
             WHOLE + "test_collecting_again_writes_an_equal_report_under_another_name",
             "producer/report/test_files.py::test_writers_at_once_each_get_their_own_file",
-            "producer/cli/test_follow.py::test_a_report_directory_that_cannot_be_written_is_found_before_anything_is_queued",
+            "producer/cli/test_follow.py::test_a_report_directory_that_cannot_be_written_is_named_before_jobs_are_queued",
         ),
     ),
     Defect(

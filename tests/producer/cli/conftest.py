@@ -61,7 +61,7 @@ def three_projects(site: Site) -> list[int]:
 
 @pytest.fixture
 def closed_port() -> Iterator[int]:
-    """A port on which nobody listens, and nobody else can begin to."""
+    """A port on which nothing listens, and nothing else can begin to."""
     with closing(socket.socket()) as taken:
         taken.bind(("127.0.0.1", 0))
         yield taken.getsockname()[1]

@@ -15,7 +15,7 @@ from tests.producer.cli.calls import Call, lines
 from tests.support.sites import Site
 
 
-def test_json_is_exactly_one_document_on_standard_output_and_people_read_standard_error(
+def test_json_is_one_document_on_standard_output_and_people_read_standard_error(
     site: Site, call: Call, three_projects: list[int]
 ):
     with site.engine.begin() as conn:

@@ -12,7 +12,7 @@ from tests.support.sites import Site
 from tests.support.waiting import PATIENCE_S
 
 
-def test_a_report_directory_that_cannot_be_written_is_found_before_anything_is_queued(
+def test_a_report_directory_that_cannot_be_written_is_named_before_jobs_are_queued(
     site: Site, call: Call, three_projects: list[int]
 ):
     (site.folder / "a file").touch()

@@ -15,7 +15,7 @@ from worker.broker import client as broker
 from worker.errors import BrokerUnavailableError
 
 
-def test_ids_that_cannot_be_migrated_are_a_usage_error_that_names_each_and_opens_no_run(
+def test_ids_that_cannot_be_migrated_are_each_named_and_no_run_is_opened(
     site: Site, call: Call, three_projects: list[int]
 ):
     with site.engine.begin() as conn:
@@ -100,7 +100,7 @@ def test_with_a_limit_what_failed_last_time_is_not_in_the_way(
     assert reasons[third] == "beyond --limit"
 
 
-def test_the_plan_names_every_project_with_its_whole_path_and_a_missing_worker_is_told(
+def test_the_plan_names_every_project_with_its_whole_path_and_a_missing_worker(
     site: Site, call: Call, three_projects: list[int]
 ):
     """Also where no terminal gives a width: then nothing is cut off."""

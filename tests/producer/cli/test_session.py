@@ -96,7 +96,7 @@ def test_without_settings_both_ways_out_are_named(site: Site):
     assert "producer up" in lines(done)[0]
 
 
-def test_a_run_that_nobody_knows_is_a_usage_error(site: Site, call: Call):
+def test_a_run_that_is_not_there_is_a_usage_error(site: Site, call: Call):
     none = call("status")
     unknown = call("collect", "no-such-run")
     with site.engine.begin() as conn:

@@ -22,7 +22,7 @@ def test_missing_tables_are_told_with_the_command_that_makes_them(empty_database
     assert {step["state"] for step in json.loads(steps.stdout)} == {"missing"}
 
 
-def test_of_a_database_that_is_not_label_s_it_is_not_said_that_applying_the_schema_helps(
+def test_a_database_that_is_not_label_s_is_not_met_with_schema_apply_as_remedy(
     empty_database: Engine, call: Call
 ):
     url = empty_database.url.set(drivername="postgresql").render_as_string(hide_password=False)

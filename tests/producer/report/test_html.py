@@ -188,7 +188,7 @@ def test_projects_with_one_digest_are_shown_together():
     assert page.texts["main"][0].count("2 projects") >= 1
     titles = [code.get("title") for code in page.all("code")]
     assert titles.count("a" * 64) == 3  # the group, and a row for each of its projects
-    assert titles.count("c" * 64) == 1  # its row alone: nobody shares it
+    assert titles.count("c" * 64) == 1  # its row alone: no project shares it
 
 
 def test_options_and_projects_left_out_are_told():

@@ -20,7 +20,7 @@ from worker.messages import Verb
 
 @contextmanager
 def database_away(site: Site) -> Iterator[None]:
-    """Close every connection to the site's database, and let nobody in until the block ends."""
+    """Close every connection to the site's database, and refuse new ones until the block ends."""
     url = site.engine.url
     server = create_engine(url.set(database="postgres"), isolation_level="AUTOCOMMIT")
     with server.connect() as conn:
