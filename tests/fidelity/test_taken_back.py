@@ -95,7 +95,7 @@ def test_a_rollback_settles_what_the_other_program_left(site: Site, tools: Tools
     assert verified.status is Status.SKIPPED
     assert "returned to legacy by another program" in verified.reason
     assert (foretold.status, outcome.status) == (Status.WOULD_ROLL_BACK, Status.ROLLED_BACK), outcome.error
-    assert "its row had been taken back already" in said(outcome)
+    assert "its row had been returned to legacy by another program" in said(outcome)
     assert sessions(site) == before
     with site.engine.connect() as conn:
         assert dump(conn, ("projects",)) == row
