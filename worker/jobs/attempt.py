@@ -1,10 +1,14 @@
 """One attempt at one job, as its work sees it: lease, store, run control, and what was stored so far."""
 
 import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 
 from sqlalchemy import Engine
 
+from worker.db import claims
+from worker.db.claims import Claim
 from worker.db.leases import Lease
 from worker.errors import RootLacksError
 from worker.jobs import outcomes
@@ -74,6 +78,26 @@ class Attempt:
             self.heartbeat.keep_pace(size_bytes)
         else:
             self.heartbeat.listen()
+
+    @contextmanager
+    def claim(
+        self, keys: Sequence[str], what: str, on_wait: Callable[[], None] = lambda: None
+    ) -> Iterator[Claim]:
+        """Wait until all these keys are this attempt's; the heartbeat keeps the claim alive until the block
+        ends. `what` and `on_wait` as of `claims.hold`.
+        """
+        with (
+            claims.hold(
+                self.engine,
+                keys,
+                what=what,
+                idle_timeout_s=self.tools.settings.lease_s,
+                on_wait=on_wait,
+                pace=self.pace,
+            ) as claim,
+            self.heartbeat.keeping_alive(claim),
+        ):
+            yield claim
 
     def check_root(self, path: str) -> None:
         """Raise `RootLacksError` if it is this machine's fault, not the project's, that nothing is at `path`."""

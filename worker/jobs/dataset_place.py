@@ -1,4 +1,4 @@
-"""Where a dataset's tree is, or where a new one goes: under a name that no other dataset has. Stores nothing."""
+"""Where a dataset's tree is, or where a new one goes: to a name that no other dataset has. Stores nothing."""
 
 import os
 from dataclasses import dataclass
@@ -36,7 +36,9 @@ class Place:
 
 
 def find_stored(attempt: Attempt, tree: HashedTree) -> Place | None:
-    """The place of the dataset, if it is there. Without its manifest in the store it is not whole, and the database is not asked."""
+    """The place of the dataset, if it is there. Without its manifest in the store it is not whole, and the
+    database is not asked.
+    """
     if not os.path.exists(attempt.store.manifest_path(tree.manifest.digest)):
         return None
     with autocommit(attempt.engine) as conn:
@@ -47,8 +49,8 @@ def find_stored(attempt: Attempt, tree: HashedTree) -> Place | None:
 def find_or_choose(attempt: Attempt, tree: HashedTree) -> Place:
     """The place of the dataset, or one for a new dataset.
 
-    A tree that is there without a row may have got one of Label's own meanwhile: then it is that dataset's. Raises
-    `StoreUnusableError` when the dataset lies elsewhere, or no place is left.
+    A tree that is there without a row may have got one of Label's own meanwhile: then it is that dataset's.
+    Raises `StoreUnusableError` when the dataset lies elsewhere, or no place is left.
     """
     digest = tree.manifest.digest
     candidates = _candidates(attempt, digest)
@@ -65,7 +67,9 @@ def find_or_choose(attempt: Attempt, tree: HashedTree) -> Place:
 
 
 def _candidates(attempt: Attempt, digest: str) -> list[Path]:
-    """The names for a tree in the order in which they are tried: the short one, then those with the whole digest."""
+    """The names for a tree in the order in which they are tried: the short one, then those with the whole
+    digest.
+    """
     name = attempt.lease.project_name or "dataset"
     numbered = (name, *(f"{number}-{name}" for number in range(2, _NAMES)))
     return [

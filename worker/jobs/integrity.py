@@ -1,4 +1,6 @@
-"""May stored bytes be reused? Fresh checks say so by stat and age; otherwise the bytes are read again, and mended."""
+"""May stored bytes be reused? Fresh checks say so by stat and age; otherwise the bytes are read again, and
+repaired.
+"""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,7 +11,7 @@ from typing import TypeVar
 
 from sqlalchemy import Connection
 
-from worker.db import checks, claims, datasets
+from worker.db import checks, datasets
 from worker.errors import EntryUnreadableError, SourceChangedError, StoredBytesMismatchError
 from worker.jobs.attempt import Attempt
 from worker.legacy.hash import has_digest
@@ -26,7 +28,7 @@ _log = log.get(__name__)
 _BATCH = 10_000
 
 _LOOKS = 3
-"""How often a file is looked at that is replaced meanwhile."""
+"""How often a file is checked that is replaced meanwhile."""
 
 T = TypeVar("T")
 
@@ -43,20 +45,21 @@ class _File:
 
     @property
     def key(self) -> str:
-        """What its checks are kept under: a blob has a name of its own, a copy only the number of its inode."""
+        """What its checks are kept under: a blob has a name of its own, a copy only its inode."""
         return self.digest if self.is_blob else f"{self.digest}:{self.inode}"
 
 
-def doubtful(attempt: Attempt, tree: HashedTree, place: Path) -> dict[str, str]:
-    """The stored files that must be read before this tree is reused at `place`: their paths, and the digests they promise.
+def unverified(attempt: Attempt, tree: HashedTree, place: Path) -> dict[str, str]:
+    """The stored files that must be read before this tree is reused at `place`: the digests they promise, by
+    path.
 
-    Blobs that were not checked lately, or changed since, or are gone although the dataset was stored once: its tree may
-    still have the bytes, but nobody has looked. Likewise files at `place` that are no links of their blobs: copies may go
-    bad by themselves. The blobs that this job has just stored are beyond doubt.
+    Blobs that were not verified lately, or changed since, or are gone although the dataset was stored once:
+    its tree may still have the bytes. Likewise files at `place` that are no links of their blobs: copies may
+    go bad by themselves. What this attempt has stored itself is right.
     """
     was_stored = fresh_status(attempt.store.manifest_path(tree.manifest.digest)) is not None
     place_is_there = place.is_dir()
-    doubts: dict[str, str] = {}
+    suspects: dict[str, str] = {}
     for files in _batches(tree.manifest.files):
         attempt.pace(0)
         digests = {file.digest for file in files}
@@ -68,9 +71,9 @@ def doubtful(attempt: Attempt, tree: HashedTree, place: Path) -> dict[str, str]:
             asked += _copies(attempt, files, place, found)
         if was_stored:
             gone = blobs.keys() - found.keys() - attempt.store.admitted
-            doubts |= {attempt.store.blob_path(digest): digest for digest in gone}
-        doubts |= {file.path: file.digest for file in _not_checked(attempt, asked)}
-    return doubts
+            suspects |= {attempt.store.blob_path(digest): digest for digest in gone}
+        suspects |= {file.path: file.digest for file in _not_checked(attempt, asked)}
+    return suspects
 
 
 def _copies(attempt: Attempt, files: Sequence[File], place: Path, blobs: Mapping[str, _File]) -> list[_File]:
@@ -80,7 +83,7 @@ def _copies(attempt: Attempt, files: Sequence[File], place: Path, blobs: Mapping
         attempt.pace(0)
         blob = blobs.get(file.digest)
         path = f"{place}/{file.path}"
-        # The number alone is looked at first: nearly all of so many files are links.
+        # The inode is compared first: nearly all of so many files are links.
         if blob is not None and (status := _stat(path)) is not None and status.st_ino != blob.inode:
             found.append(_file(path, file.digest, status, is_blob=False))
     return found
@@ -100,29 +103,21 @@ def _not_checked(attempt: Attempt, files: Sequence[_File]) -> list[_File]:
     return [file for file in files if known.get(file.key) != (file.inode, file.mtime_ns)]
 
 
-def mend(attempt: Attempt, tree: HashedTree, doubts: Mapping[str, str], place: Path) -> None:
-    """Read doubtful files again; replace bad blobs by the good incoming copy, in every tree that holds them, and bad copies
-    by their blob.
+def repair(attempt: Attempt, tree: HashedTree, suspects: Mapping[str, str], place: Path) -> None:
+    """Read suspect files again; replace bad blobs, in every tree that has them, by the legacy directory's
+    good bytes, and bad copies by their blob.
 
-    The caller holds the dataset's claim; of other datasets' trees only single files are replaced, each by a rename. One
-    job mends at a time: of two that found the same bad blob, the second finds it mended.
+    The caller has the dataset's claim; of other datasets' trees only single files are replaced, each by a
+    rename. One job repairs at a time: of two that found the same bad blob, the second finds it repaired.
     """
-    bad = _bad_ones(attempt, doubts)
+    bad = _bad_ones(attempt, suspects)
     if bad:
-        with (
-            claims.hold(
-                attempt.engine,
-                ["mending"],
-                what="mending",
-                idle_timeout_s=attempt.tools.settings.lease_s,
-                pace=attempt.pace,
-            ) as claim,
-            attempt.heartbeat.keeping_alive(claim),
-        ):
+        # The name of the claim is known to workers of earlier releases.
+        with attempt.claim(["mending"], "mending"):
             _replace(attempt, tree, _bad_ones(attempt, bad), place)
-    if doubts:
+    if suspects:
         with attempt.engine.begin() as conn:
-            _record(conn, [_found(attempt.store, path, digest) for path, digest in doubts.items()])
+            _record(conn, [_found(attempt.store, path, digest) for path, digest in suspects.items()])
 
 
 def _bad_ones(attempt: Attempt, files: Mapping[str, str]) -> dict[str, str]:
@@ -133,8 +128,9 @@ def _bad_ones(attempt: Attempt, files: Mapping[str, str]) -> dict[str, str]:
 
 
 def _replace(attempt: Attempt, tree: HashedTree, bad: Mapping[str, str], place: Path) -> None:
-    """Put good copies into the trees first, and last under the blobs' names: as long as a blob is bad it is doubted, so that
-    whoever comes after a crash in between begins again. A good blob then takes the place of its bad copies.
+    """Put good copies into the trees first, and last under the blobs' names: as long as a blob is bad it is
+    suspect, so that the next job after a crash in between begins again. A good blob then takes the place of
+    its bad copies.
     """
     if not bad:
         return
@@ -183,10 +179,11 @@ def _batches(items: Iterable[T]) -> Iterator[list[T]]:
 
 
 def _is_right(attempt: Attempt, path: str, digest: str) -> bool:
-    """Are the bytes at a path those of the digest? Asked anew of the file system, and once more before it is denied.
+    """Are the bytes at a path those of the digest? Asked anew of the file system, and once more before it is
+    denied.
 
-    Another worker may be putting a good file there: then what was judged is not what is there now, and that is judged. On a
-    network file system a name may lead to the old file for seconds after it was replaced.
+    Another worker may be putting a good file there: then what was judged is not what is there now, and that
+    is judged. On a network file system a name may lead to the old file for seconds after it was replaced.
     """
     for _ in range(_LOOKS):
         before = fresh_status(path)
@@ -207,7 +204,9 @@ def _identity(status: os.stat_result | None) -> tuple[int, int, int] | None:
 def _replace_in_trees(
     attempt: Attempt, tree: HashedTree, place: Path, copies: Mapping[str, str], staging: str
 ) -> None:
-    """Give every tree that holds one of these contents the good copy; this dataset's own also if no row knows it yet."""
+    """Give every tree that holds one of these contents the good copy; this dataset's own also if no row knows
+    it yet.
+    """
     for path, manifest in _trees(attempt, tree, place):
         for file in manifest.files:
             attempt.pace(0)

@@ -8,7 +8,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from worker.conversion.convert import check_still_legacy, convert, rehearse
 from worker.conversion.session_plan import check_names
-from worker.db import claims, column_types, dry_runs, leases, recordings, sessions
+from worker.db import column_types, dry_runs, leases, recordings, sessions
 from worker.db.claims import Claim
 from worker.db.engine import autocommit
 from worker.db.sessions import Session
@@ -25,7 +25,7 @@ from worker.errors import (
 from worker.jobs import leftovers
 from worker.jobs.attempt import Attempt
 from worker.jobs.dataset_place import Place, find_or_choose, find_stored
-from worker.jobs.integrity import doubtful, mend, record
+from worker.jobs.integrity import record, repair, unverified
 from worker.jobs.read_once import Reading, big_files_claimed, read_once
 from worker.jobs.runner import run_job
 from worker.jobs.tools import Tools
@@ -43,7 +43,7 @@ _TRIES = 3
 
 
 def _steps(attempt: Attempt, rows: Sequence[Session]) -> Outcome:
-    """The steps of a migration. A dataset that is stored already is neither claimed nor stored: the project refers to it."""
+    """The steps of a migration. A dataset that is stored already is neither claimed nor stored again."""
     scanned = _scan(attempt, rows)
     reading = read_once(attempt, scanned)
 
@@ -83,7 +83,7 @@ def _migrate(attempt: Attempt) -> Outcome:
 
 @contextmanager
 def _noting_what_was_stored(attempt: Attempt) -> Iterator[None]:
-    """What is in the store when the work fails stays there: the outcome has it, and a next attempt need not read it again."""
+    """What was stored stays stored when the work fails: the outcome has it, the next attempt reuses it unread."""
     try:
         yield
     except Exception as error:
@@ -108,15 +108,13 @@ def _admitted(attempt: Attempt) -> Stored | None:
 
 
 def _twice(attempt: Attempt, rows: Sequence[Session]) -> Outcome:
-    """A second time from the start if the directory changed meanwhile, the database took a claim away, or the disk lost
-    something.
-    """
+    """A second time from the start if the directory changed, a claim was lost, or the disk lost bytes."""
     try:
         return _steps(attempt, rows)
     except (SourceChangedError, ClaimLostError) as error:
         _log.warning("starting_over", reason=str(error))
     except StoreSyncError as error:
-        # Some bytes were lost, perhaps ours, and it is told only once: what has no name yet is written again.
+        # Perhaps ours, and the disk says it only once: what has no name yet is written again.
         _log.warning("starting_over", reason=str(error))
         attempt.store.try_again()
     attempt.heartbeat.restart()
@@ -124,7 +122,7 @@ def _twice(attempt: Attempt, rows: Sequence[Session]) -> Outcome:
 
 
 def _again_if_another_was_faster(steps: Callable[[], Outcome]) -> Outcome:
-    """Begin again with what was read when the dataset was deleted meanwhile, or its claim or its place was lost."""
+    """Begin again with what was read when the dataset was deleted meanwhile, or its claim or place lost."""
     for _ in range(_TRIES):
         try:
             return steps()
@@ -150,48 +148,38 @@ def _is_reusable(attempt: Attempt, tree: HashedTree, place: Place) -> bool:
     if (
         place.dataset is None
         or not attempt.store.holds(tree.manifest, os.fspath(place.path), attempt.pace)
-        or doubtful(attempt, tree, place.path)
+        or unverified(attempt, tree, place.path)
     ):
         return False
-    # Another job may be rebuilding this tree right now, or replacing a bad blob in it, and may not have waited for the disk yet.
+    # Another job may be rebuilding this tree right now, or replacing a bad blob in it, and may not have synced.
     attempt.store.sync()
     return True
 
 
 @contextmanager
 def _claim(attempt: Attempt, tree: HashedTree) -> Iterator[Claim]:
-    """The claim on a dataset, kept alive by the heartbeat for as long as it is held."""
+    """The claim on the dataset: one job at a time stores a content."""
     digest = tree.manifest.digest
 
     def say_for_whom() -> None:
         with autocommit(attempt.engine) as conn:
-            holder = leases.job_that_stores(conn, digest, attempt.lease.ref)
-        attempt.heartbeat.enter(f"wait for {holder or 'another job'}", digest, at_once=True)
+            other = leases.job_that_stores(conn, digest, attempt.lease.ref)
+        attempt.heartbeat.enter(f"wait for {other or 'another job'}", digest, at_once=True)
 
     attempt.heartbeat.enter("claim", digest)
-    with (
-        claims.hold(
-            attempt.engine,
-            [digest],
-            what=f"dataset {digest[:12]}",
-            idle_timeout_s=attempt.tools.settings.lease_s,
-            on_wait=say_for_whom,
-            pace=attempt.pace,
-        ) as claim,
-        attempt.heartbeat.keeping_alive(claim),
-    ):
+    with attempt.claim([digest], f"dataset {digest[:12]}", say_for_whom) as claim:
         yield claim
 
 
 def _store(attempt: Attempt, reading: Reading, place: Place, claim: Claim) -> Stored | None:
-    """Store the dataset as the only job that does; None when another one, which this job waited for, has stored it."""
+    """Store the dataset; None when another job, which this one waited for, has stored it."""
     tree = reading.tree
-    mend(attempt, tree, doubtful(attempt, tree, place.path), place.path)
+    repair(attempt, tree, unverified(attempt, tree, place.path), place.path)
     if _is_reusable(attempt, tree, place):
         return None
     attempt.heartbeat.enter("store", tree.manifest.digest, at_once=tree.scan.size_bytes >= BIG_BYTES)
     with big_files_claimed(attempt, reading):
-        # Counted when no other job stores any of it: what was missing before may have come while this job waited.
+        # Only now: what was missing before may have come while this job waited.
         missing = missing_from(attempt.store, tree, attempt.pace)
         check_room(attempt.store, lambda: (tree.distinct[digest] for digest in missing))
         links = store_tree(
@@ -211,7 +199,7 @@ def _store(attempt: Attempt, reading: Reading, place: Place, claim: Claim) -> St
 
 
 def _remember(attempt: Attempt, reading: Reading, proved: Iterable[str]) -> None:
-    """Keep what the next project need not find out again: counted records, and blobs that are right for certain."""
+    """Keep what the next project need not find out again: counted records, and blobs that are right."""
     with autocommit(attempt.engine) as conn:
         recordings.remember(conn, reading.counted())
         record(conn, attempt.store, proved)
@@ -238,8 +226,10 @@ def _convert(attempt: Attempt, tree: HashedTree, place: Place, stored: Stored | 
 
 
 def _predict(attempt: Attempt, reading: Reading) -> Outcome:
-    """What the real run would do, as far as this project alone can tell; equal projects of the run are settled between
-    them when the report is made. Its rows are written and taken back again; what stays is the ledger's.
+    """The dry-run outcome: what the real run would do, as far as this project alone can tell.
+
+    Which of several equal projects stores is settled in the report. Rows are written and taken back; only the
+    ledger's stay.
     """
     tree = reading.tree
     attempt.heartbeat.enter("plan", tree.manifest.digest)

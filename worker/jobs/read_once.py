@@ -1,6 +1,5 @@
-"""Every byte of a project is read once: what is known already is found out before, new big files are stored on the way.
-
-Knows no rows but claims and counted recordings.
+"""Every byte of a project is read once, and new big files are stored on the way. Knows no rows but claims and
+counts.
 """
 
 from collections.abc import Container, Iterator, Mapping, Sequence
@@ -22,8 +21,9 @@ from worker.store.store import Source
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What a job knows of a project that it has read to its end: the tree, with the records of every recording, and what
-    other jobs share with it.
+    """What a job knows of a project that it has read to its end.
+
+    `tree` has the records of every recording.
     """
 
     tree: HashedTree
@@ -33,8 +33,10 @@ class Reading:
     """The digests of the recordings that were counted for another project."""
 
     def counted(self) -> dict[str, tuple[int, int | None]]:
-        """Size and records, by digest, of each recording that was counted here and takes longer than a question to the
-        database: the next project need not count it.
+        """Size and records, by digest, of the recordings that the next project need not count: those counted
+        here.
+
+        None where counting takes less time than a question to the database.
         """
         if _quick_to_count(self.tree.scan):
             return {}
@@ -46,10 +48,11 @@ class Reading:
 
 
 def read_once(attempt: Attempt, scanned: Scan) -> Reading:
-    """Read every byte once: new big files are stored in the same pass, known recordings are not counted again.
+    """Read every byte once: new big files are stored in the same pass, known recordings are not counted
+    again.
 
-    Raises what `hash_tree` and `check_room` raise; what was stored by then stays in the store, and `attempt.store.admitted`
-    has it.
+    Raises what `hash_tree` and `check_room` raise; what was stored by then stays, and
+    `attempt.store.admitted` has it.
     """
     attempt.heartbeat.enter("hash")
     keys = _file_keys(attempt, scanned)
@@ -66,7 +69,9 @@ def read_once(attempt: Attempt, scanned: Scan) -> Reading:
 
 
 def _file_keys(attempt: Attempt, scanned: Scan) -> dict[str, str]:
-    """For each big file what tells, before it is read to its end, whether it was met before."""
+    """The key of each big file by path: it tells whether the file was seen before, and only its beginning is
+    read.
+    """
     found = heads(scanned, attempt.store, attempt.tools.threads, attempt.pace)
     return {
         path: claims.file_key(size, found[path])
@@ -84,7 +89,7 @@ def _unseen(attempt: Attempt, keys: Sequence[str]) -> Container[str]:
 
 
 def _counted_sizes(attempt: Attempt, scanned: Scan) -> Container[int]:
-    """Those sizes of recordings that some counted one has; none where it is quicker to count."""
+    """The sizes of this tree's recordings that a counted one has; none where it is quicker to count."""
     if _quick_to_count(scanned):
         return ()
     with autocommit(attempt.engine) as conn:
@@ -92,7 +97,7 @@ def _counted_sizes(attempt: Attempt, scanned: Scan) -> Container[int]:
 
 
 def _quick_to_count(scanned: Scan) -> bool:
-    """Are the recordings so small that to count their records takes less time than a question to the database?"""
+    """Does counting the records of all recordings take less time than a question to the database?"""
     return sum(_recording_sizes(scanned)) <= CHUNK_BYTES
 
 
@@ -115,11 +120,11 @@ def _hash_and_store(
 ) -> HashedTree:
     """Hash the tree and store, in the same pass, the files that no job has seen before: their paths by key.
 
-    Their keys are claimed until they have their names: a job that meets an equal file meanwhile waits with its own copy.
-    No other claim is waited for while these are held, so that jobs cannot wait in a circle.
+    Their keys are claimed until they have their names: a job with an equal file waits until then before it
+    copies its own. No other claim is waited for while these are held, so that jobs cannot wait in a circle.
     """
     with (
-        _file_claims(attempt, list(new_files), "new files"),
+        attempt.claim(list(new_files), "new files"),
         attempt.store.staging(f"{attempt.name}-arrivals") as staging,
     ):
         first = _first_to_hold(attempt, list(new_files))
@@ -157,28 +162,18 @@ def big_files_claimed(attempt: Attempt, reading: Reading) -> Iterator[None]:
     if not keys:
         yield
         return
-    with _file_claims(attempt, keys, "big files"):
-        # A job that has seen one of them first, and claims it after this one, is to know that it may be stored by then.
+    with attempt.claim(keys, "big files"):
+        # A job that has seen one of them first, and claims it after this one, is to know that it may be
+        # stored by then.
         _first_to_hold(attempt, keys)
-        yield
-
-
-@contextmanager
-def _file_claims(attempt: Attempt, keys: Sequence[str], what: str) -> Iterator[None]:
-    """The claims on files with these keys, kept alive by the heartbeat."""
-    with (
-        claims.hold(
-            attempt.engine, keys, what=what, idle_timeout_s=attempt.tools.settings.lease_s, pace=attempt.pace
-        ) as claim,
-        attempt.heartbeat.keeping_alive(claim),
-    ):
         yield
 
 
 def _first_to_hold(attempt: Attempt, keys: Sequence[str]) -> frozenset[str]:
     """Those of these keys, which this job holds by now, that no job has held before.
 
-    Between being the first to see a file and holding its key, another job may have seen it, held the key and stored it.
+    Between being the first to see a file and holding its key, another job may have held the key and stored
+    it.
     """
     held = {f"{key}:held": key for key in keys}
     with autocommit(attempt.engine) as conn:
