@@ -83,7 +83,7 @@ def _migrate(attempt: Attempt) -> Outcome:
 
 @contextmanager
 def _noting_what_was_stored(attempt: Attempt) -> Iterator[None]:
-    """What was stored stays stored when the work fails: the outcome has it, the next attempt reuses it unread."""
+    """What was stored stays stored when the work fails: the outcome has it, the next attempt need not read it."""
     try:
         yield
     except Exception as error:
@@ -151,7 +151,7 @@ def _is_reusable(attempt: Attempt, tree: HashedTree, place: Place) -> bool:
         or unverified(attempt, tree, place.path)
     ):
         return False
-    # Another job may be rebuilding this tree right now, or replacing a bad blob in it, and may not have synced.
+    # Another job may be rebuilding this tree right now, or a bad blob in it, and may not have synced.
     attempt.store.sync()
     return True
 

@@ -12,7 +12,10 @@ _NS_PER_S = 1_000_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScannedFile:
-    """A regular file of the tree. `source` is where its bytes are (a link's target), `mode` its permission bits, `owner` user and group."""
+    """A regular file of the tree.
+
+    `source` is where its bytes are (a link's target), `mode` its permission bits, `owner` user and group.
+    """
 
     path: str
     source: str
@@ -24,14 +27,16 @@ class ScannedFile:
 class FileList(Sequence[ScannedFile]):
     """Files in the order in which they were found, in columns, made into objects when they are asked for.
 
-    An object for each would take some 700 bytes, and a project may have a million files. `size_bytes` is the sum of their
-    sizes. Almost every file lies below `root` at its own path; `_elsewhere` has the others, which a link led to.
+    An object for each would take some 700 bytes, and a project may have a million files. `size_bytes` is the
+    sum of their sizes. Almost every file lies below `root` at its own path; `_elsewhere` has the others,
+    which a link led to.
     """
 
     _NUMBERS = struct.Struct("=QQqqIqIIII")
     """Device, inode, size, times of modification and change, mode, user, group.
 
-    A time is seconds and nanoseconds: nanoseconds alone leave 64 bits in the year 2262, and file systems go further.
+    A time is seconds and nanoseconds: nanoseconds alone leave 64 bits in the year 2262, and file systems go
+    further.
     """
 
     def __init__(self, root: str) -> None:

@@ -18,7 +18,7 @@ from worker.store.store import Store
 
 
 def heads(scanned: Scan, store: Store, threads: ThreadPoolExecutor, pace: Pace = unlimited) -> dict[str, str]:
-    """The digest of the beginning of each big file, by path: what tells, with its size, whether it was met before."""
+    """The digest of each big file's beginning, by path: with the size, a hint that it was seen before."""
     found: dict[str, str] = {}
 
     def one(number: int) -> None:
@@ -43,13 +43,13 @@ def hash_tree(
 ) -> HashedTree:
     """Hash every file of a scan, several at a time, biggest first; then list the directory again.
 
-    The same pass counts the records of recordings, but not of those whose size is one of `counted_sizes`: they are most
-    likely known, and counting costs more than hashing; `count_rest` completes the tree. Files in `copies`, which no job
-    has seen before, are copied to the path that it says while they are hashed, because they will have to be stored; they
-    are blobs when this returns or raises.
+    The same pass counts the records of recordings, but not of those whose size is one of `counted_sizes`:
+    they are most likely known, and counting costs more than hashing; `count_rest` completes the tree. Files
+    in `copies`, which no job has seen before, are copied there while they are hashed, because they will have
+    to be stored; they are blobs when this returns or raises.
 
-    Raises `SourceChangedError` naming the first file that changed, vanished or came, `EntryUnreadableError` for one
-    that cannot be read.
+    Raises `SourceChangedError` naming the first file that changed, vanished or came, `EntryUnreadableError`
+    for one that cannot be read.
     """
     session_files = SessionFiles(scanned.files, counted_sizes)
     digests = [""] * len(scanned.files)
@@ -91,7 +91,7 @@ def _biggest_first(scanned: Scan) -> list[int]:
 
 
 def count_rest(tree: HashedTree, known: Mapping[str, int | None], pace: Pace = unlimited) -> HashedTree:
-    """Complete `records` from what is known by digest; a recording of a known size but new content is counted now."""
+    """The tree with the records of all recordings: known by digest, or counted now."""
     records = dict(tree.records)
     for session, source in tree.recordings():
         if session not in records:
@@ -102,7 +102,7 @@ def count_rest(tree: HashedTree, known: Mapping[str, int | None], pace: Pace = u
 
 
 def has_digest(path: str, digest: str, algorithm: Algorithm, pace: Pace = unlimited) -> bool:
-    """Read a stored file to its end, whichever has the name when it is opened: are its bytes those of the digest?"""
+    """Are the bytes of the stored file that has this name when it is opened those of the digest?"""
     hasher = new_hasher(algorithm)
     for chunk in read_stored(path, buffer_for(BIG_BYTES), pace):
         hasher.update(chunk)

@@ -1,4 +1,4 @@
-"""A legacy tree of which every byte was read: its manifest, and where the bytes of each file are. Reads nothing itself."""
+"""A legacy tree whose every byte was read: its manifest, and where each file's bytes are. Reads nothing."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ from worker.store.store import Source
 
 
 class Sources(Mapping[str, Source]):
-    """Where the bytes of each file of a scan are, by its path, in the scan's order; made when they are asked for.
+    """Where the bytes of each file of a scan are, by path, in its order; made when they are asked for.
 
     `digests` are in the same order.
     """
@@ -73,18 +73,17 @@ class Contents(Mapping[str, Source]):
 
 @dataclass(frozen=True, kw_only=True)
 class HashedTree:
-    """A legacy tree whose every byte was read once: its manifest, where each file's bytes are, and the records of each
-    session's recording (None where the recording has none or cannot be parsed; a session whose recording was not counted
-    is not in it). `unreadable_labels` are the sessions whose labels.json is not text that a row can hold, `large_labels`
-    those where it is too much for one.
-    """
+    """A legacy tree whose every byte was read once. Sessions are named by their directories."""
 
     scan: Scan
     manifest: Manifest
     sources: Sources
     records: Mapping[str, int | None]
+    """The records of each session's recording: None where it has none or cannot be parsed."""
     unreadable_labels: frozenset[str]
+    """The sessions whose labels.json is not text that a row can hold."""
     large_labels: frozenset[str]
+    """Those whose labels.json is too much for one."""
 
     @property
     def distinct(self) -> Contents:

@@ -33,10 +33,11 @@ class Stored:
 
 
 def check_paths_fit(store: Store, scanned: Scan, name: str, job: str) -> None:
-    """Raise `EntryRefusedError` for a file or directory whose path in the store no system call could take, Label's included.
+    """Raise `EntryRefusedError` for a path that would be too long in the store for a system call.
 
-    `name` is the project's, of which the tree's is made, with a number where another dataset has it; `job` begins the names of its attempts: a tree is built in staging, under another path than it
-    gets. To be asked before anything is stored.
+    `name` is the project's, of which the tree's is made, with a number where another dataset has it; `job`
+    begins the names of its attempts: a tree is built in staging, under another path than it gets. To be asked
+    before anything is stored.
     """
     places = (store.tree_path(f"00-{name}", "0" * 64, digits=64), f"{store.root}/staging/{job}-9999/tree")
     room = PATH_MOST_BYTES - max(len(os.fsencode(place)) for place in places) - 1
@@ -51,8 +52,10 @@ def check_paths_fit(store: Store, scanned: Scan, name: str, job: str) -> None:
 
 
 def check_room(store: Store, coming: Callable[[], Iterable[ScannedFile | Source]]) -> None:
-    """Does what is coming fit? By its length, and where that does not, by what it takes on its disk. Raises as
-    `Store.check_room`. `coming` may be asked twice, so that nothing of it is kept: it may be a million files.
+    """Does what is coming fit? By its length, and where that does not, by what it takes on its disk.
+
+    `coming` may be called twice, so that nothing of it is kept: it may be a million files. Raises as
+    `Store.check_room`.
     """
     try:
         store.check_room(sum(one.signature.size_bytes for one in coming()))
@@ -86,14 +89,14 @@ def store_tree(
     pace: Pace = unlimited,
     confirm: Callable[[], None] = lambda: None,
 ) -> LinkCounts:
-    """Store what is missing of a tree and publish it at `target`; when this returns, every byte and name is durable.
+    """Store what is missing of a tree and publish it at `target`; then every byte and name is durable.
 
-    The caller holds the dataset's claim. Twice, or after a crash anywhere: what is there already is reused, a tree that
-    is not complete is replaced. `confirm` as of `Store.publish`. Returns how the files of the tree were made; which
-    contents came in, `store.admitted` says.
+    The caller holds the dataset's claim. Twice, or after a crash anywhere: what is there already is reused, a
+    tree that is not complete is replaced. `confirm` as of `Store.publish`. Returns how the files of the tree
+    were made; which contents came in, `store.admitted` says.
     """
     if store.holds(tree.manifest, os.fspath(target), pace):
-        # An earlier attempt published the tree and ended before its rows were committed, perhaps before its sync.
+        # An earlier attempt published the tree and ended before its rows were committed, perhaps unsynced.
         store.seal(target)
         return LinkCounts()
     with store.staging(attempt) as staging:
@@ -106,14 +109,14 @@ def store_tree(
             _copy_each(store, tree, missing_from(store, tree, pace), staging, threads, pace, finish)
         placed = store.build_tree(tree.manifest, f"{staging}/tree", pace)
         if placed["copy"]:
-            # A tree that is found published is believed by its sizes: copies in it must have their bytes before that.
+            # A tree that is found published is judged by its sizes: copies must have their bytes before.
             store.sync()
         store.publish(tree.manifest, f"{staging}/tree", target, staging, confirm)
     return LinkCounts(**placed)
 
 
 def counted(tree: HashedTree, stored: Container[str], links: LinkCounts | None = None) -> Stored:
-    """Every file of a tree once, and its bytes: the first of each content in `stored` as stored, all others as reused."""
+    """Each file of a tree: the first of each content in `stored` as stored, all others as reused."""
     files = size_bytes = 0
     for digest in tree.distinct:
         if digest in stored:
@@ -135,7 +138,7 @@ def copy_durably(
     advance: Advance,
     pace: Pace,
 ) -> dict[str, str]:
-    """Copy the wanted contents of a tree into staging, durably, in one batch; the paths of the copies by digest."""
+    """Copy the wanted contents of a tree into staging, durably, in one batch; the copies' paths by digest."""
     copies: dict[str, str] = {}
 
     def finish(source: Source, copy: str) -> None:
@@ -171,9 +174,7 @@ def _copy_each(
     pace: Pace,
     finish: Callable[[Source, str], None],
 ) -> None:
-    """Copy contents of a tree into staging, biggest first; `finish` is told of each copy by the thread that made it, and may
-    raise.
-    """
+    """Copy contents of a tree into staging, biggest first. Its thread gives each to `finish`, which may raise."""
 
     def one(digest: str) -> None:
         source = tree.distinct[digest]

@@ -1,4 +1,4 @@
-"""Legacy roots that lack on this machine: a mount point without its mount is the machine's fault, no project's.
+"""Legacy roots that lack on this machine: a mount point without its mount is no project's fault.
 
 Knows no job and no database. What it asks for are names of directories, once a root.
 """
@@ -15,7 +15,7 @@ _log = log.get(__name__)
 
 @dataclass
 class Lacking:
-    """The roots that a process has found to be absent or empty, and why. Each is looked at again before the next job."""
+    """The roots that a process has found to be absent or empty, and why. Checked before each job."""
 
     _why: dict[str, str] = field(default_factory=dict)
 

@@ -1,4 +1,4 @@
-"""What file servers, version control and desktops leave in directories, told by name. Reads nothing."""
+"""What file servers, version control and desktops leave in directories, by name. Reads nothing."""
 
 from dataclasses import dataclass
 

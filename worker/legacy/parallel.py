@@ -1,4 +1,4 @@
-"""Work on many files by the threads of a process, each with a buffer of its own. Knows no file and no tree."""
+"""Work on many files by the threads of a process, each with a buffer of its own. Knows no tree."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -35,8 +35,8 @@ def for_each(
 ) -> None:
     """Call with each item; the first error keeps back what has not begun and waits for what has.
 
-    Each thread takes the next item when it is free: a task an item would cost more than hashing a small file, and memory
-    for all of them at once. `size_bytes` is what there is to read in all.
+    Each thread takes the next item when it is free: a task an item would cost more than hashing a small file,
+    and memory for all of them at once. `size_bytes` is what there is to read in all.
     """
     if len(items) <= _FEW and size_bytes <= CHUNK_BYTES:
         # Done before another thread has begun.
@@ -61,7 +61,7 @@ def for_each(
     try:
         wait(tasks)
     finally:
-        # Whatever ends the waiting ends the work, too, and nobody is left working when this returns.
+        # Whatever ends the waiting ends the work, too: no thread is left working when this returns.
         failed.set()
         wait(tasks)
     for task in tasks:

@@ -1,4 +1,4 @@
-"""Rebuilding a legacy directory that is gone, from the store: bytes proved by digest, modes, times and owners as they were."""
+"""Rebuilding a legacy directory from the store: bytes proved by digest; modes, times, owners as they were."""
 
 import errno
 import os
@@ -62,13 +62,15 @@ def restore_tree(
 ) -> bool:
     """Make the directory again as it was; False, with nothing changed, when something is at its path already.
 
-    Everything is built under a temporary name beside it and published by one rename, which never replaces anything. Links of the
-    former tree come back as what they pointed to. Raises `StoredBytesMismatchError` for stored bytes that are not
-    those of their digest, `RollbackRefusedError` when the place cannot be written. A crash leaves a hidden directory
-    beside the place; the job's next attempt removes it, or `remove_finished`.
+    Everything is built under a temporary name beside it and published by one rename, which never replaces
+    anything. Links of the former tree come back as what they pointed to. Raises `StoredBytesMismatchError`
+    for stored bytes that are not those of their digest, `RollbackRefusedError` when the place cannot be
+    written. A crash leaves a hidden directory beside the place; the job's next attempt removes it, or
+    `remove_finished`.
 
-    The directory above is opened once, before anything is written: all names are given through it, so that no user who may
-    write there leads the work elsewhere by a link, and it hears of everything that could not be written.
+    The directory above is opened once, before anything is written: all names are given through it, so that no
+    user who may write there leads the work elsewhere by a link, and it hears of everything that could not be
+    written.
     """
     target = _target(legacy_path, roots)
     parent, name = os.path.split(target)
@@ -82,7 +84,7 @@ def restore_tree(
                 try:
                     return _build(store, manifest, kept, folder, building, name, advance, pace)
                 except FlushError as error:
-                    # Some bytes were lost, perhaps these, and the kernel says so only once: they are written again.
+                    # Perhaps these, and the kernel says it only once: they are written again.
                     if is_last or error.errno != errno.EIO:
                         raise
                     _log.warning("restoring_again", path=printable(target), reason=str(error))
@@ -97,7 +99,7 @@ def restore_tree(
 
 
 def remove_finished(legacy_path: str, roots: Roots, over: Over) -> None:
-    """Remove what jobs that are over left beside a place where a directory is to be rebuilt; what cannot go stays."""
+    """Remove what jobs that are over left beside the place of a directory; what cannot go stays."""
     try:
         folder = open_resolved(
             os.path.realpath(os.path.dirname(_target(legacy_path, roots))), os.O_RDONLY | os.O_DIRECTORY
@@ -119,8 +121,9 @@ def remove_finished(legacy_path: str, roots: Roots, over: Over) -> None:
 
 
 def settle(legacy_path: str) -> None:
-    """Wait until a legacy directory that was found there is on the disk, before a row relies on it: another job may have
-    rebuilt it, or one around it, a moment ago, and be waiting for that itself, or have died while it did.
+    """Wait until a legacy directory that was found there is on the disk, before a row relies on it: another
+    job may have rebuilt it, or one around it, a moment ago, and be waiting for that itself, or have died
+    while it did.
     """
     try:
         sync_file_system(legacy_path, may_be_read_only=True)
@@ -138,7 +141,7 @@ def rehearse_restore(
     advance: Callable[[int, int], None],
     pace: Pace = unlimited,
 ) -> None:
-    """Raise what `restore_tree` would raise, as far as that can be told without writing: bytes, place, permission."""
+    """Raise what `restore_tree` would, as far as is known without writing: bytes, place, permission."""
     target = _target(legacy_path, roots)
     above = os.path.dirname(target)
     while not os.path.lexists(above):
@@ -165,7 +168,7 @@ def _target(legacy_path: str, roots: Roots) -> str:
 
 
 def _opened(parent: str) -> int:
-    """The directory at a resolved path, made with those above it if need be; through no link that came there since."""
+    """The directory at a resolved path, made with those above it if need be; through no link on the way."""
     try:
         return open_resolved(parent, os.O_RDONLY | os.O_DIRECTORY)
     except FileNotFoundError:
@@ -181,8 +184,8 @@ def _opened(parent: str) -> int:
 def _remove_leftovers(folder: int, building: str) -> None:
     """Remove what earlier attempts of this job left when they died, and what is half removed.
 
-    Not what a later attempt is building: this one may have slept, and not know yet. One that sleeps where its directory is
-    removed finds the name gone, and cannot publish what is half removed.
+    Not what a later attempt is building: this one may have slept, and not know yet. One that sleeps where its
+    directory is removed finds the name gone, and cannot publish what is half removed.
     """
     job, _, attempt = building.rpartition("-")
     for name in os.listdir(folder):
@@ -215,7 +218,7 @@ def _build(
     advance: Callable[[int, int], None],
     pace: Pace,
 ) -> bool:
-    """Build the directory and publish it; False when something has its name. Raises `FlushError` when bytes may be lost."""
+    """Build the directory and publish it; False when something has its name. Raises `FlushError`."""
     os.mkdir(building, 0o700, dir_fd=folder)
     try:
         top = os.open(building, _FOLDER, dir_fd=folder)
@@ -240,7 +243,7 @@ def _fill(
     advance: Callable[[int, int], None],
     pace: Pace,
 ) -> None:
-    """Directories first, then files, then, deepest first, what would have hindered: modes and times of directories."""
+    """Directories, then files, then, deepest first, the modes and times of directories."""
     kept = list(zip(manifest.entries, attributes.entries, strict=True))
     store.ask_anew(file.digest for file in manifest.files)
     for entry, _ in kept:
@@ -258,7 +261,7 @@ def _fill(
 
 
 def _write_file(store: Store, file: File, top: int, attributes: Attributes, pace: Pace) -> None:
-    """Copy one blob, proving it on the way: a copy, never a link, because the application rewrites legacy files."""
+    """Copy one blob, proving it on the way: never a link, because the application rewrites legacy files."""
 
     def copy() -> None:
         try:
@@ -276,7 +279,7 @@ def _write_file(store: Store, file: File, top: int, attributes: Attributes, pace
 
 
 def _asked_anew_once(store: Store, file: File, work: Callable[[], None]) -> None:
-    """A blob that seems to be bad or gone is looked up again: another worker may have repaired it meanwhile."""
+    """A blob that seems bad or gone is looked up again: another worker may have repaired it meanwhile."""
     try:
         work()
     except StoredBytesMismatchError:
@@ -291,7 +294,7 @@ def _read(store: Store, file: File, pace: Pace) -> None:
 
 
 def _proved(store: Store, file: File, pace: Pace) -> Iterator[memoryview]:
-    """A blob's bytes; raises `StoredBytesMismatchError`, at the end at the latest, unless they are those of its digest."""
+    """A blob's bytes; raises `StoredBytesMismatchError` by the end unless they are those of its digest."""
     hasher = new_hasher(store.algorithm)
     try:
         for chunk in read_stored(store.blob_path(file.digest), new_buffer(), pace):
@@ -333,8 +336,8 @@ def _publish(folder: int, building: str, name: str) -> bool:
 
 
 def _is_renamed(folder: int, building: str, name: str) -> bool:
-    """Not every file system knows the flag (NFS does not). Without it a directory that comes within this instant is replaced
-    if it is empty; anything else still stops the rename.
+    """Not every file system knows the flag (NFS does not). Without it a directory that comes within this
+    instant is replaced if it is empty; anything else still stops the rename.
     """
     place = f"/proc/self/fd/{folder}"
     refresh(f"{place}/.", f"{place}/{name}")

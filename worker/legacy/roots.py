@@ -28,7 +28,7 @@ class Roots:
 
 
 def check_place(path: str, real: str, roots: Roots) -> None:
-    """Raise `PathRefusedError` unless `real`, which `path` resolves to, is inside the roots and apart from the store."""
+    """Raise `PathRefusedError` unless `real`, which `path` resolves to, is in a root and off the store."""
     if not any(is_within(real, root) for root in roots.real_allowed):
         allowed = ", ".join(str(root) for root in roots.allowed)
         raise PathRefusedError(f"Project path is outside LEGACY_ROOTS ({allowed}): {printable(path)}")
@@ -36,7 +36,7 @@ def check_place(path: str, real: str, roots: Roots) -> None:
 
 
 def check_apart_from_store(real: str, roots: Roots, subject: str) -> None:
-    """Raise `PathRefusedError`, which begins with `subject`, when `real` is a directory of the store, in one or around one."""
+    """Raise `PathRefusedError` about `subject` when `real` is in or around a directory of the store."""
     for store, real_store in zip(roots.store, roots.real_store, strict=True):
         if is_within(real, real_store) or is_within(real_store, real):
             raise PathRefusedError(f"{subject} overlaps the store's directory {store}")

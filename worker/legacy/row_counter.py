@@ -1,4 +1,4 @@
-"""Counting the records of a CSV from the bytes that pass by while it is hashed. Parses nothing; says when in doubt."""
+"""Counting the records of a CSV from the bytes that pass by. Parses nothing; says when in doubt."""
 
 import threading
 
@@ -10,7 +10,7 @@ from worker.store.digest import CHUNK_BYTES
 _COMMA = 0x2C
 _NEWLINE = 0x0A
 _DIGITS_BEGIN = 0x2D
-"""`-`, `.` and all digits and letters lie above; newline, comma, quotes, blanks and control characters below."""
+"""`-`, `.`, digits and letters lie above; newline, comma, quotes, blanks and control characters below."""
 
 _HEAD_BYTES = 1 << 16
 """The longest beginning that is kept; a file whose first two lines are longer is no recording."""
@@ -19,7 +19,7 @@ _local = threading.local()
 
 
 def _matches() -> NDArray[np.bool_]:
-    """This thread's own room for comparisons: a counter outlives its file, and there is one for each session."""
+    """This thread's room for comparisons: a counter outlives its file, and there is one for each session."""
     if not hasattr(_local, "matches"):
         _local.matches = np.empty(CHUNK_BYTES, dtype=np.bool_)
     matches: NDArray[np.bool_] = _local.matches
@@ -27,13 +27,13 @@ def _matches() -> NDArray[np.bool_]:
 
 
 class RowCounter:
-    """Counts newlines and commas. In a plain CSV they are the only bytes below `-` and each line has as many commas as the
-    header. Wherever that is not so (quotes, blanks, carriage returns, lines of unequal length), or a byte is not ASCII,
-    a parser has to count, and `records` is None.
+    """Counts newlines and commas. In a plain CSV they are the only bytes below `-` and each line has as many
+    commas as the header. Wherever that is not so (quotes, blanks, carriage returns, lines of unequal length),
+    or a byte is not ASCII, a parser has to count, and `records` is None.
 
-    Lines are not looked at one by one, so a short line and a long one can make up for each other. Pandas refuses to read
-    a file with a line longer than its header, unless it is the first after it, and that one is looked at: whenever
-    pandas can read a file, `records` is right.
+    Lines are not looked at one by one, so a short line and a long one can make up for each other. Pandas
+    refuses to read a file with a line longer than its header, unless it is the first after it, and that one
+    is looked at: whenever pandas can read a file, `records` is right.
     """
 
     def __init__(self) -> None:
@@ -66,7 +66,7 @@ class RowCounter:
 
     @property
     def records(self) -> int | None:
-        """Data rows, header not counted; None when only a parser can tell (also for a file without any line)."""
+        """Data rows, header not counted; None when only a parser can tell (or there is no line)."""
         header, _, first = self._head.partition(b"\n")
         width = header.count(b",")
         lines = self._newlines + (not self._ends_with_newline)

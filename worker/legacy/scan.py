@@ -1,4 +1,4 @@
-"""Listing a legacy project's directory: what is there, what may be stored, what must not. Reads no file's content."""
+"""Listing a legacy project's directory: what is there, and what may be stored of it. Reads no content."""
 
 import os
 import stat
@@ -36,7 +36,7 @@ _SPECIAL = {
 }
 
 _NESTED_MOST = 1_000_000
-"""The most entries behind links that stand in linked directories: a handful of such links can stand for more than all memory."""
+"""The most entries behind links in linked directories: a few of them can stand for more than all memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ _Entry = ScannedFile | ScannedDirectory
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scan:
-    """Everything below a project's directory. `links` counts symbolic links that are stored as what they point to."""
+    """Everything below a project's directory. `links` counts links that are stored as what they point to."""
 
     root: str
     root_mode: int
@@ -79,11 +79,12 @@ class Scan:
 def scan(project_path: str, roots: Roots, pace: Pace = unlimited, *, needs_sessions: bool = True) -> Scan:
     """List the tree at `project_path`. `pace` is asked at each entry.
 
-    A directory is opened without following a link anywhere on the way, and its entries are looked at by its descriptor: what
-    becomes a link meanwhile leads nowhere. One directory is open at a time, however deep the tree is.
+    A directory is opened without following a link anywhere on the way, and its entries are looked at by its
+    descriptor: what becomes a link meanwhile leads nowhere. One directory is open at a time, however deep the
+    tree is.
 
-    Raises a `ProjectError` that names the path or the entry: missing, not a directory, outside the allowed roots,
-    overlapping the store, without sessions, unreadable, or holding what cannot be stored.
+    Raises a `ProjectError` that names the path or the entry: missing, not a directory, outside the allowed
+    roots, overlapping the store, without sessions, unreadable, or holding what cannot be stored.
     """
     walk = _begin(project_path, roots, pace)
     directories: list[ScannedDirectory] = []
@@ -110,7 +111,7 @@ def scan(project_path: str, roots: Roots, pace: Pace = unlimited, *, needs_sessi
 
 
 def check_same(before: Scan, roots: Roots, pace: Pace = unlimited) -> None:
-    """List the tree again; raise `SourceChangedError` naming the first entry that came, went or was replaced since.
+    """List the tree again; raise `SourceChangedError` naming the first entry that came, went or was replaced.
 
     A directory's own times do not matter. Nothing of the second list is kept while it is equal.
     """
@@ -168,10 +169,11 @@ def _check_is_directory(path: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
-    """A directory to be listed: its real path, its path in the tree, and where the walk left a directory by a link to come here.
+    """A directory to be listed: its real path, its path in the tree, and where the walk left a directory by a
+    link to come here.
 
-    A link to any directory on the way would never end. Of the directories between two links only the last, which lies in all
-    of them, needs to be remembered.
+    A link to any directory on the way would never end. Of the directories between two links only the last,
+    which lies in all of them, needs to be remembered.
     """
 
     real: str
@@ -183,7 +185,8 @@ class _Pending:
 class _Walk:
     """One walk through a tree, directories before their entries, names in byte order.
 
-    `root_status` is what `stat` says of the root, once the walk has begun; `links` and `noise` are complete at its end.
+    `root_status` is what `stat` says of the root, once the walk has begun; `links` and `noise` are complete
+    at its end.
     """
 
     root_status: os.stat_result

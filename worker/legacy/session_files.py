@@ -1,7 +1,4 @@
-"""The two files of a session that rows are made from, its recording and its labels, watched while their bytes pass by.
-
-Knows no tree and no rows.
-"""
+"""The two files of a session that rows are made from: its recording and its labels. Knows no rows."""
 
 import codecs
 import os
@@ -20,7 +17,7 @@ LABELS = "labels.json"
 """The file of a session that is kept as text in a row, too."""
 
 LABELS_MOST_BYTES = 16 << 20
-"""A longer one is kept as a file only: to write a row takes several times its size of memory, here and in PostgreSQL."""
+"""A longer one is kept as a file only: to write a row takes several times its size of memory."""
 
 
 class TextCheck:
@@ -77,7 +74,7 @@ class SessionFiles:
         return None
 
     def records(self, pace: Pace) -> dict[str, int | None]:
-        """The records of each session whose recording was watched. Reads those again that only pandas can count."""
+        """The records of each recording that was watched. Reads those again that only pandas can count."""
         found: dict[str, int | None] = {}
         for number in sorted(self._counters):
             file = self._files[number]
@@ -107,7 +104,7 @@ def count_records_of(source: Source, pace: Pace) -> int | None:
 
 
 def _records(counter: RowCounter, path: str, signature: Signature, pace: Pace) -> int | None:
-    """Label's number of records: from the bytes that passed by where they are plain, else from pandas, which Label uses."""
+    """The number of records: of plain bytes as they passed by, of others from pandas, which Label uses."""
     if counter.records is not None:
         return counter.records or None
     # Pandas opens by name; by this one it gets the file that was checked, whatever lies at the path by now.

@@ -1,4 +1,4 @@
-"""Modes, times and owners of a legacy tree: not part of a dataset's identity, but a restored directory has them again.
+"""Modes, times and owners of a legacy tree: not part of its identity, but a restored directory has them.
 
 Kept with the before-image of a conversion, in the order of the manifest's entries.
 """
@@ -14,7 +14,7 @@ from worker.legacy.hashed_tree import HashedTree
 from worker.store.manifest import Directory
 
 _PART = 4_096
-"""So many entries are written at a time: the text of all of them is many times longer than its compressed form."""
+"""So many entries are written at a time: the whole text is many times longer than its compressed form."""
 
 
 class Attributes(NamedTuple):
