@@ -579,7 +579,7 @@ def test_only_projects_that_this_program_converted_are_rolled_back(site: Site, t
     assert [job.project_id for job in opened.jobs if job.skipped is None] == [project.project_id]
     skipped = {job.project_id: job.skipped for job in opened.jobs if job.skipped is not None}
     assert skipped.keys() == {reference.project_id}
-    assert "no record" in skipped[reference.project_id].reason
+    assert "no before-image" in skipped[reference.project_id].reason
     assert skipped[reference.project_id].remedy == "Roll it back with the tool that migrated it."
     with site.engine.connect() as conn:
         jobs = {job.project_id for job in overview.jobs(conn, opened.run_id)}
