@@ -161,8 +161,8 @@ def _replace(attempt: Attempt, tree: HashedTree, bad: Mapping[str, str], place: 
         attempt.store.sync()
 
 
-def record(conn: Connection, store: Store, digests: Iterable[str]) -> None:
-    """Remember that these blobs have just been seen to be right: read again, or written and compared."""
+def record_verified(conn: Connection, store: Store, digests: Iterable[str]) -> None:
+    """Remember that these blobs have just been verified: read again, or written and compared."""
     _record(conn, (_blob(store, digest) for digest in digests))
 
 

@@ -25,7 +25,7 @@ from worker.errors import (
 from worker.jobs import leftovers
 from worker.jobs.attempt import Attempt
 from worker.jobs.dataset_place import Place, find_or_choose, find_stored
-from worker.jobs.integrity import record, repair, unverified
+from worker.jobs.integrity import record_verified, repair, unverified
 from worker.jobs.read_once import Reading, big_files_claimed, read_once
 from worker.jobs.runner import run_job
 from worker.jobs.tools import Tools
@@ -90,7 +90,7 @@ def _noting_what_was_stored(attempt: Attempt) -> Iterator[None]:
         attempt.stored = attempt.stored or _admitted(attempt)
         if isinstance(error, HandBackError | TransientError):
             with suppress(MigratorError, SQLAlchemyError), autocommit(attempt.engine) as conn:
-                record(conn, attempt.store, attempt.store.admitted)
+                record_verified(conn, attempt.store, attempt.store.admitted)
         raise
 
 
@@ -202,7 +202,7 @@ def _remember(attempt: Attempt, reading: Reading, proved: Iterable[str]) -> None
     """Keep what the next project need not find out again: counted records, and blobs that are right."""
     with autocommit(attempt.engine) as conn:
         recordings.remember(conn, reading.counted())
-        record(conn, attempt.store, proved)
+        record_verified(conn, attempt.store, proved)
 
 
 def _convert(attempt: Attempt, tree: HashedTree, place: Place, stored: Stored | None = None) -> Outcome:

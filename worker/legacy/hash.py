@@ -64,7 +64,7 @@ def hash_tree(
                 file.source, file.signature, store.algorithm, buffer_for(size_bytes), observe, pace
             )
         else:
-            digests[number] = store.take_in(
+            digests[number] = store.copy_hashing(
                 file.source, file.signature, staged, buffer_for(size_bytes), pace, observe
             )
             admission.add(staged, digests[number], size_bytes)

@@ -142,11 +142,11 @@ class Store:
         Raises `SourceChangedError` when the bytes are not those that were hashed before.
         """
         staged = f"{staging}/{source.digest}"
-        if self.take_in(source.path, source.signature, staged, buffer, pace) != source.digest:
+        if self.copy_hashing(source.path, source.signature, staged, buffer, pace) != source.digest:
             raise SourceChangedError(f"File changed while it was read: {printable(source.path)}")
         return staged
 
-    def take_in(
+    def copy_hashing(
         self,
         path: str,
         signature: Signature,

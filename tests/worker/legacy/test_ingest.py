@@ -239,7 +239,7 @@ def counting_syncs(monkeypatch: pytest.MonkeyPatch, store: Store) -> Iterator[li
         yield seen
 
 
-def take_in(store: Store, project: Path, threads: int = 1) -> HashedTree:
+def hash_and_store(store: Store, project: Path, threads: int = 1) -> HashedTree:
     """Hash a project and store each of its files in the same pass."""
     roots = roots_of(store.root.parent)
     scanned = scan(str(project), roots)
@@ -259,7 +259,7 @@ def test_copies_get_their_names_whenever_a_batch_of_them_has_come_together(
     monkeypatch.setattr(worker.store.batches, "BATCH_BYTES", 250)
 
     with counting_syncs(monkeypatch, store) as hashing:
-        tree = take_in(store, project)
+        tree = hash_and_store(store, project)
     remove_tree(str(store.root / "blobs"))
     (store.root / "blobs").mkdir()
     with counting_syncs(monkeypatch, store) as copying:
@@ -273,7 +273,7 @@ def test_what_fits_into_one_batch_is_waited_for_once(tmp_path: Path, monkeypatch
     store = open_store(tmp_path)
 
     with counting_syncs(monkeypatch, store) as waits:
-        tree = take_in(store, write_tree(tmp_path / "study", BIG_FIRST))
+        tree = hash_and_store(store, write_tree(tmp_path / "study", BIG_FIRST))
 
     assert waits == [0]
     assert store.admitted == tree.distinct.keys() == blobs_of(store).keys()
@@ -297,7 +297,7 @@ def test_a_disk_that_has_lost_bytes_gets_no_second_chance_to_call_them_durable(
     )
 
     with pytest.raises(StoreBrokenError):
-        take_in(store, project, threads=3)
+        hash_and_store(store, project, threads=3)
 
     assert blobs_of(store) == {}
 

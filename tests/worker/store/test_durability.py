@@ -130,7 +130,7 @@ def test_bytes_that_may_be_lost_are_stored_once_more_before_the_run_is_paused(
     project = study(site, "study", 1, 2)
     tools.open_store(create=True)
     written: list[str] = []
-    note(monkeypatch, written, store.Store, "take_in")
+    note(monkeypatch, written, store.Store, "copy_hashing")
     fail(monkeypatch, store, "sync_file_system", times=times)
     (ref,) = open_run(site.engine, Verb.MIGRATE)
 
