@@ -342,7 +342,7 @@ class HandBackError(MigratorError):
     """The job has to stop at once, in the middle of a file if need be, and to wait; what is stored stays."""
 
 
-class RunHeldError(HandBackError):
+class RunPausedError(HandBackError):
     """The run is paused."""
 
     remedy = "Resume the run: producer resume"

@@ -24,7 +24,7 @@ from tests.support.studies import (
     study,
 )
 from worker.db import overview
-from worker.errors import RunHeldError
+from worker.errors import RunPausedError
 from worker.jobs import integrity
 from worker.jobs.tools import Tools
 from worker.messages import JobRef, JobState, Outcome, Status, Verb
@@ -122,7 +122,7 @@ def stop_after(chunks: int) -> Callable[[int], None]:
 
     def pace(size_bytes: int) -> None:
         if size_bytes > HEAD_BYTES and next(read) > chunks:
-            raise RunHeldError("The run is paused")
+            raise RunPausedError("The run is paused")
 
     return pace
 

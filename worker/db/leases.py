@@ -199,7 +199,7 @@ def hand_back(
     """Give a job up so that it waits again: at once, or, when it met a transient error, which `reason` says,
     not before `retry_in_s`.
 
-    The caller has made sure that the run is not cancelled (`ledger.hold_state`): no worker would ever take
+    The caller has made sure that the run is not cancelled (`ledger.lock_state`): no worker would ever take
     the job. Raises `LeaseLostError` when the job is not ours any more.
     """
     result = conn.execute(

@@ -127,7 +127,7 @@ def cancel_run(conn: Connection, run_id: uuid.UUID, reason: str) -> None:
     """Stop a run: what no worker has taken ends as cancelled, with `reason`.
 
     The run first: a job that is being handed back right now has either seen that, or is seen here
-    (`hold_state`).
+    (`lock_state`).
     """
     conn.execute(
         sql("""
@@ -159,8 +159,8 @@ def end_waiting_jobs_of_cancelled_runs(
     return [JobRef(run_id=row.run_id, project_id=row.project_id) for row in rows]
 
 
-def hold_state(conn: Connection, run_id: uuid.UUID) -> RunState:
-    """The run's state, kept until the transaction ends: for a caller that is about to let a job wait."""
+def lock_state(conn: Connection, run_id: uuid.UUID) -> RunState:
+    """The run's state, which no other transaction changes until this one ends; to be asked before a job waits."""
     row = conn.execute(
         sql("select state from migration_runs where run_id = :run_id for share"), {"run_id": run_id}
     ).one()
@@ -243,7 +243,7 @@ def retry_failed(
     runs again, a cancelled one does not. Locks the run, then the jobs; a second call at once waits, and finds
     what the first one left.
     """
-    # Not `hold_state`: two transactions that share the row and then change it wait for each other.
+    # Not `lock_state`: two transactions that share the row and then change it wait for each other.
     state = conn.execute(
         sql("select state from migration_runs where run_id = :run_id for no key update"), {"run_id": run_id}
     ).scalar_one()

@@ -8,7 +8,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from worker.db import leases
 from worker.db.leases import Lease, RunControl
-from worker.errors import LeaseLostError, MigratorError, RunCancelledError, RunHeldError
+from worker.errors import LeaseLostError, MigratorError, RunCancelledError, RunPausedError
 from worker.jobs.progress import ProgressCount
 from worker.jobs.stop_signal import StopSignal
 from worker.messages import RunState
@@ -102,7 +102,7 @@ class LeaseRenewer:
         self._throttle.limit(control.bytes_per_second)
         match control.run_state:
             case RunState.PAUSED:
-                self._stop.set(RunHeldError("The run is paused"))
+                self._stop.set(RunPausedError("The run is paused"))
             case RunState.CANCELLED:
                 self._stop.set(RunCancelledError("The run was cancelled"))
             case _:

@@ -148,7 +148,7 @@ def _requeue_expired(settings: Settings, engine: Engine) -> list[Expired]:
                 worker=dead.worker,
                 crashes=dead.crashes,
             )
-            run_state = ledger.hold_state(conn, dead.lease.ref.run_id)
+            run_state = ledger.lock_state(conn, dead.lease.ref.run_id)
             match endings.after_crash(dead.crashes, run_state):
                 case Ended() as ended:
                     leases.end_job(conn, dead.lease, outcome_of(ended, dead.lease, dead.worker))

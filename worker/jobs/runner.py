@@ -220,7 +220,7 @@ def _let_wait(attempt: Attempt, ending: Waiting, conn: Connection) -> Outcome | 
     lease = attempt.lease
     if isinstance(ending, RunPaused):
         ledger.pause_run(conn, attempt.run_id, ending.reason)
-    if ledger.hold_state(conn, attempt.run_id) is RunState.CANCELLED:
+    if ledger.lock_state(conn, attempt.run_id) is RunState.CANCELLED:
         cancelled = outcome_of(endings.CANCELLED, lease, attempt.worker)
         leases.end_job(conn, lease, cancelled)
         return cancelled

@@ -37,7 +37,7 @@ NO_DATABASE = errors.DatabaseUnavailableError("away")
             Ended(status=Status.CANCELLED, reason="by the operator"),
         ),
         (MISSING, Ended(status=Status.FAILED, reason=str(MISSING), error=MISSING)),
-        (errors.RunHeldError("paused"), HandedBack(reason="paused")),
+        (errors.RunPausedError("paused"), HandedBack(reason="paused")),
         (errors.WorkerStoppingError("stops"), HandedBack(reason="stops")),
         (SystemExit(1), HandedBack(reason="the worker is made to stop")),
         (

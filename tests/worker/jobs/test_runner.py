@@ -83,7 +83,7 @@ def test_every_error_says_whether_waiting_can_help():
         errors.WaitsError,
         errors.RootLacksError,
         errors.RoomWaitedForError,
-        errors.RunHeldError,
+        errors.RunPausedError,
         errors.WorkerStoppingError,
         errors.RunCancelledError,
     }
@@ -275,7 +275,7 @@ def test_work_stops_when_its_worker_is_told_to_stop(site: Site, work: Callable[[
 
 
 @pytest.mark.parametrize(
-    "error", [errors.RunHeldError("held"), ClaimLostError("lost"), StoreFullError("full")]
+    "error", [errors.RunPausedError("held"), ClaimLostError("lost"), StoreFullError("full")]
 )
 def test_a_job_that_is_to_wait_in_a_run_that_is_being_cancelled_ends_instead(
     site: Site, tools: Tools, error: MigratorError
@@ -303,7 +303,7 @@ def test_a_cancellation_waits_for_a_job_that_is_being_handed_back(
 ):
     """The other order: the job was told that its run goes on, and is about to wait again."""
     run_id = make_run(site.engine)
-    told = ledger.hold_state
+    told = ledger.lock_state
 
     def cancel() -> None:
         with site.engine.begin() as operator:
@@ -318,8 +318,8 @@ def test_a_cancellation_waits_for_a_job_that_is_being_handed_back(
             eventually(lambda: somebody_waits(site) or cancelling[0].done(), "the operator cancels")
             return state
 
-        monkeypatch.setattr(ledger, "hold_state", told_then_cancelled)
-        run_job(tools, ref_of(run_id), "w", raising(errors.RunHeldError("held")), Verb.MIGRATE)
+        monkeypatch.setattr(ledger, "lock_state", told_then_cancelled)
+        run_job(tools, ref_of(run_id), "w", raising(errors.RunPausedError("held")), Verb.MIGRATE)
         cancelling[0].result(30)
 
     assert run_state(site, run_id)[0] == "cancelled"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from worker.errors import ClaimLostError, LeaseLostError, MigratorError, RunCancelledError, RunHeldError
+from worker.errors import ClaimLostError, LeaseLostError, MigratorError, RunCancelledError, RunPausedError
 from worker.jobs.stop_signal import StopSignal
 
 
@@ -22,11 +22,11 @@ def test_nothing_is_raised_without_a_reason():
 
 
 def test_the_first_reason_stays():
-    with pytest.raises(RunHeldError):
-        signal_of(RunHeldError("paused"), RunCancelledError("cancelled")).check()
+    with pytest.raises(RunPausedError):
+        signal_of(RunPausedError("paused"), RunCancelledError("cancelled")).check()
 
 
-@pytest.mark.parametrize("before", [RunHeldError("paused"), ClaimLostError("lost")])
+@pytest.mark.parametrize("before", [RunPausedError("paused"), ClaimLostError("lost")])
 def test_a_lost_lease_takes_the_place_of_any_other_reason(before: MigratorError):
     signal = signal_of(before, LeaseLostError("too late"), RunCancelledError("cancelled"))
 
@@ -37,7 +37,7 @@ def test_a_lost_lease_takes_the_place_of_any_other_reason(before: MigratorError)
 
 
 def test_a_lost_claim_can_be_forgotten_and_nothing_else():
-    lost, held = signal_of(ClaimLostError("lost")), signal_of(RunHeldError("paused"))
+    lost, held = signal_of(ClaimLostError("lost")), signal_of(RunPausedError("paused"))
 
     lost.forget_lost_claim()
     held.forget_lost_claim()
