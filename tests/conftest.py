@@ -21,11 +21,9 @@ from producer.local.child_process import Child
 from producer.local.stack import Stack
 from producer.local.stack import stack as local_stack
 from tests.support.runs import tools_of
-from tests.support.servers import REDIS_DATABASES, TEMPLATE, administer, database_like, empty_redis, url_of
+from tests.support.servers import REDIS_DATABASES, Databases, database_like, empty_redis
 from tests.support.sites import Site, site_in
 from worker.db import engine as engine_module
-from worker.db import schema
-from worker.db.engine import connect
 from worker.jobs.tools import Tools
 from worker.settings import Settings
 
@@ -72,15 +70,9 @@ def stack(_starts_servers: None) -> Iterator[Stack]:
 
 
 @pytest.fixture(scope="session")
-def _template(stack: Stack) -> str:
-    """Make a database with all tables, to be cloned: that takes a tenth of the time of making them."""
-    administer(stack, f"create database {TEMPLATE}")
-    engine = connect(url_of(stack, TEMPLATE), application_name="tests")
-    try:
-        schema.apply(engine, with_baseline=True)
-    finally:
-        engine.dispose()
-    return TEMPLATE
+def databases(stack: Stack) -> Databases:
+    """Databases with all tables; a test whose predecessor left only rows gets that one's."""
+    return Databases(stack)
 
 
 @pytest.fixture
@@ -91,9 +83,9 @@ def empty_database(stack: Stack) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def database(stack: Stack, _template: str) -> Iterator[Engine]:
-    """Give an engine on a new database with all tables, Label's and ours, and no rows."""
-    with database_like(stack, _template) as engine:
+def database(databases: Databases) -> Iterator[Engine]:
+    """Give an engine on a database of this test's own with all tables, Label's and ours, and no rows."""
+    with databases.one() as engine:
         yield engine
 
 
@@ -166,14 +158,14 @@ def workers(site: Site) -> Iterator[Callable[..., list[Child]]]:
 
 @pytest.fixture(scope="session")
 def make_site(
-    stack: Stack, _template: str, tmp_path_factory: pytest.TempPathFactory
+    stack: Stack, databases: Databases, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[], AbstractContextManager[Site]]:
     """Make as many installations as wanted, each for the time of a `with` block."""
 
     @contextmanager
     def make() -> Iterator[Site]:
         with (
-            database_like(stack, _template) as engine,
+            databases.one() as engine,
             site_in(tmp_path_factory.mktemp("site"), engine, empty_redis(stack)) as made,
         ):
             yield made

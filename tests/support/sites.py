@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine
 
 from producer.local.child_process import Child
 from producer.local.stack import run_workers
+from tests.support.servers import forget_rows
 from tests.support.waiting import PATIENCE_S
-from worker.db.engine import when_free
 from worker.settings import Settings
 
 LEASE_S = 5
@@ -64,7 +64,7 @@ class Site:
 
     def empty(self) -> None:
         """Forget all rows and files, but keep tables, running processes and what these log."""
-        _forget_rows(self.engine)
+        forget_rows(self.engine)
         for leftover in self.folder.iterdir():
             if leftover.is_file() and leftover.suffix != ".log":
                 leftover.unlink()
@@ -117,36 +117,9 @@ def _settings(variables: dict[str, str]) -> Settings:
 
 def remove_all(folder: Path) -> None:
     """Remove a folder although the store makes its trees read-only, which stops everybody but root."""
+    folder.chmod(0o700)
     for above, names, _ in os.walk(folder):
         for directory in (Path(above, name) for name in names):
             if not directory.is_symlink():
                 directory.chmod(0o700)
     shutil.rmtree(folder)
-
-
-def _forget_rows(engine: Engine) -> None:
-    """Delete every row but those that the schema itself brings, and count ids from 1 again.
-
-    Few rows are deleted in a fifth of the time in which many tables are truncated. Where a worker runs, its parent looks at
-    several tables in one transaction. Whatever waits for both could close a circle with it, so this gives way long
-    before the server looks for circles, and comes again.
-    """
-
-    def delete() -> None:
-        with engine.begin() as conn:
-            tables = conn.scalars(
-                text("""
-                    select quote_ident(tablename) from pg_tables
-                    where schemaname = 'public' and tablename not in ('schema_steps', 'migration_state_arrows')""")
-            ).all()
-            conn.execute(
-                text("set local lock_timeout = '200ms'; set local session_replication_role = replica")
-            )
-            conn.execute(text("; ".join(f"delete from {table}" for table in tables)))
-            conn.execute(
-                text("""
-                    select setval(format('%I.%I', schemaname, sequencename), start_value, false)
-                    from pg_sequences where schemaname = 'public'""")
-            )
-
-    when_free(delete)
