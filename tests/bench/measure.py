@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.process_tree import stat_of
+
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -58,32 +60,14 @@ def _children_cpu_s() -> float:
 # Processes that go on after a run ---------------------------------------------------------------------------------
 
 
-def descendants(roots: Collection[int]) -> set[int]:
-    """These processes and all below them."""
-    parents = {int(name): _stat(int(name))[1] for name in os.listdir("/proc") if name.isdigit()}
-    found = set(roots)
-    while more := {pid for pid, parent in parents.items() if int(parent) in found} - found:
-        found |= more
-    return found
-
-
 def cpu_s(pids: Collection[int]) -> float:
     """Processor time of these processes and of those children of theirs that have ended."""
-    return sum(sum(int(ticks) for ticks in _stat(pid)[11:15]) for pid in pids) / _TICKS
+    return sum(sum(int(ticks) for ticks in stat_of(pid)[11:15]) for pid in pids) / _TICKS
 
 
 def peak_mb(pids: Collection[int]) -> float:
     """The most resident memory that any of these processes ever had, in 10^6 bytes."""
     return max((_peak_kib(pid) for pid in pids), default=0) * 1024 / 1e6
-
-
-def _stat(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat after the name, which may hold anything; zeros for a process that has gone."""
-    try:
-        content = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return ["0"] * 20
-    return content.rpartition(")")[2].split()
 
 
 def _peak_kib(pid: int) -> int:

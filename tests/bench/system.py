@@ -18,8 +18,9 @@ from producer.runs.collect import collect
 from producer.runs.legacy_projects import enqueue
 from tests.bench import counting, noop
 from tests.bench.corpora import Corpus, tiny
-from tests.bench.measure import Measured, Settle, bytes_below, cpu_s, descendants, peak_mb
+from tests.bench.measure import Measured, Settle, bytes_below, cpu_s, peak_mb
 from tests.bench.noop import NOOP_TASK
+from tests.support.process_tree import descendants
 from worker.broker.config import create_app
 from worker.db import ledger
 from worker.db.engine import connect

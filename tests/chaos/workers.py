@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench.measure import descendants
 from tests.support.forking import Forks, Process
+from tests.support.process_tree import descendants
 
 _READY_WITHIN_S = 120.0
 _LOOK_EVERY_S = 0.02

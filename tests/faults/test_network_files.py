@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.faults.child import Children
+from tests.faults.disturbing import disturb
 from tests.faults.stories import BigFiles, Copying, Mending, Story, first_of_each_kind
-from tests.faults.test_errors import disturb
 from tests.support.runs import let_lease_run_out, open_run
 from tests.support.shim import Act, Fault
 from tests.support.sites import Site

@@ -23,7 +23,8 @@ from tests.estate import (
 from tests.estate.compare import LABEL_TABLES
 from tests.support.model import Row
 from tests.support.runs import WORK, at_once, open_run, run, run_one
-from tests.support.sites import Site
+from tests.support.sites import Site, remove_all
+from tests.support.studies import study_with_everything
 from worker.jobs.tools import Tools
 from worker.legacy import restore
 from worker.messages import Outcome, Status, Verb
@@ -32,45 +33,9 @@ from worker.store.digest import read_stored
 TABLES = (*LABEL_TABLES, "project_dataset_refs", "project_split_configs", "project_conversions")
 
 
-def make(site: Site, name: str = "study", *, directory: str | None = None, seed: int = 0) -> Path:
-    """A project with everything that a directory can hold, and its directory."""
-    with site.engine.begin() as conn:
-        project = make_project(conn, site.legacy_root, name, directory=directory)
-        record_session(conn, project, "s", rows=40, seed=seed)
-    assert project.directory is not None
-    session = project.directory / "s"
-    (session / "empty").mkdir()
-    (session / "empty file").touch()
-    (session / "program").write_text("#!/bin/sh\n")
-    (session / "program").chmod(0o755)
-    (session / "sealed").mkdir()
-    (session / "sealed" / "inside").write_text("inside")
-    (session / ("n" * 255)).write_text("a name of 255 bytes")
-    deep = os.fsencode(session) + b"/deep/caf\xe9/\xff\xfe"
-    os.makedirs(deep)
-    Path(os.fsdecode(deep + b"/not \xc3\x28 utf-8")).write_text("content")
-    (project.directory / "at the top").write_text("not in a session")
-    stamp = 1_600_000_000_123_456_789
-    for number, (folder, _, names) in enumerate(os.walk(os.fsencode(project.directory), topdown=False)):
-        for file in names:
-            os.utime(os.path.join(folder, file), ns=(stamp, stamp + number))
-        os.utime(folder, ns=(stamp, stamp + 1_000 + number))
-    os.chmod(session / "sealed" / "inside", 0o400)
-    os.chmod(session / "sealed", 0o555)
-    os.chmod(project.directory, 0o750)
-    return project.directory
-
-
 def look(engine: Engine) -> dict[str, list[Row]]:
     with engine.connect() as conn:
         return dump(conn, TABLES)
-
-
-def remove(directory: Path) -> None:
-    """As somebody who cleans up."""
-    for folder, _, _ in os.walk(directory):
-        os.chmod(folder, 0o700)
-    shutil.rmtree(directory)
 
 
 def in_store(site: Site) -> dict[bytes, Entry]:
@@ -89,13 +54,13 @@ def only(outcomes: dict[int, Outcome]) -> Outcome:
 
 def test_the_directory_comes_back_with_bytes_modes_and_times(site: Site, tools: Tools):
     """Also where names are no UTF-8, and for the directories themselves."""
-    directory = make(site)
+    directory = study_with_everything(site)
     rows, files = look(site.engine), snapshot_tree(directory)
     with site.engine.connect() as conn:
         read_before = readings(conn, site.data_dir)
     run(tools, Verb.MIGRATE)
     stored = in_store(site)
-    remove(directory)
+    remove_all(directory)
 
     outcome = only(run(tools, Verb.ROLLBACK, restore_files=True))
 
@@ -114,9 +79,9 @@ def test_the_directory_comes_back_with_bytes_modes_and_times(site: Site, tools: 
 
 
 def test_without_the_option_a_missing_directory_is_a_failure_that_names_the_way_out(site: Site, tools: Tools):
-    directory = make(site)
+    directory = study_with_everything(site)
     run(tools, Verb.MIGRATE)
-    remove(directory)
+    remove_all(directory)
     (site.legacy_root / "another").mkdir()
     before = look(site.engine), snapshot_tree(site.legacy_root)
 
@@ -129,10 +94,10 @@ def test_without_the_option_a_missing_directory_is_a_failure_that_names_the_way_
 
 
 def test_restored_files_are_copies_that_the_application_may_rewrite(site: Site, tools: Tools):
-    directory = make(site)
+    directory = study_with_everything(site)
     run(tools, Verb.MIGRATE)
     stored = in_store(site)
-    remove(directory)
+    remove_all(directory)
     run(tools, Verb.ROLLBACK, restore_files=True)
 
     (directory / "s" / "accelerometer_data.csv").write_text("rewritten in place")
@@ -155,9 +120,9 @@ IN_THE_WAY: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("thing", IN_THE_WAY)
 def test_nothing_that_exists_is_ever_replaced(site: Site, tools: Tools, thing: str):
-    directory = make(site)
+    directory = study_with_everything(site)
     run(tools, Verb.MIGRATE)
-    remove(directory)
+    remove_all(directory)
     IN_THE_WAY[thing](directory)
     before = look(site.engine), snapshot_tree(site.legacy_root)
 
@@ -171,9 +136,9 @@ def test_nothing_that_exists_is_ever_replaced(site: Site, tools: Tools, thing: s
 def test_what_comes_to_the_place_while_it_is_rebuilt_is_not_replaced_either(
     site: Site, tools: Tools, thing: str, monkeypatch: pytest.MonkeyPatch
 ):
-    directory = make(site)
+    directory = study_with_everything(site)
     run(tools, Verb.MIGRATE)
-    remove(directory)
+    remove_all(directory)
     publish = restore._publish
 
     def somebody_is_faster(*place: Any) -> bool:
@@ -212,9 +177,9 @@ def test_bytes_that_are_not_those_of_their_digest_are_never_put_into_a_legacy_di
     site: Site, tools: Tools, how: str
 ):
     """I11; and the rehearsal foretells it (I10)."""
-    directory = make(site)
+    directory = study_with_everything(site)
     run(tools, Verb.MIGRATE)
-    remove(directory)
+    remove_all(directory)
     blobs = [path for path in (site.data_dir / "dataset_store" / "blobs").rglob("*") if path.is_file()]
     SPOILED[how](max(blobs, key=lambda path: path.stat().st_size))
     before = look(site.engine), snapshot_tree(site.legacy_root)
@@ -231,12 +196,12 @@ def test_bytes_that_are_not_those_of_their_digest_are_never_put_into_a_legacy_di
 
 def test_a_manifest_with_other_bytes_stops_the_rebuilding(site: Site, tools: Tools):
     """A directory that is there needs no manifest."""
-    directory = make(site)
+    directory = study_with_everything(site)
     run(tools, Verb.MIGRATE)
     (manifest,) = (site.data_dir / "dataset_store" / "manifests").iterdir()
     manifest.chmod(0o600)
     manifest.write_bytes(manifest.read_bytes().replace(b"program", b"PROGRAM"))
-    remove(directory)
+    remove_all(directory)
     before = look(site.engine), snapshot_tree(site.legacy_root)
 
     outcome = only(run(tools, Verb.ROLLBACK, restore_files=True))
@@ -247,7 +212,7 @@ def test_a_manifest_with_other_bytes_stops_the_rebuilding(site: Site, tools: Too
 
 def test_two_projects_on_one_path_are_rolled_back_at_once(site: Site, tools: Tools):
     """Whoever comes second finds the directory there, compares it, and uses it."""
-    directory = make(site, "one")
+    directory = study_with_everything(site, "one")
     with site.engine.begin() as conn:
         for name in ("two", "three"):
             other = make_project(conn, site.legacy_root, name, path=f"{directory}/")
@@ -255,7 +220,7 @@ def test_two_projects_on_one_path_are_rolled_back_at_once(site: Site, tools: Too
     rows, files = look(site.engine), snapshot_tree(directory)
     for _ in range(3):
         run(tools, Verb.MIGRATE)
-        remove(directory)
+        remove_all(directory)
         refs = open_run(site.engine, Verb.ROLLBACK, restore_files=True)
 
         outcomes = at_once(site, [(Verb.ROLLBACK, ref) for ref in refs])
@@ -271,9 +236,9 @@ def test_two_projects_on_one_path_are_rolled_back_at_once(site: Site, tools: Too
 
 
 def test_a_rehearsal_says_that_it_would_rebuild_and_writes_nothing(site: Site, tools: Tools):
-    directory = make(site)
+    directory = study_with_everything(site)
     run(tools, Verb.MIGRATE)
-    remove(directory)
+    remove_all(directory)
     before = look(site.engine), snapshot_tree(site.folder)
 
     rehearsed = only(run(tools, Verb.ROLLBACK, dry_run=True, restore_files=True))
@@ -287,10 +252,10 @@ def test_a_rehearsal_says_that_it_would_rebuild_and_writes_nothing(site: Site, t
     "name", ["Ü" * 127, "研究" * 42, "n" * 255], ids=["two bytes", "three bytes", "one byte"]
 )
 def test_a_directory_with_a_name_as_long_as_names_may_be_comes_back(site: Site, tools: Tools, name: str):
-    directory = make(site, directory=name)
+    directory = study_with_everything(site, directory=name)
     files = snapshot_tree(directory)
     run(tools, Verb.MIGRATE)
-    remove(directory)
+    remove_all(directory)
 
     outcome = only(run(tools, Verb.ROLLBACK, restore_files=True))
 
@@ -303,13 +268,13 @@ def test_a_project_inside_another_ones_directory_does_not_take_its_place(
     site: Site, tools: Tools, first: str
 ):
     """Were the inner one rebuilt alone, the outer one's place would be taken, and that could never be rebuilt."""
-    outer = make(site, "outer", directory="outer")
+    outer = study_with_everything(site, "outer", directory="outer")
     with site.engine.begin() as conn:
         project = make_project(conn, outer, "inner", directory="folder/inner")
         record_session(conn, project, "s", seed=7)
     rows, files = look(site.engine), snapshot_tree(outer)
     run(tools, Verb.MIGRATE)
-    remove(outer)
+    remove_all(outer)
     numbers = {"inner": [2, 1], "outer": [1, 2]}.get(first)
 
     if numbers is None:
@@ -330,10 +295,10 @@ def test_where_the_file_system_cannot_rename_without_replacing_the_directory_com
     site: Site, tools: Tools, monkeypatch: pytest.MonkeyPatch
 ):
     """NFS, for one, refuses the flag."""
-    directory = make(site)
+    directory = study_with_everything(site)
     files = snapshot_tree(directory)
     run(tools, Verb.MIGRATE)
-    remove(directory)
+    remove_all(directory)
     _refuse_the_flag(monkeypatch)
 
     assert only(run(tools, Verb.ROLLBACK, restore_files=True)).status is Status.ROLLED_BACK
@@ -344,9 +309,9 @@ def test_where_the_file_system_cannot_rename_without_replacing_the_directory_com
 def test_nor_does_it_then_replace_what_came_to_its_place(
     site: Site, tools: Tools, monkeypatch: pytest.MonkeyPatch
 ):
-    directory = make(site)
+    directory = study_with_everything(site)
     run(tools, Verb.MIGRATE)
-    remove(directory)
+    remove_all(directory)
     _refuse_the_flag(monkeypatch)
     publish = restore._publish
 
@@ -371,9 +336,9 @@ def _refuse_the_flag(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_place_that_cannot_be_written_is_refused_and_nothing_is_left_beside_it(site: Site, tools: Tools):
     """A root could write anywhere; a file where a directory must be stops even that one."""
-    directory = make(site, directory="folder/study")
+    directory = study_with_everything(site, directory="folder/study")
     run(tools, Verb.MIGRATE)
-    remove(directory.parent)
+    remove_all(directory.parent)
     directory.parent.write_text("a file")
     before = look(site.engine), snapshot_tree(site.legacy_root)
 
@@ -384,9 +349,9 @@ def test_a_place_that_cannot_be_written_is_refused_and_nothing_is_left_beside_it
 
 
 def test_what_a_killed_attempt_left_beside_the_place_is_removed_by_the_next(site: Site, tools: Tools):
-    directory = make(site)
+    directory = study_with_everything(site)
     run(tools, Verb.MIGRATE)
-    remove(directory)
+    remove_all(directory)
     (ref,) = open_run(site.engine, Verb.ROLLBACK, restore_files=True)
     with site.engine.begin() as conn:
         conn.execute(text("update migration_jobs set attempt = 1 where run_id = :id"), {"id": ref.run_id})
@@ -404,10 +369,10 @@ def test_a_blob_that_others_link_while_it_is_restored_is_no_changed_file(
     site: Site, tools: Tools, monkeypatch: pytest.MonkeyPatch
 ):
     """Each link moves its time of change, and no byte of it."""
-    directory = make(site)
+    directory = study_with_everything(site)
     files = snapshot_tree(directory)
     run(tools, Verb.MIGRATE)
-    remove(directory)
+    remove_all(directory)
     links: list[Path] = []
 
     def link_meanwhile(path: str, *args: Any) -> Iterator[memoryview]:
@@ -430,10 +395,10 @@ def test_a_blob_that_is_replaced_while_it_is_restored_is_read_again(
     site: Site, tools: Tools, monkeypatch: pytest.MonkeyPatch
 ):
     """Another worker repairs a bad one at that moment."""
-    directory = make(site)
+    directory = study_with_everything(site)
     files = snapshot_tree(directory)
     run(tools, Verb.MIGRATE)
-    remove(directory)
+    remove_all(directory)
     blob = max((site.data_dir / "dataset_store" / "blobs").glob("*/*"), key=lambda path: path.stat().st_size)
     good = blob.read_bytes()
     _other_bytes(blob)
@@ -456,9 +421,9 @@ def test_a_blob_that_is_replaced_while_it_is_restored_is_read_again(
 def test_a_link_that_is_called_like_a_leftover_is_not_followed(
     site: Site, tools: Tools, tmp_path: Path, name: str
 ):
-    directory = make(site)
+    directory = study_with_everything(site)
     run(tools, Verb.MIGRATE)
-    remove(directory)
+    remove_all(directory)
     victim = tmp_path / "victim"
     (victim / "deep").mkdir(parents=True)
     (victim / "precious").write_text("x")
@@ -475,7 +440,7 @@ def test_a_link_that_is_called_like_a_leftover_is_not_followed(
 
 def test_the_directory_belongs_to_whom_it_belonged(site: Site, tools: Tools):
     """Only root may give files away; to anybody else the directory comes back as the migrator's user's."""
-    directory = make(site)
+    directory = study_with_everything(site)
     if os.geteuid() == 0:
         os.chown(directory / "s" / "accelerometer_data.csv", 1234, 2345)
         os.chown(directory / "s", 3456, 4567)

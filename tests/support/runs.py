@@ -17,7 +17,7 @@ from worker.jobs.migrate import migrate
 from worker.jobs.rollback import rollback
 from worker.jobs.tools import Tools, connect
 from worker.jobs.verify import verify_sessions
-from worker.messages import JobRef, Outcome, Verb
+from worker.messages import JobRef, Outcome, Status, Verb
 
 WORK: dict[Verb, Callable[[Tools, JobRef, str], Outcome | None]] = {
     Verb.MIGRATE: migrate,
@@ -89,6 +89,13 @@ def run(
 ) -> dict[int, Outcome]:
     """Open a run and do all its jobs."""
     return do(tools, verb, open_run(tools.engine, verb, only=only, dry_run=dry_run, **options))
+
+
+def migrate_all(site: Site, tools: Tools) -> list[Outcome]:
+    """Migrate every project, each of which must be; their outcomes by the order of ids."""
+    outcomes = do(tools, Verb.MIGRATE, open_run(site.engine, Verb.MIGRATE))
+    assert {outcome.status for outcome in outcomes.values()} == {Status.MIGRATED}
+    return [outcomes[number] for number in sorted(outcomes)]
 
 
 def run_one(

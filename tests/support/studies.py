@@ -26,6 +26,46 @@ def study(site: Site, name: str, *seeds: int) -> Project:
     return project
 
 
+def plain_study(site: Site, name: str, *sessions: int, rows: int = 60) -> Path:
+    """A project with the sessions of these seeds; equal seeds are equal recordings."""
+    with site.engine.begin() as conn:
+        project = make_project(conn, site.legacy_root, name)
+        for seed in sessions:
+            record_session(conn, project, f"day {seed}", rows=rows, seed=seed)
+    return Path(project.path)
+
+
+def study_with_everything(
+    site: Site, name: str = "study", *, directory: str | None = None, seed: int = 0
+) -> Path:
+    """A project with everything that a directory can hold, and its directory."""
+    with site.engine.begin() as conn:
+        project = make_project(conn, site.legacy_root, name, directory=directory)
+        record_session(conn, project, "s", rows=40, seed=seed)
+    assert project.directory is not None
+    session = project.directory / "s"
+    (session / "empty").mkdir()
+    (session / "empty file").touch()
+    (session / "program").write_text("#!/bin/sh\n")
+    (session / "program").chmod(0o755)
+    (session / "sealed").mkdir()
+    (session / "sealed" / "inside").write_text("inside")
+    (session / ("n" * 255)).write_text("a name of 255 bytes")
+    deep = os.fsencode(session) + b"/deep/caf\xe9/\xff\xfe"
+    os.makedirs(deep)
+    Path(os.fsdecode(deep + b"/not \xc3\x28 utf-8")).write_text("content")
+    (project.directory / "at the top").write_text("not in a session")
+    stamp = 1_600_000_000_123_456_789
+    for number, (folder, _, names) in enumerate(os.walk(os.fsencode(project.directory), topdown=False)):
+        for file in names:
+            os.utime(os.path.join(folder, file), ns=(stamp, stamp + number))
+        os.utime(folder, ns=(stamp, stamp + 1_000 + number))
+    os.chmod(session / "sealed" / "inside", 0o400)
+    os.chmod(session / "sealed", 0o555)
+    os.chmod(project.directory, 0o750)
+    return project.directory
+
+
 def folder_of(project: Project) -> Path:
     """Where a project's files are."""
     assert project.directory is not None

@@ -8,39 +8,14 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from tests.estate import make_project, record_session
-from tests.support.runs import do, open_run
+from tests.support.runs import migrate_all
 from tests.support.sites import Site
+from tests.support.studies import damage, plain_study
 from worker.jobs import integrity
 from worker.jobs.tools import Tools
 from worker.legacy import hash as hashing
-from worker.messages import Outcome, Status, Verb
+from worker.messages import Outcome
 from worker.store.digest import BIG_BYTES, read_stored
-
-
-def study(site: Site, name: str, *sessions: int, rows: int = 60) -> Path:
-    """A project with the sessions of these seeds; equal seeds are equal recordings."""
-    with site.engine.begin() as conn:
-        project = make_project(conn, site.legacy_root, name)
-        for seed in sessions:
-            record_session(conn, project, f"day {seed}", rows=rows, seed=seed)
-    return Path(project.path)
-
-
-def migrate_all(site: Site, tools: Tools) -> list[Outcome]:
-    outcomes = do(tools, Verb.MIGRATE, open_run(site.engine, Verb.MIGRATE))
-    assert {outcome.status for outcome in outcomes.values()} == {Status.MIGRATED}
-    return [outcomes[number] for number in sorted(outcomes)]
-
-
-def damage(path: Path) -> None:
-    """Other bytes of the same length, in the same file, as a bad disk or a careless program leaves them."""
-    mode = path.stat().st_mode
-    path.chmod(0o644)
-    content = bytearray(path.read_bytes())
-    content[-2] ^= 1
-    path.write_bytes(content)
-    path.chmod(mode)
 
 
 def keep_times(path: Path, act: Any) -> None:
@@ -68,13 +43,13 @@ def quarantined(site: Site) -> list[str]:
 
 
 def test_a_damaged_blob_is_mended_from_the_incoming_copy_in_every_tree(site: Site, tools: Tools):
-    study(site, "first", 1, 2)
-    study(site, "second", 2, 3)
+    plain_study(site, "first", 1, 2)
+    plain_study(site, "second", 2, 3)
     first, second = migrate_all(site, tools)
     whole = recording(first, 2).read_bytes()
     damage(recording(first, 2))
     assert recording(second, 2).read_bytes() != whole
-    study(site, "third", 2, 4)
+    plain_study(site, "third", 2, 4)
 
     (third,) = migrate_all(site, tools)
 
@@ -87,11 +62,11 @@ def test_a_damaged_blob_is_mended_from_the_incoming_copy_in_every_tree(site: Sit
 
 
 def test_a_damaged_dataset_is_mended_before_an_equal_project_refers_to_it(site: Site, tools: Tools):
-    study(site, "first", 1)
+    plain_study(site, "first", 1)
     (first,) = migrate_all(site, tools)
     whole = recording(first, 1).read_bytes()
     damage(recording(first, 1))
-    study(site, "second", 1)
+    plain_study(site, "second", 1)
 
     (second,) = migrate_all(site, tools)
 
@@ -103,12 +78,12 @@ def test_a_damaged_dataset_is_mended_before_an_equal_project_refers_to_it(site: 
 def test_damage_that_leaves_no_trace_in_the_times_is_found_when_the_last_check_is_old(
     site: Site, tools: Tools
 ):
-    study(site, "first", 1)
+    plain_study(site, "first", 1)
     (first,) = migrate_all(site, tools)
     whole = recording(first, 1).read_bytes()
     keep_times(recording(first, 1), damage)
     make_old(site, 31)
-    study(site, "second", 1)
+    plain_study(site, "second", 1)
 
     migrate_all(site, tools)
 
@@ -123,15 +98,15 @@ def test_a_fresh_check_is_believed_and_an_old_one_is_made_once_more(
     monkeypatch.setattr(
         integrity, "_is_right", lambda job, *file: (read.append(file[0]), really(job, *file))[1]
     )
-    study(site, "first", 1)
+    plain_study(site, "first", 1)
     migrate_all(site, tools)
-    study(site, "second", 1)
+    plain_study(site, "second", 1)
     migrate_all(site, tools)
     assert read == []
 
     make_old(site, 31)
-    study(site, "third", 1)
-    study(site, "fourth", 1)
+    plain_study(site, "third", 1)
+    plain_study(site, "fourth", 1)
     migrate_all(site, tools)
 
     assert len(read) == len(set(read)) > 0
@@ -142,10 +117,10 @@ def test_a_blob_that_others_link_while_it_is_read_again_is_not_taken_for_a_bad_o
     site: Site, tools: Tools, monkeypatch: pytest.MonkeyPatch
 ):
     """Each link moves its time of change, and no byte of it."""
-    study(site, "first", 1)
+    plain_study(site, "first", 1)
     (first,) = migrate_all(site, tools)
     make_old(site, 31)
-    study(site, "second", 1)
+    plain_study(site, "second", 1)
     links: list[Path] = []
 
     def link_meanwhile(path: str, *args: Any) -> Iterator[memoryview]:
@@ -167,14 +142,14 @@ def test_of_two_that_repair_a_blob_the_second_does_not_condemn_what_the_first_pu
     site: Site, tools: Tools, monkeypatch: pytest.MonkeyPatch
 ):
     """What it read was the bad one, by a name that leads to the good one by now. The first look was before its turn."""
-    study(site, "first", 1)
+    plain_study(site, "first", 1)
     (first,) = migrate_all(site, tools)
     path = recording(first, 1)
     (blob,) = (one for one in (site.settings.store_dir / "blobs").glob("*/*") if one.samefile(path))
     good = path.read_bytes()
     damage(path)
     make_old(site, 31)
-    study(site, "second", 1)
+    plain_study(site, "second", 1)
     read: list[bool] = []
     real = integrity.has_digest
 
@@ -203,7 +178,7 @@ def test_of_two_that_repair_a_blob_the_second_does_not_condemn_what_the_first_pu
 def test_a_big_file_that_nobody_met_before_is_read_once(site: Site, tools: Tools):
     from worker.store import digest
 
-    path = study(site, "big", 1)
+    path = plain_study(site, "big", 1)
     recorded = path / "day 1" / "accelerometer_data.csv"
     line = b"1000000000000,0.100000,0.200000,0.300000\n"
     recorded.write_bytes(b"ns_since_reboot,x,y,z\n" + line * (2 * BIG_BYTES // len(line)))
@@ -224,7 +199,7 @@ def test_a_big_file_that_nobody_met_before_is_read_once(site: Site, tools: Tools
 def test_a_big_file_met_before_is_stored_once_however_often_it_comes(site: Site, tools: Tools):
     line = b"1000000000000,0.100000,0.200000,0.300000\n"
     for name, sessions in (("one", (1,)), ("two", (1, 2)), ("three", (1,))):
-        path = study(site, name, *sessions)
+        path = plain_study(site, name, *sessions)
         for seed in sessions:
             (path / f"day {seed}" / "accelerometer_data.csv").write_bytes(
                 b"ns_since_reboot,x,y,z\n%d,0,0,0\n" % seed + line * (2 * BIG_BYTES // len(line))

@@ -13,10 +13,10 @@ import pytest
 from sqlalchemy import text
 
 from tests.support.ledger_rows import job_of
-from tests.support.runs import do, open_run
+from tests.support.runs import do, migrate_all, open_run
 from tests.support.sites import Site
+from tests.support.studies import plain_study
 from tests.support.waiting import eventually
-from tests.worker.jobs.test_integrity import migrate_all, study
 from worker.db import claims
 from worker.jobs.tools import Tools
 from worker.messages import Status, Verb
@@ -52,10 +52,10 @@ def claimed(site: Site) -> Iterator[None]:
 def test_a_job_that_waits_for_others_hears_that_its_worker_stops(
     site: Site, tools: Tools, verb: Verb, others: Callable[[Site], AbstractContextManager[None]]
 ):
-    study(site, "first", 1)
+    plain_study(site, "first", 1)
     migrate_all(site, tools)
     if verb is Verb.MIGRATE:
-        study(site, "equal to the first", 1)
+        plain_study(site, "equal to the first", 1)
     (ref,) = open_run(site.engine, verb)
     told = threading.Event()
     stoppable = replace(tools, stopping=told.is_set)
@@ -87,7 +87,7 @@ def checked_long_ago(site: Site) -> None:
 def test_stored_bytes_that_are_read_again_are_told(site: Site, tools: Tools):
     size = 12 << 20
     for name in ("first", "equal to the first"):
-        directory = study(site, name, 1)
+        directory = plain_study(site, name, 1)
         (directory / "day 1/big.bin").write_bytes(b"\x01" * size)
     first, second = open_run(site.engine, Verb.MIGRATE)
     do(tools, Verb.MIGRATE, [first])
@@ -104,7 +104,7 @@ def test_stored_bytes_that_are_read_again_are_told(site: Site, tools: Tools):
 
 @pytest.mark.parametrize("verb", [Verb.MIGRATE, Verb.VERIFY])
 def test_recordings_that_pandas_reads_are_told(site: Site, tools: Tools, verb: Any):
-    directory = study(site, "first", 1)
+    directory = plain_study(site, "first", 1)
     path = directory / "day 1/accelerometer_data.csv"
     quoted(path)
     size = path.stat().st_size

@@ -11,10 +11,10 @@ from sqlalchemy import Engine, text
 
 from producer import metrics
 from producer.doctor.same_checks import store_check
-from tests.support.runs import do, open_run, tools_of
+from tests.support.runs import do, migrate_all, open_run, tools_of
 from tests.support.sites import Site
+from tests.support.studies import plain_study
 from tests.support.waiting import PATIENCE_S
-from tests.worker.jobs.test_integrity import migrate_all, study
 from worker.doctor.protocol import Evidence, Machine
 from worker.errors import StoreElsewhereError
 from worker.findings import Verdict
@@ -79,9 +79,9 @@ def test_a_worker_without_the_store_does_no_job_and_pauses_the_run(
     harm: Callable[[Site], None],
     since: str,
 ):
-    study(site, "first", 1)
+    plain_study(site, "first", 1)
     migrate_all(site, tools)
-    study(site, "second", 2)
+    plain_study(site, "second", 2)
     before(site)
     harm(site)
     found = written(site.data_dir)
@@ -105,11 +105,11 @@ def test_a_worker_without_the_store_does_no_job_and_pauses_the_run(
 
 
 def test_the_store_of_an_earlier_release_s_database_is_named_by_its_next_migration(site: Site, tools: Tools):
-    study(site, "first", 1)
+    plain_study(site, "first", 1)
     migrate_all(site, tools)
     before = named(site.engine)
     names_none(site)
-    study(site, "second", 2)
+    plain_study(site, "second", 2)
 
     with tools_of(site) as upgraded:
         migrate_all(site, upgraded)
@@ -131,9 +131,9 @@ def test_of_several_first_migrations_one_makes_the_store(site: Site):
 
 
 def test_the_operator_may_let_a_new_store_be_made(site: Site, tools: Tools):
-    study(site, "first", 1)
+    plain_study(site, "first", 1)
     (first,) = migrate_all(site, tools)
-    study(site, "second", 1)
+    plain_study(site, "second", 1)
     unmount(site)
 
     execute(site.engine, "update migration_store set store_id = null")
@@ -156,7 +156,7 @@ def test_what_only_reads_names_and_makes_nothing(site: Site):
 
 
 def test_doctor_and_metrics_say_that_another_store_is_there(site: Site, tools: Tools):
-    study(site, "first", 1)
+    plain_study(site, "first", 1)
     migrate_all(site, tools)
     (store_id,) = named(site.engine)
     unmount(site)

@@ -14,8 +14,8 @@ from sqlalchemy import text
 from tests.support.ledger_rows import job_of
 from tests.support.runs import do, open_run, tools_of
 from tests.support.sites import Site
+from tests.support.studies import plain_study
 from tests.support.waiting import eventually
-from tests.worker.jobs.test_integrity import study
 from worker.db import ledger
 from worker.jobs.tools import Tools
 from worker.messages import JobRef, Status, Verb
@@ -46,7 +46,7 @@ def disk(site: Site, monkeypatch: pytest.MonkeyPatch) -> Disk:
 
 
 def with_file(site: Site, name: str, seed: int, content: bytes) -> None:
-    (study(site, name, seed) / f"day {seed}/big.bin").write_bytes(content)
+    (plain_study(site, name, seed) / f"day {seed}/big.bin").write_bytes(content)
 
 
 def waits_for_a_lock(site: Site) -> bool:
@@ -90,7 +90,7 @@ def test_what_another_job_is_storing_is_not_counted_twice(site: Site, tools: Too
 
 def test_one_that_can_never_fit_fails_alone_with_figures(site: Site, tools: Tools, disk: Disk):
     with_file(site, "huge", 1, os.urandom(20 << 20))
-    study(site, "small", 2)
+    plain_study(site, "small", 2)
     disk(total=16 << 20, free=8 << 20)
 
     huge, small = do(tools, Verb.MIGRATE, open_run(site.engine, Verb.MIGRATE)).values()
@@ -102,7 +102,7 @@ def test_one_that_can_never_fit_fails_alone_with_figures(site: Site, tools: Tool
 
 def test_one_that_does_not_fit_now_waits_and_the_others_go_on(site: Site, tools: Tools, disk: Disk):
     with_file(site, "large", 1, os.urandom(20 << 20))
-    study(site, "small", 2)
+    plain_study(site, "small", 2)
     large, small = refs = open_run(site.engine, Verb.MIGRATE)
     disk(total=8 << 30, free=10 << 20)
 
@@ -122,7 +122,7 @@ def test_one_that_does_not_fit_now_waits_and_the_others_go_on(site: Site, tools:
 
 
 def test_holes_take_no_room_and_stay_holes(site: Site, tools: Tools, disk: Disk):
-    path = study(site, "sparse", 1) / "day 1/sparse.bin"
+    path = plain_study(site, "sparse", 1) / "day 1/sparse.bin"
     with path.open("wb") as file:
         file.write(b"begin")
         file.seek(32 << 20)

@@ -15,7 +15,7 @@ from producer.runs import status
 from tests.support.ledger_rows import job_of
 from tests.support.runs import do, open_run, run, tools_of
 from tests.support.sites import Site
-from tests.worker.jobs.test_integrity import study
+from tests.support.studies import plain_study
 from worker.db import ledger
 from worker.jobs.reaper import reap
 from worker.jobs.tools import Tools
@@ -49,7 +49,7 @@ def run_of(site: Site, ref: JobRef) -> ledger.Run:
 @pytest.mark.parametrize("harm", [unmount, remove])
 @pytest.mark.parametrize("verb", [Verb.MIGRATE, Verb.ROLLBACK, Verb.VERIFY])
 def test_a_root_that_lacks_costs_no_project_anything(site: Site, tools: Tools, harm: Any, verb: Verb):
-    study(site, "one", 1)
+    plain_study(site, "one", 1)
     if verb is not Verb.MIGRATE:
         run(tools, Verb.MIGRATE)
     (ref,) = open_run(site.engine, verb)
@@ -73,8 +73,8 @@ def test_a_root_that_lacks_costs_no_project_anything(site: Site, tools: Tools, h
 
 
 def test_a_project_s_own_missing_directory_stays_the_project_s_fault(site: Site, tools: Tools):
-    study(site, "one", 1)
-    study(site, "two", 2).rename(site.legacy_root / "moved away")
+    plain_study(site, "one", 1)
+    plain_study(site, "two", 2).rename(site.legacy_root / "moved away")
 
     one, two = run(tools, Verb.MIGRATE).values()
 
@@ -109,7 +109,7 @@ def blind_machine(site: Site, tmp_path: Path) -> Iterator[ThreadPoolExecutor]:
 
 def test_the_worker_that_has_the_root_does_all_the_work(site: Site, blind_machine: ThreadPoolExecutor):
     for number in range(6):
-        study(site, f"study {number}", number, rows=3)
+        plain_study(site, f"study {number}", number, rows=3)
     refs = open_run(site.engine, Verb.MIGRATE)
 
     with tools_of(site) as seeing, tools_of(site) as blind:
@@ -128,7 +128,7 @@ def test_the_worker_that_has_the_root_does_all_the_work(site: Site, blind_machin
 
 
 def test_a_run_whose_root_is_nowhere_is_paused_with_the_reason_and_goes_on(site: Site, tools: Tools):
-    study(site, "one", 1)
+    plain_study(site, "one", 1)
     (ref,) = open_run(site.engine, Verb.MIGRATE)
     unmount(site.legacy_root)
     assert do(tools, Verb.MIGRATE, [ref], worker="w1@host") == {}

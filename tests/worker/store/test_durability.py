@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.fidelity.test_restore import make, remove
 from tests.support.runs import open_run, run, run_one
-from tests.support.sites import Site
-from tests.support.studies import check_store, check_tree, staged, study
+from tests.support.sites import Site, remove_all
+from tests.support.studies import check_store, check_tree, staged, study, study_with_everything
 from worker.db import ledger, overview
 from worker.jobs import leftovers, rollback
 from worker.jobs.tools import Tools
@@ -29,7 +28,7 @@ def test_a_legacy_directory_that_is_found_is_on_the_disk_before_a_row_relies_on_
     site: Site, tools: Tools, monkeypatch: pytest.MonkeyPatch
 ):
     """Another job may have renamed it there a moment ago, and not have waited for the disk yet."""
-    make(site)
+    study_with_everything(site)
     run(tools, Verb.MIGRATE)
     said: list[str] = []
     for room, name in ((rollback, "_compare"), (restore, "sync_file_system"), (rollback, "revert")):
@@ -44,7 +43,7 @@ def test_a_legacy_directory_that_is_found_is_on_the_disk_before_a_row_relies_on_
 def test_a_legacy_file_system_that_cannot_flush_is_tried_again_later(
     site: Site, tools: Tools, monkeypatch: pytest.MonkeyPatch
 ):
-    make(site)
+    study_with_everything(site)
     run(tools, Verb.MIGRATE)
     fail(monkeypatch, restore, "sync_file_system", times=1)
     (ref,) = open_run(site.engine, Verb.ROLLBACK)
@@ -79,9 +78,9 @@ def test_a_restored_tree_is_flushed_by_a_descriptor_that_was_open_before_anythin
     site: Site, tools: Tools, monkeypatch: pytest.MonkeyPatch
 ):
     """One that is opened later is not told of what was lost before."""
-    directory = make(site)
+    directory = study_with_everything(site)
     run(tools, Verb.MIGRATE)
-    remove(directory)
+    remove_all(directory)
     there_at_opening: list[bool] = []
     by_descriptor: list[bool] = []
     real_open, real_sync = restore._opened, restore.sync_file_system
@@ -109,9 +108,9 @@ def test_bytes_that_may_be_lost_are_restored_once_more(
     site: Site, tools: Tools, monkeypatch: pytest.MonkeyPatch, times: int, ends: Status
 ):
     """The next flush would say that all is well."""
-    directory = make(site)
+    directory = study_with_everything(site)
     run(tools, Verb.MIGRATE)
-    remove(directory)
+    remove_all(directory)
     filled: list[str] = []
     note(monkeypatch, filled, restore, "_fill")
     fail(monkeypatch, restore, "sync_file_system", times=times)
@@ -152,7 +151,7 @@ def test_bytes_that_may_be_lost_are_stored_once_more_before_the_run_is_paused(
 def test_on_a_kernel_whose_syncfs_tells_nothing_each_file_is_flushed(
     site: Site, tools: Tools, monkeypatch: pytest.MonkeyPatch
 ):
-    directory = make(site)
+    directory = study_with_everything(site)
     synced: list[str] = []
     real = os.fsync
 
@@ -167,7 +166,7 @@ def test_on_a_kernel_whose_syncfs_tells_nothing_each_file_is_flushed(
     blobs = len(list((site.settings.store_dir / "blobs").glob("*/*")))
     assert len([path for path in synced if "/staging/" in path]) >= blobs
     synced.clear()
-    remove(directory)
+    remove_all(directory)
     run(tools, Verb.ROLLBACK, restore_files=True)
 
     assert len([path for path in synced if restore.BUILDING in path]) == sum(
@@ -208,10 +207,10 @@ def test_what_a_power_failure_brings_back_into_staging_goes_with_the_next_job(si
 def test_what_finished_jobs_left_beside_a_place_goes_when_something_is_rebuilt_there(
     site: Site, tools: Tools
 ):
-    directory = make(site)
+    directory = study_with_everything(site)
     (ref, *_) = open_run(site.engine, Verb.MIGRATE)
     run(tools, Verb.MIGRATE)
-    remove(directory)
+    remove_all(directory)
     foreign = site.legacy_root / f"{restore.BUILDING}another-ledgers-job-1"
     for leftover in (
         Path(restore.building_place(str(directory), f"{ref.task_id}-1")),
