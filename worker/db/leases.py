@@ -42,7 +42,7 @@ class Lease:
 
     @property
     def options(self) -> RunOptions:
-        """What its run was asked for. Read only where it is needed, as it raises `pydantic.ValidationError`."""
+        """What its run was asked for. Read where it is needed only: raises `pydantic.ValidationError`."""
         return RunOptions.of_selection(self.selection)
 
 

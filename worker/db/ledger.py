@@ -160,7 +160,7 @@ def end_waiting_jobs_of_cancelled_runs(
 
 
 def lock_state(conn: Connection, run_id: uuid.UUID) -> RunState:
-    """The run's state, which no other transaction changes until this one ends; to be asked before a job waits."""
+    """The run's state, which no other transaction changes until this one ends. Asked before a job waits."""
     row = conn.execute(
         sql("select state from migration_runs where run_id = :run_id for share"), {"run_id": run_id}
     ).one()

@@ -44,7 +44,7 @@ class Attempt:
 
     @property
     def name(self) -> str:
-        """A name for this attempt's own files: unique, so that a cleanup removes only what this attempt made."""
+        """The name of this attempt's own files: unique, so that a cleanup removes only what it made."""
         return f"{self.lease.ref.task_id}-{self.lease.attempt}"
 
     @property
@@ -100,7 +100,7 @@ class Attempt:
             yield claim
 
     def check_root(self, path: str) -> None:
-        """Raise `RootLacksError` if it is this machine's fault, not the project's, that nothing is at `path`."""
+        """Raise `RootLacksError` if this machine, not the project, is at fault that nothing is at `path`."""
         root = self.tools.lacking.of(path, self.tools.roots)
         if root is not None:
             raise RootLacksError(self.tools.lacking.words(root), waits_for=root)

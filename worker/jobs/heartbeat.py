@@ -62,7 +62,7 @@ class Heartbeat:
         self.listen()
 
     def listen(self) -> None:
-        """Raises as `advance`, and does nothing else: for loops and waits in which nothing is to be counted."""
+        """Raises as `advance`, and does nothing else: for loops and waits that count nothing."""
         self.stop.check()
 
     def keep_pace(self, size_bytes: int) -> None:

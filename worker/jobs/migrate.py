@@ -83,7 +83,7 @@ def _migrate(attempt: Attempt) -> Outcome:
 
 @contextmanager
 def _noting_what_was_stored(attempt: Attempt) -> Iterator[None]:
-    """What was stored stays stored when the work fails: the outcome has it, the next attempt need not read it."""
+    """What was stored stays when the work fails: the outcome has it, the next attempt need not read it."""
     try:
         yield
     except Exception as error:

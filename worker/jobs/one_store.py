@@ -1,7 +1,8 @@
-"""The one store that a database names: opened only if DATA_DIR holds it, made only by a database's first migration.
+"""The one store that a database names: opened only if DATA_DIR has it, made only by the first migration.
 
-A mount point without its mount looks like a new DATA_DIR. A store that is made there is hidden as soon as the mount is back,
-and rows that refer to it are lost. So the store's id stands in the database, and whatever opens a store compares.
+A mount point without its mount looks like a new DATA_DIR. A store that is made there is hidden as soon as the
+mount is back, and rows that refer to it are lost. So the store's id stands in the database, and each opening
+compares.
 """
 
 import os
@@ -20,12 +21,12 @@ from worker.store.store import Store
 _log = log.get(__name__)
 
 _ASKED_FOR = 20
-"""So many datasets of an earlier release's database are looked for in a store before it is taken for another one's."""
+"""So many datasets of an earlier release's database are looked for before a store is taken for another one's."""
 
 
 @dataclass
 class Remembered:
-    """The id that a process has found to be the right one. A hint: what is not equal to it is asked for in the database."""
+    """The store id that a process has found to be the right one. Where another one is found, the database decides."""
 
     store_id: str | None = None
 
@@ -33,9 +34,10 @@ class Remembered:
 def open_store(settings: Settings, engine: Engine, remembered: Remembered, *, create: bool) -> Store:
     """The store, if DATA_DIR holds the one that the database names. Raises `StoreElsewhereError` otherwise.
 
-    A database that names none yet: with `create` a store that is found is named, or else a new one is made and named;
-    without, nothing is written. store.json is read each time, because a mount may go under a process that lives. Twice or at
-    once: one makes it, all others find it. Dying between making and naming: the store is found by whoever comes next.
+    A database that names none yet: with `create` a store that is found is named, or else a new one is made and
+    named; without, nothing is written. store.json is read each time, because a mount may go under a process that
+    lives. Twice or at once: one makes it, all others find it. Dying between making and naming: the next attempt
+    finds the store.
     """
     store = _look(settings)
     if store.store_id is None or store.store_id != remembered.store_id:
@@ -92,7 +94,7 @@ def _check_is(store: Store, named: Named | None) -> None:
 
 
 def _check_fits(store: Store, named: Named | None, conn: Connection) -> None:
-    """A database of an earlier release names no store, but tells by its datasets: where none of them is, is another store."""
+    """A database of an earlier release names no store: one that has none of its datasets is another one's."""
     if named is not None:
         return
     hashes = stores.stored_lately(conn, _ASKED_FOR)

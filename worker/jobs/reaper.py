@@ -37,7 +37,7 @@ _SILENT_AFTER_LOOKS = 12
 
 
 class Reaper:
-    """A thread that calls `reap` every few seconds until it is stopped. Errors are logged, and tried again."""
+    """A thread that calls `reap` every few seconds until it is stopped. After an error it tries again."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

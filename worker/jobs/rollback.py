@@ -226,7 +226,7 @@ def _what_happened(before: Entry | None, after: Entry | None) -> str:
 
 
 def _predict(attempt: Attempt, conversion: Conversion, rebuilt: str | None) -> Outcome:
-    """The outcome that the real rollback would have, its rows rehearsed. What stays written is the ledger's."""
+    """The outcome that the real rollback would have, its rows rehearsed. Only the ledger's stay written."""
     outcome = attempt.outcome(Status.WOULD_ROLL_BACK, rebuilt or "its legacy directory is unchanged")
     predicted = rehearse(
         attempt.engine, attempt.lease, conversion, _of_dataset(outcome, conversion), attempt.heartbeat.listen

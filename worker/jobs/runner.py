@@ -1,4 +1,4 @@
-"""Runs one attempt at one job, whatever its verb: takes the lease, does the work, records what became of it."""
+"""Runs one attempt at one job, whatever its verb: takes the lease, does the work, records the outcome."""
 
 import random
 import threading
@@ -176,7 +176,7 @@ def _clear_staging_of_former(attempt: Attempt) -> None:
 
 
 def _settle(attempt: Attempt, ending: Ending) -> Outcome | None:
-    """Write what becomes of the job, and what follows from it for its run; the outcome if the job has ended."""
+    """Write what becomes of the job, and what follows for its run; the outcome if the job has ended."""
     _say(ending)
     try:
         outcome = _write(attempt, ending)

@@ -1,4 +1,4 @@
-"""What a worker process keeps from one job to the next: settings, connections, threads, limits. Knows no job."""
+"""What a worker process keeps from job to job: settings, connections, threads, limits. Knows no job."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -51,7 +51,7 @@ class Tools:
         )
 
     def open_store(self, *, create: bool) -> Store:
-        """The store of DATA_DIR, which must be the one that the database names; `create` makes the first one."""
+        """The store of DATA_DIR, which must be the one the database names; `create` makes the first one."""
         return open_store(self.settings, self.engine, self.remembered, create=create)
 
     def write(

@@ -55,7 +55,7 @@ def test_of_many_deliveries_at_once_exactly_one_gets_the_lease(database: Engine)
             assert [lease.attempt for lease in leases if lease is not None] == [1]
 
 
-def test_of_many_who_find_a_lease_run_out_exactly_one_takes_it_over(database: Engine):
+def test_of_many_that_find_a_lease_run_out_exactly_one_takes_it_over(database: Engine):
     run_id = make_run(database)
     must_take(database, run_id)
     with processes(database, 8) as engines:
@@ -87,7 +87,7 @@ def test_a_job_that_ended_is_not_done_again(database: Engine, status: Status):
 
 
 @pytest.mark.parametrize("run_state", ["paused", "cancelled"])
-def test_no_job_of_a_held_or_cancelled_run_is_taken(database: Engine, run_state: str):
+def test_no_job_of_a_paused_or_cancelled_run_is_taken(database: Engine, run_state: str):
     run_id = make_run(database)
     set_run_state(database, run_id, run_state)
 
@@ -133,7 +133,7 @@ def test_renewing_lengthens_the_lease_and_records_progress(database: Engine):
     assert take(database, run_id) is None
 
 
-def test_a_holder_whose_lease_was_taken_over_can_neither_renew_nor_end_the_job(database: Engine):
+def test_a_worker_whose_lease_was_taken_over_can_neither_renew_nor_end_the_job(database: Engine):
     run_id = make_run(database)
     old = must_take(database, run_id, worker="asleep")
     expire(database, run_id)
@@ -162,7 +162,7 @@ def test_a_job_that_ended_cannot_be_ended_again_nor_renewed(database: Engine):
     assert job_of(database, run_id)["outcome"]["reason"] == "the first"
 
 
-def test_of_an_old_and_a_new_holder_who_end_at_once_the_new_one_does(database: Engine):
+def test_of_an_old_and_a_new_owner_that_end_at_once_the_new_one_does(database: Engine):
     run_id = make_run(database)
     old = must_take(database, run_id)
     expire(database, run_id)
@@ -236,7 +236,7 @@ def test_a_message_of_any_bytes_does_not_cost_a_job_its_outcome(database: Engine
     assert (found.reason, found.error, found.differences) == (kept, kept, (kept,))
 
 
-def test_the_one_who_stores_a_dataset_is_named_to_those_who_wait(database: Engine):
+def test_the_job_that_stores_a_dataset_is_named_to_those_that_wait(database: Engine):
     run_id = make_run(database, [1, 2])
     lease = must_take(database, run_id, 1, "worker@host")
     asking = JobRef(run_id=run_id, project_id=2)

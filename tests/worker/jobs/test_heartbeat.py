@@ -205,7 +205,7 @@ def test_an_error_of_any_other_kind_does_not_end_the_thread(database: Engine):
         assert threads() == ["lease-1"]
 
 
-def test_what_nobody_waits_for_is_recorded_a_moment_later(database: Engine):
+def test_a_phase_that_no_job_waits_for_is_recorded_a_moment_later(database: Engine):
     run_id = make_run(database)
 
     with Heartbeat(database, must_take(database, run_id), SLOW_S) as heartbeat:

@@ -70,7 +70,7 @@ def run_state(engine: Engine, run_id: uuid.UUID) -> str:
 # Dead holders ---------------------------------------------------------------------------------------------------
 
 
-def test_the_job_of_a_dead_holder_waits_again_and_gets_a_message(site: Site, look: Callable[[], object]):
+def test_the_job_of_a_dead_worker_waits_again_and_gets_a_message(site: Site, look: Callable[[], object]):
     run_id = make_run(site.engine, [1, 2])
     sent(site, run_id, seconds_ago=0)
     must_take(site.engine, run_id, 1)
@@ -123,7 +123,7 @@ def test_a_lease_that_ran_out_while_the_server_was_away_is_no_crash(site: Site):
     assert over.crashes == 0
 
 
-def test_a_holder_that_lives_keeps_its_job(site: Site, look: Callable[[], object]):
+def test_a_worker_that_lives_keeps_its_job(site: Site, look: Callable[[], object]):
     run_id = make_run(site.engine)
     lease = must_take(site.engine, run_id)
 
@@ -167,7 +167,7 @@ def test_a_job_that_killed_three_workers_fails_and_its_run_ends(site: Site, look
     assert run_state(site.engine, run_id) == "finished"
 
 
-def test_the_third_holder_s_job_is_not_taken_over_by_a_message(site: Site):
+def test_a_job_that_killed_three_workers_is_not_taken_over_by_a_message(site: Site):
     """Otherwise a message that comes before the reaper would go on for ever."""
     run_id = make_run(site.engine)
     for _ in range(leases.MOST_CRASHES):
@@ -195,7 +195,9 @@ def test_a_job_that_waits_in_a_cancelled_run_is_named_by_the_collector_and_ended
     assert (ended.status, ended.reason) == (Status.CANCELLED, "The run was cancelled")
 
 
-def test_a_dead_holder_in_a_cancelled_run_ends_as_cancelled(site: Site, look: Callable[[], object]):
+def test_the_job_of_a_dead_worker_in_a_cancelled_run_ends_as_cancelled(
+    site: Site, look: Callable[[], object]
+):
     run_id = make_run(site.engine)
     must_take(site.engine, run_id)
     expire(site.engine, run_id)
@@ -207,7 +209,9 @@ def test_a_dead_holder_in_a_cancelled_run_ends_as_cancelled(site: Site, look: Ca
     assert (job["state"], job["outcome"]["reason"]) == ("cancelled", "The run was cancelled")
 
 
-def test_a_dead_holder_in_a_held_run_waits_without_a_message(site: Site, look: Callable[[], object]):
+def test_the_job_of_a_dead_worker_in_a_paused_run_waits_without_a_message(
+    site: Site, look: Callable[[], object]
+):
     run_id = make_run(site.engine)
     must_take(site.engine, run_id)
     expire(site.engine, run_id)
@@ -238,7 +242,7 @@ def test_what_a_dead_attempt_had_in_staging_is_removed_and_nothing_else(
     assert [one.name for one in staging.iterdir()] == [f"{alive}-1"]
 
 
-def test_a_description_that_a_dead_holder_was_drafting_is_removed(site: Site, look: Callable[[], object]):
+def test_a_description_that_a_dead_worker_was_drafting_is_removed(site: Site, look: Callable[[], object]):
     store = open_store(site.data_dir)
     run_id = make_run(site.engine)
     must_take(site.engine, run_id)
@@ -362,7 +366,7 @@ def test_a_job_that_was_handed_back_is_sent_at_once(site: Site, look: Callable[[
     assert messages(site) == 1
 
 
-def test_a_job_that_met_something_passing_is_sent_when_its_time_has_come(
+def test_a_job_that_met_a_transient_error_is_sent_when_its_time_has_come(
     site: Site, look: Callable[[], object]
 ):
     run_id = make_run(site.engine)

@@ -154,7 +154,7 @@ def test_what_will_not_pass_fails_at_once(site: Site, tools: Tools):
     assert job_of(site.engine, run_id)["retries"] == 0
 
 
-def test_a_full_store_holds_the_run(site: Site, tools: Tools):
+def test_a_full_store_pauses_the_run(site: Site, tools: Tools):
     run_id = make_run(site.engine)
 
     assert run_job(tools, ref_of(run_id), "w", raising(StoreFullError("No space left")), Verb.MIGRATE) is None
@@ -236,7 +236,7 @@ def deep_in_a_file(job: Attempt) -> Outcome:
 
 @pytest.mark.parametrize("work", [busy, deep_in_a_file])
 @pytest.mark.parametrize(("state", "expected"), [("paused", "queued"), ("cancelled", "cancelled")])
-def test_work_stops_when_its_run_is_held_or_cancelled(
+def test_work_stops_when_its_run_is_paused_or_cancelled(
     site: Site, tools: Tools, work: Callable[[Attempt], Outcome], state: str, expected: str
 ):
     run_id = make_run(site.engine)
@@ -348,7 +348,7 @@ def test_an_attempt_that_came_too_late_is_counted_and_changes_nothing(site: Site
     assert job["crashes"] == 0, "it lives, so it did not crash"
 
 
-def test_a_project_that_another_run_has_in_hand_is_skipped_with_that_run_s_id(site: Site, tools: Tools):
+def test_a_project_that_another_run_processes_is_skipped_with_that_run_s_id(site: Site, tools: Tools):
     first, second = make_run(site.engine), make_run(site.engine)
     must_take(site.engine, first)
 
@@ -364,7 +364,7 @@ def test_a_project_that_another_run_has_in_hand_is_skipped_with_that_run_s_id(si
 
 
 @pytest.mark.parametrize("options", [{"dry_run": True}, {}])
-def test_a_rehearsal_and_a_dead_holder_hinder_nobody(site: Site, tools: Tools, options: dict[str, Any]):
+def test_a_dry_run_and_a_dead_worker_hinder_no_other_run(site: Site, tools: Tools, options: dict[str, Any]):
     first, second = make_run(site.engine, **options), make_run(site.engine)
     must_take(site.engine, first)
     if not options:
