@@ -25,6 +25,7 @@ from worker.db import leases, ledger, overview
 from worker.db.engine import connect
 from worker.db.leases import Lease
 from worker.db.ledger import NewJob
+from worker.errors import ClaimLostError
 from worker.jobs import migrate as steps
 from worker.jobs import read_once
 from worker.jobs.migrate import migrate
@@ -215,6 +216,33 @@ def test_two_datasets_that_share_blobs_stored_at_once_are_both_whole(
     assert len(blobs(site)) == 5 + 2
     assert sorted(outcome.files.total for outcome in outcomes) == [6, 6]
     assert_whole(site, outcomes)
+
+
+def test_bytes_count_for_the_job_that_stored_them_although_another_registers_them(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+):
+    """The claim is lost between storing and converting, and the other job needs none of the bytes."""
+    refs = open_run(site.engine, make_equal_projects(site, 2))
+    find_stored: Callable[..., Any] = steps.find_stored
+    outcomes: list[Outcome | None] = []
+
+    def lose_the_claim(*_args: Any, **_options: Any) -> None:
+        monkeypatch.undo()
+        monkeypatch.setattr(steps, "find_stored", let_the_other_go_first)
+        raise ClaimLostError("The claim was lost")
+
+    def let_the_other_go_first(*args: Any) -> Any:
+        monkeypatch.undo()
+        outcomes.extend(migrate_at_once(site, refs[1:]))
+        return find_stored(*args)
+
+    monkeypatch.setattr(steps, "convert", lose_the_claim)
+    outcomes.extend(migrate_at_once(site, refs[:1]))
+
+    other, first = (outcome for outcome in outcomes if outcome is not None)
+    assert (other.dataset_created, first.dataset_created) == (True, False)
+    assert (other.files.stored, first.files.stored) == (0, 2)
+    assert first.bytes.stored == sum(blobs(site).values())
 
 
 def test_one_project_with_the_same_file_many_times_stores_it_once(site: Site):

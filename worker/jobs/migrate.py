@@ -210,6 +210,7 @@ def _convert(attempt: Attempt, tree: HashedTree, place: Place, stored: Stored | 
     attempt.heartbeat.enter("convert", tree.manifest.digest)
     if stored is None:
         reason = f"reused dataset {place.dataset_id}: equal content was stored before"
+        stored = counted(tree, attempt.store.admitted)
     elif place.dataset is None:
         reason = "stored: its content was new"
     else:
@@ -218,7 +219,7 @@ def _convert(attempt: Attempt, tree: HashedTree, place: Place, stored: Stored | 
         attempt.engine,
         attempt.lease,
         tree,
-        _outcome(attempt, tree, Status.MIGRATED, reason, stored or counted(tree, attempt.store.admitted)),
+        _outcome(attempt, tree, Status.MIGRATED, reason, stored),
         create_at=place.create_at,
         store_root=attempt.store.root,
         listen=attempt.heartbeat.listen,

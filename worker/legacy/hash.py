@@ -52,6 +52,38 @@ def hash_tree(
     for one that cannot be read.
     """
     session_files = SessionFiles(scanned.files, counted_sizes)
+    digests = _hash_files(
+        scanned,
+        session_files,
+        store=store,
+        threads=threads,
+        advance=advance,
+        pace=pace,
+        copies=copies,
+    )
+    records = session_files.records(pace)
+    check_same(scanned, roots, pace)
+    return HashedTree(
+        scan=scanned,
+        manifest=manifest_of(scanned, digests, store.algorithm),
+        sources=Sources(scanned, digests),
+        records=records,
+        unreadable_labels=session_files.unreadable_labels(),
+        large_labels=session_files.large_labels(),
+    )
+
+
+def _hash_files(
+    scanned: Scan,
+    session_files: SessionFiles,
+    *,
+    store: Store,
+    threads: ThreadPoolExecutor,
+    advance: Advance,
+    pace: Pace,
+    copies: Mapping[str, str],
+) -> list[str]:
+    """The digest of each file, in the scan's order. Those in `copies` are blobs at the end, also of an error."""
     digests = [""] * len(scanned.files)
 
     def hash_one(number: int) -> None:
@@ -72,16 +104,7 @@ def hash_tree(
 
     with Admission(store) as admission:
         for_each(threads, hash_one, _biggest_first(scanned), scanned.size_bytes)
-    records = session_files.records(pace)
-    check_same(scanned, roots, pace)
-    return HashedTree(
-        scan=scanned,
-        manifest=manifest_of(scanned, digests, store.algorithm),
-        sources=Sources(scanned, digests),
-        records=records,
-        unreadable_labels=session_files.unreadable_labels(),
-        large_labels=session_files.large_labels(),
-    )
+    return digests
 
 
 def _biggest_first(scanned: Scan) -> list[int]:
