@@ -1,8 +1,8 @@
 """Every error the migrator raises on purpose: what went wrong, whether waiting may help, and what to do next.
 
 The type says whether a retry can help: a `TransientError` may pass by itself, a `PermanentError` will not.
-Errors are recorded, or retried, in `worker/jobs/runner.py`, and become an exit code in the command line. In
-between they are caught only where something else can be done about them, which is said there.
+What becomes of a job that meets one is decided in `worker/jobs/endings.py`; in the command line they become an
+exit code. In between they are caught only where something else can be done about them, which is said there.
 """
 
 from typing import ClassVar
