@@ -23,6 +23,10 @@ TWO_RUNS = "races/test_two_runs.py::"
 WHOLE = "acceptance/test_whole_path.py::"
 REPORT = "producer/report/test_document.py::"
 STORE = "worker/store/test_store.py::"
+AFTER_EDITS = "fidelity/test_rollback_after_edits.py::"
+CONFIGS = "fidelity/test_rollback_of_configs.py::"
+REFUSED = "fidelity/test_rollback_refused.py::"
+DAMAGE = "worker/store/test_damage.py::"
 MANIFEST = "worker/store/test_manifest.py::"
 SCAN = "worker/legacy/test_scan.py::"
 HASH = "worker/legacy/test_hash.py::"
@@ -46,7 +50,7 @@ DEFECTS = (
         guards=(
             EQUAL + "test_eight_projects_of_equal_content_at_once_are_one_dataset_stored_once",
             STORE + "test_two_attempts_of_one_name_are_refused",
-            STORE + "test_one_who_lost_the_claim_without_knowing_leaves_the_tree_that_is_there",
+            DAMAGE + "test_one_who_lost_the_claim_without_knowing_leaves_the_tree_that_is_there",
         ),
     ),
     Defect(
@@ -64,7 +68,7 @@ DEFECTS = (
         was="a known hash was trusted without a look at its files",
         guards=(
             TRUST + "test_a_damaged_dataset_is_mended_before_an_equal_project_refers_to_it",
-            STORE + "test_a_damaged_tree_is_replaced_and_the_old_one_kept_with_the_reason",
+            DAMAGE + "test_a_damaged_tree_is_replaced_and_the_old_one_kept_with_the_reason",
         ),
     ),
     Defect(
@@ -186,31 +190,33 @@ DEFECTS = (
         number=20,
         was="a rollback deleted every reference of the project",
         guards=(
-            ROLLBACK + "test_only_the_own_reference_and_the_own_split_configs_go",
-            ROLLBACK + "test_a_reference_that_was_there_before_the_migration_stays",
+            AFTER_EDITS + "test_only_the_own_reference_and_the_own_split_configs_go",
+            AFTER_EDITS + "test_a_reference_that_was_there_before_the_migration_stays",
         ),
     ),
     Defect(
         number=21,
         was="a rollback emptied analysis_config",
         guards=(
-            ROLLBACK + "test_any_analysis_config_comes_back_to_the_digit",
-            ROLLBACK + "test_what_people_did_meanwhile_is_there_after_the_rollback_and_nothing_else_differs",
-            ROLLBACK + "test_a_key_that_would_be_lost_refuses_the_rollback",
+            CONFIGS + "test_any_analysis_config_comes_back_to_the_digit",
+            AFTER_EDITS
+            + "test_what_people_did_meanwhile_is_there_after_the_rollback_and_nothing_else_differs",
+            CONFIGS + "test_a_key_that_would_be_lost_refuses_the_rollback",
         ),
     ),
     Defect(
         number=22,
         was="a rollback left sessions that were split since in the store, and split configs where they were",
         guards=(
-            ROLLBACK + "test_what_people_did_meanwhile_is_there_after_the_rollback_and_nothing_else_differs",
-            ROLLBACK + "test_only_the_own_reference_and_the_own_split_configs_go",
+            AFTER_EDITS
+            + "test_what_people_did_meanwhile_is_there_after_the_rollback_and_nothing_else_differs",
+            AFTER_EDITS + "test_only_the_own_reference_and_the_own_split_configs_go",
         ),
     ),
     Defect(
         number=23,
         was="an emptied directory, or a file, passed as a legacy directory to go back to",
-        guards=(ROLLBACK + "test_a_legacy_directory_that_is_not_what_was_migrated_refuses_the_rollback",),
+        guards=(REFUSED + "test_a_legacy_directory_that_is_not_what_was_migrated_refuses_the_rollback",),
     ),
     Defect(
         number=24,
@@ -339,7 +345,7 @@ DEFECTS = (
         number=40,
         was="a JSON null or a list in one analysis_config stopped the rollback of all projects",
         guards=(
-            ROLLBACK + "test_any_analysis_config_comes_back_to_the_digit",
+            CONFIGS + "test_any_analysis_config_comes_back_to_the_digit",
             CONVERSION + "test_a_rollback_gives_every_row_of_label_back_and_every_session_reads_as_before",
         ),
     ),
