@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
+from typing import NoReturn
 
 from worker.conversion.revert import (
     check_config,
@@ -142,10 +143,9 @@ def _gone_around(attempt: Attempt, conversion: Conversion) -> list[Conversion]:
 
 
 def _compare(attempt: Attempt, conversion: Conversion) -> None:
-    """Raise `RollbackRefusedError`, naming what differs, unless the legacy tree still has the content that
-    was converted.
+    """Raise `RollbackRefusedError` unless the legacy tree still has the content that was converted.
 
-    Its digest alone says so. Which entries differ is read from the store's manifest, where there is one.
+    Its digest alone says so.
     """
     path = conversion.legacy_path
     if not os.path.isdir(path):
@@ -157,7 +157,14 @@ def _compare(attempt: Attempt, conversion: Conversion) -> None:
         last = _manifest(attempt, conversion, algorithm)
         if last.digest == conversion.dataset_hash:
             return
-    changed = f"Legacy path is not what was migrated: {printable(path)}"
+    _refuse(attempt, conversion, last)
+
+
+def _refuse(attempt: Attempt, conversion: Conversion, last: Manifest | None) -> NoReturn:
+    """Raise `RollbackRefusedError`, naming what differs from the store's manifest, where there is one. `last` is
+    what was found by the algorithm that was tried last.
+    """
+    changed = f"Legacy path is not what was migrated: {printable(conversion.legacy_path)}"
     try:
         expected = attempt.store.read_manifest(conversion.dataset_hash)
         found = last if last and last.algorithm == expected.algorithm else None

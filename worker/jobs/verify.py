@@ -3,12 +3,12 @@
 import os
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from worker.conversion.return_plan import plan_return
 from worker.conversion.revert import check_still_converted
 from worker.db import datasets, leases, projects, sessions
-from worker.db.datasets import Dataset
 from worker.db.projects import Conversion
 from worker.db.sessions import Session
 from worker.errors import NothingToDoError, SessionsDifferError, SessionUnreadableError
@@ -34,26 +34,25 @@ def verify_sessions(tools: Tools, ref: JobRef, worker: str) -> Outcome | None:
     return run_job(tools, ref, worker, _work, Verb.VERIFY)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rows:
+    """A migrated project's rows at one moment. `tree`: its dataset's directory; `ranges`: each session's times."""
+
+    conversion: Conversion
+    tree: str | None
+    sessions: Sequence[Session]
+    ranges: Mapping[int, tuple[int, int]]
+
+
 def _work(attempt: Attempt) -> Outcome:
-    # All rows of one moment: the project may be rolled back between two statements, and half of each would look like loss.
-    with attempt.engine.connect().execution_options(isolation_level="REPEATABLE READ") as conn:
-        conversion = projects.active_conversions(conn, [attempt.project_id]).get(attempt.project_id)
-        if conversion is None:
-            raise NothingToDoError(f"project {attempt.project_id}: not migrated, or rolled back since")
-        project = projects.by_ids(conn, [attempt.project_id]).get(attempt.project_id)
-        if check_still_converted(project, conversion, conn):
-            raise NothingToDoError(
-                f"project {attempt.project_id}: its row was returned to legacy by another program; producer rollback completes that"
-            )
-        dataset = datasets.get(conn, conversion.dataset_id)
-        rows = sessions.of_project(conn, attempt.project_id)
-        ranges = sessions.time_ranges(conn, attempt.project_id)
+    rows = _rows(attempt)
+    conversion = rows.conversion
     if not os.path.isdir(conversion.legacy_path):
         attempt.check_root(conversion.legacy_path)
         raise NothingToDoError(f"Legacy path no longer exists: {printable(conversion.legacy_path)}")
     attempt.heartbeat.enter("verify", conversion.dataset_hash)
-    chosen = _sample(attempt, rows)
-    differences, unreadable = _compare(attempt, conversion, dataset, chosen, ranges)
+    chosen = _sample(attempt, rows.sessions)
+    differences, unreadable = _compare(attempt, rows, chosen)
     if differences:
         raise SessionsDifferError(
             f"{len(differences)} readings differ between legacy directory and dataset: {'; '.join(differences[:_SHOWN])}",
@@ -65,6 +64,28 @@ def _work(attempt: Attempt) -> Outcome:
     with attempt.engine.begin() as conn:
         leases.end_job(conn, attempt.lease, verified)
     return verified
+
+
+def _rows(attempt: Attempt) -> _Rows:
+    """In one snapshot: the project may be rolled back between two statements, and half of each would look like
+    loss. Raises `NothingToDoError` for a project that is not migrated.
+    """
+    with attempt.engine.connect().execution_options(isolation_level="REPEATABLE READ") as conn:
+        conversion = projects.active_conversions(conn, [attempt.project_id]).get(attempt.project_id)
+        if conversion is None:
+            raise NothingToDoError(f"project {attempt.project_id}: not migrated, or rolled back since")
+        project = projects.by_ids(conn, [attempt.project_id]).get(attempt.project_id)
+        if check_still_converted(project, conversion, conn):
+            raise NothingToDoError(
+                f"project {attempt.project_id}: its row was returned to legacy by another program; producer rollback completes that"
+            )
+        dataset = datasets.get(conn, conversion.dataset_id)
+        return _Rows(
+            conversion=conversion,
+            tree=dataset.file_path if dataset is not None else None,
+            sessions=sessions.of_project(conn, attempt.project_id),
+            ranges=sessions.time_ranges(conn, attempt.project_id),
+        )
 
 
 def _sample(attempt: Attempt, rows: Sequence[Session]) -> list[Session]:
@@ -99,22 +120,16 @@ def _outcome(attempt: Attempt, count: int, unreadable: Mapping[str, str]) -> Out
     )
 
 
-def _compare(
-    attempt: Attempt,
-    conversion: Conversion,
-    dataset: Dataset | None,
-    chosen: Sequence[Session],
-    ranges: Mapping[int, tuple[int, int]],
-) -> tuple[list[str], dict[str, str]]:
+def _compare(attempt: Attempt, rows: _Rows, chosen: Sequence[Session]) -> tuple[list[str], dict[str, str]]:
     """Each session and reader for which the two ways give different frames; and, with the reason, each
     session that some reader can read by neither.
     """
-    tree = dataset.file_path if dataset is not None else None
+    conversion, tree = rows.conversion, rows.tree
     old_values = {change["session_id"]: change for change in plan_return(conversion, tree, chosen).changes}
     differences: list[str] = []
     unreadable: dict[str, str] = {}
     for session in chosen:
-        times = ranges[session.session_id]
+        times = rows.ranges[session.session_id]
         new = _row(session, session.values(), times, None, tree)
         old = _row(
             session, old_values.get(session.session_id, session.values()), times, conversion.legacy_path, None
