@@ -41,10 +41,10 @@ BY_CHANCE = {"bytes_stored", "bytes_reused", "files"}
 
 
 @pytest.fixture(scope="module")
-def story(_module_site: Site) -> Story:
+def story(_module_worker: None, module_site: Site) -> Story:
     """Tell it once; all tests look at the same one."""
-    _module_site.empty()
-    return tell(_module_site)
+    module_site.empty()
+    return tell(module_site)
 
 
 # The dry run ----------------------------------------------------------------------------------------------------
