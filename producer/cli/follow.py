@@ -11,10 +11,8 @@ from sqlalchemy import Engine
 from producer.cli.exit_codes import Exit, verdict
 from producer.cli.render import escape, report_lines
 from producer.cli.terminal import Terminal
-from producer.report import document as report
-from producer.report import files as report_files
-from producer.report import html as report_html
-from producer.report.document import RunFacts
+from producer.report import files, html
+from producer.report.document import RunFacts, build
 from producer.runs.collect import Collected, collect
 from worker.db.ledger import Run
 from worker.messages import RunState
@@ -38,7 +36,7 @@ class Following:
     def check(self, terminal: Terminal) -> None:
         """Check that the report can be written; in a call that does not wait, name options without effect."""
         if self.wait:
-            report_files.check_directory(self.directory)
+            files.check_directory(self.directory)
             return
         for name, value in (("--timeout", self.timeout_s), ("--report-dir", self.report_dir)):
             if value is not None:
@@ -81,9 +79,9 @@ def _stopped(terminal: Terminal, collected: Collected, directory: Path) -> dict[
 def _write_report(
     terminal: Terminal, collected: Collected, directory: Path, *, interim: str | None = None
 ) -> tuple[dict[str, Any], Path]:
-    document = report.build(_facts(collected, interim), collected.outcomes)
-    page = report_html.render(document)
-    path = report_files.write(document, directory, collected.run.verb, datetime.now(UTC), html=page)
+    document = build(_facts(collected, interim), collected.outcomes)
+    page = html.render(document)
+    path = files.write(document, directory, collected.run.verb, datetime.now(UTC), html=page)
     for line in report_lines(document):
         terminal.say(line)
     return document, path

@@ -11,7 +11,9 @@ from producer.doctor.findings import Diagnosis
 from producer.runs.open import Opened
 from producer.runs.status import ListedRun, RunStatus
 from producer.runs.survey import Listing
+from worker.db.column_types import Misfit
 from worker.db.overview import FailureClass, Progress
+from worker.db.schema import Step
 from worker.findings import Verdict
 from worker.messages import Status, Verb
 from worker.units import human_bytes, human_duration
@@ -217,6 +219,16 @@ def runs_table(runs: Sequence[ListedRun]) -> Table:
         counts = (str(count) for count in (progress.jobs, progress.ended, progress.failed))
         table.add_row(str(run.run_id), verb, run.state, *counts, f"{run.created_at:%Y-%m-%d %H:%M:%S}")
     return table
+
+
+def schema_lines(steps: Sequence[Step], misfits: Sequence[Misfit]) -> Iterator[str]:
+    """How every schema step stands, and which columns have types that cannot be used."""
+    for step in steps:
+        when = f" at {step.applied_at:%Y-%m-%d %H:%M:%S} UTC" if step.applied_at else ""
+        gone = f"; missing since: {', '.join(step.gone)}" if step.gone else ""
+        yield f"{step.state:8} {step.name}{when}{gone}"
+    for misfit in misfits:
+        yield f"unfit    {escape(str(misfit))}"
 
 
 def diagnosis_lines(diagnosis: Diagnosis, width: int) -> Iterator[str]:

@@ -1,17 +1,19 @@
 """The verbs that set up and check what runs need: doctor, schema, up, demo."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from producer.cli.exit_codes import Exit, epilog
 from producer.cli.options import AsJson
-from producer.cli.render import diagnosis_lines, escape
+from producer.cli.render import diagnosis_lines, escape, schema_lines
 from producer.cli.session import connected
 from producer.cli.terminal import Terminal
-from producer.doctor import diagnose as doctor_room
+from producer.doctor.diagnose import diagnose
 from worker.db import column_types, schema
+from worker.db.column_types import Misfit
+from worker.db.schema import Step
 from worker.runtime import log
 from worker.settings import STACK_FILE
 
@@ -41,33 +43,9 @@ def schema_status(*, as_json: AsJson = False) -> None:
         steps = schema.status(engine)
         misfits = column_types.misfits_of(engine)
         refusal = schema.refusal(engine)
-    for step in steps:
-        when = f" at {step.applied_at:%Y-%m-%d %H:%M:%S} UTC" if step.applied_at else ""
-        gone = f"; missing since: {', '.join(step.gone)}" if step.gone else ""
-        terminal.say(f"{step.state:8} {step.name}{when}{gone}")
-    terminal.document(
-        [
-            {
-                "name": step.name,
-                "state": step.state,
-                "applied_at": step.applied_at.isoformat() if step.applied_at else None,
-                "gone": list(step.gone),
-            }
-            for step in steps
-        ]
-        + [
-            {
-                "name": one.place,
-                "state": "unfit",
-                "applied_at": None,
-                "reason": one.reason,
-                "remedy": one.remedy,
-            }
-            for one in misfits
-        ]
-    )
-    for misfit in misfits:
-        terminal.say(f"unfit    {escape(str(misfit))}")
+    for line in schema_lines(steps, misfits):
+        terminal.say(line)
+    terminal.document([*map(_step_json, steps), *map(_misfit_json, misfits)])
     if misfits:
         raise typer.Exit(Exit.NOT_READY)
     if any(step.state != "applied" for step in steps):
@@ -75,12 +53,31 @@ def schema_status(*, as_json: AsJson = False) -> None:
         raise typer.Exit(Exit.NOT_READY)
 
 
+def _step_json(step: Step) -> dict[str, Any]:
+    return {
+        "name": step.name,
+        "state": step.state,
+        "applied_at": step.applied_at.isoformat() if step.applied_at else None,
+        "gone": list(step.gone),
+    }
+
+
+def _misfit_json(misfit: Misfit) -> dict[str, Any]:
+    return {
+        "name": misfit.place,
+        "state": "unfit",
+        "applied_at": None,
+        "reason": misfit.reason,
+        "remedy": misfit.remedy,
+    }
+
+
 @app.command(epilog=epilog("producer doctor"))
 def doctor(*, as_json: AsJson = False) -> None:
     """Check settings, servers, tables, workers and machines (exit 5 if a check fails or cannot run)."""
     terminal = Terminal(as_json=as_json)
     log.configure(log_format="console", level="error")
-    diagnosis = doctor_room.diagnose()
+    diagnosis = diagnose()
     for line in diagnosis_lines(diagnosis, terminal.width):
         terminal.say(line)
     terminal.document(diagnosis.to_json())
@@ -94,10 +91,10 @@ def up(
     flower: Annotated[bool, typer.Option("--flower", help="Start Flower as well.")] = False,
 ) -> None:
     """Run a local stack in the foreground until Ctrl-C: PostgreSQL, Valkey, workers, with --flower Flower."""
-    from producer.local import stack as local_stack  # noqa: PLC0415 - only this verb needs the servers' binaries
+    from producer.local import stack  # noqa: PLC0415 - only this verb needs the servers' binaries
 
     log.configure(log_format="console", level="info")
-    raise typer.Exit(local_stack.up(STACK_FILE.parent, workers=workers, flower=flower, data_dir=None))
+    raise typer.Exit(stack.up(STACK_FILE.parent, workers=workers, flower=flower, data_dir=None))
 
 
 @app.command(epilog=epilog("producer demo --folder demo"))
@@ -114,6 +111,6 @@ def demo(
     ] = 200,
 ) -> None:
     """Show every step, from dry run to verification, on generated projects and a local stack."""
-    from producer.demo import story as demo_room  # noqa: PLC0415 - only this verb needs the recordings and the servers
+    from producer.demo import story  # noqa: PLC0415 - only this verb needs the recordings and the servers
 
-    raise typer.Exit(demo_room.run(folder, megabytes=megabytes))
+    raise typer.Exit(story.run(folder, megabytes=megabytes))

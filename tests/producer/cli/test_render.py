@@ -5,12 +5,15 @@ import uuid
 from typing import Any
 
 import pytest
+from rich.text import Text
 
-from producer.cli.render import plan_table
+from producer.cli.render import plan_table, report_lines
 from producer.cli.terminal import Terminal
+from producer.report.document import build
 from producer.runs.open import Opened
+from tests.support.reports import failed, migrated, run_facts, skipped
 from worker.db.ledger import NewJob
-from worker.messages import Verb
+from worker.messages import Status, Verb
 
 
 def test_a_plan_on_a_narrow_terminal_is_shown_whole(monkeypatch: pytest.MonkeyPatch, capsys: Any):
@@ -38,3 +41,16 @@ def test_names_cannot_command_the_terminal(capsys: Any):
     assert not set(words) & set("\x1b\x07\r\t")
     assert "[red]x" in words
     assert len(words.splitlines()) == 3
+
+
+def test_a_dry_run_s_summary_predicts_what_a_real_run_s_says():
+    outcomes = [migrated(1, stored=10), failed(2), skipped(3)]
+    predicted = [migrated(1, stored=10, status=Status.WOULD_MIGRATE), *outcomes[1:]]
+
+    real, dry = (
+        Text.from_markup(next(report_lines(build(run_facts(dry_run=dry_run), of)))).plain
+        for dry_run, of in ((False, outcomes), (True, predicted))
+    )
+
+    assert real == "1 of 3 projects migrated, 1 failed, 1 skipped"
+    assert dry == "1 of 3 projects would be migrated, 1 would fail, 1 would be skipped"
