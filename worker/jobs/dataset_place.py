@@ -36,9 +36,7 @@ class Place:
 
 
 def find_stored(attempt: Attempt, tree: HashedTree) -> Place | None:
-    """The place of the dataset, if it is there. Without its manifest in the store it is not whole, and the
-    database is not asked.
-    """
+    """The place of the dataset if its manifest is in the store and it has a row."""
     if not os.path.exists(attempt.store.manifest_path(tree.manifest.digest)):
         return None
     with autocommit(attempt.engine) as conn:
@@ -67,9 +65,7 @@ def find_or_choose(attempt: Attempt, tree: HashedTree) -> Place:
 
 
 def _candidates(attempt: Attempt, digest: str) -> list[Path]:
-    """The names for a tree in the order in which they are tried: the short one, then those with the whole
-    digest.
-    """
+    """The names for a tree, in the order in which they are tried: only the first has not the whole digest."""
     name = attempt.lease.project_name or "dataset"
     numbered = (name, *(f"{number}-{name}" for number in range(2, _NAMES)))
     return [

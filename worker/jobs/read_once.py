@@ -1,6 +1,4 @@
-"""Every byte of a project is read once, and new big files are stored on the way. Knows no rows but claims and
-counts.
-"""
+"""Every byte of a project is read once; new big files are stored on the way. Knows claims and counted records."""
 
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,8 +31,7 @@ class Reading:
     """The digests of the recordings that were counted for another project."""
 
     def counted(self) -> dict[str, tuple[int, int | None]]:
-        """Size and records, by digest, of the recordings that the next project need not count: those counted
-        here.
+        """Size and records, by digest, of the recordings that were counted here: the next project need not.
 
         None where counting takes less time than a question to the database.
         """
@@ -48,30 +45,22 @@ class Reading:
 
 
 def read_once(attempt: Attempt, scanned: Scan) -> Reading:
-    """Read every byte once: new big files are stored in the same pass, known recordings are not counted
-    again.
+    """Read every byte once: new big files are stored in the same pass, known recordings not counted again.
 
-    Raises what `hash_tree` and `check_room` raise; what was stored by then stays, and
-    `attempt.store.admitted` has it.
+    Raises what `hash_tree` and `check_room` raise; what was stored by then stays (`Store.admitted`).
     """
     attempt.heartbeat.enter("hash")
     keys = _file_keys(attempt, scanned)
     unseen = _unseen(attempt, list(keys.values()))
     sizes = _counted_sizes(attempt, scanned)
     new_files = {key: path for path, key in keys.items() if key in unseen}
-    tree = (
-        _hash_and_store(attempt, scanned, new_files, sizes)
-        if new_files
-        else _hash(attempt, scanned, sizes, {})
-    )
+    tree = _hash_and_store(attempt, scanned, new_files, sizes)
     known = _known_counts(attempt, tree)
     return Reading(tree=count_rest(tree, known, attempt.pace), file_keys=keys, known_counts=known.keys())
 
 
 def _file_keys(attempt: Attempt, scanned: Scan) -> dict[str, str]:
-    """The key of each big file by path: it tells whether the file was seen before, and only its beginning is
-    read.
-    """
+    """The key of each big file, by path: its size and beginning tell whether it was seen before."""
     found = heads(scanned, attempt.store, attempt.tools.threads, attempt.pace)
     return {
         path: claims.file_key(size, found[path])
@@ -123,6 +112,8 @@ def _hash_and_store(
     Their keys are claimed until they have their names: a job with an equal file waits until then before it
     copies its own. No other claim is waited for while these are held, so that jobs cannot wait in a circle.
     """
+    if not new_files:
+        return _hash(attempt, scanned, sizes, {})
     with (
         attempt.claim(list(new_files), "new files"),
         attempt.store.staging(f"{attempt.name}-arrivals") as staging,
