@@ -20,13 +20,13 @@ CHECKOUT = Path(__file__).parents[1]
 LOOK = """
 import json, pathlib, producer, worker
 from producer.report import document, html
-from worker.db import schema
+from worker.db import sql_files
 
 print(json.dumps({
     "worker": worker.__file__,
     "producer": producer.__file__,
     "version": worker.__version__,
-    "steps": {name: len(schema._sql(name)) for name in (schema._BASELINE, *schema._STEPS)},
+    "steps": {name: len(sql_files.read(name)) for name in (sql_files.BASELINE, *sql_files.STEPS)},
     "schema": document.schema_document()["type"],
     "templates": sorted(path.name for path in pathlib.Path(html.__file__).with_name("templates").iterdir()),
 }))

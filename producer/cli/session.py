@@ -10,7 +10,7 @@ from producer.cli.exit_codes import Exit
 from producer.cli.terminal import Terminal
 from worker import settings as settings_module
 from worker.db import engine as engine_module
-from worker.db import ledger, schema
+from worker.db import ledger, tables
 from worker.db.ledger import Run
 from worker.errors import RunNotFoundError, UsageError
 from worker.runtime import log
@@ -28,7 +28,7 @@ def connected(*, needs_schema: bool = True) -> Iterator[tuple[Settings, Engine]]
     engine = engine_module.connect(settings.sqlalchemy_url, application_name="label-migrator producer")
     try:
         if needs_schema:
-            schema.require(engine)
+            tables.require(engine)
         yield settings, engine
     except KeyboardInterrupt:
         # Typer would end with the same code, but without a word about the run.

@@ -11,7 +11,7 @@ from producer.cli.render import diagnosis_lines, escape, schema_lines
 from producer.cli.session import connected
 from producer.cli.terminal import Terminal
 from producer.doctor.diagnose import diagnose
-from worker.db import column_types, schema
+from worker.db import column_types, schema, tables
 from worker.db.column_types import Misfit
 from worker.db.schema import Step
 from worker.runtime import log
@@ -42,7 +42,7 @@ def schema_status(*, as_json: AsJson = False) -> None:
     with connected(needs_schema=False) as (_, engine):
         steps = schema.status(engine)
         misfits = column_types.misfits_of(engine)
-        refusal = schema.refusal(engine)
+        refusal = tables.refusal(engine)
     for line in schema_lines(steps, misfits):
         terminal.say(line)
     terminal.document([*map(_step_json, steps), *map(_misfit_json, misfits)])

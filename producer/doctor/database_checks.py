@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from producer.doctor.findings import Chapter
-from worker.db import column_types, health, schema
+from worker.db import column_types, health, schema, tables
 from worker.db.engine import autocommit
 from worker.db.health import Server
 from worker.doctor.machine_checks import clock_check
@@ -134,7 +134,7 @@ def _numbers(conn: Connection) -> Check:
 def _tables(engine: Engine, conn: Connection) -> Check:
     """Label's and ours, with every column that is used."""
     try:
-        schema.require(engine)
+        tables.require(engine)
     except (SchemaMissingError, RowsHiddenError) as error:
         return failed(str(error), error.remedy)
     if missing := health.missing_columns(conn):

@@ -17,7 +17,7 @@ from tests.estate import every_form, make_project, record_session, split_session
 from tests.support import runs
 from tests.support.psql import SQL, psql
 from tests.support.sites import Site
-from worker.db import health, leases, ledger, recordings, schema
+from worker.db import health, leases, ledger, recordings, schema, tables
 from worker.db.engine import connect
 from worker.db.ledger import Run
 from worker.errors import DatabaseRefusedError, PermanentError
@@ -168,7 +168,7 @@ def test_it_cannot_do_what_the_migrator_never_does(role: Role, statement: str):
 
 def test_it_is_told_that_tables_are_the_owner_s_to_make(role: Role, monkeypatch: pytest.MonkeyPatch):
     """As after an update of the migrator, whose files are others."""
-    monkeypatch.setattr(schema, "_checksum", lambda _sql: "another")
+    monkeypatch.setattr(schema, "checksum", lambda _sql: "another")
 
     with pytest.raises(PermanentError, match="run producer schema apply as the owner of Label's tables"):
         schema.apply(role.site.engine)
@@ -319,7 +319,7 @@ def _whole_story(role: Role) -> None:
     engine, settings = site.engine, site.settings
     with role.owner.begin() as conn:
         every_form(conn, site.legacy_root, data_dir=site.data_dir, outside=site.folder / "outside")
-    schema.require(engine)
+    tables.require(engine)
     schema.status(engine)
     with engine.connect() as conn:
         assert health.numbers(conn).unseen == []

@@ -32,7 +32,7 @@ from tests.support.waiting import PATIENCE_S
 from worker import settings as settings_module
 from worker.broker import client as broker
 from worker.broker.config import create_app
-from worker.db import schema
+from worker.db import schema, tables
 from worker.db.engine import connect
 from worker.errors import BrokerUnavailableError, MigratorError
 from worker.messages import QUEUE
@@ -263,7 +263,7 @@ def _call_on_both() -> None:
     settings = settings_module.load()
     engine = connect(settings.sqlalchemy_url, application_name="tests")
     try:
-        schema.require(engine)
+        tables.require(engine)
     finally:
         engine.dispose()
     broker.check(settings)

@@ -14,7 +14,7 @@ from sqlalchemy import Engine, event, text
 
 from tests.support.psql import EVERY_STEP, SQL, STEPS, catalog, contents, psql
 from tests.support.waiting import PATIENCE_S
-from worker.db import schema
+from worker.db import schema, sql_files, tables
 from worker.errors import DatabaseBusyError, PermanentError, SchemaMissingError
 
 
@@ -23,7 +23,7 @@ def sql_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of sql/ that the program uses in this test, to be changed by it."""
     folder = tmp_path / "sql"
     shutil.copytree(SQL, folder)
-    monkeypatch.setattr(schema, "_folder", lambda: folder)
+    monkeypatch.setattr(sql_files, "_folder", lambda: folder)
     return folder
 
 
@@ -43,7 +43,7 @@ def test_an_empty_database_gets_every_step_in_order(empty_database: Engine) -> N
         sha256((SQL / f"{name}.sql").read_bytes()).hexdigest() for name in EVERY_STEP
     ]
     assert schema.status(empty_database) == applied
-    schema.require(empty_database)
+    tables.require(empty_database)
 
 
 def test_steps_are_dated_in_utc(empty_database: Engine) -> None:
@@ -91,7 +91,7 @@ def test_two_callers_at_once_do_the_work_once(empty_database: Engine) -> None:
         both = [each.result(timeout=PATIENCE_S) for each in [callers.submit(apply) for _ in range(2)]]
 
     assert sorted(names(both[0]) + names(both[1])) == sorted(EVERY_STEP)
-    schema.require(empty_database)
+    tables.require(empty_database)
 
 
 # psql -f --------------------------------------------------------------------------------------------------------
@@ -105,7 +105,7 @@ def test_psql_makes_the_same_tables(
         for name in EVERY_STEP:
             psql(empty_database, *options, "-f", str(SQL / f"{name}.sql"))
 
-    schema.require(empty_database)
+    tables.require(empty_database)
     with database.begin() as connection:
         connection.execute(text("drop table schema_steps"))
     assert catalog(empty_database) == catalog(database)
@@ -141,7 +141,7 @@ def test_a_changed_step_is_applied_again_and_no_other(database: Engine, sql_fold
     assert before["create_migration_ledger"].state == "changed"
     assert before["create_raw_datasets_tables"].state == "applied"
     with pytest.raises(SchemaMissingError, match=r"dataset_claims\.claimed_by"):
-        schema.require(database)
+        tables.require(database)
 
     (again,) = schema.apply(database)
 
@@ -149,7 +149,7 @@ def test_a_changed_step_is_applied_again_and_no_other(database: Engine, sql_fold
     assert again.applied_at > before["create_migration_ledger"].applied_at
     assert again.checksum != sha256((SQL / path.name).read_bytes()).hexdigest()
     assert schema.apply(database) == []
-    schema.require(database)
+    tables.require(database)
 
 
 def test_a_changed_baseline_is_applied_again_where_it_was_asked_for_before(
@@ -229,7 +229,7 @@ def test_a_user_without_rights_may_ask_when_there_is_nothing_to_do(database: Eng
     with as_ordinary_user(database):
         assert schema.apply(database) == []
         assert names(schema.status(database)) == EVERY_STEP
-        schema.require(database)
+        tables.require(database)
 
 
 @contextmanager
@@ -262,9 +262,9 @@ def as_ordinary_user(engine: Engine) -> Iterator[None]:
 
 def test_an_installed_package_brings_its_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The wheel has sql/ inside the package, a checkout has it beside the package."""
-    assert schema._folder() == SQL
+    assert sql_files._folder() == SQL
 
     (tmp_path / "sql").mkdir()
-    monkeypatch.setattr(schema.resources, "files", {"worker": tmp_path}.__getitem__)
+    monkeypatch.setattr(sql_files.resources, "files", {"worker": tmp_path}.__getitem__)
 
-    assert schema._folder() == tmp_path / "sql"
+    assert sql_files._folder() == tmp_path / "sql"

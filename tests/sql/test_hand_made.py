@@ -5,7 +5,7 @@ from sqlalchemy import Connection, Engine, text
 
 from tests.sql.hand_made import PORTS, Port
 from tests.support.psql import SQL, STEPS, catalog, psql
-from worker.db import schema
+from worker.db import schema, tables
 
 TABLES = (
     "projects",
@@ -44,7 +44,7 @@ def test_rows_stay_as_they_are_and_no_table_is_rewritten(empty_database: Engine,
 
     schema.apply(empty_database)
 
-    schema.require(empty_database)
+    tables.require(empty_database)
     with empty_database.connect() as connection:
         assert rows(connection) == rows_before
         assert files(connection) == files_before
@@ -145,7 +145,7 @@ def test_only_labels_own_tables_in_a_ported_form(empty_database: Engine, port: P
 
     schema.apply(empty_database)
 
-    schema.require(empty_database)
+    tables.require(empty_database)
     with empty_database.connect() as connection:
         assert connection.execute(query).one() == before
         assert set(connection.scalars(text("select project_type from projects"))) == {"legacy"}
@@ -167,7 +167,7 @@ def test_a_half_made_table_is_completed(empty_database: Engine) -> None:
 
     schema.apply(empty_database)
 
-    schema.require(empty_database)
+    tables.require(empty_database)
     with empty_database.begin() as connection:
         connection.execute(text("update projects set path = null"))
         connection.execute(
@@ -188,7 +188,7 @@ def test_a_view_on_a_path_keeps_the_column_as_it_is_and_all_else_goes_on(empty_d
 
     schema.apply(empty_database)
 
-    schema.require(empty_database)
+    tables.require(empty_database)
     with empty_database.connect() as connection:
         kept = connection.scalars(
             text("select attname from pg_attribute where attrelid = 'paths'::regclass and atttypmod > 0")

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from tests.support.psql import EVERY_STEP, SQL, STEPS, psql
-from worker.db import schema
+from worker.db import schema, tables
 from worker.db.engine import connect
 from worker.errors import RowsHiddenError, SchemaMissingError
 
@@ -58,7 +58,7 @@ def test_everything_goes_into_the_schema_of_label(
     else:
         assert [step.name for step in schema.apply(empty_database)] == list(STEPS)
 
-    schema.require(empty_database)
+    tables.require(empty_database)
     assert things_in(empty_database, "public") == set()
     assert {"raw_datasets", "migration_jobs", "migration_check_arrow"} <= things_in(empty_database, "label")
     assert {step.state for step in schema.status(empty_database)} == {"missing" if by_psql else "applied"}
@@ -88,7 +88,7 @@ def test_of_two_copies_of_label_the_one_that_the_url_names_is_changed(empty_data
     alter_path(empty_database, "public, label")
     before = things_in(empty_database, "public")
 
-    for call in (schema.apply, schema.status, schema.require):
+    for call in (schema.apply, schema.status, tables.require):
         with pytest.raises(SchemaMissingError, match=r"more than once: .* public and label"):
             call(empty_database)
 
@@ -97,7 +97,7 @@ def test_of_two_copies_of_label_the_one_that_the_url_names_is_changed(empty_data
     )
     try:
         schema.apply(chosen)
-        schema.require(chosen)
+        tables.require(chosen)
     finally:
         chosen.dispose()
     assert things_in(empty_database, "public") == before
@@ -118,12 +118,12 @@ def test_tables_that_were_made_in_another_schema_are_named_with_the_way_to_label
         SchemaMissingError,
         match=r"finds public\.raw_datasets\. .* alter table public\.raw_datasets set schema label",
     ):
-        schema.require(empty_database)
+        tables.require(empty_database)
     with pytest.raises(SchemaMissingError, match=r"public\.raw_datasets"):
         schema.apply(empty_database)
 
     run(empty_database, "alter table public.raw_datasets set schema label")
-    schema.require(empty_database)
+    tables.require(empty_database)
     assert schema.apply(empty_database) == []
 
 
@@ -137,10 +137,10 @@ def test_policies_that_would_hide_rows_are_refused_before_anything_is_done(datab
     blind = connect(database.url.set(username=role, password="pass"), application_name="tests")  # noqa: S106 - made up
     try:
         with pytest.raises(RowsHiddenError, match="hides rows of sessions from our role"):
-            schema.require(blind)
+            tables.require(blind)
         run(database, f"alter role {role} bypassrls")
         blind.dispose()
-        schema.require(blind)
+        tables.require(blind)
     finally:
         blind.dispose()
         run(database, f"drop owned by {role}; drop role {role}")

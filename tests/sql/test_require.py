@@ -4,13 +4,13 @@ import pytest
 from sqlalchemy import Engine, event, text
 
 from tests.support.psql import SQL, psql
-from worker.db import schema
+from worker.db import schema, sql_files, tables
 from worker.errors import SchemaMissingError
 
 
 def complaint(engine: Engine) -> str:
     with pytest.raises(SchemaMissingError) as caught:
-        schema.require(engine)
+        tables.require(engine)
     return str(caught.value)
 
 
@@ -76,7 +76,7 @@ def test_what_is_gone_comes_back_by_applying_again(database: Engine, harm: str) 
 
     assert len(schema.apply(database)) == 1
 
-    schema.require(database)
+    tables.require(database)
     assert schema.apply(database) == []
 
 
@@ -93,7 +93,7 @@ def test_tables_without_a_record_satisfy(database: Engine) -> None:
     with database.begin() as connection:
         connection.execute(text("drop table schema_steps"))
 
-    schema.require(database)
+    tables.require(database)
 
 
 def test_all_that_the_steps_make_is_required(database: Engine, empty_database: Engine) -> None:
@@ -110,7 +110,7 @@ def test_all_that_the_steps_make_is_required(database: Engine, empty_database: E
         made = set(after.scalars(tables)) - set(before.scalars(tables))
         added = set(after.scalars(columns)) - set(before.scalars(columns))
 
-    needed = list(schema._needed())
+    needed = list(sql_files.needed())
 
     assert {table for table, column in needed if column is None} == made
     assert {f"{table}.{column}" for table, column in needed if table in {"projects", "sessions"}} == added
@@ -120,6 +120,6 @@ def test_it_takes_one_query(database: Engine) -> None:
     statements = []
     event.listen(database, "before_cursor_execute", lambda *args: statements.append(args[2]))
 
-    schema.require(database)
+    tables.require(database)
 
     assert len(statements) == 1
