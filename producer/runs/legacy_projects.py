@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from producer.runs.open import Opened, open_run, skipped_job
-from producer.runs.selection import check_ids, choose
+from producer.runs.selection import LeftOut, check_ids, choose
 from producer.runs.survey import OnListing, in_order_of_sending, room_warnings, survey_all
 from worker.broker import client as broker
 from worker.db import column_types, ledger, projects
@@ -47,13 +47,8 @@ def enqueue(  # noqa: PLR0913 - an option is an argument
     broker.check(settings)
     column_types.require(engine)
     with engine.connect() as conn:
-        legacy = projects.legacy_projects(conn)
-        check_ids(options, legacy, projects.by_ids(conn, [*project_ids, *exclude]), _why_not, "migrated")
+        chosen, left_out = _choose(conn, options, dry_run=dry_run)
         of_other_type = projects.count_dataset_based(conn)
-        again = limit is None or include_failed or project_ids
-        failed = {} if again else ledger.failed_last(conn, Verb.MIGRATE, dry_run=dry_run)
-    reasons = {number: _FAILED_LAST.format(run_id=str(run_id)[:8]) for number, run_id in failed.items()}
-    chosen, left_out = choose(options, legacy, reasons)
     surveyed = survey_all([one for one in chosen if one.path], lambda one: one.path, on_listing)
     opened = open_run(
         settings,
@@ -67,6 +62,21 @@ def enqueue(  # noqa: PLR0913 - an option is an argument
     )
     warnings = () if dry_run else room_warnings(settings, [found for _, _, found in surveyed if found])
     return replace(opened, of_other_type=of_other_type, warnings=warnings)
+
+
+def _choose(conn: Connection, options: RunOptions, *, dry_run: bool) -> tuple[list[Project], list[LeftOut]]:
+    legacy = projects.legacy_projects(conn)
+    named = projects.by_ids(conn, [*options.project_ids, *options.exclude])
+    check_ids(options, legacy, named, _why_not, "migrated")
+    return choose(options, legacy, _failed_last(conn, options, dry_run=dry_run))
+
+
+def _failed_last(conn: Connection, options: RunOptions, *, dry_run: bool) -> dict[int, str]:
+    """Why projects that failed when they were last tried are left out, by id; empty where they are not."""
+    if options.limit is None or options.include_failed or options.project_ids:
+        return {}
+    failed = ledger.failed_last(conn, Verb.MIGRATE, dry_run=dry_run)
+    return {number: _FAILED_LAST.format(run_id=str(run_id)[:8]) for number, run_id in failed.items()}
 
 
 def _without_path(chosen: Sequence[Project]) -> Iterator[NewJob]:

@@ -15,8 +15,6 @@ from worker.settings import Settings
 from worker.units import human_bytes, reserve_of
 
 _LISTED_AT_ONCE = 8
-
-
 _LISTING_SAID_EVERY_S = 0.5
 
 

@@ -3,7 +3,7 @@
 import pytest
 from sqlalchemy import Connection
 
-from producer.runs import migrated_projects as converted
+from producer.runs import migrated_projects
 from tests.estate import (
     Project,
     make_dataset,
@@ -69,7 +69,7 @@ def test_only_projects_that_this_program_converted_are_rolled_back(site: Site, t
     before = look(site.engine)
     run_one(tools, Verb.MIGRATE, project.project_id)
 
-    opened = converted.rollback(
+    opened = migrated_projects.rollback(
         site.settings, site.engine, dry_run=False, project_ids=(), restore_files=False
     )
 
@@ -96,7 +96,9 @@ def test_an_id_that_cannot_be_rolled_back_is_refused_with_the_reason_and_no_run_
     ids = [made.project_id, reference.project_id, legacy.project_id, 0, -3, 999]
 
     with pytest.raises(UsageError) as caught:
-        converted.rollback(site.settings, site.engine, dry_run=False, project_ids=ids, restore_files=False)
+        migrated_projects.rollback(
+            site.settings, site.engine, dry_run=False, project_ids=ids, restore_files=False
+        )
 
     for number, reason in (
         (made.project_id, "dataset-based, but never was a legacy project"),
