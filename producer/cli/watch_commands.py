@@ -18,7 +18,7 @@ from producer.cli.terminal import Terminal
 from producer.local.signals import stopped_by_signals
 from producer.runs import status
 from producer.runs.collect import PATIENCE_S
-from worker.db.engine import when_there
+from worker.db.retry import when_there
 from worker.settings import Settings
 
 app = typer.Typer()

@@ -14,9 +14,9 @@ from sqlalchemy.engine import Row
 
 from worker.broker import client as broker
 from worker.db import dry_runs, ledger, overview
-from worker.db.engine import when_there
 from worker.db.ledger import Run
 from worker.db.overview import Progress
+from worker.db.retry import when_there
 from worker.errors import BrokerUnavailableError, OutcomeMissingError
 from worker.messages import ByteCounts, FileCounts, JobRef, Outcome, RunState, Status
 from worker.runtime import log

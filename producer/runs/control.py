@@ -9,8 +9,8 @@ from sqlalchemy import Engine
 from producer.runs.open import send_jobs
 from worker.broker import client as broker
 from worker.db import ledger, messages_sent, overview
-from worker.db.engine import when_there
 from worker.db.ledger import Run
+from worker.db.retry import when_there
 from worker.errors import UsageError
 from worker.messages import RunState
 from worker.settings import Settings

@@ -10,7 +10,8 @@ from sqlalchemy.exc import DBAPIError
 
 from producer.local.stack import Stack
 from worker.db import schema
-from worker.db.engine import connect, when_free
+from worker.db.engine import connect
+from worker.db.retry import when_free
 from worker.errors import MigratorError
 
 REDIS_DATABASES = 1024

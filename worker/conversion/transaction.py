@@ -11,7 +11,8 @@ from sqlalchemy import Connection, Engine
 
 from worker.db import column_types
 from worker.db.column_types import ColumnTypes
-from worker.db.engine import autocommit, sql, when_free
+from worker.db.engine import autocommit, sql
+from worker.db.retry import when_free
 from worker.errors import DatabaseRefusedError, RowRefusedError
 
 T = TypeVar("T")

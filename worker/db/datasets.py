@@ -6,7 +6,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row
 
-from worker.db.engine import GIVE_WAY, sql
+from worker.db.engine import sql
+from worker.db.retry import GIVE_WAY
 from worker.db.texts import as_json
 from worker.errors import ClaimLostError
 

@@ -236,15 +236,3 @@ def in_the_way(conn: Connection, longer_than_s: float) -> Sequence[Row[Any]]:
             order by state_change"""),
         {"longer": longer_than_s},
     ).all()
-
-
-def sample_of_legacy(conn: Connection, token: str, limit: int) -> dict[int, str]:
-    """Paths of some legacy projects, drawn by `token`: the same one gives the same projects."""
-    rows = conn.execute(
-        sql("""
-            select project_id, path from projects
-            where (project_type is null or project_type = 'legacy') and path <> ''
-            order by md5(:token || project_id) limit :limit"""),
-        {"token": token, "limit": limit},
-    )
-    return {row.project_id: row.path for row in rows}

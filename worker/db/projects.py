@@ -56,6 +56,18 @@ def legacy_projects(conn: Connection) -> list[Project]:
     return [_project(row) for row in rows]
 
 
+def sample_of_legacy(conn: Connection, token: str, limit: int) -> dict[int, str]:
+    """Paths of some legacy projects, drawn by `token`: the same one gives the same projects."""
+    rows = conn.execute(
+        sql("""
+            select project_id, path from projects
+            where (project_type is null or project_type = 'legacy') and path <> ''
+            order by md5(:token || project_id) limit :limit"""),
+        {"token": token, "limit": limit},
+    )
+    return {row.project_id: row.path for row in rows}
+
+
 def count_dataset_based(conn: Connection) -> int:
     """How many projects refer to datasets, by whatever program."""
     count: int = conn.execute(

@@ -7,7 +7,7 @@ from typing import Literal
 
 from sqlalchemy import Connection, Engine, Row, text
 
-from worker.db.engine import when_free
+from worker.db.retry import when_free
 from worker.db.sql_files import BASELINE, STEPS, checksum, needed, read
 from worker.db.tables import find, go_home, refuse_two_places, refuse_wrong_database
 from worker.errors import (

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from worker.db.engine import sql
+from worker.db.retry import GIVE_WAY
 
 _NAMING = 0x6C61_6265_6C00_0001
 """The key of the advisory lock under which a store is named: a number that nothing else here uses."""
@@ -25,9 +26,7 @@ def named(conn: Connection) -> Named | None:
 
 def lock_naming(conn: Connection) -> None:
     """Let one at a time find or make the store that is to be named, until the transaction ends. Gives way."""
-    conn.execute(
-        sql("set local lock_timeout = '400ms'; select pg_advisory_xact_lock(:key)"), {"key": _NAMING}
-    )
+    conn.execute(sql(f"{GIVE_WAY} select pg_advisory_xact_lock(:key)"), {"key": _NAMING})
 
 
 def name(conn: Connection, store_id: str, digest: str) -> None:

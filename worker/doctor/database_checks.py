@@ -9,6 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from worker.db import engine as engine_module
 from worker.db import health
+from worker.db.projects import sample_of_legacy
 from worker.doctor.machine_checks import clock_check
 from worker.errors import MigratorError
 from worker.findings import Checks, failed, passed
@@ -58,5 +59,5 @@ def _ask(engine: Engine, token: str) -> FromDatabase:
         # A table or a right that is missing is found by the producer's own checks of the database.
         with suppress(MigratorError, SQLAlchemyError):
             identity = health.identity(conn)
-            projects = health.sample_of_legacy(conn, token, _SAMPLE)
+            projects = sample_of_legacy(conn, token, _SAMPLE)
     return FromDatabase(checks=checks, identity=identity, projects=projects)

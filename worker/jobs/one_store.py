@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Engine
 
 from worker.db import stores
-from worker.db.engine import autocommit, when_free
+from worker.db.engine import autocommit
+from worker.db.retry import when_free
 from worker.db.stores import Named
 from worker.errors import StoreElsewhereError
 from worker.runtime import log

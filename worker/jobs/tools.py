@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from sqlalchemy import Connection, Engine
 
-from worker.db import engine
+from worker.db import engine, retry
 from worker.jobs.one_store import Remembered, open_store
 from worker.jobs.progress import Progress
 from worker.legacy.mounts import Lacking
@@ -69,7 +69,7 @@ class Tools:
             with opened(self.engine) as conn:
                 return write(conn)
 
-        return engine.when_there(transaction, _PATIENCE_S, self.stopping)
+        return retry.when_there(transaction, _PATIENCE_S, self.stopping)
 
 
 def connect(settings: Settings, application_name: str) -> Engine:

@@ -152,7 +152,7 @@ def test_rehearsals_leave_no_row_and_say_what_the_real_runs_say(site: Site, tool
 def test_a_rehearsal_gives_way_like_the_real_run(
     site: Site, tools: Tools, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.db.engine._GIVE_WAY_S", 0.5)
+    monkeypatch.setattr("worker.db.retry._GIVE_WAY_S", 0.5)
     number = study(site)
 
     with site.engine.begin() as person:

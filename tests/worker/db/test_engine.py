@@ -13,7 +13,8 @@ from sqlalchemy import Engine, text
 from tests.support.ledger_rows import processes
 from tests.support.waiting import PATIENCE_S
 from worker.db import projects
-from worker.db.engine import GIVE_WAY, connect, when_free
+from worker.db.engine import connect
+from worker.db.retry import GIVE_WAY, when_free
 from worker.errors import (
     DatabaseBusyError,
     DatabaseRefusedError,
