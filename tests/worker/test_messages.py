@@ -18,6 +18,7 @@ from worker.messages import (
     JobState,
     LinkCounts,
     Outcome,
+    RunOptions,
     Status,
     Warning_,
 )
@@ -202,3 +203,17 @@ def test_a_job_can_be_looked_up_by_its_name():
 
     assert {one: "here"}[JobRef(run_id=uuid.UUID(int=1), project_id=1)] == "here"
     assert one.task_id != (JobRef(run_id=uuid.UUID(int=1), project_id=11)).task_id
+
+
+def test_a_run_keeps_the_options_that_it_was_given_and_no_other():
+    migration = RunOptions(project_ids=(7, 3), exclude=(), limit=None)
+    rollback = RunOptions(exclude=(5,), limit=2, restore_files=False)
+
+    assert migration.to_json() == {"project_ids": [7, 3], "exclude": [], "limit": None}
+    assert rollback.to_json() == {"exclude": [5], "limit": 2, "restore_files": False}
+    for options in (migration, rollback):
+        assert RunOptions.of_selection({"options": options.to_json(), "left_out": []}) == options
+
+
+def test_a_run_without_options_was_given_none():
+    assert RunOptions.of_selection({}) == RunOptions()

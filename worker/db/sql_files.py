@@ -1,4 +1,4 @@
-"""The files of sql/: their text, their checksums, and the tables and columns that they make. Knows no database."""
+"""The files of sql/: their text, checksums, and the tables and columns that they make. Knows no database."""
 
 import hashlib
 import re
