@@ -118,7 +118,7 @@ class SchemaMissingError(PermanentError):
 class TablesRefusedError(SchemaMissingError):
     """DATABASE_URL leads to tables that are not Label's, are there twice, or lack what no step adds."""
 
-    remedy = "Change what the message names: DATABASE_URL, the search_path, or the tables. producer schema apply cannot."
+    remedy = "Change what the message names: DATABASE_URL, the search_path, or the tables. This is beyond producer schema apply."
 
 
 class ColumnTypesError(PermanentError):
@@ -142,7 +142,7 @@ class UsageError(PermanentError):
 class RunNotFoundError(PermanentError):
     """No run, or more than one, has the reference that was given."""
 
-    remedy = "Give more of the run's id; producer runs lists them."
+    remedy = "Give more of the run's id. For a list: producer runs"
 
 
 # What is wrong with a project -----------------------------------------------------------------------------------
