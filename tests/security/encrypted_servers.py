@@ -151,7 +151,7 @@ def redis_server(program: str, folder: Path, certificates: Certificates) -> Iter
             log_file=folder / "redis.log",
             on_parent_death=signal.SIGINT,
             cwd=folder,
-            first_words="".join(lines).encode(),
+            standard_input="".join(lines).encode(),
         )
 
     child, port = _start_on_free_port(start_at, partial(_redis_answers, secret, certificates))
