@@ -104,6 +104,16 @@ class JobRef:
         return str(uuid.uuid5(self.run_id, f"project/{self.project_id}"))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
+class Message:
+    """What the broker gets of a job: its ref, the verb that names the task, and what Flower shows of it."""
+
+    ref: JobRef
+    verb: Verb
+    project_name: str | None
+    size_bytes: int | None
+
+
 class RunOptions(BaseModel, frozen=True):
     """What a run was asked for beside its verb: which projects, and what its jobs are to do with them.
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Engine
 
-from producer.runs.open import send_jobs
+from producer.runs.open import send
 from worker.broker import client as broker
 from worker.db import ledger, messages_sent, overview
 from worker.db.ledger import Run
@@ -102,10 +102,7 @@ def _refuse_ended(run: Run, what: str) -> None:
 def _send_waiting(settings: Settings, engine: Engine, run: Run) -> int:
     with engine.connect() as conn:
         waiting = messages_sent.waiting(conn, run.run_id)
-    send_jobs(settings, engine, run.verb, run.run_id, waiting)
-    with engine.begin() as conn:
-        ledger.start_run(conn, run.run_id)
-        ledger.finish_run_if_ended(conn, run.run_id)
+    send(settings, engine, run.run_id, waiting)
     return len(waiting)
 
 

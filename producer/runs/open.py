@@ -8,12 +8,11 @@ from sqlalchemy import Engine
 
 from producer.runs.selection import LeftOut
 from worker.broker import client as broker
-from worker.broker.client import Message
 from worker.db import ledger, messages_sent
 from worker.db.ledger import NewJob
 from worker.db.projects import Project
 from worker.errors import BrokerUnavailableError
-from worker.messages import JobRef, Outcome, RunOptions, Status, Verb
+from worker.messages import JobRef, Message, Outcome, RunOptions, Status, Verb
 from worker.settings import Settings
 
 _BATCH = 500
@@ -63,40 +62,38 @@ def open_run(
         )
         ledger.add_jobs(conn, run_id, jobs)
     try:
-        send_jobs(settings, engine, verb, run_id, jobs)
+        send(settings, engine, run_id, [_message(run_id, verb, job) for job in jobs if not job.skipped])
     except BrokerUnavailableError as error:
         with engine.begin() as conn:
             ledger.cancel_run(conn, run_id, f"the broker went away while the run was sent: {error}")
         raise
-    with engine.begin() as conn:
-        ledger.start_run(conn, run_id)
-        ledger.finish_run_if_ended(conn, run_id)
     return Opened(run_id=run_id, verb=verb, dry_run=dry_run, jobs=tuple(jobs), left_out=tuple(left_out))
 
 
-def send_jobs(
-    settings: Settings, engine: Engine, verb: Verb, run_id: uuid.UUID, jobs: Sequence[NewJob]
-) -> None:
-    """One message for each job that waits. Raises `BrokerUnavailableError`; a part may have been sent then.
+def send(settings: Settings, engine: Engine, run_id: uuid.UUID, messages: Sequence[Message]) -> None:
+    """Send the messages of a run's waiting jobs; then it is running, or has ended if none is left.
 
-    Dying in the middle: the workers send the rest.
+    Dying in the middle: the workers send the rest. Raises `BrokerUnavailableError`; a part may have been sent
+    then.
     """
-    messages = [
-        Message(
-            ref=JobRef(run_id=run_id, project_id=job.project_id),
-            verb=verb,
-            project_name=job.project_name,
-            size_bytes=job.size_bytes,
-        )
-        for job in jobs
-        if not job.skipped
-    ]
     for start in range(0, len(messages), _BATCH):
         batch = messages[start : start + _BATCH]
         epoch = broker.condition(settings).epoch
         broker.send(settings, batch)
         with engine.begin() as conn:
             messages_sent.note_sent(conn, [message.ref for message in batch], epoch)
+    with engine.begin() as conn:
+        ledger.start_run(conn, run_id)
+        ledger.finish_run_if_ended(conn, run_id)
+
+
+def _message(run_id: uuid.UUID, verb: Verb, job: NewJob) -> Message:
+    return Message(
+        ref=JobRef(run_id=run_id, project_id=job.project_id),
+        verb=verb,
+        project_name=job.project_name,
+        size_bytes=job.size_bytes,
+    )
 
 
 def skipped_job(project: Project, path: str | None, reason: str, remedy: str | None = None) -> NewJob:

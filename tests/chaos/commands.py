@@ -16,8 +16,7 @@ from sqlalchemy.exc import OperationalError
 
 from tests.support.forking import Forks, Process
 from worker.broker import client as broker
-from worker.broker.client import Message
-from worker.messages import JobRef, Verb
+from worker.messages import JobRef, Message, Verb
 from worker.settings import Settings
 
 _WITHIN_S = 120.0

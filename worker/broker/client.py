@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from worker.broker_url import BrokerUrl
 from worker.errors import BrokerRefusesError, BrokerUnavailableError
-from worker.messages import QUEUE, JobRef, Verb
+from worker.messages import QUEUE, JobRef, Message
 from worker.settings import Settings
 from worker.units import human_bytes
 
@@ -29,22 +29,6 @@ _WANTS_PLAIN_TEXT = ("WRONG_VERSION_NUMBER", "wrong version number", "EOF occurr
 
 _EPOCH_KEY = "label_migrator:epoch"
 _PROBE_KEY = "label_migrator:probe"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
-    """One job for the broker, and what Flower shows of it in place of the run's id."""
-
-    ref: JobRef
-    verb: Verb
-    project_name: str | None
-    size_bytes: int | None
-
-    @property
-    def label(self) -> str:
-        """`project 42 · P001_2025_Study · 1.2 GB`."""
-        size = f" · {human_bytes(self.size_bytes)}" if self.size_bytes is not None else ""
-        return f"project {self.ref.project_id} · {self.project_name}{size}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,10 +101,16 @@ def send(settings: Settings, messages: Sequence[Message]) -> None:
                 args=(str(message.ref.run_id), message.ref.project_id),
                 task_id=message.ref.task_id,
                 producer=producer,
-                argsrepr=message.label,
+                argsrepr=_shown(message),
                 kwargsrepr="",
                 retry=False,
             )
+
+
+def _shown(message: Message) -> str:
+    """What Flower shows in place of the run's id: `project 42 · P001_2025_Study · 1.2 GB`."""
+    size = f" · {human_bytes(message.size_bytes)}" if message.size_bytes is not None else ""
+    return f"project {message.ref.project_id} · {message.project_name}{size}"
 
 
 def workers_online(settings: Settings) -> list[str]:

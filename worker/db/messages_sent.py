@@ -3,28 +3,21 @@
 import json
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from worker.db.engine import sql
-from worker.db.ledger import NewJob
-from worker.messages import JobRef, Verb
+from worker.messages import JobRef, Message, Verb
 
 _LOST_AFTER_S = 30.0
 """How long a message may be on its way before it counts as lost."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Waiting:
-    """A job that needs a message."""
-
-    ref: JobRef
-    verb: Verb
-    project_name: str | None
-    size_bytes: int | None
+_SELECT = """
+    select j.run_id, j.project_id, j.project_name, j.bytes_total, r.verb
+    from migration_jobs j join migration_runs r using (run_id)"""
+_LARGEST_FIRST = "order by j.bytes_total desc nulls last, j.project_id"
 
 
 def note_sent(conn: Connection, refs: Sequence[JobRef], epoch: str) -> None:
@@ -41,11 +34,12 @@ def note_sent(conn: Connection, refs: Sequence[JobRef], epoch: str) -> None:
     )
 
 
-def never_sent(conn: Connection, limit: int) -> list[Waiting]:
-    """Waiting jobs that have no message, largest first, locked until the transaction ends: they were handed
-    back, or their time has come, or the producer that opened the run died before it had sent them.
+def never_sent(conn: Connection, limit: int) -> list[Message]:
+    """Messages for waiting jobs that have none, largest first; the jobs are locked until the transaction ends.
+
+    They were handed back, or their time has come, or the producer died before it had sent their messages.
     """
-    return _waiting(
+    return _due(
         conn,
         """j.sent_at is null
            and (j.attempt > 0 or j.waits_for is not null or j.queued_at < clock_timestamp() - :patience)""",
@@ -53,15 +47,14 @@ def never_sent(conn: Connection, limit: int) -> list[Waiting]:
     )
 
 
-def lost(conn: Connection, epoch: str, *, queue_is_empty: bool, limit: int) -> list[Waiting]:
-    """Waiting jobs whose message is lost, as `never_sent`. Looks at every waiting job: to be asked when there
-    is a reason.
+def lost(conn: Connection, epoch: str, *, queue_is_empty: bool, limit: int) -> list[Message]:
+    """Messages for waiting jobs whose own is lost, as `never_sent`. Reads every waiting job: ask it for a reason.
 
     The message went to an earlier life of the broker. Or the queue is empty, and the job still waits: then it
     was lost on its way, or a worker has just taken it out; half a minute later it is the former, and one too
     many is harmless.
     """
-    return _waiting(
+    return _due(
         conn,
         """j.sent_at is not null and (j.sent_epoch is distinct from :epoch
                                        or :queue_is_empty and j.sent_at < clock_timestamp() - :patience)""",
@@ -69,35 +62,29 @@ def lost(conn: Connection, epoch: str, *, queue_is_empty: bool, limit: int) -> l
     )
 
 
-def _waiting(conn: Connection, condition: str, values: dict[str, Any]) -> list[Waiting]:
+def waiting(conn: Connection, run_id: uuid.UUID) -> list[Message]:
+    """A message for each job of a run that waits for a worker, in the order of sending."""
     rows = conn.execute(
-        sql(f"""
-            select j.run_id, j.project_id, j.project_name, j.bytes_total as size_bytes, r.verb
-            from migration_jobs j join migration_runs r using (run_id)
+        sql(f"{_SELECT} where run_id = :run_id and j.state = 'queued' {_LARGEST_FIRST}"), {"run_id": run_id}
+    )
+    return [_message(row) for row in rows]
+
+
+def _due(conn: Connection, condition: str, values: dict[str, Any]) -> list[Message]:
+    rows = conn.execute(
+        sql(f"""{_SELECT}
             where j.state = 'queued' and r.state in ('planned', 'running')
               and coalesce(j.not_before <= clock_timestamp(), true) and {condition}
-            order by j.bytes_total desc nulls last, j.project_id limit :limit for update of j skip locked"""),  # noqa: S608 - constants
+            {_LARGEST_FIRST} limit :limit for update of j skip locked"""),
         values | {"patience": timedelta(seconds=_LOST_AFTER_S)},
     )
-    return [
-        Waiting(
-            ref=JobRef(run_id=row.run_id, project_id=row.project_id),
-            verb=Verb(row.verb),
-            project_name=row.project_name,
-            size_bytes=row.size_bytes,
-        )
-        for row in rows
-    ]
+    return [_message(row) for row in rows]
 
 
-def waiting(conn: Connection, run_id: uuid.UUID) -> list[NewJob]:
-    """The jobs of a run that wait for a worker, in the order of sending."""
-    rows = conn.execute(
-        sql("""
-            select project_id, project_name, path, sessions_total as sessions, files_total as files,
-                   bytes_total as size_bytes
-            from migration_jobs where run_id = :run_id and state = 'queued'
-            order by bytes_total desc nulls last, project_id"""),
-        {"run_id": run_id},
+def _message(row: Row[Any]) -> Message:
+    return Message(
+        ref=JobRef(run_id=row.run_id, project_id=row.project_id),
+        verb=Verb(row.verb),
+        project_name=row.project_name,
+        size_bytes=row.bytes_total,
     )
-    return [NewJob(**row._mapping) for row in rows]  # noqa: SLF001 - the public name of a row as a mapping

@@ -13,17 +13,17 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from worker.broker import client as broker
-from worker.broker.client import Condition, Message
+from worker.broker.client import Condition
 from worker.db import leases, ledger, messages_sent
 from worker.db.engine import connect
 from worker.db.leases import Expired
-from worker.db.messages_sent import Waiting
 from worker.errors import MigratorError
 from worker.findings import Check, failed, passed, warned
 from worker.jobs import endings
 from worker.jobs.endings import Ended, HandedBack
 from worker.jobs.one_store import Remembered, open_store
 from worker.jobs.outcomes import outcome_of
+from worker.messages import Message
 from worker.runtime import fork_guard, log
 from worker.settings import Settings
 
@@ -180,19 +180,15 @@ def _send_all(
     settings: Settings,
     engine: Engine,
     condition: Condition,
-    find: Callable[[Connection], Sequence[Waiting]],
+    find: Callable[[Connection], Sequence[Message]],
 ) -> None:
-    """Send messages for all jobs that `find` finds, in batches. Sent and not noted, they are sent again."""
+    """Send all messages that `find` finds to be due, in batches. Sent and not noted, they are sent again."""
     count = _BATCH
     while count == _BATCH:
         with engine.begin() as conn:
-            waiting = find(conn)
-            count = len(waiting)
-            if waiting:
-                broker.send(settings, [_message(job) for job in waiting])
-                messages_sent.note_sent(conn, [job.ref for job in waiting], condition.epoch)
+            messages = find(conn)
+            count = len(messages)
+            if messages:
+                broker.send(settings, messages)
+                messages_sent.note_sent(conn, [message.ref for message in messages], condition.epoch)
                 _log.info("sent_again", jobs=count)
-
-
-def _message(job: Waiting) -> Message:
-    return Message(ref=job.ref, verb=job.verb, project_name=job.project_name, size_bytes=job.size_bytes)

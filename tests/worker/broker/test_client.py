@@ -8,9 +8,8 @@ import redis
 
 from tests.support.sites import Site
 from worker.broker import client as broker
-from worker.broker.client import Message
 from worker.errors import BrokerUnavailableError
-from worker.messages import QUEUE, JobRef, Verb
+from worker.messages import QUEUE, JobRef, Message, Verb
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from kombu.transport.redis import Channel
 
 from producer.local.servers import servers_folder, valkey
 from tests.support.sites import Site
-from worker.broker.client import Message, send
+from worker.broker.client import send
 from worker.broker.config import create_app
 from worker.broker.consumer import LastingConsumer
-from worker.messages import QUEUE, JobRef, Verb
+from worker.messages import QUEUE, JobRef, Message, Verb
 from worker.settings import Settings
 
 

@@ -19,10 +19,9 @@ from tests.support.servers import empty_redis
 from tests.support.sites import Site
 from tests.support.waiting import eventually
 from worker.broker import client as broker
-from worker.broker.client import Message
 from worker.broker.message_validation import MOST_BYTES, RefusedError, check_answer
 from worker.broker.message_validation import job_of as job_named_by
-from worker.messages import QUEUE, JobRef, Verb
+from worker.messages import QUEUE, JobRef, Message, Verb
 from worker.settings import Settings
 
 SECRET = "sEcret-in-a-message"  # noqa: S105 - made up; must not be seen in any log

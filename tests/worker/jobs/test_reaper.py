@@ -25,7 +25,7 @@ from tests.support.waiting import eventually
 from worker.broker import client as broker
 from worker.db import leases, ledger, messages_sent
 from worker.jobs.reaper import Reaper, reap
-from worker.messages import QUEUE, JobRef, Outcome, Status, Verb
+from worker.messages import QUEUE, JobRef, Message, Outcome, Status, Verb
 from worker.store.store import Store
 
 
@@ -313,7 +313,7 @@ def test_jobs_whose_messages_are_in_the_queue_are_not_even_looked_at(site: Site)
     broker.send(
         site.settings,
         [
-            broker.Message(
+            Message(
                 ref=JobRef(run_id=waiting, project_id=2), verb=Verb.MIGRATE, project_name="a", size_bytes=1
             )
         ],
