@@ -11,12 +11,9 @@ from tests.support.sites import Site
 from tests.support.waiting import eventually
 from worker.doctor import checkup as room
 from worker.doctor.checkup import Checkups
-from worker.doctor.machine_checks import clock_check
 from worker.doctor.probe import WITHIN_S
 from worker.doctor.protocol import Evidence, Step
-from worker.findings import Verdict, passed
-from worker.jobs import reaper as reaper_room
-from worker.jobs.reaper import Reaper
+from worker.findings import passed
 
 
 @pytest.fixture
@@ -97,32 +94,3 @@ def test_what_is_no_token_or_no_step_is_refused(ask: Callable[..., dict[str, Any
     """Both come through the broker, to which others may write."""
     with pytest.raises(ValueError, match=r"badly formed|not a valid Step"):
         ask(token, step)
-
-
-def test_a_clock_that_is_off_is_warned_of():
-    assert clock_check(0.2).verdict is Verdict.PASS
-    assert clock_check(-60.0).verdict is Verdict.WARN
-    assert clock_check(60.0).finding == "60.0 s ahead of the database's"
-
-
-# The reaper -----------------------------------------------------------------------------------------------------
-
-
-def test_a_reaper_that_looks_is_well_and_one_whose_thread_ended_is_not(site: Site):
-    reaper = Reaper(site.settings)
-    reaper.start()
-    looks = reaper.check()
-    reaper.stop()
-    eventually(lambda: reaper.check().verdict is Verdict.FAIL, "its end is seen")
-
-    assert looks.verdict is Verdict.PASS
-    assert reaper.check().finding == "its thread has ended"
-
-
-def test_a_reaper_that_hangs_is_found(site: Site, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(reaper_room, "_SILENT_AFTER_LOOKS", 0)
-    reaper = Reaper(site.settings)
-    reaper.start()
-
-    assert reaper.check().finding == "has not looked for 0 s"
-    reaper.stop()

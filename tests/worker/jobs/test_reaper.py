@@ -24,6 +24,7 @@ from tests.support.trees import open_store
 from tests.support.waiting import eventually
 from worker.broker import client as broker
 from worker.db import leases, ledger, messages_sent
+from worker.findings import Verdict
 from worker.jobs.reaper import Reaper, reap
 from worker.messages import QUEUE, JobRef, Message, Outcome, Status, Verb
 from worker.store.store import Store
@@ -453,3 +454,26 @@ def test_the_parent_keeps_no_connection_that_a_fork_could_inherit(site: Site):
             text("select application_name from pg_stat_activity where datname = current_database()")
         ).all()
     assert "label-migrator reaper" not in kept
+
+
+# For the doctor -------------------------------------------------------------------------------------------------
+
+
+def test_a_reaper_that_looks_is_well_and_one_whose_thread_ended_is_not(site: Site):
+    reaper = Reaper(site.settings)
+    reaper.start()
+    looks = reaper.check()
+    reaper.stop()
+    eventually(lambda: reaper.check().verdict is Verdict.FAIL, "its end is seen")
+
+    assert looks.verdict is Verdict.PASS
+    assert reaper.check().finding == "its thread has ended"
+
+
+def test_a_reaper_that_hangs_is_found(site: Site, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("worker.jobs.reaper._SILENT_AFTER_LOOKS", 0)
+    reaper = Reaper(site.settings)
+    reaper.start()
+
+    assert reaper.check().finding == "has not looked for 0 s"
+    reaper.stop()
