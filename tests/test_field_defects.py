@@ -163,7 +163,7 @@ DEFECTS = (
         was="servers that answer but refuse ended workers or gave traces, and settings of roles leaked in",
         guards=(
             "worker/broker/test_broker_refuses.py::test_a_server_that_refuses_ends_no_worker_and_status_says_what_they_wait_for",
-            "worker/broker/test_broker_refuses.py::test_the_doctor_fails_and_whoever_asks_hears_the_server_s_own_word",
+            "worker/broker/test_broker_refuses.py::test_the_doctor_and_every_command_say_why_the_server_refuses",
             "worker/db/test_engine.py::test_a_server_that_answers_that_it_cannot_work_is_something_that_passes",
             "worker/db/test_engine.py::test_a_database_closed_for_writing_takes_no_work_and_may_be_read",
             "worker/db/test_engine.py::test_what_a_role_or_a_database_sets_does_not_leak_in",
@@ -217,7 +217,7 @@ DEFECTS = (
         number=23,
         was="other sequences, encodings, inodes, times, paths and sizes than usual broke runs",
         guards=(
-            "producer/doctor/test_database_checks.py::test_a_sequence_that_is_behind_its_table_fails_with_the_statement_that_sets_it_right",
+            "producer/doctor/test_database_checks.py::test_a_sequence_behind_its_table_fails_with_the_statement_that_corrects_it",
             "fidelity/test_encodings.py::test_names_that_the_database_holds_are_migrated_and_come_back",
             "fidelity/test_encodings.py::test_a_name_that_the_database_cannot_hold_is_refused_and_named",
             "worker/legacy/test_odd_projects.py::test_checks_of_files_with_inodes_from_2_63_on_and_any_time_come_back_as_they_were",
@@ -302,7 +302,7 @@ DEFECTS = (
             "worker/store/test_removal.py::test_what_a_program_has_open_on_nfs_stays_with_its_directory_and_everything_else_goes",
             "faults/test_network_files.py::test_blocks_are_asked_for_where_the_file_system_can_and_not_written_where_it_cannot",
             "worker/doctor/test_mount_options.py::test_options_are_judged_by_what_they_cost",
-            "worker/doctor/test_mount_options.py::test_two_machines_of_one_name_are_told_and_two_workers_of_one_machine_are_not",
+            "worker/doctor/test_mount_options.py::test_two_machines_of_one_name_fail_and_two_workers_of_one_machine_pass",
             "producer/runs/test_survey.py::test_a_directory_that_does_not_answer_is_named_while_it_is_waited_for",
         ),
     ),

@@ -1,4 +1,4 @@
-"""Certificates of an afternoon: an authority, a server's certificate of it, and another authority that nobody knows."""
+"""Certificates of an afternoon: an authority, a server's certificate of it, and an unknown authority."""
 
 import subprocess
 from dataclasses import dataclass

@@ -1,4 +1,6 @@
-"""PostgreSQL and Redis that answer over TLS alone. The servers out of Python packages cannot; these are the machine's own."""
+"""PostgreSQL and Redis that answer over TLS alone. The servers out of Python packages cannot; these are the
+machine's own.
+"""
 
 import os
 import secrets
@@ -43,7 +45,7 @@ def password() -> str:
 def programs() -> tuple[Path, str]:
     """The folder of PostgreSQL's programs and Redis's program, if they are installed, and `openssl`.
 
-    At a desk the test is skipped without them; where CI is set that would be a test that nobody runs, so there it fails.
+    Locally the test is skipped without them; where CI is set it fails, since no other run would notice.
     """
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[4]))
     postgres = found[-1] if found else shutil.which("postgres")

@@ -166,7 +166,7 @@ def test_it_cannot_do_what_the_migrator_never_does(role: Role, statement: str):
         assert _is_denied(conn, statement)
 
 
-def test_it_is_told_that_tables_are_the_owner_s_to_make(role: Role, monkeypatch: pytest.MonkeyPatch):
+def test_applying_the_schema_as_another_role_names_the_owner(role: Role, monkeypatch: pytest.MonkeyPatch):
     """As after an update of the migrator, whose files are others."""
     monkeypatch.setattr(schema, "checksum", lambda _sql: "another")
 
@@ -254,7 +254,9 @@ def _rights(conn: Connection, role: str) -> set[Right]:
 
 
 def test_each_of_its_rights_is_needed(role: Role):
-    """Every statement of a whole story is kept; without a right at least one of them may not even be planned."""
+    """Every statement of a whole story is kept; without a right at least one of them may not even be
+    planned.
+    """
     with role.owner.connect() as conn:
         rights = _rights(conn, role.name)
     with _statements_of(role.site.engine) as statements:

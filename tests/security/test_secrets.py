@@ -1,4 +1,6 @@
-"""Passwords are planted, everything is run, and everything that anybody can read afterwards is searched for them."""
+"""Passwords are planted, everything is run, and everything that others can read afterwards is searched for
+them.
+"""
 
 import base64
 import http.client
@@ -54,7 +56,9 @@ class Secret:
 
     @property
     def forms(self) -> Iterator[bytes]:
-        """As it is, which is also what quoting, escaping and `repr` leave of each half, and in base64 and hexadecimal."""
+        """As it is, which is also what quoting, escaping and `repr` leave of each half, and in base64 and
+        hexadecimal.
+        """
         for half in (half.encode() for half in self._halves):
             yield half
             yield half.hex().encode()
@@ -227,7 +231,7 @@ def _output(site: Site, *words: str, **env: str) -> str:
 
 
 def _command_lines() -> bytes:
-    """The arguments of every process of this machine: everybody can read these."""
+    """The arguments of every process of this machine: every user can read these."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -348,7 +352,9 @@ def test_an_address_that_cannot_be_used_is_not_quoted(
 
 @contextmanager
 def _lost_workers(planted: Planted) -> Iterator[None]:
-    """Workers that do not get in: one at the broker, one at the database. They have said so when the block ends."""
+    """Workers that do not get in: one at the broker, one at the database. They have said so when the block
+    ends.
+    """
     # With a queue of its own, or it would take a message and wait for its database.
     aside = planted.redis_url(planted.broker).rpartition("/")[0] + "/0"
     cases = {
@@ -410,7 +416,7 @@ def _all_of_redis(url: str) -> bytes:
 
 
 def _literally(password: str) -> Secret:
-    """A password that somebody else has chosen, to be looked for as one half."""
+    """A password that another program has chosen, to be looked for as one half."""
     secret = Secret()
     secret._halves = [password]
     return secret

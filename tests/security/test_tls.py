@@ -1,4 +1,6 @@
-"""Redis and PostgreSQL over TLS, with certificates of an afternoon: everything works, and nothing falls back to plain text."""
+"""Redis and PostgreSQL over TLS, with certificates of an afternoon: everything works, and nothing falls back
+to plain text.
+"""
 
 import asyncio
 import base64
@@ -41,7 +43,9 @@ from worker.settings import Settings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encrypted:
-    """A site whose servers speak TLS only, their addresses without a word about certificates, and the certificates."""
+    """A site whose servers speak TLS only, their addresses without a word about certificates, and the
+    certificates.
+    """
 
     site: Site
     database_url: str
@@ -188,14 +192,14 @@ def test_a_name_need_not_fit_when_the_operator_says_so(encrypted: Encrypted):
         client(settings_for(f"{encrypted.redis_url}?ssl_cert_reqs=none"))
 
 
-def test_plain_text_on_an_encrypted_port_is_told(encrypted: Encrypted):
+def test_plain_text_on_an_encrypted_port_is_a_clear_error(encrypted: Encrypted):
     plain = encrypted.redis_url.replace("rediss://", "redis://")
 
     with pytest.raises(BrokerUnavailableError, match=r"TLS only there, its URL begins with rediss://"):
         broker.check(settings_for(plain))
 
 
-def test_tls_on_a_plain_port_is_told(stack: Stack, monkeypatch: pytest.MonkeyPatch):
+def test_tls_on_a_plain_port_is_a_clear_error(stack: Stack, monkeypatch: pytest.MonkeyPatch):
     """Valkey takes the greeting for the beginning of a command, and waits for its end."""
     monkeypatch.setattr(broker, "_TIMEOUT_S", 0.5)
     encrypted = empty_redis(stack).replace("redis://", "rediss://")
@@ -282,7 +286,7 @@ def test_the_program_ends_so(encrypted: Encrypted, server: str):
 
 
 def test_a_worker_never_goes_on_in_plain_text(encrypted: Encrypted):
-    """Nobody listens there; whatever the reason, the next attempt is encrypted again."""
+    """Nothing listens there; whatever the reason, the next attempt is encrypted again."""
     url = encrypted.site.env["REDIS_URL"].replace(encrypted.redis_url.rpartition(":")[2], f"{free_port()}/0")
     conf = create_app(settings_for(url)).conf
 

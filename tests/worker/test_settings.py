@@ -182,7 +182,7 @@ def test_every_setting_has_words_for_what_is_expected():
         ("ALIVE_FILE", f"relative/{PASSWORD}"),
     ],
 )
-def test_a_bad_value_is_refused_with_the_name_and_the_expectation_and_never_the_value(
+def test_a_bad_value_is_refused_with_name_and_expectation_and_never_its_value(
     monkeypatch: pytest.MonkeyPatch, name: str, text: str
 ):
     monkeypatch.setenv(name, text)
@@ -303,7 +303,7 @@ def test_a_dotenv_file_in_the_working_directory_is_read():
     assert settings.legacy_roots == (Path("/a"), Path("/b"))
 
 
-def test_a_bad_value_in_the_dotenv_file_is_told_like_any_other():
+def test_a_bad_value_in_the_dotenv_file_is_refused_like_any_other():
     dotenv(**NEEDED, BWLIMIT=PASSWORD)
 
     with pytest.raises(

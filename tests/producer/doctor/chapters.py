@@ -1,4 +1,6 @@
-"""What tests of the doctor share: reading a chapter, and servers that are configured otherwise for a moment."""
+"""What tests of the doctor share: reading a chapter, and servers that are configured otherwise for a
+moment.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

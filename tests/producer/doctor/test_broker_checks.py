@@ -20,7 +20,7 @@ def broker_chapter(site: Site) -> Chapter:
     return check_broker(site.settings, site.engine)
 
 
-def test_with_a_log_and_without_eviction_all_is_well(site: Site):
+def test_redis_with_appendonly_and_without_eviction_passes(site: Site):
     with configured(site, appendonly="yes"):
         chapter = broker_chapter(site)
 
@@ -31,7 +31,7 @@ def test_with_a_log_and_without_eviction_all_is_well(site: Site):
 @pytest.mark.parametrize(
     ("policy", "verdict"), [("allkeys-lru", Verdict.FAIL), ("volatile-ttl", Verdict.WARN)]
 )
-def test_a_broker_that_may_throw_things_away_is_told(site: Site, policy: str, verdict: Verdict):
+def test_a_broker_that_may_throw_messages_away_is_found(site: Site, policy: str, verdict: Verdict):
     with configured(site, **{"maxmemory-policy": policy}):
         eviction = broker_chapter(site).checks["eviction"]
 
@@ -41,19 +41,19 @@ def test_a_broker_that_may_throw_things_away_is_told(site: Site, policy: str, ve
     assert "noeviction" in eviction.remedy
 
 
-def test_a_broker_that_forgets_at_its_end_is_warned_of(site: Site):
+def test_a_broker_that_keeps_nothing_over_a_restart_is_warned_of(site: Site):
     with configured(site, appendonly="no"):
         assert broker_chapter(site).checks["persistence"].verdict is Verdict.WARN
 
 
 @pytest.mark.parametrize(("factor", "verdict"), [(1.1, Verdict.WARN), (1.01, Verdict.FAIL)])
-def test_a_broker_with_little_memory_left_is_told(site: Site, factor: float, verdict: Verdict):
+def test_a_broker_with_little_memory_left_is_found(site: Site, factor: float, verdict: Verdict):
     used = broker.server(site.settings).memory_bytes
     with configured(site, maxmemory=int(used * factor)):
         assert broker_chapter(site).checks["memory"].verdict is verdict
 
 
-def test_messages_of_somebody_else_are_told(site: Site):
+def test_messages_of_another_program_are_found(site: Site):
     with redis.Redis.from_url(site.redis_url) as client:
         client.lpush(QUEUE, *range(1001))
 
@@ -86,7 +86,7 @@ def with_redis(site: Site, url: str) -> Settings:
     return Settings(**{**site.settings.model_dump(), "redis_url": url}, _env_file=None)
 
 
-def test_values_that_no_broker_here_has_are_judged():
+def test_an_old_redis_that_cannot_save_or_is_unprotected_is_found():
     server = BrokerServer(
         product="Redis 5.0.14",
         redis_version="5.0.14",

@@ -98,7 +98,7 @@ def test_these_rights_are_enough_for_everything_that_runs_do(site: Site):
     ]
 
 
-def test_a_right_on_some_columns_is_one(database: Engine):
+def test_a_right_on_some_columns_counts_as_a_right(database: Engine):
     with role(database) as (name, engine), engine.connect() as ours:
         with database.begin() as conn:
             conn.execute(text(f"revoke update on sessions from {name}"))
@@ -116,7 +116,7 @@ def test_sequences_that_the_role_may_not_read_are_a_warning(database: Engine):
     assert (numbers.verdict, "raw_datasets" in numbers.finding) == (Verdict.WARN, True)
 
 
-def test_a_sequence_that_is_behind_its_table_fails_with_the_statement_that_sets_it_right(database: Engine):
+def test_a_sequence_behind_its_table_fails_with_the_statement_that_corrects_it(database: Engine):
     assert check_database(database).checks["numbers"].verdict is Verdict.PASS
     with database.begin() as conn:
         conn.execute(
@@ -180,7 +180,7 @@ def test_a_database_that_is_away_is_one_finding_and_the_rest_is_not_checked(
     assert set(chapter.not_checked) >= {"rights", "tables", "version"}
 
 
-def test_a_database_without_tables_is_told_with_the_command_that_makes_them(empty_database: Engine):
+def test_missing_tables_are_found_with_the_command_that_makes_them(empty_database: Engine):
     nothing = check_database(empty_database)
     with empty_database.begin() as conn:
         conn.execute(text("create table projects (project_id integer)"))
@@ -211,7 +211,7 @@ def test_a_schema_step_that_another_version_applied_is_warned_of(database: Engin
     assert (steps.verdict, steps.finding) == (Verdict.WARN, "create_migration_ledger is changed")
 
 
-def test_a_forgotten_transaction_is_told_with_its_process(database: Engine, monkeypatch: pytest.MonkeyPatch):
+def test_a_forgotten_transaction_is_found_with_its_process(database: Engine, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(database_checks, "WAITS_TOO_LONG_S", 0.0)
     with connect(database.url, application_name="label web").connect() as forgotten:
         pid = forgotten.execute(text("select pg_backend_pid()")).scalar_one()
@@ -239,7 +239,7 @@ def test_sessions_that_the_role_may_not_look_into_count_as_connections_all_the_s
     assert ours.others >= 2
 
 
-def test_values_that_no_server_here_has_are_judged(database: Engine):
+def test_an_old_postgresql_without_encryption_is_found(database: Engine):
     with database.connect() as conn:
         server = health.server(conn)
 

@@ -54,7 +54,7 @@ def test_a_file_of_passwords_that_others_may_read_is_a_warning(site: Site, mode:
     assert settings["remedy"] == (None if verdict is Verdict.PASS else "chmod 600 .env")
 
 
-def test_without_workers_everything_else_is_looked_at(site: Site):
+def test_without_workers_everything_else_is_checked(site: Site):
     done = site.run_producer("doctor", "--json", COLUMNS="80")
 
     assert done.returncode == 5
@@ -68,7 +68,7 @@ def test_without_workers_everything_else_is_looked_at(site: Site):
     assert all(check["remedy"] for check in document["checks"] if check["verdict"] != "pass")
 
 
-def test_it_fits_a_terminal_of_eighty_columns(site: Site, monkeypatch: pytest.MonkeyPatch):
+def test_the_diagnosis_fits_a_terminal_of_eighty_columns(site: Site, monkeypatch: pytest.MonkeyPatch):
     for name, value in site.env.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(site.folder)
@@ -86,7 +86,7 @@ def test_it_fits_a_terminal_of_eighty_columns(site: Site, monkeypatch: pytest.Mo
     assert plain[0] == "Here"
 
 
-def test_all_is_well(shared_site: Site, monkeypatch: pytest.MonkeyPatch):
+def test_on_a_sound_installation_every_check_passes(shared_site: Site, monkeypatch: pytest.MonkeyPatch):
     """But for what a test's surroundings are: a superuser's database, perhaps a worker that is root's."""
     with shared_site.engine.begin() as conn:
         project = make_project(conn, shared_site.legacy_root, "study")
@@ -116,7 +116,7 @@ def test_all_is_well(shared_site: Site, monkeypatch: pytest.MonkeyPatch):
     eventually(lambda: not any(shared_site.data_dir.iterdir()), "nothing is left behind")
 
 
-def test_with_postgresql_away_everything_else_is_looked_at(shared_site: Site, closed_port: int):
+def test_with_postgresql_away_everything_else_is_checked(shared_site: Site, closed_port: int):
     url = shared_site.engine.url.set(drivername="postgresql", port=closed_port, password=PASSWORD)
 
     done = shared_site.run_producer(

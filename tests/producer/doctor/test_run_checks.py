@@ -7,7 +7,7 @@ from tests.support.sites import Site
 from worker.db import ledger
 
 
-def test_held_runs_and_dead_holders_are_told_with_the_way_on(site: Site):
+def test_paused_runs_and_jobs_of_dead_workers_are_found_with_the_next_step(site: Site):
     run_id = make_run(site.engine, [1, 2])
     must_take(site.engine, run_id)
     expire(site.engine, run_id)

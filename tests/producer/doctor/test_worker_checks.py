@@ -29,7 +29,9 @@ from worker.store.store import Store
 
 
 def workers_chapter(settings: Settings, engine: Engine, expected: AbstractSet[str]) -> Chapter:
-    """What workers say once each had the time to: on a busy machine one may be silent, or not be counted, for once."""
+    """What workers say once each had the time to: on a busy machine one may be silent, or not be counted, for
+    once.
+    """
     seen: list[Chapter] = []
 
     def is_said() -> bool:
@@ -43,7 +45,9 @@ def workers_chapter(settings: Settings, engine: Engine, expected: AbstractSet[st
 
 @contextmanager
 def running(site: Site, workers: Mapping[str, Mapping[str, str]], cwd: Mapping[str, Path]) -> Iterator[None]:
-    """Run workers that differ from the site's in their environment and their working directory, until all of them answer."""
+    """Run workers that differ from the site's in their environment and their working directory, until all of
+    them answer.
+    """
     started: list[Child] = []
     try:
         for name, env in workers.items():
@@ -110,7 +114,9 @@ def test_a_worker_with_other_settings_or_another_database_is_found(
 
 
 def test_a_worker_without_the_mount_and_with_another_version_is_found(site: Site, tmp_path: Path):
-    """Two working directories stand for two machines: all paths are the same below `/proc/self/cwd`, and lead elsewhere."""
+    """Two working directories stand for two machines: all paths are the same below `/proc/self/cwd`, and lead
+    elsewhere.
+    """
     here, there = tmp_path / "here", tmp_path / "there"
     for machine in (here, there):
         (machine / "data").mkdir(parents=True)
@@ -153,15 +159,15 @@ def test_a_worker_without_the_mount_and_with_another_version_is_found(site: Site
     assert lost.startswith("1 of 1 cannot be read (project 1); second@here: project 1 does not exist")
 
 
-def test_leftovers_and_projects_that_nobody_sees_are_warnings(shared_site: Site):
+def test_leftovers_and_projects_that_no_worker_sees_are_warnings(shared_site: Site):
     run_id = make_run(shared_site.engine, [1])
     lease = must_take(shared_site.engine, run_id)
     staging = shared_site.settings.store_dir / "staging"
-    for name in (f"{lease.ref.task_id}-1", "somebody-3"):
+    for name in (f"{lease.ref.task_id}-1", "unknown-3"):
         (staging / name).mkdir(parents=True)
         os.utime(staging / name, (1, 1))
-    (staging / "somebody-4").mkdir()
-    for name in (f".restoring-{lease.ref.task_id}-1", ".restoring-somebody-3"):
+    (staging / "unknown-4").mkdir()
+    for name in (f".restoring-{lease.ref.task_id}-1", ".restoring-unknown-3"):
         (shared_site.legacy_root / name).mkdir()
         os.utime(shared_site.legacy_root / name, (1, 1))
     with shared_site.engine.begin() as conn:
@@ -175,9 +181,9 @@ def test_leftovers_and_projects_that_nobody_sees_are_warnings(shared_site: Site)
     assert bad(chapter).items() >= {"staging": "warn", "restores": "warn", "legacy projects": "warn"}.items()
     leftovers = chapter.checks["staging"].finding
     assert leftovers.startswith("1 leftovers")
-    assert leftovers.endswith(": somebody-3")
+    assert leftovers.endswith(": unknown-3")
     assert chapter.checks["restores"].finding.endswith(
-        f"over: {shared_site.legacy_root}/.restoring-somebody-3"
+        f"over: {shared_site.legacy_root}/.restoring-unknown-3"
     )
     lost = chapter.checks["legacy projects"]
     assert lost.finding.startswith("6 of 7 cannot be read (projects 2, 3, 4, 5, 6 and 1 more); ")
@@ -185,7 +191,7 @@ def test_leftovers_and_projects_that_nobody_sees_are_warnings(shared_site: Site)
     assert "--exclude" in (lost.remedy or "")
 
 
-def test_the_worst_of_several_counts_and_says_whose_it_is():
+def test_of_several_workers_the_worst_verdict_counts_and_they_are_named():
     checks = {
         "a": passed("fine"),
         "b": failed("broken", "mend it"),

@@ -238,7 +238,9 @@ def test_programs_that_postgresqls_user_cannot_reach_are_copied_once(
 # Secrets --------------------------------------------------------------------------------------------------------
 
 
-def test_nobody_gets_in_without_the_password(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_server_lets_a_client_in_without_the_password(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PGPASSWORD", "wrong")
     database = make_url(stack.addresses.database_url)
     broker = make_url(stack.addresses.redis_url)
@@ -303,7 +305,7 @@ def test_a_stack_is_found_while_it_runs_and_the_leftovers_of_a_killed_one_are_no
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=lambda signum: signum.name)
-def test_up_runs_until_it_is_told_to_stop(state: Path, signum: signal.Signals) -> None:
+def test_up_runs_until_a_signal_stops_it(state: Path, signum: signal.Signals) -> None:
     with up(state) as process:
         addresses = wait_for_addresses(process, state)
 
@@ -329,7 +331,7 @@ def test_up_that_is_interrupted_before_everything_runs_ends_with_130(folder: Pat
     assert not processes_of(state)
 
 
-def test_up_shows_workers_and_flower_tells_no_secret_and_ends_with_1_when_a_part_dies(state: Path) -> None:
+def test_up_shows_workers_and_flower_but_no_secret_and_ends_with_1_if_a_part_dies(state: Path) -> None:
     with up(state, workers=1, flower=True) as process:
         addresses = wait_for_addresses(process, state)
         flower_secret = (state / "flower.password").read_text()

@@ -1,4 +1,6 @@
-"""A server that answers and refuses is an outage: verbs say its own word, workers wait, and go on when it takes messages."""
+"""A server that answers and refuses is an outage: verbs say its own word, workers wait, and go on when it
+takes messages.
+"""
 
 import json
 from collections.abc import Callable, Iterator
@@ -64,9 +66,7 @@ def log_of(worker: Child) -> str:
 
 
 @pytest.mark.parametrize("word", REFUSALS)
-def test_the_doctor_fails_and_whoever_asks_hears_the_server_s_own_word(
-    word: str, site: Site, refusing_url: str
-):
+def test_the_doctor_and_every_command_say_why_the_server_refuses(word: str, site: Site, refusing_url: str):
     settings = Settings(**site.settings.model_dump() | {"redis_url": refusing_url})
     refuse, _ = REFUSALS[word]
     with redis.Redis.from_url(refusing_url) as client:
@@ -85,11 +85,14 @@ def test_the_doctor_fails_and_whoever_asks_hears_the_server_s_own_word(
 def test_a_server_that_refuses_ends_no_worker_and_status_says_what_they_wait_for(
     site: Site, refusing_url: str
 ):
-    """A worker with a job and room for another, through every refusal; then the run ends as if nothing had been."""
+    """A worker with a job and room for another, through every refusal; then the run ends as if nothing had
+    been.
+    """
     with site.engine.begin() as conn:
         project = make_project(conn, site.legacy_root, "study")
         for number in range(60):
-            # At the run's limit more than a slow machine needs for all the refusals; the limit is lifted at the end.
+            # At the run's limit more than a slow machine needs for all the refusals; the limit is lifted at
+            # the end.
             record_session(conn, project, f"day {number}", rows=200)
     with (
         redis.Redis.from_url(refusing_url) as client,

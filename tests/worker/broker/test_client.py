@@ -1,4 +1,6 @@
-"""The way to the broker: whatever goes wrong there is said in our words, with its address and the driver's reason."""
+"""The way to the broker: whatever goes wrong there is said in our words, with its address and the driver's
+reason.
+"""
 
 import uuid
 from collections.abc import Iterator

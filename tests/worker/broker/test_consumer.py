@@ -1,4 +1,6 @@
-"""A worker's connection to a broker that dies: given away whatever state it is in, and never the end of the worker."""
+"""A worker's connection to a broker that dies: given away whatever state it is in, and never the end of the
+worker.
+"""
 
 import uuid
 from pathlib import Path
@@ -25,7 +27,9 @@ def asking(channel: Channel, name: str, taken: list[object]) -> None:
 
 
 def test_a_broker_that_dies_while_a_task_runs_does_not_take_the_worker_along(site: Site, tmp_path: Path):
-    """With a message that is not acknowledged, and two channels that ask for more, each of which fails while it is closed."""
+    """With a message that is not acknowledged, and two channels that ask for more, each of which fails while
+    it is closed.
+    """
     with valkey(servers_folder(tmp_path), durable=False) as broker:
         settings = Settings(**site.settings.model_dump() | {"redis_url": broker.url})
         app = create_app(settings)

@@ -1,4 +1,6 @@
-"""The filter for messages: only jobs of ours come in, and nothing that is put into the broker stops a worker."""
+"""The filter for messages: only jobs of ours come in, and nothing that is put into the broker stops a
+worker.
+"""
 
 import base64
 import json
@@ -295,7 +297,7 @@ def test_a_job_that_the_ledger_does_not_know_is_refused(
     _migrate_one(site)
 
 
-def test_what_somebody_wrote_in_place_of_a_result_is_not_taken_for_one(shared_site: Site):
+def test_foreign_data_in_place_of_a_result_is_not_taken_for_one(shared_site: Site):
     site = shared_site
     run_id, number = _migrate_one(site)
     key = f"celery-task-meta-{JobRef(run_id=run_id, project_id=number).task_id}"
@@ -309,7 +311,7 @@ def test_what_somebody_wrote_in_place_of_a_result_is_not_taken_for_one(shared_si
     assert collected.returncode == 0, collected.stderr
 
 
-def test_what_somebody_wrote_in_place_of_the_epoch_can_be_kept(site: Site):
+def test_foreign_data_in_place_of_the_epoch_can_be_kept(site: Site):
     with redis.Redis.from_url(site.redis_url) as client:
         client.set("label_migrator:epoch", b"\x00\xff" + b"x" * 1000)
 

@@ -30,7 +30,7 @@ def ask(site: Site) -> Callable[..., dict[str, Any]]:
     return ask
 
 
-def test_a_question_is_answered_at_once_and_its_findings_are_there_when_it_is_asked_again(
+def test_a_question_is_answered_at_once_and_asking_again_gives_the_findings(
     site: Site, ask: Callable[..., dict[str, Any]]
 ):
     token = str(uuid.uuid4())
@@ -51,7 +51,7 @@ def test_a_question_is_answered_at_once_and_its_findings_are_there_when_it_is_as
     assert list(said.checks) == ["database from workers", "clocks of workers", "reaper"]
 
 
-def test_what_hangs_is_said_with_where_it_hangs(
+def test_a_worker_that_hangs_answers_where_it_hangs(
     ask: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ):
     """A new process that gets no time at all stands for one that the kernel does not let begin."""
@@ -67,7 +67,7 @@ def test_what_hangs_is_said_with_where_it_hangs(
     }
 
 
-def test_one_that_takes_too_long_is_over_though_it_still_runs(
+def test_an_examination_that_takes_too_long_is_over_though_it_still_runs(
     ask: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(room, "_LIMIT_S", 0.0)
@@ -75,7 +75,7 @@ def test_one_that_takes_too_long_is_over_though_it_still_runs(
     assert ask(uuid.uuid4().hex)["state"] == "silent"
 
 
-def test_only_a_few_run_at_once(ask: Callable[..., dict[str, Any]]):
+def test_only_a_few_examinations_run_at_once(ask: Callable[..., dict[str, Any]]):
     tokens = [uuid.uuid4().hex for _ in range(room._MOST + 1)]
 
     for token in tokens:
@@ -90,7 +90,9 @@ def test_only_a_few_run_at_once(ask: Callable[..., dict[str, Any]]):
 
 
 @pytest.mark.parametrize(("token", "step"), [("../../etc", "examine"), ("0" * 32, "format")])
-def test_what_is_no_token_or_no_step_is_refused(ask: Callable[..., dict[str, Any]], token: str, step: str):
+def test_a_question_without_a_valid_token_and_step_is_refused(
+    ask: Callable[..., dict[str, Any]], token: str, step: str
+):
     """Both come through the broker, to which others may write."""
     with pytest.raises(ValueError, match=r"badly formed|not a valid Step"):
         ask(token, step)

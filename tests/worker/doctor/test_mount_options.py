@@ -1,4 +1,6 @@
-"""How places are mounted, judged by what the kernel shows of NFS mounts (lines of Linux 6.1), and whose names are alike."""
+"""How places are mounted, judged by what the kernel shows of NFS mounts (lines of Linux 6.1), and whose names
+are alike.
+"""
 
 import dataclasses
 
@@ -80,7 +82,7 @@ def said(host: str, boot_id: str) -> Evidence:
     )
 
 
-def test_two_machines_of_one_name_are_told_and_two_workers_of_one_machine_are_not():
+def test_two_machines_of_one_name_fail_and_two_workers_of_one_machine_pass():
     one, other = said("files1", "a"), said("files2", "b")
     twin = dataclasses.replace(other, machine=Machine(checks={}, host="files1", boot_id="b"))
 

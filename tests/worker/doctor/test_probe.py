@@ -1,4 +1,6 @@
-"""How a worker looks at its machine: what is broken there is found, what hangs is said in time, and nothing is left behind."""
+"""How a worker looks at its machine: what is broken there is found, what hangs is said in time, and nothing
+is left behind.
+"""
 
 import json
 import os
@@ -48,7 +50,7 @@ def test_a_machine_where_all_works(tmp_path: Path, *, with_store: bool):
     assert Machine.from_json(json.loads(json.dumps(found.to_json()))) == found
 
 
-def test_the_process_answers_shows_marks_and_clears_up_when_it_is_told_to(tmp_path: Path):
+def test_the_process_answers_shows_marks_and_cleans_up_at_the_end(tmp_path: Path):
     asked = request(tmp_path)
     other, unseen = (f".label-doctor-{asked.token}-{uuid.uuid4().hex}" for _ in range(2))
     (tmp_path / other).touch()
@@ -77,8 +79,8 @@ def test_the_process_ends_with_its_worker(tmp_path: Path):
 # What hangs ----------------------------------------------------------------------------------------------------
 
 
-def test_a_store_that_hangs_is_said_in_time_and_hides_nothing_else(tmp_path: Path):
-    """A named pipe that nobody writes to stands for a mount whose server is gone: to open it is to wait."""
+def test_a_store_that_hangs_is_found_in_time_and_hides_no_other_check(tmp_path: Path):
+    """A named pipe without a writer stands for a mount whose server is gone: to open it is to wait."""
     (tmp_path / "dataset_store").mkdir()
     os.mkfifo(tmp_path / "dataset_store/store.json")
 

@@ -1,4 +1,6 @@
-"""A worker's children are forked while no other thread of it is at work: they would get its locks, and nobody to release them."""
+"""A worker's children are forked while no other thread of it is at work: they would get its locks, and nobody
+to release them.
+"""
 
 import os
 import threading
@@ -23,7 +25,7 @@ def fork() -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def test_a_fork_waits_for_whoever_is_at_work_and_the_child_can_work_too():
+def test_a_fork_waits_for_a_thread_at_work_and_the_child_can_work_too():
     working, go_on, forked = threading.Event(), threading.Event(), threading.Event()
     codes: list[int] = []
 

@@ -1,4 +1,4 @@
-"""Progress is told in order, the newest word wins, and nobody waits for a listener that does not answer."""
+"""Calls are made in order, of those that wait only the newest, and their caller never waits."""
 
 import threading
 
@@ -6,38 +6,38 @@ from tests.support.waiting import PATIENCE_S
 from worker.runtime.latest_call import LatestCall
 
 
-def test_of_the_words_that_come_while_the_listener_is_deaf_only_the_last_is_told():
+def test_of_the_calls_submitted_while_one_hangs_only_the_last_is_made():
     latest = LatestCall()
-    told: list[str] = []
-    is_deaf, hears = threading.Event(), threading.Event()
+    made: list[str] = []
+    hangs, goes_on = threading.Event(), threading.Event()
     last = threading.Event()
 
     def first() -> None:
-        is_deaf.set()
-        hears.wait(PATIENCE_S)
-        told.append("first")
+        hangs.set()
+        goes_on.wait(PATIENCE_S)
+        made.append("first")
 
     latest.submit(first)
-    assert is_deaf.wait(PATIENCE_S)
+    assert hangs.wait(PATIENCE_S)
     for word in ("second", "third"):
-        latest.submit(lambda word=word: told.append(word))
-    latest.submit(lambda: (told.append("last"), last.set()))
-    hears.set()
+        latest.submit(lambda word=word: made.append(word))
+    latest.submit(lambda: (made.append("last"), last.set()))
+    goes_on.set()
 
     assert last.wait(PATIENCE_S)
-    assert told == ["first", "last"]
+    assert made == ["first", "last"]
 
 
-def test_a_word_that_cannot_be_told_does_not_end_the_telling():
+def test_a_call_that_fails_does_not_end_the_thread():
     latest = LatestCall()
-    failed, told = threading.Event(), threading.Event()
+    failed, made = threading.Event(), threading.Event()
 
     def fail() -> None:
         failed.set()
-        raise ConnectionError("nobody listens")
+        raise ConnectionError("no listener")
 
     latest.submit(fail)
     assert failed.wait(PATIENCE_S)
-    latest.submit(told.set)
+    latest.submit(made.set)
 
-    assert told.wait(PATIENCE_S)
+    assert made.wait(PATIENCE_S)

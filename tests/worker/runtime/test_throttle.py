@@ -33,7 +33,7 @@ def test_a_limit_that_is_lifted_or_raised_ends_the_waits_for_what_was_booked(lim
         assert not thread.is_alive()
 
 
-def test_a_wait_ends_when_it_is_told_to():
+def test_a_wait_ends_when_its_listener_raises():
     def told() -> None:
         raise InterruptedError
 
