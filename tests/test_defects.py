@@ -139,7 +139,7 @@ DEFECTS = (
         was="projects were merged onto a store whose bytes did not fit its hash any more",
         guards=(
             TRUST + "test_a_damaged_dataset_is_mended_before_an_equal_project_refers_to_it",
-            TRUST + "test_damage_that_leaves_no_trace_in_the_times_is_found_when_the_last_check_is_old",
+            TRUST + "test_damage_without_a_trace_in_the_times_is_found_when_the_last_check_is_old",
             "acceptance/test_verify_and_rollback_cli.py::test_a_session_that_differs_gives_exit_code_4_and_is_named",
         ),
     ),
@@ -260,7 +260,7 @@ DEFECTS = (
         number=29,
         was="two runs over one project did all work twice, and one reported an error",
         guards=(
-            EQUAL + "test_of_two_runs_over_one_project_at_once_one_migrates_it_and_the_other_says_who_did",
+            EQUAL + "test_of_two_runs_over_one_project_one_migrates_it_and_the_other_says_who_did",
             TWO_RUNS + "test_two_runs_over_the_same_projects_migrate_each_once",
         ),
     ),
@@ -386,7 +386,7 @@ DEFECTS = (
         number=45,
         was="every byte was read three times, one file after the other, without progress or resume",
         guards=(
-            TRUST + "test_a_big_file_that_nobody_met_before_is_read_once",
+            TRUST + "test_a_big_file_that_was_not_seen_before_is_read_once",
             HASH + "test_progress_counts_every_file_and_every_byte_once",
             INGEST + "test_an_attempt_that_died_after_some_blobs_is_finished_by_the_next",
         ),

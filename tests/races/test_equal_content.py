@@ -84,7 +84,7 @@ def migrate_at_once(site: Site, refs: Sequence[JobRef]) -> list[Outcome | None]:
 
 
 def meet_after(monkeypatch: pytest.MonkeyPatch, room: Any, name: str, count: int) -> None:
-    """Let nobody go on from a step before `count` workers have done it."""
+    """Keep every worker at a step until `count` workers have done it."""
     done, meeting = getattr(room, name), threading.Barrier(count)
 
     def step(*args: Any, **options: Any) -> Any:
@@ -136,7 +136,7 @@ def assert_one_dataset(site: Site, project_ids: Sequence[int]) -> None:
     assert [tuple(ref) for ref in refs] == [(number, dataset.dataset_id) for number in sorted(project_ids)]
 
 
-@pytest.mark.parametrize("meeting", ["at the start", "after hashing", "after nobody had it"])
+@pytest.mark.parametrize("meeting", ["at the start", "after hashing", "after finding it not stored"])
 def test_eight_projects_of_equal_content_at_once_are_one_dataset_stored_once(
     site: Site, monkeypatch: pytest.MonkeyPatch, meeting: str
 ):
@@ -145,7 +145,7 @@ def test_eight_projects_of_equal_content_at_once_are_one_dataset_stored_once(
     refs = open_run(site.engine, projects)
     if meeting == "after hashing":
         meet_after(monkeypatch, read_once, "hash_tree", 8)
-    if meeting == "after nobody had it":
+    if meeting == "after finding it not stored":
         _meet_after_first(monkeypatch, "find_stored", 8)
 
     outcomes = [outcome for outcome in migrate_at_once(site, refs) if outcome is not None]
@@ -163,7 +163,7 @@ def test_eight_projects_of_equal_content_at_once_are_one_dataset_stored_once(
 
 
 def _meet_after_first(monkeypatch: pytest.MonkeyPatch, name: str, count: int) -> None:
-    """As `meet_after`, but each thread waits only once: whoever holds the claim asks again, alone."""
+    """As `meet_after`, but each thread waits only once: the holder of the claim asks again, alone."""
     done, meeting, met = getattr(steps, name), threading.Barrier(count), threading.local()
 
     def step(*args: Any) -> Any:
@@ -285,7 +285,7 @@ def test_a_late_delivery_of_a_finished_job_is_dropped(site: Site):
 
 
 def see_no_other_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if every lease were taken at the same instant, when nobody's is there to be seen yet."""
+    """As if every lease were taken at the same instant, when none is there to be seen yet."""
     take = leases.take_lease
 
     def take_alone(*arguments: Any, **options: Any) -> Lease | None:
@@ -296,7 +296,7 @@ def see_no_other_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("step", [None, "scan", "hash_tree"])
-def test_of_two_runs_over_one_project_at_once_one_migrates_it_and_the_other_says_who_did(
+def test_of_two_runs_over_one_project_one_migrates_it_and_the_other_says_who_did(
     site: Site, monkeypatch: pytest.MonkeyPatch, step: str | None
 ):
     """Whether they meet anywhere or having read everything: the claim lets one at a time come to the conversion."""

@@ -75,9 +75,7 @@ def test_a_damaged_dataset_is_mended_before_an_equal_project_refers_to_it(site: 
     assert recording(first, 1).read_bytes() == whole
 
 
-def test_damage_that_leaves_no_trace_in_the_times_is_found_when_the_last_check_is_old(
-    site: Site, tools: Tools
-):
+def test_damage_without_a_trace_in_the_times_is_found_when_the_last_check_is_old(site: Site, tools: Tools):
     plain_study(site, "first", 1)
     (first,) = migrate_all(site, tools)
     whole = recording(first, 1).read_bytes()
@@ -138,7 +136,7 @@ def test_a_blob_that_others_link_while_it_is_read_again_is_not_taken_for_a_bad_o
     assert quarantined(site) == []
 
 
-def test_of_two_that_repair_a_blob_the_second_does_not_condemn_what_the_first_put_there(
+def test_of_two_that_repair_a_blob_the_second_keeps_what_the_first_put_there(
     site: Site, tools: Tools, monkeypatch: pytest.MonkeyPatch
 ):
     """What it read was the bad one, by a name that leads to the good one by now. The first look was before its turn."""
@@ -175,7 +173,7 @@ def test_of_two_that_repair_a_blob_the_second_does_not_condemn_what_the_first_pu
     assert quarantined(site) == []
 
 
-def test_a_big_file_that_nobody_met_before_is_read_once(site: Site, tools: Tools):
+def test_a_big_file_that_was_not_seen_before_is_read_once(site: Site, tools: Tools):
     from worker.store import digest
 
     path = plain_study(site, "big", 1)

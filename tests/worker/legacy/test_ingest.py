@@ -191,7 +191,7 @@ def test_a_change_between_hashing_and_copying_is_noticed_and_nothing_is_publishe
 # Stopping -------------------------------------------------------------------------------------------------------
 
 
-def test_copying_stops_at_a_file_and_keeps_what_is_finished_for_whoever_goes_on(tmp_path: Path):
+def test_copying_stops_at_a_file_and_keeps_what_is_finished_for_the_next_attempt(tmp_path: Path):
     entries = {b"session/%03d" % number: b"%d" % number for number in range(200)}
     store = open_store(tmp_path)
     tree = hashed(write_tree(tmp_path / "study", entries), store)
