@@ -9,8 +9,8 @@ from sqlalchemy import Engine
 from producer.cli.exit_codes import Exit
 from producer.cli.terminal import Terminal
 from worker import settings as settings_module
-from worker.db import engine as engine_module
 from worker.db import ledger, tables
+from worker.db.engine import connect
 from worker.db.ledger import Run
 from worker.errors import RunNotFoundError, UsageError
 from worker.runtime import log
@@ -25,7 +25,7 @@ def connected(*, needs_schema: bool = True) -> Iterator[tuple[Settings, Engine]]
     """
     settings = settings_module.load()
     log.configure(log_format=settings.log_format, level=settings.log_level)
-    engine = engine_module.connect(settings.sqlalchemy_url, application_name="label-migrator producer")
+    engine = connect(settings.sqlalchemy_url, application_name="label-migrator producer")
     try:
         if needs_schema:
             tables.require(engine)

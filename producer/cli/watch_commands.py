@@ -79,16 +79,16 @@ def metrics(
     as_json: AsJson = False,
 ) -> None:
     """Serve metrics of ledger, broker and store to Prometheus until Ctrl-C; --once and --json print and exit."""
-    from producer import metrics as metrics_room  # noqa: PLC0415 - only this verb needs Prometheus' client
+    from producer import metrics  # noqa: PLC0415 - only this verb needs Prometheus' client
 
     terminal = Terminal(as_json=as_json)
     with connected(needs_schema=False) as (settings, engine):
         if as_json:
-            terminal.document(metrics_room.as_json(settings, engine))
+            terminal.document(metrics.as_json(settings, engine))
         elif once:
-            sys.stdout.write(metrics_room.scrape(settings, engine))
+            sys.stdout.write(metrics.scrape(settings, engine))
         else:
-            _serve_metrics(terminal, metrics_room.served(settings, engine, address, port))
+            _serve_metrics(terminal, metrics.served(settings, engine, address, port))
 
 
 def _serve_metrics(terminal: Terminal, served: AbstractContextManager[str]) -> None:

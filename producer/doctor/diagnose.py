@@ -12,7 +12,7 @@ from producer.doctor.findings import Chapter, Diagnosis
 from producer.doctor.run_checks import check_runs
 from producer.doctor.worker_checks import check_workers
 from worker import settings as settings_module
-from worker.db import engine as engine_module
+from worker.db.engine import connect
 from worker.doctor.protocol import edition
 from worker.errors import SettingsError
 from worker.findings import Check, failed, passed, warned
@@ -34,7 +34,7 @@ def diagnose() -> Diagnosis:
         return Diagnosis(chapters=(here,))
     here.checks["settings"] = settings_check(settings)
     here.checks["environment"] = environment_check(list(settings_module.variables_of_other_applications()))
-    engine = engine_module.connect(
+    engine = connect(
         settings.sqlalchemy_url,
         application_name="label-migrator doctor",
         statement_limit_s=STATEMENT_S,

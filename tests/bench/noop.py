@@ -2,11 +2,11 @@
 
 from celery import shared_task
 
-from worker.broker import message_validation as door
+from worker.broker import message_validation
 
 NOOP_TASK = "tests.bench.noop"
 
-door.TASKS.add(NOOP_TASK)
+message_validation.TASKS.add(NOOP_TASK)
 
 
 @shared_task(name=NOOP_TASK)  # type: ignore[untyped-decorator] # Celery's decorators are untyped

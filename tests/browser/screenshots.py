@@ -7,7 +7,7 @@ from pathlib import Path
 
 from selenium.webdriver import Chrome
 
-from producer.demo import projects as demo_estate
+from producer.demo import projects
 from producer.local.stack import (
     FLOWER_PASSWORD,
     Stack,
@@ -56,7 +56,7 @@ def _build(running: Stack) -> None:
     engine = connect(settings.sqlalchemy_url, application_name="screenshots")
     try:
         schema.apply(engine, with_baseline=True)
-        demo_estate.build(engine, running.data_dir, megabytes=_MEGABYTES, say=lambda _line: None)
+        projects.build(engine, running.data_dir, megabytes=_MEGABYTES, say=lambda _line: None)
     finally:
         engine.dispose()
 

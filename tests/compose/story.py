@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from producer.demo import projects as demo_estate
+from producer.demo import projects
 from producer.report import document as report
 from producer.runs import status
 from tests.compose import flower, hardening, metrics
@@ -47,7 +47,7 @@ def tell(installation: Installation, say: Say) -> None:
     metrics.check(installation)
     say("Prometheus is told of every part, and of the store's room")
     with installation.engine() as engine:
-        demo_estate.build(engine, installation.legacy_dir, megabytes=_MEGABYTES, say=lambda _: None)
+        projects.build(engine, installation.legacy_dir, megabytes=_MEGABYTES, say=lambda _: None)
         before, trees = _readings(engine, installation), snapshot_tree(installation.legacy_dir)
         say(f"an estate of {_SOUND + _UNSOUND} projects is there")
         _migrate(installation, engine, say)
@@ -62,13 +62,13 @@ def tell(installation: Installation, say: Say) -> None:
 def tell_in_short(installation: Installation) -> None:
     """Migrate and take back the same projects where they lie in DATA_DIR itself, beside the store."""
     with installation.engine() as engine:
-        demo_estate.build(engine, installation.legacy_dir, megabytes=_MEGABYTES, say=lambda _: None)
-        projects = sorted(installation.legacy_dir.iterdir())
-        before, trees = _readings(engine, installation), [snapshot_tree(project) for project in projects]
+        projects.build(engine, installation.legacy_dir, megabytes=_MEGABYTES, say=lambda _: None)
+        folders = sorted(installation.legacy_dir.iterdir())
+        before, trees = _readings(engine, installation), [snapshot_tree(folder) for folder in folders]
         _check_figures(_report(installation, "enqueue", "--wait", exit_code=_SOME_FAILED))
         _check_sessions(installation, engine, before)
         _roll_back(installation)
-        assert [snapshot_tree(project) for project in projects] == trees
+        assert [snapshot_tree(folder) for folder in folders] == trees
         assert differences(before, _readings(engine, installation)) == []
 
 

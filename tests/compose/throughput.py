@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-from producer.demo import projects as demo_estate
+from producer.demo import projects
 from tests.compose.installation import Installation, installation
 
 COUNTS = (1, 2, 4)
@@ -45,7 +45,7 @@ def _migrated_within_s(workers: int, limit: str, megabytes: int) -> float:
 def _migrate(made: Installation, megabytes: int) -> float:
     """Seconds from the call of `enqueue` to the end of the last job, as the report has them."""
     with made.engine() as engine:
-        demo_estate.build(engine, made.legacy_dir, megabytes=megabytes, say=lambda _: None)
+        projects.build(engine, made.legacy_dir, megabytes=megabytes, say=lambda _: None)
     said = json.loads(made.producer("enqueue", "--wait", "--json", exit_code=_SOME_FAILED))
     document = json.loads((made.reports / Path(said["report_path"]).name).read_text(encoding="utf-8"))
     start, end = (datetime.fromisoformat(document[key]) for key in ("start_time", "end_time"))

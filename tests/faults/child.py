@@ -29,7 +29,7 @@ from worker.jobs.migrate import migrate
 from worker.jobs.tools import Tools, connect
 from worker.messages import JobRef
 from worker.runtime import log
-from worker.store import batches as admission
+from worker.store import batches
 from worker.store.store import Store
 
 
@@ -61,7 +61,7 @@ class Children:
         fault: Fault | None = None,
         *,
         blobs_can_be_linked: bool = True,
-        batch_bytes: int = admission.BATCH_BYTES,
+        batch_bytes: int = batches.BATCH_BYTES,
     ) -> End:
         """Let a worker do a job; the answer has its `status` and `error`, None when no outcome was its to say."""
         return self._do(
@@ -113,7 +113,7 @@ def _migrate(asked: dict[str, Any]) -> dict[str, Any]:
     """What a Celery child does for one task."""
     if not asked["blobs_can_be_linked"]:
         _refuse_links_of_blobs()
-    admission.BATCH_BYTES = asked["batch_bytes"]
+    batches.BATCH_BYTES = asked["batch_bytes"]
     settings = settings_module.load()
     engine = connect(settings, "a child")
     statements: list[str] = []

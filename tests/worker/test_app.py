@@ -12,7 +12,7 @@ from sqlalchemy import event
 from tests.estate import make_project, record_session
 from tests.support.sites import Site
 from worker import tasks
-from worker.broker import config as room
+from worker.broker import config
 from worker.broker.config import create_app
 from worker.messages import QUEUE, Verb
 from worker.runtime import shutdown
@@ -21,7 +21,7 @@ from worker.settings import Settings
 
 def own_settings() -> dict[str, object]:
     """What the app is configured with beyond Celery's defaults."""
-    return {**room._MESSAGES, **room._DELIVERY, **room._CONNECTIONS, **room._VISIBILITY}
+    return {**config._MESSAGES, **config._DELIVERY, **config._CONNECTIONS, **config._VISIBILITY}
 
 
 def test_celery_knows_every_setting_by_its_name():
@@ -32,7 +32,7 @@ def test_celery_knows_every_setting_by_its_name():
 
 def test_the_broker_s_client_knows_every_transport_option(settings: Settings):
     """They reach the client's connection; an unknown one is refused there, or has to be one of the transport's own."""
-    options = room._transport(5)
+    options = config._transport(5)
     of_the_transport = {"visibility_timeout"}
     url = settings.redis_url.get_secret_value()
 

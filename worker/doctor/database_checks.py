@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from worker.db import engine as engine_module
 from worker.db import health
+from worker.db.engine import autocommit, connect
 from worker.db.projects import sample_of_legacy
 from worker.doctor.machine_checks import clock_check
 from worker.errors import MigratorError
@@ -33,7 +33,7 @@ class FromDatabase:
 def ask_database(settings: Settings, token: str) -> FromDatabase:
     """Connect as a worker does. Every worker that is asked with the same token draws the same projects."""
     # For these few questions only: the parent forks, and keeps no connection while it does.
-    engine = engine_module.connect(
+    engine = connect(
         settings.sqlalchemy_url,
         application_name="label-migrator checkup",
         keeps_connections=False,
@@ -49,7 +49,7 @@ def ask_database(settings: Settings, token: str) -> FromDatabase:
 
 
 def _ask(engine: Engine, token: str) -> FromDatabase:
-    with engine_module.autocommit(engine) as conn:
+    with autocommit(engine) as conn:
         checks = {
             "database from workers": passed("answers"),
             "clocks of workers": clock_check(health.clock_ahead_s(conn)),

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.sites import Site
 from tests.support.waiting import eventually
-from worker.doctor import checkup as room
+from worker.doctor import checkup
 from worker.doctor.checkup import Checkups
 from worker.doctor.probe import WITHIN_S
 from worker.doctor.protocol import Evidence, Step
@@ -55,8 +55,8 @@ def test_a_worker_that_hangs_answers_where_it_hangs(
     ask: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ):
     """A new process that gets no time at all stands for one that the kernel does not let begin."""
-    monkeypatch.setattr(room, "WITHIN_S", 0.0)
-    monkeypatch.setattr(room, "_GRACE_S", 0.0)
+    monkeypatch.setattr(checkup, "WITHIN_S", 0.0)
+    monkeypatch.setattr(checkup, "_GRACE_S", 0.0)
     token = uuid.uuid4().hex
 
     eventually(lambda: ask(token)["state"] != "examining", "it gives up")
@@ -70,13 +70,13 @@ def test_a_worker_that_hangs_answers_where_it_hangs(
 def test_an_examination_that_takes_too_long_is_over_though_it_still_runs(
     ask: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(room, "_LIMIT_S", 0.0)
+    monkeypatch.setattr(checkup, "_LIMIT_S", 0.0)
 
     assert ask(uuid.uuid4().hex)["state"] == "silent"
 
 
 def test_only_a_few_examinations_run_at_once(ask: Callable[..., dict[str, Any]]):
-    tokens = [uuid.uuid4().hex for _ in range(room._MOST + 1)]
+    tokens = [uuid.uuid4().hex for _ in range(checkup._MOST + 1)]
 
     for token in tokens:
         ask(token)

@@ -11,16 +11,15 @@ from celery.worker.components import Pool
 
 from tests.support.sites import Site
 from tests.support.waiting import PATIENCE_S
-from worker import app as app_room
-from worker import bootsteps
-from worker.runtime import fork_guard as forking
+from worker import app, bootsteps
+from worker.runtime import fork_guard
 
 
 def fork() -> int:
     """Fork a child that takes and leaves the guard itself, and give its status."""
     child = os.fork()
     if not child:
-        with forking.at_work():
+        with fork_guard.at_work():
             os._exit(7)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
@@ -30,7 +29,7 @@ def test_a_fork_waits_for_a_thread_at_work_and_the_child_can_work_too():
     codes: list[int] = []
 
     def work() -> None:
-        with forking.at_work():
+        with fork_guard.at_work():
             working.set()
             go_on.wait(PATIENCE_S)
 
@@ -46,17 +45,17 @@ def test_a_fork_waits_for_a_thread_at_work_and_the_child_can_work_too():
     go_on.set()
     assert forked.wait(PATIENCE_S)
     assert codes == [7]
-    with forking.at_work():
+    with fork_guard.at_work():
         pass
 
 
 def test_a_fork_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(forking, "_LIMIT_S", 0.05)
+    monkeypatch.setattr(fork_guard, "_LIMIT_S", 0.05)
     end = threading.Event()
     working = threading.Event()
 
     def work() -> None:
-        with forking.at_work():
+        with fork_guard.at_work():
             working.set()
             end.wait(PATIENCE_S)
 
@@ -75,10 +74,10 @@ def test_a_fork_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch):
 def test_the_reaper_starts_when_the_first_children_are_there(site: Site, monkeypatch: pytest.MonkeyPatch):
     for name, value in site.env.items():
         monkeypatch.setenv(name, value)
-    app_room._worker_app.cache_clear()
+    app._worker_app.cache_clear()
     try:
-        steps = [type(step) for step in WorkController(app=app_room.app, concurrency=1).blueprint.order]
+        steps = [type(step) for step in WorkController(app=app.app, concurrency=1).blueprint.order]
     finally:
-        app_room._worker_app.cache_clear()
+        app._worker_app.cache_clear()
 
     assert steps.index(Pool) < steps.index(bootsteps.Reaping)
