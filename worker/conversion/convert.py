@@ -46,12 +46,13 @@ def convert(
 ) -> Outcome:
     """Turn the project into one that refers to the dataset, and end its job, in one transaction.
 
-    Locks, in this order: the dataset's row, the project's row, its sessions; for all of them it gives way to people, and
-    calls `listen`, which may raise, before it tries again.
-    `create_at` is the published tree of a dataset that has no row yet; the caller holds its claim (`ClaimLostError` when the
-    row is there after all). None means the row must be there (`DatasetGoneError` otherwise). Raises `NothingToDoError` for a project that is gone or converted, `ProjectChangedError` for one with
-    another path, `LeaseLostError` when the job has another holder, `RowRefusedError` for what the database does not let be
-    written. A crash anywhere leaves the project as it was.
+    Locks, in this order: the dataset's row, the project's row, its sessions; for all of them it gives way to
+    people, and calls `listen`, which may raise, before it tries again. `create_at` is the published tree of a
+    dataset that has no row yet; the caller holds its claim (`ClaimLostError` when the row is there after
+    all). None means the row must be there (`DatasetGoneError` otherwise). Raises `NothingToDoError` for a
+    project that is gone or converted, `ProjectChangedError` for one with another path, `LeaseLostError` when
+    the job has another holder, `RowRefusedError` for what the database does not let be written. A crash
+    anywhere leaves the project as it was.
     """
     # Outside of the transaction: of many files they take a while, in which the server would hear nothing.
     attributes = tree_attributes.pack(tree)
@@ -78,8 +79,9 @@ def rehearse(
 ) -> Outcome:
     """Do the same statements under the same locks, see that the database takes them, and take all of it back.
 
-    The outcome that `convert` would have, but for the id of a dataset that is not there yet; it is not in the ledger yet.
-    Raises what `convert` raises. Texts of a tree that is not stored yet are read from the legacy directory.
+    The outcome that `convert` would have, but for the id of a dataset that is not there yet; it is not in the
+    ledger yet. Raises what `convert` raises. Texts of a tree that is not stored yet are read from the legacy
+    directory.
     """
     attributes = tree_attributes.pack(tree)
     types = column_types.known(engine)
@@ -97,7 +99,9 @@ def rehearse(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Target:
-    """What the project's rows are to refer to. `is_there`: the tree at `create_at` is published, not only planned."""
+    """What the project's rows are to refer to. `is_there`: the tree at `create_at` is published, not only
+    planned.
+    """
 
     tree: HashedTree
     attributes: bytes
@@ -138,8 +142,9 @@ def _settle(
 ) -> tuple[list[Session], tuple[Warning_, ...]]:
     """Close the record of a conversion that another program took back: Label's own tool, or a person by SQL.
 
-    Either leaves the sessions reading from the dataset. Where the directory still has that content they are led back to it
-    first, so that this conversion records them as they were before the former one; otherwise they stay what they are.
+    Either leaves the sessions reading from the dataset. Where the directory still has that content they are
+    led back to it first, so that this conversion records them as they were before the former one; otherwise
+    they stay what they are.
     """
     former = projects.active_conversions(conn, [project.project_id])[project.project_id]
     said = f"migrated by run {former.run_id} before, and returned to legacy by another program since; the record of that is closed"
@@ -174,7 +179,9 @@ def check_still_legacy(project: Project | None, lease: leases.Lease, conn: Conne
 def _write_rows(
     conn: Connection, lease: leases.Lease, dataset: Dataset, to: _Target, plan: Plan, types: ColumnTypes
 ) -> None:
-    """All rows of the project, and the before-image of each. Seven statements, however many sessions there are."""
+    """All rows of the project, and the before-image of each. Seven statements, however many sessions there
+    are.
+    """
     project_id = lease.ref.project_id
     written = {
         "migrated_from": MIGRATED_FROM,

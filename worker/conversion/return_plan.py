@@ -1,4 +1,6 @@
-"""What each session of a converted project becomes again, and writing that. Opens no transaction, reads no file."""
+"""What each session of a converted project becomes again, and writing that. Opens no transaction, reads no
+file.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,9 +28,10 @@ class Return:
 def plan_return(conversion: Conversion, dataset_path: str | None, rows: Sequence[Session]) -> Return:
     """Decide for every session of a converted project where its rows will be read from again. Pure.
 
-    A session that is where the conversion put it goes back to where it was. One that people led elsewhere since, cut
-    otherwise or renamed, and one that they made since, keeps what they wrote; if that leads into the dataset's tree, it is
-    led to the same directory of the legacy tree, with its offsets, because the files there are the same.
+    A session that is where the conversion put it goes back to where it was. One that people led elsewhere
+    since, cut otherwise or renamed, and one that they made since, keeps what they wrote; if that leads into
+    the dataset's tree, it is led to the same directory of the legacy tree, with its offsets, because the
+    files there are the same.
     """
     recorded = {change["session_id"]: change for change in conversion.before["sessions"]}
     left_alone = {one["session_id"]: one["before"] for one in conversion.before.get("left_alone", ())}
@@ -44,7 +47,8 @@ def plan_return(conversion: Conversion, dataset_path: str | None, rows: Sequence
 
 
 def without_references_to_nothing(conn: Connection, plan: Return, rows: Sequence[Session]) -> Return:
-    """The plan without ids that the foreign keys do not let back in, because what they refer to is not there (any more).
+    """The plan without ids that the foreign keys do not let back in, because what they refer to is not there
+    (any more).
 
     Such an id was legal before the keys came, and no reader of Label tells it from an empty column.
     """
@@ -66,7 +70,8 @@ def without_references_to_nothing(conn: Connection, plan: Return, rows: Sequence
 def put_sessions_back(
     conn: Connection, conversion: Conversion, dataset_path: str | None, rows: Sequence[Session]
 ) -> Return:
-    """Write what `plan_return` decides, and remove the split configs and the reference that the conversion made.
+    """Write what `plan_return` decides, and remove the split configs and the reference that the conversion
+    made.
 
     The caller has locked the project's row and these sessions.
     """
@@ -95,7 +100,9 @@ def _values_after(
 
 
 def _is_where_it_was_put(row: Session, change: Mapping[str, Any], trees: frozenset[str]) -> bool:
-    """Do its rows still come from where the conversion said, and would they come from where they came from before?"""
+    """Do its rows still come from where the conversion said, and would they come from where they came from
+    before?
+    """
     before, after = change["before"], change["after"]
     tree, _, raw_name = (row.parent_session_data_path or "").rpartition("/")
     if tree not in trees or raw_name != after["raw_session_name"]:

@@ -1,4 +1,6 @@
-"""Moving rows back: the one transaction that makes a converted project legacy again, and its rehearsal. Reads no file."""
+"""Moving rows back: the one transaction that makes a converted project legacy again, and its rehearsal. Reads
+no file.
+"""
 
 from collections.abc import Callable
 
@@ -22,9 +24,9 @@ def revert(
 ) -> Outcome:
     """Take the project's conversion back and end the job, in one transaction.
 
-    Locks, in the same order as the conversion and giving way like it: the dataset's row, the project's row, its
-    sessions. The dataset and its files stay: others may refer to them. Raises `NothingToDoError` when the project is gone
-    or back already, `RollbackRefusedError` when an edit since would be lost. A crash anywhere
+    Locks, in the same order as the conversion and giving way like it: the dataset's row, the project's row,
+    its sessions. The dataset and its files stay: others may refer to them. Raises `NothingToDoError` when the
+    project is gone or back already, `RollbackRefusedError` when an edit since would be lost. A crash anywhere
     leaves the project migrated. Raises `RowRefusedError` for what the database does not let be written.
     """
     types = column_types.known(engine, column_types.OF_ROLLBACK)
@@ -79,8 +81,9 @@ def _put_back(
 
 
 def check_still_converted(project: Project | None, conversion: Conversion, conn: Connection) -> bool:
-    """The project as its conversion left it, apart from what people may edit; True when its row is back at its directory
-    already, but not by this program: Label's own rollback tool leaves the sessions, and our record, as they were.
+    """The project as its conversion left it, apart from what people may edit; True when its row is back at
+    its directory already, but not by this program: Label's own rollback tool leaves the sessions, and our
+    record, as they were.
     """
     number = conversion.project_id
     if project is None:

@@ -1,4 +1,6 @@
-"""What each session of a legacy project becomes: its raw directory, its offsets, or why it is left as it is. Pure."""
+"""What each session of a legacy project becomes: its raw directory, its offsets, or why it is left as it is.
+Pure.
+"""
 
 import os
 from collections.abc import Collection, Container, Iterator, Sequence
@@ -17,7 +19,9 @@ from worker.store.digest import printable
 
 
 class SessionNameRefusedError(ProjectError):
-    """A session reads from a place that its name alone leads to, and which is no directory of the project's own."""
+    """A session reads from a place that its name alone leads to, and which is no directory of the project's
+    own.
+    """
 
     remedy: ClassVar[str] = (
         "Give the session the name of its directory, or its directory as parent path; then enqueue the project again."
@@ -45,7 +49,9 @@ class Plan:
 
     @property
     def split_parameters(self) -> dict[str, dict[str, Any]]:
-        """For each raw session that has virtual children: its segments, as `project_split_configs` keeps them."""
+        """For each raw session that has virtual children: its segments, as `project_split_configs` keeps
+        them.
+        """
         parameters: dict[str, dict[str, Any]] = {}
         for plan in self.sessions:
             if plan.is_virtual_child:
@@ -59,10 +65,10 @@ class Plan:
 def plan_sessions(project_path: str, rows: Sequence[Session], tree: HashedTree) -> Plan:
     """Decide for every session of a project where its rows will be read from. Pure.
 
-    A session without a parent path becomes the records 0 to N of its own directory, because with open offsets Label's
-    model scoring would drop the last record and later splits would get no offsets. A split child keeps its offsets. A
-    row that cannot be judged is left alone, with a warning that names it. Raises `SessionNameRefusedError` for one that
-    would become unreadable by that.
+    A session without a parent path becomes the records 0 to N of its own directory, because with open offsets
+    Label's model scoring would drop the last record and later splits would get no offsets. A split child
+    keeps its offsets. A row that cannot be judged is left alone, with a warning that names it. Raises
+    `SessionNameRefusedError` for one that would become unreadable by that.
     """
     names = frozenset(tree.scan.session_names)
     directories = _plain_directories(tree)
@@ -111,7 +117,9 @@ def _plan(row: Session, raw_name: str, records: int | None, *, child: bool) -> S
 
 
 def _noise(noise: Noise, sessions: Collection[str]) -> Iterator[Warning_]:
-    """What other programs left in the directory: stored with the rest, it keeps equal recordings from being one dataset."""
+    """What other programs left in the directory: stored with the rest, it keeps equal recordings from being
+    one dataset.
+    """
     if not noise.count:
         return
     more = f" and {noise.count - len(noise.first)} more" if noise.count > len(noise.first) else ""
@@ -150,8 +158,8 @@ def _left_alone(row: Session, reason: str) -> Warning_:
 def _own_directory(path: str, project_path: str, directories: Collection[str]) -> str | None:
     """The one component by which an absolute path goes below the project's; None when it is anything else.
 
-    A comparison of texts, without double slashes and dots. `..` undoes the component before it only where that is one of
-    `directories`: behind a link it leads elsewhere, and behind nothing nowhere.
+    A comparison of texts, without double slashes and dots. `..` undoes the component before it only where
+    that is one of `directories`: behind a link it leads elsewhere, and behind nothing nowhere.
     """
     prefix, parts = _components(project_path), _components(path)
     if not path.startswith("/") or parts[: len(prefix)] != prefix:
@@ -177,7 +185,9 @@ def _plain_directories(tree: HashedTree) -> frozenset[str]:
 
 
 def check_names(rows: Sequence[Session], scanned: Scan) -> None:
-    """Raise `SessionNameRefusedError` for a session that `plan_sessions` would refuse, before a byte is stored."""
+    """Raise `SessionNameRefusedError` for a session that `plan_sessions` would refuse, before a byte is
+    stored.
+    """
     names = frozenset(scanned.session_names)
     odd = [row for row in rows if not row.parent_session_data_path and row.session_name not in names]
     if odd:
@@ -187,7 +197,9 @@ def check_names(rows: Sequence[Session], scanned: Scan) -> None:
 
 
 def _check_name(row: Session, files: Container[str]) -> None:
-    """A session without a parent path reads from the project's path joined with its name, whatever that is."""
+    """A session without a parent path reads from the project's path joined with its name, whatever that
+    is.
+    """
     name = row.session_name
     place = os.path.normpath(os.path.join(name, RECORDING))
     if place in files or name.startswith("/") or ".." in name.split("/"):

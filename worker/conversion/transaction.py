@@ -1,5 +1,5 @@
-"""The one transaction in which a project's rows are written, for good or as a rehearsal. Knows no row, and says what
-PostgreSQL refuses of them without SQL and without values.
+"""The one transaction in which a project's rows are written, for good or as a rehearsal. Knows no row, and
+says what PostgreSQL refuses of them without SQL and without values.
 """
 
 import re
@@ -18,7 +18,9 @@ from worker.errors import DatabaseRefusedError, RowRefusedError
 T = TypeVar("T")
 
 _OF_THE_ROWS = {"09", "21", "22", "23", "27", "2F", "38", "39", "42", "44", "55", "P0"}
-"""Classes of SQLSTATE that speak of the statement, its values or its table, not of the server or the connection."""
+"""Classes of SQLSTATE that speak of the statement, its values or its table, not of the server or the
+connection.
+"""
 
 _CONSTRAINTS = {
     "23514": "the check constraint {} does not hold",
@@ -40,7 +42,8 @@ def in_one_transaction(
     rehearse: bool = False,
     listen: Callable[[], None] = lambda: None,
 ) -> T:
-    """Write a project's rows in one transaction, for good or as a rehearsal; `write` says what, and returns what it did.
+    """Write a project's rows in one transaction, for good or as a rehearsal; `write` says what, and returns
+    what it did.
 
     Gives way to other transactions, and calls `listen`, which may raise, before it tries again. Raises
     `RowRefusedError` for what the database does not let be written.
@@ -55,7 +58,9 @@ def in_one_transaction(
 
 @contextmanager
 def _in_our_words(engine: Engine, whose: str) -> Iterator[None]:
-    """Raise `RowRefusedError` for what the database does not let be written inside this block, the commit included."""
+    """Raise `RowRefusedError` for what the database does not let be written inside this block, the commit
+    included.
+    """
     try:
         yield
     except DatabaseRefusedError as error:
@@ -70,7 +75,9 @@ def _in_our_words(engine: Engine, whose: str) -> Iterator[None]:
 
 @contextmanager
 def _rehearsed(engine: Engine) -> Iterator[Connection]:
-    """A transaction that is done to its end, what is checked only then included, and then taken back as a whole."""
+    """A transaction that is done to its end, what is checked only then included, and then taken back as a
+    whole.
+    """
     with engine.connect() as conn:
         try:
             yield conn

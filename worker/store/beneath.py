@@ -1,8 +1,10 @@
-"""Opening a resolved path without following a symbolic link anywhere on the way. Knows no store, no tree and no root.
+"""Opening a resolved path without following a symbolic link anywhere on the way. Knows no store, no tree and
+no root.
 
-A path that was resolved and found inside an allowed directory stays inside only while none of its directories becomes a
-link. A comparison of texts cannot see that; the kernel can, at the moment of opening: `openat2` (Linux 5.6) with
-RESOLVE_NO_SYMLINKS. Where a kernel or a sandbox does not have it, the path is opened one directory after the other.
+A path that was resolved and found inside an allowed directory stays inside only while none of its directories
+becomes a link. A comparison of texts cannot see that; the kernel can, at the moment of opening: `openat2`
+(Linux 5.6) with RESOLVE_NO_SYMLINKS. Where a kernel or a sandbox does not have it, the path is opened one
+directory after the other.
 """
 
 import ctypes
@@ -37,11 +39,12 @@ _syscall.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.POINTE
 
 
 def open_resolved(path: str, flags: int, mode: int = 0, *, dir_fd: int | None = None) -> int:
-    """A descriptor of what is at `path`, a link nowhere on the way and not at its end; `flags` and `mode` as of `os.open`.
+    """A descriptor of what is at `path`, a link nowhere on the way and not at its end; `flags` and `mode` as
+    of `os.open`.
 
-    The path may be longer than one system call takes. With `dir_fd` it is relative and cannot leave that directory. Raises
-    `OSError`: ELOOP or ENOTDIR where a directory has become a link, otherwise what `os.open` raises; `ValueError` for a path
-    with `..`, which is not resolved.
+    The path may be longer than one system call takes. With `dir_fd` it is relative and cannot leave that
+    directory. Raises `OSError`: ELOOP or ENOTDIR where a directory has become a link, otherwise what
+    `os.open` raises; `ValueError` for a path with `..`, which is not resolved.
     """
     name = os.fsencode(path)
     if b".." in name and b".." in name.split(b"/"):
@@ -66,7 +69,9 @@ def open_resolved(path: str, flags: int, mode: int = 0, *, dir_fd: int | None = 
 
 @contextmanager
 def directory(path: str, *, dir_fd: int | None = None) -> Iterator[int]:
-    """The directory at a resolved path, open for listing and for calls that take a `dir_fd`. Errors as `open_resolved`."""
+    """The directory at a resolved path, open for listing and for calls that take a `dir_fd`. Errors as
+    `open_resolved`.
+    """
     descriptor = open_resolved(path, os.O_RDONLY | _DIRECTORY, dir_fd=dir_fd)
     try:
         yield descriptor
@@ -75,7 +80,9 @@ def directory(path: str, *, dir_fd: int | None = None) -> Iterator[int]:
 
 
 def status_of(path: str) -> os.stat_result:
-    """What `os.lstat` says of a resolved path, but reached without a link on the way. Errors as `open_resolved`."""
+    """What `os.lstat` says of a resolved path, but reached without a link on the way. Errors as
+    `open_resolved`.
+    """
     descriptor = open_resolved(path, os.O_PATH | os.O_NOFOLLOW)
     try:
         return os.fstat(descriptor)

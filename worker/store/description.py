@@ -1,4 +1,6 @@
-"""What a store says of itself: `store.json` with its format, its id and its digest algorithm, and its directories."""
+"""What a store says of itself: `store.json` with its format, its id and its digest algorithm, and its
+directories.
+"""
 
 import json
 import os

@@ -1,4 +1,6 @@
-"""Digests of content, and reading a source file so that a change under our hands is noticed. Knows no store."""
+"""Digests of content, and reading a source file so that a change under our hands is noticed. Knows no
+store.
+"""
 
 import errno
 import hashlib
@@ -64,7 +66,9 @@ def digest_of(algorithm: Algorithm, content: bytes) -> str:
 
 
 def bytes_have_digest(path: str, digest: str, algorithm: Algorithm) -> bool:
-    """Is there a file whose bytes have this digest? Read in parts, as it may be large, and as it is right now."""
+    """Is there a file whose bytes have this digest? Read in parts, as it may be large, and as it is right
+    now.
+    """
     hasher = new_hasher(algorithm)
     try:
         with open(path, "rb", buffering=0) as file:
@@ -87,7 +91,9 @@ def printable(path: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signature:
-    """What `stat` says of a file; while it stays equal, the content is taken to be the same. No `ctime_ns`: it may be any."""
+    """What `stat` says of a file; while it stays equal, the content is taken to be the same. No `ctime_ns`:
+    it may be any.
+    """
 
     device: int
     inode: int
@@ -127,8 +133,9 @@ def read_chunks(
 ) -> Generator[memoryview, None, None]:
     """The file's content in chunks that are views of `buffer`, each valid until the next.
 
-    `path` and `through_links` as of `opened`. Raises `SourceChangedError` when the file is not the one described by `expected`, before, during or after reading,
-    and `EntryUnreadableError` when it cannot be read; both name the file.
+    `path` and `through_links` as of `opened`. Raises `SourceChangedError` when the file is not the one
+    described by `expected`, before, during or after reading, and `EntryUnreadableError` when it cannot be
+    read; both name the file.
     """
     with opened(path, expected, through_links=through_links) as descriptor:
         yield from _chunks(descriptor, path, expected.size_bytes, buffer, pace)
@@ -137,7 +144,8 @@ def read_chunks(
 def read_stored(path: str, buffer: memoryview, pace: Pace = unlimited) -> Generator[memoryview, None, None]:
     """The content of a stored file, as `read_chunks` gives it: whichever file has the name when it is opened.
 
-    By what was opened, not by what its name says before: another worker may be putting a good file in its place.
+    By what was opened, not by what its name says before: another worker may be putting a good file in its
+    place.
     """
     with reading(path):
         descriptor = os.open(path, _READ)
@@ -174,10 +182,10 @@ def _chunks(
 def opened(path: str, expected: Signature, *, through_links: bool = False) -> Iterator[int]:
     """A descriptor of the file described by `expected`; checked again at the end. Errors as `read_chunks`.
 
-    The one door to the bytes of a source. Its path is a resolved one: no link is followed on the way, so that a directory
-    that becomes a link after the scan cannot lead out of the allowed roots. `through_links` is for files of the store's own,
-    whose directories the operator may reach by a link. The last component is never followed when it is a link, and a pipe
-    that took the file's place cannot block.
+    The one door to the bytes of a source. Its path is a resolved one: no link is followed on the way, so that
+    a directory that becomes a link after the scan cannot lead out of the allowed roots. `through_links` is
+    for files of the store's own, whose directories the operator may reach by a link. The last component is
+    never followed when it is a link, and a pipe that took the file's place cannot block.
     """
     with reading(path):
         descriptor = os.open(path, _READ) if through_links else open_resolved(path, _READ)
@@ -202,7 +210,9 @@ def hash_file(
     *,
     through_links: bool = False,
 ) -> str:
-    """The digest of a file in one pass; `observe` is shown every chunk on the way. Errors as `read_chunks`."""
+    """The digest of a file in one pass; `observe` is shown every chunk on the way. Errors as
+    `read_chunks`.
+    """
     hasher = new_hasher(algorithm)
     sinks: list[Sink] = [hasher.update] if observe is None else [hasher.update, observe]
     show = abreast if expected.size_bytes >= BIG_BYTES else one_by_one
@@ -218,9 +228,11 @@ def one_by_one(chunk: memoryview, sinks: Sequence[Sink]) -> None:
 
 
 def abreast(chunk: memoryview, sinks: Sequence[Sink]) -> None:
-    """Show a chunk to all sinks at once: the last in this thread, the others beside it; returns when all are done.
+    """Show a chunk to all sinks at once: the last in this thread, the others beside it; returns when all are
+    done.
 
-    A single big file then uses more than one core: hashing, counting and writing leave the interpreter's lock.
+    A single big file then uses more than one core: hashing, counting and writing leave the interpreter's
+    lock.
     """
     beside = [_side_threads(os.getpid()).submit(sink, chunk) for sink in sinks[:-1]]
     try:
@@ -239,7 +251,9 @@ def _side_threads(_pid: int) -> ThreadPoolExecutor:
 def head_of(
     path: str, expected: Signature, algorithm: Algorithm, buffer: memoryview, pace: Pace = unlimited
 ) -> str:
-    """The digest of a file's first chunk: with its size a cheap hint at whether its content was met before."""
+    """The digest of a file's first chunk: with its size a cheap hint at whether its content was met
+    before.
+    """
     chunks = read_chunks(path, expected, buffer[:HEAD_BYTES], pace)
     hasher = new_hasher(algorithm)
     hasher.update(next(chunks, buffer[:0]))

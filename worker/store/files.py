@@ -1,4 +1,6 @@
-"""Files and directories of a store, one at a time: written, named, linked or copied. Knows no layout and no digest."""
+"""Files and directories of a store, one at a time: written, named, linked or copied. Knows no layout and no
+digest.
+"""
 
 import errno
 import fcntl
@@ -72,7 +74,8 @@ def writing(path: str | Path) -> Iterator[None]:
 
 
 def check_answers(error: BaseException) -> None:
-    """Raise `StoreBrokenError` if what lies behind an error with a stored file is a disk or server that does not answer.
+    """Raise `StoreBrokenError` if what lies behind an error with a stored file is a disk or server that does
+    not answer.
 
     EIO is not among it: a sector that cannot be read is one file's.
     """
@@ -81,7 +84,7 @@ def check_answers(error: BaseException) -> None:
         raise StoreBrokenError(f"Cannot read the store: {error}") from error
 
 
-# Looking -------------------------------------------------------------------------------------------------------
+# Looking ----------------------------------------------------------------------------------------------------
 
 
 def fresh_status(path: str) -> os.stat_result | None:
@@ -101,7 +104,7 @@ def is_directory(path: str) -> bool:
         return False
 
 
-# Making and naming ---------------------------------------------------------------------------------------------
+# Making and naming ------------------------------------------------------------------------------------------
 
 
 def make_directory(path: Path) -> None:
@@ -120,7 +123,8 @@ def make_directory(path: Path) -> None:
 def give_name(staged: str, final: str) -> None:
     """Give a staged file its final name; raises `FileExistsError` when something has it.
 
-    Where the file system refuses links, by a rename: of two at once the later one then replaces an equal file.
+    Where the file system refuses links, by a rename: of two at once the later one then replaces an equal
+    file.
     """
     try:
         os.link(staged, final)
@@ -133,7 +137,9 @@ def give_name(staged: str, final: str) -> None:
 
 
 def has_one_more_name(path: str, name: str) -> bool:
-    """Link a file, if that can be done; a directory cannot be linked, nor a file that has all the links it can have."""
+    """Link a file, if that can be done; a directory cannot be linked, nor a file that has all the links it
+    can have.
+    """
     try:
         os.link(path, name)
     except OSError:
@@ -144,8 +150,8 @@ def has_one_more_name(path: str, name: str) -> bool:
 def put_in_place(good: str, final: str, aside: str) -> None:
     """Let a good thing take a name in one moment, whatever has it; what had it is at `aside` then.
 
-    A file has both names for an instant, or both change names; where the file system can do neither, the name is absent for a
-    moment. Raises `FileNotFoundError` when nothing has the name.
+    A file has both names for an instant, or both change names; where the file system can do neither, the name
+    is absent for a moment. Raises `FileNotFoundError` when nothing has the name.
     """
     if not is_directory(good) and has_one_more_name(final, aside):
         os.rename(good, final)
@@ -157,7 +163,9 @@ def put_in_place(good: str, final: str, aside: str) -> None:
 
 
 def place(blob: str, target: str, *, durably: bool = False) -> Placement:
-    """Give a blob one more name; where the file system refuses links, share its blocks, or copy them, on request `durably`."""
+    """Give a blob one more name; where the file system refuses links, share its blocks, or copy them, on
+    request `durably`.
+    """
     try:
         os.link(blob, target)
     except OSError as error:
@@ -181,9 +189,10 @@ def place(blob: str, target: str, *, durably: bool = False) -> Placement:
 def new_file(path: str, *, folder: int | None = None, durably: bool = False) -> Iterator[int]:
     """A descriptor that writes a new file, open for the block; `folder` is what the path is relative to.
 
-    Closing tells of bytes that could not be written, too (NFS and quotas, close(2)), so it is a part of writing. Writable by its mode
-    until the end: an NFS client cannot take up a file again, after its server was restarted, that is read-only. At the end of the
-    block what was written is on the disk, if that is asked for (`durably`) or the kernel's syncfs(2) reports no errors.
+    Closing tells of bytes that could not be written, too (NFS and quotas, close(2)), so it is a part of
+    writing. Writable by its mode until the end: an NFS client cannot take up a file again, after its server
+    was restarted, that is read-only. At the end of the block what was written is on the disk, if that is
+    asked for (`durably`) or the kernel's syncfs(2) reports no errors.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder)
     try:
@@ -200,15 +209,16 @@ def new_file(path: str, *, folder: int | None = None, durably: bool = False) -> 
         os.close(descriptor)
 
 
-# Writing -------------------------------------------------------------------------------------------------------
+# Writing ----------------------------------------------------------------------------------------------------
 
 
 class Writer:
     """Writes a new file from its beginning to its end, so that little is left to flush when it is synced.
 
-    Where the kernel can (RWF_DONTCACHE, Linux 6.14), written pages go to disk at once and are dropped: a blob is
-    not read soon, and filling memory that was never used costs more than writing. Elsewhere the disk is told to begin on
-    each window while the next is written (sync_file_range(2)); that is only a hint, durability is `Store.sync`'s.
+    Where the kernel can (RWF_DONTCACHE, Linux 6.14), written pages go to disk at once and are dropped: a blob
+    is not read soon, and filling memory that was never used costs more than writing. Elsewhere the disk is
+    told to begin on each window while the next is written (sync_file_range(2)); that is only a hint,
+    durability is `Store.sync`'s.
 
     With `holes`, of a source that has some, parts of zeros are not written: they take no room here either.
     """

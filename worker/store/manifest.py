@@ -1,4 +1,6 @@
-"""The manifest of a directory: its sorted entries, whose digest names the dataset. Knows no disk and no database."""
+"""The manifest of a directory: its sorted entries, whose digest names the dataset. Knows no disk and no
+database.
+"""
 
 import json
 import os
@@ -71,7 +73,9 @@ class Manifest:
         return sum(file.size_bytes for file in self.files)
 
     def parts(self) -> Iterator[bytes]:
-        """The serialised form, some thousand entries at a time: whole, it would be as big as all the entries themselves."""
+        """The serialised form, some thousand entries at a time: whole, it would be as big as all the entries
+        themselves.
+        """
         yield f'{{"format":{_FORMAT},"digest":{json.dumps(self.algorithm)},"entries":[\n'.encode("ascii")
         between = b""
         for start in range(0, len(self.entries), _PART):
@@ -120,5 +124,7 @@ def _entry(row: list[Any]) -> Entry:
 
 
 def _is_inside(path: str) -> bool:
-    """Does the path stay inside the tree? Manifests may come from elsewhere, and trees are written by them."""
+    """Does the path stay inside the tree? Manifests may come from elsewhere, and trees are written by
+    them.
+    """
     return not any(name in {"", ".", ".."} for name in path.split("/"))

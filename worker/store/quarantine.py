@@ -12,12 +12,16 @@ from worker.store.files import is_directory, put_in_place
 from worker.store.removal import remove_tree
 
 _MOST_NAME_BYTES = 200
-"""So much of a name is kept in quarantine, with a suffix behind it: names have 255 bytes at most (NAME_MAX)."""
+"""So much of a name is kept in quarantine, with a suffix behind it: names have 255 bytes at most
+(NAME_MAX).
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Quarantine:
-    """One store's quarantine: `folder` is on the store's file system, so that everything enters it by a rename."""
+    """One store's quarantine: `folder` is on the store's file system, so that everything enters it by a
+    rename.
+    """
 
     folder: str
 
@@ -55,8 +59,8 @@ class Quarantine:
             explanation.unlink()
 
     def move_here(self, path: str) -> None:
-        """Empty a place, without a reason: of what is there another name exists, or will be made. Nothing may be
-        there.
+        """Empty a place, without a reason: of what is there another name exists, or will be made. Nothing may
+        be there.
         """
         with suppress(FileNotFoundError):
             os.rename(path, self._free_name(path))

@@ -1,4 +1,6 @@
-"""Removing directories that attempts left, by descriptors: a link that comes into the way is removed, never followed."""
+"""Removing directories that attempts left, by descriptors: a link that comes into the way is removed, never
+followed.
+"""
 
 import os
 import stat
@@ -12,19 +14,26 @@ _AT_ONCE = 10_000
 """So many names of a directory are kept at a time."""
 
 _BUSY = ".nfs"
-"""How NFS names a file that was removed while a program had it open: it goes by itself when that program closes it."""
+"""How NFS names a file that was removed while a program had it open: it goes by itself when that program
+closes it.
+"""
 
 BUILDING = ".restoring-"
-"""How a legacy directory that is being rebuilt is called beside its place, and stays so when its worker dies."""
+"""How a legacy directory that is being rebuilt is called beside its place, and stays so when its worker
+dies.
+"""
 
 REMOVED = "removed-"
-"""How a thing is called that was taken away from its maker and is being removed: any worker that finds one removes it."""
+"""How a thing is called that was taken away from its maker and is being removed: any worker that finds one
+removes it.
+"""
 
 
 def take_away(folder: str, name: str, prefix: str = "") -> str:
     """Give something another name in its directory before it is removed; that name.
 
-    Its maker may only be asleep: what wakes up finds its own name gone, and cannot publish what is half removed.
+    Its maker may only be asleep: what wakes up finds its own name gone, and cannot publish what is half
+    removed.
     """
     new = f"{prefix}{REMOVED}{uuid.uuid4().hex}"
     os.rename(f"{folder}/{name}", f"{folder}/{new}")
@@ -32,10 +41,11 @@ def take_away(folder: str, name: str, prefix: str = "") -> str:
 
 
 def remove_tree(path: str) -> None:
-    """Remove a directory and everything in it; read-only directories are opened first. A file or a link is just removed.
+    """Remove a directory and everything in it; read-only directories are opened first. A file or a link is
+    just removed.
 
-    Never more than three descriptors, however deep the tree is: what lies deeper is moved up before it is emptied. What a program
-    has open on NFS stays until it is closed, and the directory with it.
+    Never more than three descriptors, however deep the tree is: what lies deeper is moved up before it is
+    emptied. What a program has open on NFS stays until it is closed, and the directory with it.
     """
     above, name = os.path.split(path.rstrip("/"))
     parent = os.open(above or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -62,7 +72,9 @@ def _remove(parent: int, name: str) -> None:
 
 
 def _entries(folder: int, *, but: Container[str]) -> list[tuple[str, bool]]:
-    """Names, and which of them are directories themselves: some thousand at a time, there may be a million."""
+    """Names, and which of them are directories themselves: some thousand at a time, there may be a
+    million.
+    """
     with os.scandir(folder) as entries:
         left = (
             (entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries if entry.name not in but
@@ -71,7 +83,9 @@ def _entries(folder: int, *, but: Container[str]) -> list[tuple[str, bool]]:
 
 
 def _stays(top: int, name: str, *, is_directory: bool) -> bool:
-    """Remove one entry of the top directory, with what is in it moved up first; does something of it have to stay?"""
+    """Remove one entry of the top directory, with what is in it moved up first; does something of it have to
+    stay?
+    """
     if not is_directory:
         return _unlink(top, name)
     folder = _open(top, name)
@@ -104,7 +118,9 @@ def _unlink(folder: int, name: str) -> bool:
 
 
 def _open(parent: int, name: str) -> int:
-    """A directory, writable for its owner from now on; raises `NotADirectoryError` for a link, whatever it leads to."""
+    """A directory, writable for its owner from now on; raises `NotADirectoryError` for a link, whatever it
+    leads to.
+    """
     try:
         folder = os.open(name, _FLAGS, dir_fd=parent)
     except PermissionError:

@@ -1,9 +1,10 @@
-"""The content-addressed store: blobs and manifests by digest, trees of hard links. Knows no database and no project.
+"""The content-addressed store: blobs and manifests by digest, trees of hard links. Knows no database and no
+project.
 
-Order is the safety here. Bytes are durable before a blob's name exists, every name is durable before `publish`
-returns, and only then may a row refer to the dataset. Nothing is ever written under a final name: everything is made in
-staging and enters by link or rename. A link joins a tree to the blobs, never to a legacy file: the application rewrites
-those in place.
+Order is the safety here. Bytes are durable before a blob's name exists, every name is durable before
+`publish` returns, and only then may a row refer to the dataset. Nothing is ever written under a final name:
+everything is made in staging and enters by link or rename. A link joins a tree to the blobs, never to a
+legacy file: the application rewrites those in place.
 """
 
 import errno
@@ -79,7 +80,9 @@ class Source:
 
 @dataclass(frozen=True)
 class Store:
-    """One store: `root` holds blobs and manifests, `trees` (on the same file system) what the application reads."""
+    """One store: `root` holds blobs and manifests, `trees` (on the same file system) what the application
+    reads.
+    """
 
     root: Path
     trees: Path
@@ -91,11 +94,13 @@ class Store:
 
     @staticmethod
     def open(root: Path, trees: Path, algorithm: Algorithm, *, create: bool) -> "Store":
-        """The store at `root`. A new one (only with `create`) is made with `algorithm`; an old one keeps its own.
+        """The store at `root`. A new one (only with `create`) is made with `algorithm`; an old one keeps its
+        own.
 
-        Without `create` nothing is written, and a store that is not there yet is described as it would be made. A writer
-        opens the store first: only bytes that are written after that are certain to be on the disk when `sync` returns.
-        Raises `StoreUnusableError` for another format, unreadable directories, or trees on another file system.
+        Without `create` nothing is written, and a store that is not there yet is described as it would be
+        made. A writer opens the store first: only bytes that are written after that are certain to be on the
+        disk when `sync` returns. Raises `StoreUnusableError` for another format, unreadable directories, or
+        trees on another file system.
         """
         with writing(root):
             if create:
@@ -120,14 +125,16 @@ class Store:
     def _quarantine(self) -> Quarantine:
         return Quarantine(f"{self.root}/quarantine")
 
-    # Blobs ----------------------------------------------------------------------------------------------------------
+    # Blobs --------------------------------------------------------------------------------------------------
 
     def blob_path(self, digest: str) -> str:
         """Where the bytes with this digest are, or would be."""
         return f"{self.root}/blobs/{digest[:2]}/{digest}"
 
     def has_blob(self, digest: str, size_bytes: int, *, asked_anew: bool = False) -> bool:
-        """Is there a blob of this digest with the size it must have? With `asked_anew` no cache of a network file system says so."""
+        """Is there a blob of this digest with the size it must have? With `asked_anew` no cache of a network
+        file system says so.
+        """
         path = self.blob_path(digest)
         with writing(path):
             try:
@@ -199,8 +206,8 @@ class Store:
         return True
 
     def replace_blob(self, digest: str, good: str) -> None:
-        """Let durable bytes take the name of a bad blob, in one moment: others may be linking it. The bad one goes to
-        quarantine; one that is gone already is no hindrance.
+        """Let durable bytes take the name of a bad blob, in one moment: others may be linking it. The bad one
+        goes to quarantine; one that is gone already is no hindrance.
         """
         final = self.blob_path(digest)
         with writing(final):
@@ -214,10 +221,12 @@ class Store:
         return lambda path: not bytes_have_digest(path, digest, self.algorithm)
 
     def check_room(self, size_bytes: int) -> None:
-        """Raise unless so many bytes fit and a reserve stays for everybody else on the file system, as it is right now.
+        """Raise unless so many bytes fit and a reserve stays for everybody else on the file system, as it is
+        right now.
 
-        `TooLargeForStoreError` for more than the whole file system could ever take, `StoreFullError` when nothing fits any more,
-        `RoomWaitedForError` when less would. A job that brings no bytes takes nothing from the reserve.
+        `TooLargeForStoreError` for more than the whole file system could ever take, `StoreFullError` when
+        nothing fits any more, `RoomWaitedForError` when less would. A job that brings no bytes takes nothing
+        from the reserve.
         """
         with writing(self.root):
             status = os.statvfs(self.root)
@@ -234,14 +243,17 @@ class Store:
             raise StoreFullError(f"No space left in the store: {self.root}: {figures}")
         raise RoomWaitedForError(f"Not enough room in the store: {self.root}: {figures}")
 
-    # Trees ----------------------------------------------------------------------------------------------------------
+    # Trees --------------------------------------------------------------------------------------------------
 
     def tree_path(self, name: str, dataset_digest: str, digits: int = 12) -> Path:
-        """Where the tree of a dataset goes: a readable, harmless form of `name`, and identity in the digest."""
+        """Where the tree of a dataset goes: a readable, harmless form of `name`, and identity in the
+        digest.
+        """
         return self.trees / f"{safe_name(name)}-{dataset_digest[:digits]}"
 
     def build_tree(self, manifest: Manifest, target: str, pace: Pace = unlimited) -> dict[Placement, int]:
-        """Make the manifest's tree at `target` out of blobs; how many files were linked or, if need be, copied.
+        """Make the manifest's tree at `target` out of blobs; how many files were linked or, if need be,
+        copied.
 
         Directories keep their write bit until `publish`: a directory without it cannot be moved by its owner.
         """
@@ -259,17 +271,18 @@ class Store:
         return placed
 
     def ask_anew(self, digests: Iterable[str]) -> None:
-        """Have a network file system look up these blobs anew: another machine may have replaced a bad one, which a name that
-        is only remembered still leads to. Asked by folder, of which there are few.
+        """Have a network file system look up these blobs anew: another machine may have replaced a bad one,
+        which a name that is only remembered still leads to. Asked by folder, of which there are few.
         """
         refresh(*{os.path.dirname(self.blob_path(digest)) for digest in digests})
 
     def replace_in_tree(self, good: str, path: str, staging: str, *, bad_copy_of: str | None = None) -> None:
         """Let a tree's file be these durable bytes; readers see the old file or the new one, whole.
 
-        What was there is a link of a blob that goes to quarantine by itself, unless it is a bad copy of a digest, which goes
-        there now. A directory that is gone is left to the next job that needs its dataset. A crash here: `path` is the one
-        or the other, its directory may be open for writing until this is done again.
+        What was there is a link of a blob that goes to quarantine by itself, unless it is a bad copy of a
+        digest, which goes there now. A directory that is gone is left to the next job that needs its dataset.
+        A crash here: `path` is the one or the other, its directory may be open for writing until this is done
+        again.
         """
         directory = os.path.dirname(path)
         draft = f"{staging}/{uuid.uuid4().hex}"
@@ -295,14 +308,16 @@ class Store:
                 os.chmod(directory, 0o555)
 
     def _put_over_on_nfs(self, draft: str, path: str) -> None:
-        """Moved away first: to replace a file that a program has open leaves a name `.nfs…` beside it, which could not go
-        any more once the directory is read-only. For other machines a replaced name is absent for a moment in any case.
+        """Moved away first: to replace a file that a program has open leaves a name `.nfs…` beside it, which
+        could not go any more once the directory is read-only. For other machines a replaced name is absent
+        for a moment in any case.
         """
         self._quarantine.move_here(path)
         os.rename(draft, path)
 
     def differences(self, manifest: Manifest, tree: str, pace: Pace = unlimited) -> Iterator[str]:
-        """What keeps the tree from being the manifest's, by presence, kind and size; nothing when all is well.
+        """What keeps the tree from being the manifest's, by presence, kind and size; nothing when all is
+        well.
 
         What is not as it should be is asked for anew before that is said.
         """
@@ -323,7 +338,9 @@ class Store:
                 yield f"{printable(file.path)}: {trouble}"
 
     def holds(self, manifest: Manifest, tree: str, pace: Pace = unlimited) -> bool:
-        """Is the dataset here in full, tree and manifest, so that a project may refer to it without a copy?"""
+        """Is the dataset here in full, tree and manifest, so that a project may refer to it without a
+        copy?
+        """
         return self._has_manifest(manifest) and self._is_whole(manifest, tree, pace)
 
     def _has_manifest(self, manifest: Manifest) -> bool:
@@ -344,11 +361,12 @@ class Store:
         staging: str,
         confirm: Callable[[], None] = lambda: None,
     ) -> None:
-        """Make manifest and tree visible under their names, durably. A damaged tree of that name goes to quarantine.
+        """Make manifest and tree visible under their names, durably. A damaged tree of that name goes to
+        quarantine.
 
-        The caller holds the dataset's claim: no other job publishes this name. Should it have lost the claim without
-        knowing yet, another one has published the tree: a whole one stays where it is. `confirm` is called before a tree is
-        replaced, and raises if the claim is lost.
+        The caller holds the dataset's claim: no other job publishes this name. Should it have lost the claim
+        without knowing yet, another one has published the tree: a whole one stays where it is. `confirm` is
+        called before a tree is replaced, and raises if the claim is lost.
         """
         with writing(tree):
             self._write_manifest(manifest, staging)
@@ -356,12 +374,14 @@ class Store:
         self.seal(tree)
 
     def _put_in_place(self, manifest: Manifest, built: str, tree: Path, confirm: Callable[[], None]) -> None:
-        """Between a look at the place and what follows from it, this process may have slept, and others have come to the place:
-        so a tree that is replaced is judged again when it is out of the way, and a name that is taken is looked at again.
+        """Between a look at the place and what follows from it, this process may have slept, and others have
+        come to the place: so a tree that is replaced is judged again when it is out of the way, and a name
+        that is taken is looked at again.
         """
         place_of = os.fspath(tree)
         for tries_left in reversed(range(_TRIES)):
-            # Looked for before it is looked at: what comes to the place after this comes in one piece, and is not to be moved away.
+            # Looked for before it is looked at: what comes to the place after this comes in one piece, and is
+            # not to be moved away.
             refresh(os.path.dirname(place_of), place_of)
             if os.path.lexists(tree):
                 if self.holds(manifest, place_of):
@@ -386,7 +406,9 @@ class Store:
                 return
 
     def seal(self, tree: Path) -> None:
-        """Close a published tree for writing and wait until it is on the disk: its maker may have died before that."""
+        """Close a published tree for writing and wait until it is on the disk: its maker may have died before
+        that.
+        """
         with writing(tree):
             os.chmod(tree, 0o555)
         self.sync()
@@ -408,7 +430,7 @@ class Store:
             )
         return manifest
 
-    # Staging and durability ----------------------------------------------------------------------------------
+    # Staging and durability ---------------------------------------------------------------------------------
 
     @contextmanager
     def staging(self, name: str) -> Iterator[str]:
@@ -419,12 +441,15 @@ class Store:
         try:
             yield path
         finally:
-            # What cannot be removed now stays, and the doctor names it: an error here would hide the one that brought us here.
+            # What cannot be removed now stays, and the doctor names it: an error here would hide the one that
+            # brought us here.
             with suppress(OSError):
                 remove_tree(path)
 
     def staged_by(self) -> dict[str, int]:
-        """The jobs that have something in staging, by their task ids, and the last attempt of each that has."""
+        """The jobs that have something in staging, by their task ids, and the last attempt of each that
+        has.
+        """
         found: dict[str, int] = {}
         with suppress(FileNotFoundError):
             for name in os.listdir(f"{self.root}/staging"):
@@ -434,8 +459,8 @@ class Store:
         return found
 
     def clear_staging(self, job: str, last_attempt: int) -> None:
-        """Remove the staging directories of a job's attempts up to this one: they are over. A later one may be at work, and
-        the caller may have slept meanwhile. Likewise drafts of the store's description.
+        """Remove the staging directories of a job's attempts up to this one: they are over. A later one may
+        be at work, and the caller may have slept meanwhile. Likewise drafts of the store's description.
         """
         folder = f"{self.root}/staging"
         with writing(folder), suppress(FileNotFoundError):
@@ -454,18 +479,21 @@ class Store:
                         os.unlink(f"{folder}/{name}")
 
     def sync(self) -> None:
-        """Wait until everything written to the store's file system is on the disk: one call for any number of files.
+        """Wait until everything written to the store's file system is on the disk: one call for any number of
+        files.
 
-        Raises `StoreSyncError` when something could not be written since the store was opened, be it ours or not: the
-        caller does not know whether what it wrote is on the disk, and writes it again (`try_again`).
+        Raises `StoreSyncError` when something could not be written since the store was opened, be it ours or
+        not: the caller does not know whether what it wrote is on the disk, and writes it again (`try_again`).
         """
         with writing(self.root), flushing(self.root):
             sync_file_system(os.fspath(self.root) if self._folder is None else self._folder.descriptor)
 
     def try_again(self) -> None:
-        """After a sync that failed: begin anew with a fresh descriptor. Raises `StoreBrokenError` when the next one fails as well.
+        """After a sync that failed: begin anew with a fresh descriptor. Raises `StoreBrokenError` when the
+        next one fails as well.
 
-        What was written and has no name yet may be lost, although a sync succeeds now: the kernel tells of it only once.
+        What was written and has no name yet may be lost, although a sync succeeds now: the kernel tells of it
+        only once.
         """
         if self._folder is not None:
             with writing(self.root):
@@ -505,15 +533,19 @@ def _steps(tree: str, path: str) -> list[str]:
 
 
 def _attempt_of(job: str, name: str) -> int | None:
-    """Which attempt of a job a staging directory is named for (`<job>-<attempt>`, perhaps with what it is for); None: no one."""
+    """Which attempt of a job a staging directory is named for (`<job>-<attempt>`, perhaps with what it is
+    for); None: no one.
+    """
     number = name.removeprefix(f"{job}-").partition("-")[0]
     return int(number) if name.startswith(f"{job}-") and number.isdecimal() else None
 
 
 def safe_name(name: str) -> str:
-    """A directory name made from any text: only [A-Za-z0-9._-], 80 characters at most, never starting with a dot.
+    """A directory name made from any text: only [A-Za-z0-9._-], 80 characters at most, never starting with a
+    dot.
 
-    Nor with `raw_datasets`: Label takes `raw_datasets/raw_datasets` in a path for a mistake (label contract, 6.1).
+    Nor with `raw_datasets`: Label takes `raw_datasets/raw_datasets` in a path for a mistake (label contract,
+    6.1).
     """
     safe = re.sub(r"[^A-Za-z0-9._-]+", "_", name).lstrip(".")
     return (f"_{safe}" if safe.startswith("raw_datasets") else safe)[:80] or "dataset"

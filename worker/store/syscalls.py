@@ -1,4 +1,6 @@
-"""Calls of Linux that Python has no function for: flushing, asking anew, swapping names, reserving. Knows no store."""
+"""Calls of Linux that Python has no function for: flushing, asking anew, swapping names, reserving. Knows no
+store.
+"""
 
 import ctypes
 import errno
@@ -34,7 +36,9 @@ _ERRORS_SINCE = (5, 8)
 
 
 def syncfs_tells_errors(release: str | None = None) -> bool:
-    """Does this kernel's syncfs(2) report bytes that could not be written back? Since Linux 5.8; before, only fsync(2) does."""
+    """Does this kernel's syncfs(2) report bytes that could not be written back? Since Linux 5.8; before, only
+    fsync(2) does.
+    """
     match = re.match(r"(\d+)\.(\d+)", os.uname().release if release is None else release)
     return match is None or (int(match[1]), int(match[2])) >= _ERRORS_SINCE
 
@@ -46,9 +50,9 @@ SYNCFS_TELLS_ERRORS = syncfs_tells_errors()
 class OpenFolder:
     """A directory that stays open for as long as this lives.
 
-    The kernel tells of bytes that it could not write back once to each descriptor that was open at that time (syncfs(2)).
-    One that is opened later hears nothing if some other worker's sync was told before: it would take lost bytes for durable.
-    So open it before anything is written.
+    The kernel tells of bytes that it could not write back once to each descriptor that was open at that time
+    (syncfs(2)). One that is opened later hears nothing if some other worker's sync was told before: it would
+    take lost bytes for durable. So open it before anything is written.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -68,7 +72,9 @@ class OpenFolder:
 
 
 def _close_quietly(descriptor: int) -> None:
-    """Close a descriptor that nothing was written through: whatever close(2) says concerns other files, and sync tells it."""
+    """Close a descriptor that nothing was written through: whatever close(2) says concerns other files, and
+    sync tells it.
+    """
     try:
         os.close(descriptor)
     except OSError:
@@ -78,8 +84,9 @@ def _close_quietly(descriptor: int) -> None:
 def sync_file_system(directory: str | int, *, may_be_read_only: bool = False) -> None:
     """Wait until everything written to the file system that holds a directory is on the disk (syncfs(2)).
 
-    By a descriptor that was open before anything was written, an error in writing back is certain to be told. Raises for a file
-    system that takes no more, too, though not for a read-only mount if that is to be expected.
+    By a descriptor that was open before anything was written, an error in writing back is certain to be told.
+    Raises for a file system that takes no more, too, though not for a read-only mount if that is to be
+    expected.
     """
     if isinstance(directory, str):
         folder = OpenFolder(directory)
@@ -91,10 +98,12 @@ def sync_file_system(directory: str | int, *, may_be_read_only: bool = False) ->
 
 
 def _check_takes_more(folder: int, *, may_be_read_only: bool) -> None:
-    """Raise if the file system has given up. An ext4 whose journal could not be written says so to those who wait at that moment;
-    everybody after them is told that all is flushed, while nothing reaches the disk any more.
+    """Raise if the file system has given up. An ext4 whose journal could not be written says so to those who
+    wait at that moment; everybody after them is told that all is flushed, while nothing reaches the disk any
+    more.
 
-    A file without a name shows it. Where none can be made for want of a right, of room or of support (NFS), that proves nothing.
+    A file without a name shows it. Where none can be made for want of a right, of room or of support (NFS),
+    that proves nothing.
     """
     try:
         os.close(os.open(".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=folder))
@@ -105,10 +114,11 @@ def _check_takes_more(folder: int, *, may_be_read_only: bool) -> None:
 
 
 def refresh(*paths: str) -> None:
-    """Have a network file system ask its server what is at these paths, from the outermost in (AT_STATX_FORCE_SYNC, statx(2)).
+    """Have a network file system ask its server what is at these paths, from the outermost in
+    (AT_STATX_FORCE_SYNC, statx(2)).
 
-    What its cache says of names and attributes may be a minute old: absent where something is, or the file before it was
-    replaced. A directory that is asked anew has its entries looked up again.
+    What its cache says of names and attributes may be a minute old: absent where something is, or the file
+    before it was replaced. A directory that is asked anew has its entries looked up again.
     """
     for path in paths:
         _statx(_AT_FDCWD, os.fsencode(path), _AT_SYMLINK_NOFOLLOW)
@@ -120,7 +130,9 @@ def refresh_descriptor(descriptor: int) -> None:
 
 
 def _statx(folder: int, path: bytes, flags: int) -> None:
-    """What it finds, or fails with, is asked for by the next call; a C library without statx(2) asks nothing."""
+    """What it finds, or fails with, is asked for by the next call; a C library without statx(2) asks
+    nothing.
+    """
     call = getattr(_libc, "statx", None)
     if call is not None:
         buffer = ctypes.create_string_buffer(_STATX_BYTES)
@@ -128,7 +140,9 @@ def _statx(folder: int, path: bytes, flags: int) -> None:
 
 
 def is_remote(descriptor: int, device: int) -> bool:
-    """May another machine change what is open here, on this device? Asked once a device; what is not known to be local is remote."""
+    """May another machine change what is open here, on this device? Asked once a device; what is not known to
+    be local is remote.
+    """
     known = _remote.get(device)
     if known is None:
         buffer = ctypes.create_string_buffer(_STATFS_BYTES)
@@ -143,7 +157,9 @@ def _kind(buffer: "ctypes.Array[ctypes.c_char]") -> int:
 
 
 def is_nfs(path: str) -> bool:
-    """Is it on NFS? There a file that is replaced or removed while it is open leaves a name `.nfs…` behind."""
+    """Is it on NFS? There a file that is replaced or removed while it is open leaves a name `.nfs…`
+    behind.
+    """
     buffer = ctypes.create_string_buffer(_STATFS_BYTES)
     if _libc.statfs(os.fsencode(path), buffer) != 0:
         raise _error(path)
@@ -164,7 +180,9 @@ def rename_without_replacing(source: str, target: str, folder: int) -> bool:
 
 
 def exchange(one: str, other: str) -> bool:
-    """Let two things change names in one moment (RENAME_EXCHANGE); False where the file system cannot (NFS cannot)."""
+    """Let two things change names in one moment (RENAME_EXCHANGE); False where the file system cannot (NFS
+    cannot).
+    """
     names = os.fsencode(one), os.fsencode(other)
     if _libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
         return True
@@ -176,7 +194,8 @@ def exchange(one: str, other: str) -> bool:
 def reserve(descriptor: int, size_bytes: int) -> None:
     """Ask for all blocks of a file at once, where the file system can (fallocate(2)).
 
-    Not posix_fallocate(3): where the file system cannot, the C library writes a byte into every block instead.
+    Not posix_fallocate(3): where the file system cannot, the C library writes a byte into every block
+    instead.
     """
     while _libc.fallocate(descriptor, 0, ctypes.c_int64(0), ctypes.c_int64(size_bytes)) != 0:
         number = ctypes.get_errno()
