@@ -61,15 +61,15 @@ def main() -> None:
         people.print(f"[dim]{escape(error.remedy)}[/]")
         code = exit_code(error)
         if as_json:
-            _print_error(str(error), error.error_class, error.remedy, code)
+            _print_json(str(error), error.error_class, error.remedy, code)
         sys.exit(code)
     except TyperException as error:
         rich_format_error(error)  # type: ignore[arg-type] # typer raises only those that it can show
-        _print_error(error.format_message(), UsageError.__name__, UsageError.remedy, Exit.USAGE)
+        _print_json(error.format_message(), UsageError.__name__, UsageError.remedy, Exit.USAGE)
         sys.exit(Exit.USAGE)
     except Exception as error:
         if as_json:
-            _print_error(
+            _print_json(
                 f"{type(error).__name__}: {error}",
                 UnexpectedError.__name__,
                 UnexpectedError.remedy,
@@ -78,7 +78,7 @@ def main() -> None:
         raise
 
 
-def _print_error(error: str, error_class: str, remedy: str, code: Exit) -> None:
+def _print_json(error: str, error_class: str, remedy: str, code: Exit) -> None:
     """One line, so that it may also end JSON Lines."""
     document = {"error": error, "error_class": error_class, "remedy": remedy, "exit_code": int(code)}
     sys.stdout.write(json.dumps(document) + "\n")

@@ -193,16 +193,16 @@ def _show_plan(terminal: Terminal, settings: Settings, opened: Opened, *, nothin
         terminal.say(line)
     for warning in opened.warnings:
         terminal.say(f"[yellow]{escape(warning)}.[/]")
-    if has_work and not _may_be_done(settings):
+    if has_work and _no_worker_is_online(settings):
         terminal.say(f"[yellow]No worker is online.[/] Start one: {WORKER_COMMAND}")
 
 
-def _may_be_done(settings: Settings) -> bool:
-    """Is a worker online? Where the broker does not answer there is nothing to warn of: the run is queued."""
+def _no_worker_is_online(settings: Settings) -> bool:
+    """Whether the broker says so. Where it does not answer there is nothing to warn of: the run is queued."""
     try:
-        return bool(broker.workers_online(settings))
+        return not broker.workers_online(settings)
     except BrokerUnavailableError:
-        return True
+        return False
 
 
 def _plan(opened: Opened) -> dict[str, Any]:
