@@ -1,4 +1,4 @@
-"""The workers' side of the Label dataset migrator: tasks, stories, steps, bytes and rows."""
+"""The workers' side of the Label dataset migrator: tasks, jobs, bytes and rows."""
 
 from importlib.metadata import version
 

@@ -29,11 +29,11 @@ class Reaping(bootsteps.StartStopStep):  # type: ignore[misc]
         parent.checkups = Checkups(settings, lambda: {"reaper": self._reaper.check()})
 
     def start(self, _parent: Any) -> None:
-        """Begin to look."""
+        """Start its thread."""
         self._reaper.start()
 
     def stop(self, _parent: Any) -> None:
-        """Look no more."""
+        """End its thread."""
         self._reaper.stop()
 
 

@@ -319,7 +319,7 @@ class PlaceTakenError(TransientError):
 
 
 class ClaimLostError(TransientError):
-    """The connection that held a dataset's claim ended while bytes were being stored."""
+    """The connection that owned a dataset's claim ended while bytes were being stored."""
 
     remedy = "Enqueue the project again; what is stored already is found and used."
 

@@ -159,7 +159,7 @@ class Settings(BaseSettings):
 
     @property
     def reap_every_s(self) -> float:
-        """How often each worker looks for the jobs of dead ones, in seconds."""
+        """How often each worker's reaper runs, in seconds."""
         return min(5.0, self.lease_s / 12)
 
     @property

@@ -1,4 +1,4 @@
-"""How a program that runs in the foreground is told to end. Knows nothing of what it does."""
+"""How signals end a program that runs in the foreground. Knows nothing of what it does."""
 
 import signal
 from collections.abc import Iterator

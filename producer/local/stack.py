@@ -146,7 +146,7 @@ def stack(
 def _alone_in(state: Path) -> Iterator[None]:
     """Hold the folder's lock. The kernel gives it back however this process ends."""
     with (state / STACK_LOCK.name).open("w") as lock:
-        # Longer than a look by worker.settings takes: that holds the lock for a moment, too.
+        # Longer than worker.settings takes to check: that holds the lock for a moment, too.
         deadline = time.monotonic() + 1
         while not _is_locked(lock):
             if time.monotonic() > deadline:
@@ -234,9 +234,9 @@ def run_workers(
 def start_worker(env: Mapping[str, str], *, name: str, concurrency: int, log_file: Path) -> Child:
     """Start one Celery worker. It dies with this process; its jobs fall to others when their leases end."""
     node = f"{name}@{socket.gethostname()}"
-    # Neighbours have nothing to tell each other that the ledger does not say; asking takes a second.
+    # Workers need nothing of each other that is not in the ledger; asking takes a second.
     quiet = ["--without-mingle", "--without-gossip"]
-    # No -E: that workers tell what they do is a setting, and so holds however one is started.
+    # No -E: that workers send events is a setting, which applies however one is started.
     options = ["--concurrency", str(concurrency), "--hostname", node, *quiet]
     return start(
         node,

@@ -163,8 +163,8 @@ def main() -> None:
         _write(examine(request, mark).to_json())
         # The end of the pipe is not waited for: children that the worker forked meanwhile hold it open.
         while (names := json.loads(lines.next(_WAITS_S) or "null")) is not None:
-            look = partial(store_checks.marks_seen, request, names)
-            _write(abreast({"seen": look}, WITHIN_S).get("seen", []))
+            marks_seen = partial(store_checks.marks_seen, request, names)
+            _write(abreast({"seen": marks_seen}, WITHIN_S).get("seen", []))
     finally:
         abreast({"mark": partial(_remove, mark)}, WITHIN_S)
         # Threads that hang in the kernel are not waited for.
