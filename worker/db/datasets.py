@@ -125,6 +125,11 @@ def add(  # noqa: PLR0913 - the columns of a row
     ).scalar_one_or_none()
     if dataset_id is None:
         raise ClaimLostError(f"Dataset {dataset_hash[:12]} was stored by another job meanwhile")
+    _add_sessions(conn, dataset_id, sessions)
+    return Dataset(dataset_id=dataset_id, dataset_name=name, dataset_hash=dataset_hash, file_path=file_path)
+
+
+def _add_sessions(conn: Connection, dataset_id: int, sessions: Iterable[RawSession]) -> None:
     for rows in _portions(sessions):
         conn.execute(
             sql("""
@@ -134,7 +139,6 @@ def add(  # noqa: PLR0913 - the columns of a row
                     as s(name text, path text, labels text, file_count integer)"""),
             {"dataset_id": dataset_id, "rows": as_json(rows)},
         )
-    return Dataset(dataset_id=dataset_id, dataset_name=name, dataset_hash=dataset_hash, file_path=file_path)
 
 
 def _portions(sessions: Iterable[RawSession]) -> Iterator[list[dict[str, Any]]]:
