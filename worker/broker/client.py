@@ -2,13 +2,12 @@
 
 import json
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from worker.broker_url import BrokerUrl
-from worker.errors import BrokerRefusesError, BrokerUnavailableError
+from worker.errors import BrokerUnavailableError
 from worker.messages import QUEUE, JobRef, Message
 from worker.settings import Settings
 from worker.units import human_bytes
@@ -23,10 +22,6 @@ _PING_S = 1.0
 _ANSWER_S = 2.0
 _BATCH = 500
 _SAVES = ("rdb_last_bgsave_status", "aof_last_write_status", "aof_last_bgrewrite_status")
-_WANTS_TLS = ("closed by server", "Connection reset", "Broken pipe")
-_WANTS_PLAIN_TEXT = ("WRONG_VERSION_NUMBER", "wrong version number", "EOF occurred", "Timeout connecting")
-"""What drivers say when a server wants TLS and gets plain text, and the other way round."""
-
 _EPOCH_KEY = "label_migrator:epoch"
 _PROBE_KEY = "label_migrator:probe"
 
@@ -228,43 +223,7 @@ def _client(settings: Settings, within_s: float = _TIMEOUT_S) -> "redis.Redis":
     )
 
 
-@contextmanager
-def _translated_errors(settings: Settings) -> Iterator[None]:
-    """Raise the drivers' errors as `BrokerUnavailableError`, with the broker's address and the reason."""
-    import redis  # noqa: PLC0415 - as in _app
-    from kombu.exceptions import BatchPublishError, OperationalError  # noqa: PLC0415
+def _translated_errors(settings: Settings) -> AbstractContextManager[None]:
+    from worker.broker.failures import translated_errors  # noqa: PLC0415 - as in _app
 
-    try:
-        yield
-    except (redis.RedisError, OperationalError, BatchPublishError, OSError) as error:
-        broker, cause = settings.broker, _cause(error)
-        if isinstance(cause, redis.ResponseError | redis.BusyLoadingError | redis.AuthenticationError):
-            raise BrokerRefusesError(f"Broker refuses: {broker.place}: {_reason(cause)}") from error
-        raise BrokerUnavailableError(
-            f"Broker connection failed: {broker.place}: {_reason(cause)}{_hint(broker, error)}"
-        ) from error
-
-
-def _cause(error: BaseException) -> BaseException:
-    """What the driver raised; a batch that broke, and kombu's own error, hide it behind their words."""
-    from kombu.exceptions import BatchPublishError, OperationalError  # noqa: PLC0415 - as in _app
-
-    hidden = isinstance(error, BatchPublishError | OperationalError)
-    return error.__cause__ if hidden and error.__cause__ is not None else error
-
-
-def _reason(error: BaseException) -> str:
-    """The first line of the driver's message, with the server's error code, which the driver takes off."""
-    message = str(error).partition("\n")[0] or type(error).__name__
-    code = getattr(error, "status_code", None)
-    return f"{code} {message}" if code and not message.startswith(str(code)) else message
-
-
-def _hint(broker: BrokerUrl, error: BaseException) -> str:
-    """What the driver cannot know: perhaps one end speaks TLS and the other does not."""
-    symptoms = _WANTS_PLAIN_TEXT if broker.tls else _WANTS_TLS
-    if not any(symptom in str(error) for symptom in symptoms):
-        return ""
-    other = "redis" if broker.tls else "rediss"
-    speaks = "no TLS" if broker.tls else "TLS only"
-    return f" (if the server speaks {speaks} there, its URL begins with {other}://)"
+    return translated_errors(settings.broker)
