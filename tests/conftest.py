@@ -20,6 +20,7 @@ from sqlalchemy import Engine
 from producer.local.child_process import Child
 from producer.local.stack import Stack
 from producer.local.stack import stack as local_stack
+from tests.support.forking import PROGRAMS, Forks, forks
 from tests.support.runs import tools_of
 from tests.support.servers import REDIS_DATABASES, Databases, database_like, empty_redis
 from tests.support.sites import Site, site_in
@@ -89,6 +90,13 @@ def database(databases: Databases) -> Iterator[Engine]:
         yield engine
 
 
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """Start what forks producers, which have their libraries then: to load these takes each of them half a second."""
+    with forks(tmp_path_factory.mktemp("programs"), PROGRAMS) as running:
+        yield running
+
+
 @pytest.fixture
 def redis_url(stack: Stack) -> str:
     """Give the address of an empty Valkey database that no other test uses."""
@@ -99,9 +107,9 @@ def redis_url(stack: Stack) -> str:
 
 
 @pytest.fixture
-def site(database: Engine, redis_url: str, tmp_path: Path) -> Iterator[Site]:
+def site(database: Engine, redis_url: str, tmp_path: Path, programs: Forks) -> Iterator[Site]:
     """Give one test a whole installation."""
-    with site_in(tmp_path, database, redis_url) as made:
+    with site_in(tmp_path, database, redis_url, programs) as made:
         yield made
 
 
@@ -158,7 +166,7 @@ def workers(site: Site) -> Iterator[Callable[..., list[Child]]]:
 
 @pytest.fixture(scope="session")
 def make_site(
-    stack: Stack, databases: Databases, tmp_path_factory: pytest.TempPathFactory
+    stack: Stack, databases: Databases, programs: Forks, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[], AbstractContextManager[Site]]:
     """Make as many installations as wanted, each for the time of a `with` block."""
 
@@ -166,7 +174,7 @@ def make_site(
     def make() -> Iterator[Site]:
         with (
             databases.one() as engine,
-            site_in(tmp_path_factory.mktemp("site"), engine, empty_redis(stack)) as made,
+            site_in(tmp_path_factory.mktemp("site"), engine, empty_redis(stack), programs) as made,
         ):
             yield made
 

@@ -28,6 +28,7 @@ from tests.security import certificates as certificates_room
 from tests.security import encrypted_servers
 from tests.security.certificates import Certificates
 from tests.security.encrypted_servers import OTHER_ADDRESS
+from tests.support.forking import Forks
 from tests.support.servers import empty_redis
 from tests.support.sites import Site, site_in
 from tests.support.waiting import PATIENCE_S
@@ -62,15 +63,17 @@ class Encrypted:
 
 
 @pytest.fixture(scope="module")
-def encrypted(_starts_servers: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Encrypted]:
-    programs, redis_program = encrypted_servers.programs()
+def encrypted(
+    _starts_servers: None, programs: Forks, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Encrypted]:
+    postgres_programs, redis_program = encrypted_servers.programs()
     # Not below pytest's own temporary directory: that is closed to the user whom root runs PostgreSQL as.
     folder = Path(tempfile.mkdtemp(prefix="label-tls-"))
     folder.chmod(0o755)
     with ExitStack() as parts:
         parts.callback(shutil.rmtree, folder)
         made = certificates_room.make(folder, LOOPBACK)
-        database = parts.enter_context(encrypted_servers.postgres(programs, folder, made))
+        database = parts.enter_context(encrypted_servers.postgres(postgres_programs, folder, made))
         broker_server = parts.enter_context(encrypted_servers.redis_server(redis_program, folder, made))
         url = f"{database.url}?sslmode=verify-full&sslrootcert={made.authority}"
         engine = connect(make_url(url).set(drivername="postgresql+psycopg2"), application_name="tests")
@@ -80,6 +83,7 @@ def encrypted(_starts_servers: None, tmp_path_factory: pytest.TempPathFactory) -
                 tmp_path_factory.mktemp("encrypted"),
                 engine,
                 f"{broker_server.url}?ssl_ca_certs={made.authority}",
+                programs,
             )
         )
         yield Encrypted(site=site, database_url=database.url, redis_url=broker_server.url, certificates=made)

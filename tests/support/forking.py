@@ -13,6 +13,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,6 +70,7 @@ class Forks:
     def __init__(self, orders: IO[str], answers: IO[str]) -> None:
         self._orders = orders
         self._answers = answers
+        self._one_at_a_time = threading.Lock()
         # By process and not by number: a machine that starts so many gives the same number again.
         self._ends: dict[Process, int] = {}
 
@@ -104,9 +106,10 @@ class Forks:
         return self._ends.get(process)
 
     def _ask(self, order: Mapping[str, Any]) -> Any:
-        self._orders.write(json.dumps(order) + "\n")
-        self._orders.flush()
-        return json.loads(self._answers.readline())
+        with self._one_at_a_time:
+            self._orders.write(json.dumps(order) + "\n")
+            self._orders.flush()
+            return json.loads(self._answers.readline())
 
 
 @contextmanager

@@ -4,7 +4,6 @@ import itertools
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -15,8 +14,9 @@ from sqlalchemy import Engine
 
 from producer.local.child_process import Child
 from producer.local.stack import run_workers
+from tests.support.forking import Forks
 from tests.support.servers import forget_rows
-from tests.support.waiting import PATIENCE_S
+from tests.support.waiting import eventually
 from worker.settings import Settings
 
 LEASE_S = 5
@@ -34,20 +34,24 @@ class Site:
     legacy_root: Path
     env: dict[str, str]
     settings: Settings
+    programs: Forks | None = None
+    """What starts producers."""
 
-    def run_producer(
-        self, *args: str, timeout_s: float = PATIENCE_S, **env: str
-    ) -> subprocess.CompletedProcess[str]:
-        """Run `producer` as an operator does, in a directory of its own; `env` adds to the site's environment."""
-        return subprocess.run(
-            [sys.executable, "-m", "producer", *args],
-            cwd=self.folder,
-            env={**self.env, **env},
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-        )
+    def run_producer(self, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """Run `producer` as an operator does, in a directory of its own; `env` adds to the site's environment.
+
+        It is forked from a process that has loaded its libraries. What only an interpreter reads at its start, such as
+        PYTHONUTF8, comes too late.
+        """
+        assert self.programs is not None
+        name = f"producer{next(_numbers)}"
+        process = self.programs.run(name, "producer", args, env={**self.env, **env}, folder=self.folder)
+        eventually(lambda: self.programs.ended(process) is not None, f"producer {' '.join(args)} ends")
+        code = self.programs.ended(process)
+        out, err = process.output.read_text(), process.log.read_text()
+        process.output.unlink()
+        process.log.unlink()
+        return subprocess.CompletedProcess(args, code, out, err)
 
     def workers(
         self, count: int = 1, *, concurrency: int = 1, **env: str
@@ -74,7 +78,7 @@ class Site:
 
 
 @contextmanager
-def site_in(folder: Path, engine: Engine, redis_url: str) -> Iterator[Site]:
+def site_in(folder: Path, engine: Engine, redis_url: str, programs: Forks | None = None) -> Iterator[Site]:
     """An installation whose files are in the folder; they are removed when the block ends."""
     data_dir, legacy_root = folder / "label_data", folder / "legacy"
     for each in (data_dir, legacy_root):
@@ -100,6 +104,7 @@ def site_in(folder: Path, engine: Engine, redis_url: str) -> Iterator[Site]:
             legacy_root=legacy_root,
             env=others | variables,
             settings=_settings(variables),
+            programs=programs,
         )
     finally:
         for each in (data_dir, legacy_root):

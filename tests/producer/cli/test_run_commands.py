@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 from sqlalchemy import text
@@ -122,7 +124,14 @@ def test_words_that_the_terminal_cannot_write_do_not_stop_a_run_that_is_queued(s
         project = make_project(conn, site.legacy_root, "Étude 研究 🚬", directory="study")
         record_session(conn, project, "s")
 
-    done = site.run_producer("enqueue", "--json", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    done = subprocess.run(
+        [sys.executable, "-m", "producer", "enqueue", "--json"],
+        env=site.env | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
+        cwd=site.folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["plan"][0]["project_id"] == project.project_id
