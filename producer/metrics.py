@@ -1,4 +1,6 @@
-"""Figures of ledger, broker and store in Prometheus' text format. Asks anew at each scrape; changes nothing."""
+"""Figures of ledger, broker and store in Prometheus' text format. Asks anew at each scrape; changes
+nothing.
+"""
 
 import threading
 import time
@@ -184,7 +186,7 @@ def _text(*, is_true: bool) -> str:
     return "true" if is_true else "false"
 
 
-# What the verb does with it -------------------------------------------------------------------------------------
+# What the verb does with it ---------------------------------------------------------------------------------
 
 
 def scrape(settings: Settings, engine: Engine) -> str:

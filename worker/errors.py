@@ -1,8 +1,9 @@
 """Every error the migrator raises on purpose: what went wrong, whether waiting may help, and what to do next.
 
 The type says whether a retry can help: a `TransientError` may pass by itself, a `PermanentError` will not.
-What becomes of a job that meets one is decided in `worker/jobs/endings.py`; in the command line they become an
-exit code. In between they are caught only where something else can be done about them, which is said there.
+What becomes of a job that meets one is decided in `worker/jobs/endings.py`; in the command line they become
+an exit code. In between they are caught only where something else can be done about them, which is said
+there.
 """
 
 from typing import ClassVar
@@ -40,7 +41,7 @@ class PermanentError(MigratorError):
     """Will not pass by itself: something has to be changed first."""
 
 
-# What the program stands on (exit code 5) -----------------------------------------------------------------------
+# What the program stands on (exit code 5) -------------------------------------------------------------------
 
 
 class SettingsError(PermanentError):
@@ -127,7 +128,7 @@ class ColumnTypesError(PermanentError):
     remedy = "Change the columns as the message says; what is in them stays as it is."
 
 
-# What the operator asked for (exit code 2) ----------------------------------------------------------------------
+# What the operator asked for (exit code 2) ------------------------------------------------------------------
 
 
 class UsageError(PermanentError):
@@ -136,7 +137,7 @@ class UsageError(PermanentError):
     remedy = "Correct the call; --help shows examples."
 
 
-# What the ledger does not have ----------------------------------------------------------------------------------
+# What the ledger does not have ------------------------------------------------------------------------------
 
 
 class RunNotFoundError(PermanentError):
@@ -145,7 +146,7 @@ class RunNotFoundError(PermanentError):
     remedy = "Give more of the run's id. For a list: producer runs"
 
 
-# What is wrong with a project -----------------------------------------------------------------------------------
+# What is wrong with a project -------------------------------------------------------------------------------
 
 
 class ProjectError(PermanentError):
@@ -248,7 +249,7 @@ class RollbackRefusedError(ProjectError):
     remedy = "Read the differences; restore the directory or resolve the edit by hand, then roll back again."
 
 
-# What is wrong with the store -----------------------------------------------------------------------------------
+# What is wrong with the store -------------------------------------------------------------------------------
 
 
 class StoreUnusableError(PermanentError):
@@ -315,7 +316,7 @@ class PlaceTakenError(TransientError):
     remedy = "Enqueue the project again; its data then gets another directory."
 
 
-# What became of an attempt --------------------------------------------------------------------------------------
+# What became of an attempt ----------------------------------------------------------------------------------
 
 
 class ClaimLostError(TransientError):
@@ -393,7 +394,7 @@ class LeaseLostError(PermanentError):
     remedy = "None needed: another worker runs the job."
 
 
-# What is wrong with a session -----------------------------------------------------------------------------------
+# What is wrong with a session -------------------------------------------------------------------------------
 
 
 class SessionUnreadableError(ProjectError):

@@ -37,7 +37,9 @@ def schema_apply(*, as_json: AsJson = False) -> None:
 
 @schema_app.command("status", epilog=epilog("producer schema status"))
 def schema_status(*, as_json: AsJson = False) -> None:
-    """Show which schema steps are applied, missing or damaged, and columns of unusable types (exit 5 if any)."""
+    """Show which schema steps are applied, missing or damaged, and columns of unusable types (exit 5 if
+    any).
+    """
     terminal = Terminal(as_json=as_json)
     with connected(needs_schema=False) as (_, engine):
         steps = schema.status(engine)

@@ -28,7 +28,9 @@ _WIDTH_OF_FILES = 10_000
 
 
 class Terminal:
-    """Where output goes: with `as_json` standard output carries JSON alone; messages are on standard error."""
+    """Where output goes: with `as_json` standard output carries JSON alone; messages are on standard
+    error.
+    """
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
@@ -176,7 +178,9 @@ def _lines(console: Console, what: str) -> Callable[[Progress], None]:
 
 
 def confirm(question: str) -> None:
-    """Ask the person at the terminal; a call without one goes on. Raises `UsageError` for anything but yes."""
+    """Ask the person at the terminal; a call without one goes on. Raises `UsageError` for anything but
+    yes.
+    """
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return
     try:

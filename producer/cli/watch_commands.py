@@ -78,7 +78,9 @@ def metrics(
     once: Annotated[bool, typer.Option("--once", help="Print one scrape and exit.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Serve metrics of ledger, broker and store to Prometheus until Ctrl-C; --once and --json print and exit."""
+    """Serve metrics of ledger, broker and store to Prometheus until Ctrl-C; --once and --json print and
+    exit.
+    """
     from producer import metrics  # noqa: PLC0415 - only this verb needs Prometheus' client
 
     terminal = Terminal(as_json=as_json)

@@ -1,4 +1,6 @@
-"""The demo: every step of a migration on generated projects, by the program's own commands on a local stack."""
+"""The demo: every step of a migration on generated projects, by the program's own commands on a local
+stack.
+"""
 
 import os
 import shutil

@@ -58,7 +58,7 @@ def check_workers(settings: Settings, engine: Engine) -> Chapter:
     return chapter
 
 
-# Which workers are online ---------------------------------------------------------------------------------------
+# Which workers are online -----------------------------------------------------------------------------------
 
 
 def online_check(workers: Sequence[str], evidence: AllEvidence) -> Check:
@@ -79,7 +79,7 @@ def answers_check(asked: Asked) -> Check:
     return failed(finding, "Look at that machine's mounts and at the worker's log; restart the worker.")
 
 
-# What each found on its machine -----------------------------------------------------------------------------------
+# What each found on its machine -----------------------------------------------------------------------------
 
 
 def checks_of_all(evidence: AllEvidence) -> dict[str, Check]:

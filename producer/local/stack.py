@@ -204,7 +204,7 @@ def _create_tables(database_url: str) -> None:
         engine.dispose()
 
 
-# Workers and Flower ---------------------------------------------------------------------------------------------
+# Workers and Flower -----------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -305,7 +305,7 @@ def _flower_answers(port: int) -> bool:
         connection.close()
 
 
-# producer up ----------------------------------------------------------------------------------------------------
+# producer up ------------------------------------------------------------------------------------------------
 
 
 def up(state: Path, *, workers: int, flower: bool, data_dir: Path | None) -> int:

@@ -184,7 +184,9 @@ def _error(outcome: Outcome) -> dict[str, Any]:
 
 
 def _error_text(outcome: Outcome) -> str | None:
-    """Take the error, or for a failure without one its reason: never an empty message (reference defect 34)."""
+    """Take the error, or for a failure without one its reason: never an empty message (reference defect
+    34).
+    """
     return outcome.error or (outcome.reason if outcome.status is Status.FAILED else None)
 
 

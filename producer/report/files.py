@@ -75,7 +75,9 @@ def write(
 
 
 def _stems(directory: Path, document: Mapping[str, Any], verb: Verb, at: datetime) -> Iterator[Path]:
-    """Names for a report, second by second from `at` on: a suffix would break the pattern that scripts match."""
+    """Names for a report, second by second from `at` on: a suffix would break the pattern that scripts
+    match.
+    """
     second = at.astimezone(UTC)
     interim = "interim_" if document.get("interim") else ""
     while True:
@@ -110,7 +112,8 @@ def _link(temporary: Path, target: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_HARD_LINKS:
             raise
-        # Without hard links: the exclusive creation decides the race, the rename then replaces only our own file.
+        # Without hard links: the exclusive creation decides the race, the rename then replaces only our own
+        # file.
         copy = _write_temporary(target.parent, temporary.read_bytes())
         try:
             target.touch(exist_ok=False)

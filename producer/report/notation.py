@@ -7,7 +7,9 @@ from worker.units import human_bytes
 
 
 def human_duration(seconds: float) -> str:
-    """Write seconds in the two units that matter: `820 ms`, `12.3 s`, `3 min 42 s`, `2 h 05 min`, `1 d 04 h`."""
+    """Write seconds in the two units that matter: `820 ms`, `12.3 s`, `3 min 42 s`, `2 h 05 min`, `1 d 04
+    h`.
+    """
     if seconds < 0.9995:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 59.95:

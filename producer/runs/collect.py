@@ -1,4 +1,6 @@
-"""Following a run to its end and gathering its outcomes from the task results, with the ledger as the truth."""
+"""Following a run to its end and gathering its outcomes from the task results, with the ledger as the
+truth.
+"""
 
 import threading
 import time
@@ -34,7 +36,9 @@ PATIENCE_S = 600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collected:
-    """A run and the outcomes of its jobs by project. `stopped`: why the collector gave up waiting, if it did."""
+    """A run and the outcomes of its jobs by project. `stopped`: why the collector gave up waiting, if it
+    did.
+    """
 
     run: Run
     outcomes: tuple[Outcome, ...]
@@ -69,7 +73,9 @@ def collect(
 
 
 def _missing(run: Run, job: Row[Any]) -> Outcome:
-    """What the report says of a job without outcome in a run that has ended: every selected project is in it."""
+    """What the report says of a job without outcome in a run that has ended: every selected project is in
+    it.
+    """
     error = f"project {job.project_id}: no outcome was recorded: the run is {run.state}, its job still {job.state}"
     _log.warning("outcome_missing", run=str(run.run_id), project=job.project_id, state=job.state)
     return Outcome(

@@ -59,7 +59,9 @@ def verify_sessions(
     limit: int | None = None,
     on_listing: OnListing = lambda _listing: None,
 ) -> Opened:
-    """Open a verification run: workers read the sessions, or `sample` percent of them, both ways and compare."""
+    """Open a verification run: workers read the sessions, or `sample` percent of them, both ways and
+    compare.
+    """
     return _open(
         settings,
         engine,

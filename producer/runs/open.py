@@ -1,4 +1,6 @@
-"""Opening a run: one row for each of its jobs, then one message each. Knows not how its projects were chosen."""
+"""Opening a run: one row for each of its jobs, then one message each. Knows not how its projects were
+chosen.
+"""
 
 import uuid
 from collections.abc import Sequence
@@ -97,7 +99,9 @@ def _message(run_id: uuid.UUID, verb: Verb, job: NewJob) -> Message:
 
 
 def skipped_job(project: Project, path: str | None, reason: str, remedy: str | None = None) -> NewJob:
-    """A job that gets no message because there is nothing to do; it is named in the report, with the reason."""
+    """A job that gets no message because there is nothing to do; it is named in the report, with the
+    reason.
+    """
     return NewJob(
         project_id=project.project_id,
         project_name=project.project_name,

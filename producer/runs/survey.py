@@ -20,7 +20,9 @@ _LISTING_SAID_EVERY_S = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
-    """What the producer sees of a directory from where it runs. `signature` is equal for likely duplicates."""
+    """What the producer sees of a directory from where it runs. `signature` is equal for likely
+    duplicates.
+    """
 
     sessions: int
     files: int

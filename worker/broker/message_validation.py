@@ -95,7 +95,7 @@ def _first_fault(error: ValidationError) -> str:
     return ": ".join(filter(None, (".".join(map(str, place)), fault["type"])))
 
 
-# What a message of ours looks like ------------------------------------------------------------------------------------
+# What a message of ours looks like --------------------------------------------------------------------------
 
 
 TASKS = {verb.task for verb in Verb}
@@ -220,7 +220,7 @@ _BODY: TypeAdapter[tuple[tuple[uuid.UUID, ProjectId], _Nothing, _NothingAfterwar
 )
 
 
-# What Celery's remote control looks like -----------------------------------------------------------------------
+# What Celery's remote control looks like --------------------------------------------------------------------
 
 
 class _LooseProperties(BaseModel):

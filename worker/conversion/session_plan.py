@@ -96,7 +96,7 @@ def plan_sessions(project_path: str, rows: Sequence[Session], tree: HashedTree) 
         if raw_name in names:
             plan = _plan(row, raw_name, tree.records.get(raw_name), child=bool(parent))
             plans.append(plan)
-            warnings.extend(_doubts(plan, tree.records.get(raw_name)))
+            warnings.extend(_remarks(plan, tree.records.get(raw_name)))
             continue
         if not parent:
             _check_name(row, tree.sources)
@@ -134,16 +134,16 @@ def _noise(noise: Noise, sessions: Collection[str]) -> Iterator[Warning_]:
         )
 
 
-def _doubts(plan: SessionPlan, records: int | None) -> list[Warning_]:
+def _remarks(plan: SessionPlan, records: int | None) -> list[Warning_]:
     """What a person may want to look at, though the session reads as it did before."""
     if not plan.is_virtual_child and records is None:
-        return [_doubt(plan, "its recording has no records or cannot be read; its offsets stay as they are")]
+        return [_remark(plan, "its recording has no records or cannot be read; its offsets stay as they are")]
     if plan.is_virtual_child and records is not None and plan.end is not None and plan.end > records:
-        return [_doubt(plan, f"its offsets end at {plan.end}, past the {records} records of its recording")]
+        return [_remark(plan, f"its offsets end at {plan.end}, past the {records} records of its recording")]
     return []
 
 
-def _doubt(plan: SessionPlan, reason: str) -> Warning_:
+def _remark(plan: SessionPlan, reason: str) -> Warning_:
     return Warning_(
         session=plan.session.session_name, message=f"session {plan.session.session_name}: {reason}"
     )

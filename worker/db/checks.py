@@ -14,7 +14,9 @@ _UNSIGNED = 1 << 64
 def fresh(
     conn: Connection, digests: Iterable[str], *, max_age_days: float, or_since: datetime
 ) -> dict[str, tuple[int, int]]:
-    """Inode and time of change of those blobs that were checked within `max_age_days`, or since `or_since`."""
+    """Inode and time of change of those blobs that were checked within `max_age_days`, or since
+    `or_since`.
+    """
     rows = conn.execute(
         sql("""
             select digest, inode, mtime_ns from migration_blob_checks

@@ -66,7 +66,7 @@ def hold(
 ) -> Iterator[Claim]:
     """Wait until all these keys are mine; while others hold any, until they are done or dead.
 
-    Two transactions: the first only makes the rows exist for everybody, the second locks them in the order of
+    Two transactions: the first only makes the rows exist for every job, the second locks them in the order of
     their keys, so that two jobs cannot wait for each other. A job that stops without closing its
     connection is thrown out by the server after `idle_timeout_s` without a ping. `on_wait` is called before
     waiting, if another job has a key, and `pace` about every second of it: it may raise to end it.
@@ -92,8 +92,8 @@ def hold(
 def _wait_and_lock(
     conn: Connection, keys: Sequence[str], idle_timeout_s: float, pace: Callable[[int], None]
 ) -> bool:
-    """Wait a slice at a time, shorter than the server takes before it looks for circles. The job that comes back
-    for the next one is the last in the queue again; few jobs hold a claim, and each of them ends.
+    """Wait a slice at a time, shorter than the server takes before it looks for circles. The job that comes
+    back for the next one is the last in the queue again; few jobs hold a claim, and each of them ends.
     """
     while True:
         pace(0)

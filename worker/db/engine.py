@@ -34,7 +34,8 @@ _SETTINGS = {
     "standard_conforming_strings": "on",
     "transform_null_equals": "off",
     "xmloption": "content",
-    # How transactions behave. What is meant to count is not here: search_path, TimeZone, default_transaction_read_only.
+    # How transactions behave. What is meant to count is not here: search_path, TimeZone,
+    # default_transaction_read_only.
     "default_transaction_deferrable": "off",
     "default_transaction_isolation": "read committed",
     "lock_timeout": "0",
@@ -56,7 +57,8 @@ _OURS_UNLESS_GIVEN = {
     "keepalives_idle": (None, 30),
     "keepalives_interval": (None, 10),
     "keepalives_count": (None, 3),
-    # And one that vanishes while an answer is waited for must not hold it for the retransmissions' quarter hour.
+    # And one that vanishes while an answer is waited for must not hold it for the retransmissions' quarter
+    # hour.
     "tcp_user_timeout": (None, 30_000),
 }
 """Parameters of libpq that DATABASE_URL, or the variable of libpq that is named, may set otherwise."""

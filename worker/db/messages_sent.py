@@ -35,7 +35,8 @@ def note_sent(conn: Connection, refs: Sequence[JobRef], epoch: str) -> None:
 
 
 def never_sent(conn: Connection, limit: int) -> list[Message]:
-    """Messages for waiting jobs that have none, largest first; the jobs are locked until the transaction ends.
+    """Messages for waiting jobs that have none, largest first; the jobs are locked until the transaction
+    ends.
 
     They were handed back, or their time has come, or the producer died before it had sent their messages.
     """
@@ -48,7 +49,8 @@ def never_sent(conn: Connection, limit: int) -> list[Message]:
 
 
 def lost(conn: Connection, epoch: str, *, queue_is_empty: bool, limit: int) -> list[Message]:
-    """Messages for waiting jobs whose own is lost, as `never_sent`. Reads every waiting job: ask it for a reason.
+    """Messages for waiting jobs whose own is lost, as `never_sent`. Reads every waiting job: ask it for a
+    reason.
 
     The message went to an earlier life of the broker. Or the queue is empty, and the job still waits: then it
     was lost on its way, or a worker has just taken it out; half a minute later it is the former, and one too

@@ -1,4 +1,6 @@
-"""What people, reports and metrics read of the ledger: counts, owners, failures, outcomes. Changes nothing."""
+"""What people, reports and metrics read of the ledger: counts, owners, failures, outcomes. Changes
+nothing.
+"""
 
 import uuid
 from collections.abc import Iterator, Mapping, Sequence

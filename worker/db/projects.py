@@ -273,7 +273,9 @@ def converted(conn: Connection) -> list[Project]:
 
 
 def converted_by_others(conn: Connection) -> list[Project]:
-    """Projects that another tool converted: they carry its mark, and there is no before-image to go back by."""
+    """Projects that another tool converted: they carry its mark, and there is no before-image to go back
+    by.
+    """
     rows = conn.execute(
         sql(f"""{_SELECT}
             where project_type = 'dataset_based' and legacy_path is not null

@@ -141,7 +141,9 @@ def catch_up(schema: str, table: str) -> str:
 
 
 def _catches_up(error: psycopg2.Error) -> str | None:
-    """What to do about a number that was given twice; None when another key is the one that is there twice."""
+    """What to do about a number that was given twice; None when another key is the one that is there
+    twice.
+    """
     table, key = error.diag.table_name or "", error.diag.message_detail or ""
     if table not in NUMBERED or f"({NUMBERED[table]})=" not in key:
         return None

@@ -57,10 +57,9 @@ def apply(engine: Engine, *, with_baseline: bool = False) -> list[Step]:
     the work once.
 
     Raises:
-        SchemaMissingError: Label's own tables are absent or there twice, or a column is gone that no step adds.
-        DatabaseBusyError: a table was in use for five seconds; the steps before stay applied.
+        SchemaMissingError: Label's own tables are absent or there twice, or a column is gone that no step
+        adds. DatabaseBusyError: a table was in use for five seconds; the steps before stay applied.
         PermanentError: PostgreSQL refused a step, for instance for want of rights; those before stay applied.
-
     """
     with engine.begin() as connection:
         refuse_two_places(connection)
@@ -91,7 +90,7 @@ def status(engine: Engine) -> list[Step]:
         return _steps(connection, _names(_recorded(connection)))
 
 
-# Applying -------------------------------------------------------------------------------------------------------
+# Applying ---------------------------------------------------------------------------------------------------
 
 
 def _apply_when_free(engine: Engine, name: str) -> Step | None:
@@ -165,7 +164,7 @@ def _explain(name: str, error: DatabaseRefusedError | DatabaseBusyError) -> Migr
     return PermanentError(f"{refused}: {error}")
 
 
-# What is recorded -----------------------------------------------------------------------------------------------
+# What is recorded -------------------------------------------------------------------------------------------
 
 
 def _recorded(connection: Connection) -> dict[str, Row[tuple[str, datetime]]]:

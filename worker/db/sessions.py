@@ -53,7 +53,9 @@ def of_project(conn: Connection, project_id: int) -> list[Session]:
 
 
 def with_project(conn: Connection, project_id: int) -> tuple[Project | None, list[Session]]:
-    """The project and its sessions, in one round trip; None and nothing when it is not there. Locks nothing."""
+    """The project and its sessions, in one round trip; None and nothing when it is not there. Locks
+    nothing.
+    """
     rows = conn.execute(
         sql("""
             select p.project_id, p.project_name, p.path, p.legacy_path, p.project_type, s.session_id, s.session_name,
@@ -72,7 +74,9 @@ def with_project(conn: Connection, project_id: int) -> tuple[Project | None, lis
 
 
 def lock_of_project(conn: Connection, project_id: int) -> list[Session]:
-    """The same, locked until the transaction ends. The caller has locked the project's row, so none can come."""
+    """The same, locked until the transaction ends. The caller has locked the project's row, so none can
+    come.
+    """
     rows = conn.execute(sql(f"{_OF_PROJECT} for update"), {"id": project_id})
     return [Session(**row._mapping) for row in rows]  # noqa: SLF001 - as above
 
@@ -89,7 +93,8 @@ def write(conn: Connection, changes: Sequence[Mapping[str, Any]]) -> None:
     """Set `COLUMNS` of many sessions in one statement; each change holds them all and `session_id`."""
     if not changes:
         return
-    # The ids once more: from JSON alone PostgreSQL cannot tell how few they are, and would read the whole table.
+    # The ids once more: from JSON alone PostgreSQL cannot tell how few they are, and would read the whole
+    # table.
     conn.execute(
         sql("""
             update sessions s

@@ -50,7 +50,9 @@ def storable(conn: Connection, value: Any) -> Any:
 
 
 def first_unholdable(value: Any, encoding: str) -> str | None:
-    """The first character, in its place, that a database of this encoding cannot hold; None if it holds all."""
+    """The first character, in its place, that a database of this encoding cannot hold; None if it holds
+    all.
+    """
     for text in _texts(value):
         at = next((i for i, one in enumerate(text) if not _holds(one, encoding)), None)
         if at is not None:
@@ -75,7 +77,8 @@ def _holds(text: str, encoding: str) -> bool:
         return False
     codec = "ascii" if encoding in _UNLIKE else encodings.get(encoding, "ascii")
     try:
-        # A Korean syllable that KS X 1001 lacks is composed of eight bytes by Python, and refused by PostgreSQL.
+        # A Korean syllable that KS X 1001 lacks is composed of eight bytes by Python, and refused by
+        # PostgreSQL.
         return len(text.encode(codec)) <= _LONGEST
     except UnicodeError:
         return False

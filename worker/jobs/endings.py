@@ -1,4 +1,6 @@
-"""What becomes of an attempt: a value for each way it can end, and the rules that choose it. Writes nothing."""
+"""What becomes of an attempt: a value for each way it can end, and the rules that choose it. Writes
+nothing.
+"""
 
 from dataclasses import dataclass
 

@@ -179,7 +179,8 @@ def _batches(items: Iterable[T]) -> Iterator[list[T]]:
 
 
 def _is_right(attempt: Attempt, path: str, digest: str) -> bool:
-    """Are the bytes at a path those of the digest? Asked anew of the file system, and again before it says no.
+    """Are the bytes at a path those of the digest? Asked anew of the file system, and again before it says
+    no.
 
     Another worker may be putting a good file there: then what was judged is not what is there now, and that
     is judged. On a network file system a name may lead to the old file for seconds after it was replaced.

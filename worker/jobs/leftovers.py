@@ -21,7 +21,9 @@ _looked_at: dict[str, float] = {}
 
 
 def over(engine: Engine, tasks: Collection[str]) -> set[str]:
-    """Those of these task ids whose jobs no worker has. A task id that is not in this ledger is left alone."""
+    """Those of these task ids whose jobs no worker has. A task id that is not in this ledger is left
+    alone.
+    """
     with autocommit(engine) as conn:
         return {task for ref in overview.idle_jobs(conn) if (task := ref.task_id) in tasks}
 
@@ -29,8 +31,8 @@ def over(engine: Engine, tasks: Collection[str]) -> set[str]:
 def clear(engine: Engine, store: Store) -> None:
     """Remove the staging of attempts whose jobs are over, at most every ten minutes.
 
-    A power failure may bring back what was removed, or leave what no job knows of any more. A worker that only
-    sleeps there has lost its lease, and finds that out. What goes wrong is logged; no job fails for it.
+    A power failure may bring back what was removed, or leave what no job knows of any more. A worker that
+    only sleeps there has lost its lease, and finds that out. What goes wrong is logged; no job fails for it.
     """
     now, before = time.monotonic(), _looked_at.get(str(store.root))
     if before is not None and now - before < _EVERY_S:

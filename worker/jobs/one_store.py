@@ -22,12 +22,16 @@ from worker.store.store import Store
 _log = log.get(__name__)
 
 _ASKED_FOR = 20
-"""So many datasets of an earlier release's database are looked for before a store is taken for another one's."""
+"""So many datasets of an earlier release's database are looked for before a store is taken for another
+one's.
+"""
 
 
 @dataclass
 class Remembered:
-    """The store id that a process has found to be the right one. Where another one is found, the database decides."""
+    """The store id that a process has found to be the right one. Where another one is found, the database
+    decides.
+    """
 
     store_id: str | None = None
 
@@ -35,17 +39,18 @@ class Remembered:
 def open_store(settings: Settings, engine: Engine, remembered: Remembered, *, create: bool) -> Store:
     """The store, if DATA_DIR holds the one that the database names. Raises `StoreElsewhereError` otherwise.
 
-    A database that names none yet: with `create` a store that is found is named, or else a new one is made and
-    named; without, nothing is written. store.json is read each time, because a mount may go under a process that
-    lives. Twice or at once: one makes it, all others find it. Dying between making and naming: the next attempt
-    finds the store.
+    A database that names none yet: with `create` a store that is found is named, or else a new one is made
+    and named; without, nothing is written. store.json is read each time, because a mount may go under a
+    process that lives. Twice or at once: one makes it, all others find it. Dying between making and naming:
+    the next attempt finds the store.
     """
     store = _look(settings)
     if store.store_id is None or store.store_id != remembered.store_id:
         with autocommit(engine) as conn:
             named = stores.named(conn)
             if not _may_choose(named):
-                # Looked at again: another worker may have made and named it between the look and the question.
+                # Looked at again: another worker may have made and named it between the look and the
+                # question.
                 store = _look(settings)
                 _check_is(store, named)
             elif not create:

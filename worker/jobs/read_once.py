@@ -1,4 +1,6 @@
-"""Every byte of a project is read once; new big files are stored on the way. Knows claims and counted records."""
+"""Every byte of a project is read once; new big files are stored on the way. Knows claims and counted
+records.
+"""
 
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -88,7 +88,8 @@ class Reaper:
                 self._trouble = str(error).partition("\n")[0]
                 _log.warning("not_reaped", reason=str(error))
             except Exception as error:  # noqa: BLE001 - said with its trace
-                # Were the thread to end here, no reaper of this worker would look after jobs of dead workers any more.
+                # Were the thread to end here, no reaper of this worker would look after jobs of dead workers
+                # any more.
                 self._trouble = type(error).__name__
                 _log.exception("not_reaped")
             self._looked_at = time.monotonic()
@@ -172,7 +173,8 @@ def _clear_staging(settings: Settings, engine: Engine, found: Sequence[Expired])
         try:
             store.clear_staging(dead.lease.ref.task_id, dead.lease.attempt)
         except MigratorError as error:
-            # Not writable here, perhaps. The job's next attempt removes it; of one that has ended the doctor tells.
+            # Not writable here, perhaps. The job's next attempt removes it; of one that has ended the doctor
+            # tells.
             _log.warning("staging_not_cleared", reason=str(error))
 
 

@@ -161,8 +161,8 @@ def _compare(attempt: Attempt, conversion: Conversion) -> None:
 
 
 def _refuse(attempt: Attempt, conversion: Conversion, last: Manifest | None) -> NoReturn:
-    """Raise `RollbackRefusedError`, naming what differs from the store's manifest, where there is one. `last` is
-    what was found by the algorithm that was tried last.
+    """Raise `RollbackRefusedError`, naming what differs from the store's manifest, where there is one. `last`
+    is what was found by the algorithm that was tried last.
     """
     changed = f"Legacy path is not what was migrated: {printable(conversion.legacy_path)}"
     try:

@@ -72,7 +72,7 @@ def run_job(tools: Tools, ref: JobRef, worker: str, work: Work, verb: Verb) -> O
     return outcome
 
 
-# Taking the job ------------------------------------------------------------------------------------------------------
+# Taking the job ---------------------------------------------------------------------------------------------
 
 
 def _take(tools: Tools, ref: JobRef, worker: str, verb: Verb) -> Lease | None:
@@ -123,7 +123,7 @@ def _say_why_not(tools: Tools, ref: JobRef, verb: Verb) -> None:
         _log.warning("message_refused", run=str(ref.run_id), project=ref.project_id, reason=reason)
 
 
-# The attempt ---------------------------------------------------------------------------------------------------------
+# The attempt ------------------------------------------------------------------------------------------------
 
 
 def _run(attempt: Attempt, work: Work) -> Outcome | None:
@@ -150,8 +150,8 @@ def _do(attempt: Attempt, work: Work) -> Outcome:
     if lease.busy_with is not None:
         raise NothingToDoError(f"project {attempt.project_id} is being processed by run {lease.busy_with}")
     with attempt.heartbeat:
-        # The store is opened before anything else is done: a sync covers only what was written after that. A verification
-        # reads its trees; a rollback may have to do without.
+        # The store is opened before anything else is done: a sync covers only what was written after that. A
+        # verification reads its trees; a rollback may have to do without.
         if lease.verb is not Verb.ROLLBACK:
             _ = attempt.store
         if lease.verb is Verb.MIGRATE and lease.attempt > 1:
@@ -168,11 +168,12 @@ def _clear_staging_of_former(attempt: Attempt) -> None:
     try:
         attempt.store.clear_staging(attempt.lease.ref.task_id, attempt.lease.attempt - 1)
     except MigratorError as error:
-        # One that is only asleep may wake up and write there again; it cleans up itself when it finds its lease gone.
+        # One that is only asleep may wake up and write there again; it cleans up itself when it finds its
+        # lease gone.
         _log.warning("staging_not_cleared", reason=str(error))
 
 
-# What becomes of the job ---------------------------------------------------------------------------------------------
+# What becomes of the job ------------------------------------------------------------------------------------
 
 
 def _settle(attempt: Attempt, ending: Ending) -> Outcome | None:

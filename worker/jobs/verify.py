@@ -36,7 +36,9 @@ def verify_sessions(tools: Tools, ref: JobRef, worker: str) -> Outcome | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Rows:
-    """A migrated project's rows at one moment. `tree`: its dataset's directory; `ranges`: each session's times."""
+    """A migrated project's rows at one moment. `tree`: its dataset's directory; `ranges`: each session's
+    times.
+    """
 
     conversion: Conversion
     tree: str | None
@@ -67,8 +69,8 @@ def _work(attempt: Attempt) -> Outcome:
 
 
 def _rows(attempt: Attempt) -> _Rows:
-    """In one snapshot: the project may be rolled back between two statements, and half of each would look like
-    loss. Raises `NothingToDoError` for a project that is not migrated.
+    """In one snapshot: the project may be rolled back between two statements, and half of each would look
+    like loss. Raises `NothingToDoError` for a project that is not migrated.
     """
     with attempt.engine.connect().execution_options(isolation_level="REPEATABLE READ") as conn:
         conversion = projects.active_conversions(conn, [attempt.project_id]).get(attempt.project_id)

@@ -83,7 +83,9 @@ def _hash_files(
     pace: Pace,
     copies: Mapping[str, str],
 ) -> list[str]:
-    """The digest of each file, in the scan's order. Those in `copies` are blobs at the end, also of an error."""
+    """The digest of each file, in the scan's order. Those in `copies` are blobs at the end, also of an
+    error.
+    """
     digests = [""] * len(scanned.files)
 
     def hash_one(number: int) -> None:

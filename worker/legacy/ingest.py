@@ -174,7 +174,9 @@ def _copy_each(
     pace: Pace,
     finish: Callable[[Source, str], None],
 ) -> None:
-    """Copy contents of a tree into staging, biggest first. Its thread gives each to `finish`, which may raise."""
+    """Copy contents of a tree into staging, biggest first. Its thread gives each to `finish`, which may
+    raise.
+    """
 
     def one(digest: str) -> None:
         source = tree.distinct[digest]

@@ -221,8 +221,8 @@ class Store:
         return lambda path: not bytes_have_digest(path, digest, self.algorithm)
 
     def check_room(self, size_bytes: int) -> None:
-        """Raise unless so many bytes fit and a reserve stays for everybody else on the file system, as it is
-        right now.
+        """Raise unless so many bytes fit and a reserve stays for all other programs on the file system, as it
+        is right now.
 
         `TooLargeForStoreError` for more than the whole file system could ever take, `StoreFullError` when
         nothing fits any more, `RoomWaitedForError` when less would. A job that brings no bytes takes nothing

@@ -99,7 +99,7 @@ def sync_file_system(directory: str | int, *, may_be_read_only: bool = False) ->
 
 def _check_takes_more(folder: int, *, may_be_read_only: bool) -> None:
     """Raise if the file system has given up. An ext4 whose journal could not be written says so to those who
-    wait at that moment; everybody after them is told that all is flushed, while nothing reaches the disk any
+    wait at that moment; each later one is told that all is flushed, while nothing reaches the disk any
     more.
 
     A file without a name shows it. Where none can be made for want of a right, of room or of support (NFS),
