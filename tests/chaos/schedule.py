@@ -1,7 +1,6 @@
 """One schedule: an estate, workers and a producer, what goes wrong meanwhile, and what must hold when it has settled."""
 
 import os
-import shutil
 import tempfile
 import time
 import traceback
@@ -26,6 +25,7 @@ from tests.chaos.plan import Ending, Fault, Flaw, Kind, Plan
 from tests.chaos.reports import wrong_reports
 from tests.chaos.servers import Servers, plain
 from tests.chaos.workers import Workers
+from tests.support.folders import remove_all
 from tests.support.forking import Forks
 from worker.messages import QUEUE, Verb
 from worker.settings import Settings
@@ -91,7 +91,7 @@ def run_schedule(plan: Plan, servers: Servers, processes: Forks, *, keep: bool =
             (folder / "findings.txt").write_text("\n".join([*findings, "", *schedule.story(), ""]))
     seconds = time.monotonic() - begin
     if not findings and not keep:
-        _remove(folder)
+        remove_all(folder)
     return Result(
         plan=plan,
         findings=tuple(findings),
@@ -383,12 +383,3 @@ def _costs(conn: Connection, injected: list[Injected]) -> Iterator[Happened]:
             next_end_s=(ends[place] - one.at).total_seconds() if place < len(ends) else None,
             taken_on_s=history.taken_on_s(conn, one.victim, one.at) if one.victim is not None else None,
         )
-
-
-def _remove(folder: Path) -> None:
-    """Remove a folder although the store makes its trees read-only, which stops everybody but root."""
-    for above, names, _ in os.walk(folder):
-        for directory in (Path(above, name) for name in names):
-            if not directory.is_symlink():
-                directory.chmod(0o700)
-    shutil.rmtree(folder)

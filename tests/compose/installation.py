@@ -3,7 +3,6 @@
 import json
 import os
 import secrets
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from sqlalchemy import Engine, make_url
 from producer.local.child_process import Identity
 from producer.local.servers import LOOPBACK, free_port, write_secret
 from tests.compose.engine import CHECKOUT, Composed, docker
+from tests.support.folders import remove_all
 from tests.support.waiting import eventually
 from worker.db.engine import connect
 
@@ -103,7 +103,7 @@ def installation(*, in_data_dir: bool = False, **variables: str) -> Iterator[Ins
         yield made
     finally:
         made.compose.remove()
-        _remove(folder)
+        remove_all(folder)
 
 
 def _made(folder: Path, added: Mapping[str, str]) -> Installation:
@@ -177,11 +177,3 @@ def _published(ports: dict[str, tuple[int, int]]) -> dict[str, object]:
         },
         "networks": {"published": {}},
     }
-
-
-def _remove(folder: Path) -> None:
-    """Remove a folder although the store makes its trees read-only, which stops everybody but root."""
-    for above, names, _ in os.walk(folder):
-        for name in names:
-            Path(above, name).chmod(0o755)
-    shutil.rmtree(folder)

@@ -21,9 +21,10 @@ from tests.estate import (
     snapshot_tree,
 )
 from tests.estate.compare import LABEL_TABLES
+from tests.support.folders import remove_all
 from tests.support.model import Row
 from tests.support.runs import WORK, at_once, open_run, run, run_one
-from tests.support.sites import Site, remove_all
+from tests.support.sites import Site
 from tests.support.studies import study_with_everything
 from worker.jobs.tools import Tools
 from worker.legacy import restore

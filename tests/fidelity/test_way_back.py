@@ -10,8 +10,9 @@ from sqlalchemy import text
 
 from tests.estate import dump, make_project, record_session
 from tests.estate.compare import LABEL_TABLES
+from tests.support.folders import remove_all
 from tests.support.runs import run, run_one, tools_of
-from tests.support.sites import Site, remove_all
+from tests.support.sites import Site
 from worker.jobs.tools import Tools
 from worker.messages import Status, Verb
 

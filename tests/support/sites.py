@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -14,6 +13,7 @@ from sqlalchemy import Engine
 
 from producer.local.child_process import Child
 from producer.local.stack import run_workers
+from tests.support.folders import remove_all
 from tests.support.forking import Forks
 from tests.support.servers import forget_rows
 from tests.support.waiting import eventually
@@ -118,13 +118,3 @@ def _settings(variables: dict[str, str]) -> Settings:
         for name, value in variables.items():
             environment.setenv(name, value)
         return Settings(_env_file=None)  # type: ignore[call-arg]
-
-
-def remove_all(folder: Path) -> None:
-    """Remove a folder although the store makes its trees read-only, which stops everybody but root."""
-    folder.chmod(0o700)
-    for above, names, _ in os.walk(folder):
-        for directory in (Path(above, name) for name in names):
-            if not directory.is_symlink():
-                directory.chmod(0o700)
-    shutil.rmtree(folder)

@@ -3,12 +3,9 @@
 import itertools
 import os
 import pickle
-import shutil
-import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -164,22 +161,6 @@ def condemned(store: Store) -> dict[str, str]:
 
 
 # The ordinary user ----------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def passable_folder() -> Iterator[Path]:
-    """Give a new folder that every user may enter, unlike pytest's own."""
-    folder = Path(tempfile.mkdtemp(prefix="label-tests-"))
-    folder.chmod(0o755)
-    try:
-        yield folder
-    finally:
-        folder.chmod(0o700)
-        for above, names, _ in os.walk(folder):
-            for name in names:
-                if not os.path.islink(os.path.join(above, name)):
-                    os.chmod(os.path.join(above, name), 0o700)
-        shutil.rmtree(folder)
 
 
 def as_ordinary_user(call: Callable[[], T]) -> T:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from tests.support.trees import as_ordinary_user, passable_folder
+from tests.support.folders import passable_folder
+from tests.support.trees import as_ordinary_user
 from worker import settings as settings_module
 from worker.errors import PermanentError, SettingsError
 from worker.settings import STACK_FILE, STACK_LOCK, Settings, load

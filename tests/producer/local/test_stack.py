@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +23,7 @@ from producer.local import servers as local_servers
 from producer.local import stack as local_stack
 from producer.local.child_process import LocalStackError
 from producer.local.stack import Stack
+from tests.support.folders import passable_folder
 from tests.support.waiting import PATIENCE_S, eventually
 from worker import settings as settings_module
 from worker.errors import SettingsError, UsageError
@@ -67,13 +67,6 @@ def state(_starts_servers: None) -> Iterator[Path]:
         with local_stack.stack(above / ".state", durable=False):
             pass
         yield above / ".state"
-
-
-@contextmanager
-def passable_folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="label-tests-") as name:
-        Path(name).chmod(0o755)
-        yield Path(name)
 
 
 # Start and stop -------------------------------------------------------------------------------------------------

@@ -13,8 +13,9 @@ import pytest
 
 from producer.report import document as report
 from producer.report import files
+from tests.support.folders import passable_folder
 from tests.support.reports import failed, migrated, run_facts
-from tests.support.trees import as_ordinary_user, passable_folder
+from tests.support.trees import as_ordinary_user
 from tests.support.waiting import PATIENCE_S
 from worker.errors import UsageError
 from worker.messages import FileCounts, Verb

@@ -3,7 +3,8 @@
 import uuid
 from pathlib import Path
 
-from tests.support.trees import as_ordinary_user, passable_folder, roots_of
+from tests.support.folders import passable_folder
+from tests.support.trees import as_ordinary_user, roots_of
 from tests.worker.doctor.machines import look, request
 from worker.doctor import legacy_checks
 from worker.findings import Verdict

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.folders import passable_folder
 from tests.support.shim import Act, Fault, build, environment, order
-from tests.support.trees import as_ordinary_user, open_store, passable_folder
+from tests.support.trees import as_ordinary_user, open_store
 from tests.worker.doctor.machines import PATIENCE_S, bad, look, process, request
 from worker.doctor import store_checks
 from worker.doctor.protocol import Machine

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.folders import passable_folder
 from tests.support.trees import (
     BIG_FIRST,
     STUDY,
@@ -14,7 +15,6 @@ from tests.support.trees import (
     hashed,
     manifest_of,
     open_store,
-    passable_folder,
     write_tree,
 )
 from tests.support.waiting import PATIENCE_S, eventually

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 import worker.store.batches
 import worker.store.store
+from tests.support.folders import passable_folder
 from tests.support.trees import (
     BIG_FIRST,
     after_files,
     condemned,
     hashed,
     open_store,
-    passable_folder,
     read_tree,
     roots_of,
     store_at,

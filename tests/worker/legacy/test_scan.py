@@ -11,16 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.trees import (
-    STUDY,
-    as_ordinary_user,
-    hashed,
-    open_store,
-    passable_folder,
-    read_tree,
-    roots_of,
-    write_tree,
-)
+from tests.support.folders import passable_folder
+from tests.support.trees import STUDY, as_ordinary_user, hashed, open_store, read_tree, roots_of, write_tree
 from tests.support.waiting import PATIENCE_S
 from worker.errors import (
     EntryRefusedError,

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.trees import as_ordinary_user, passable_folder, signature_of
+from tests.support.folders import passable_folder
+from tests.support.trees import as_ordinary_user, signature_of
 from tests.support.waiting import PATIENCE_S
 from worker.errors import EntryUnreadableError, SourceChangedError
 from worker.store.digest import (

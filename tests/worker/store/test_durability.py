@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from tests.support.folders import remove_all
 from tests.support.runs import open_run, run, run_one
-from tests.support.sites import Site, remove_all
+from tests.support.sites import Site
 from tests.support.studies import check_store, check_tree, staged, study, study_with_everything
 from worker.db import ledger, overview
 from worker.jobs import leftovers, rollback

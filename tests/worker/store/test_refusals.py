@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.folders import passable_folder
 from tests.support.trees import (
     RECORDING,
     STUDY,
     as_ordinary_user,
     open_store,
-    passable_folder,
     read_tree,
     temporary_files,
     write_tree,

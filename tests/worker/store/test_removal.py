@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.trees import as_ordinary_user, passable_folder, read_tree, write_tree
+from tests.support.folders import passable_folder
+from tests.support.trees import as_ordinary_user, read_tree, write_tree
 from worker.store import removal
 from worker.store.removal import remove_tree, take_away
 

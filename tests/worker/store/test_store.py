@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.folders import passable_folder
 from tests.support.trees import (
     STUDY,
     as_ordinary_user,
     hashed,
     manifest_of,
     open_store,
-    passable_folder,
     read_tree,
     source_of,
     temporary_files,
