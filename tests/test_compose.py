@@ -71,7 +71,7 @@ def mounts(service: str) -> list[Keys]:
     ]
 
 
-def test_the_services_are_these():
+def test_the_compose_file_has_these_services():
     assert set(SERVICES) == {"postgres", "redis"} | OURS | CLIENTS
     assert {"postgres", "redis", "worker", "flower", "metrics"} == LONG_LIVED
     assert {name: SERVICES[name]["profiles"] for name in SERVICES if "profiles" in SERVICES[name]} == {
@@ -81,7 +81,7 @@ def test_the_services_are_these():
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_every_service_may_do_little(name: str):
+def test_every_service_has_few_privileges(name: str):
     service = SERVICES[name]
 
     assert service["read_only"] == "true"
@@ -133,13 +133,13 @@ def test_tables_are_applied_by_an_address_of_their_own():
     assert restricted.startswith("${DATABASE_URL:-postgresql://${MIGRATOR_PASSWORD:+label_migrator:}")
 
 
-def test_what_works_on_the_bundled_database_has_the_server_s_version_and_its_password():
+def test_services_on_the_bundled_database_have_its_version_and_its_password():
     assert {SERVICES[name]["image"] for name in CLIENTS} == {SERVICES["postgres"]["image"]}
     assert {keys(SERVICES[name]["environment"])["PGPASSWORD"] for name in CLIENTS} == {"${POSTGRES_PASSWORD}"}
 
 
 @pytest.mark.parametrize("name", sorted(CLIENTS))
-def test_nothing_works_on_a_bundled_database_that_is_not_used(name: str):
+def test_no_service_uses_the_bundled_database_when_another_one_is_named(name: str):
     own = (CHECKOUT / "docker-compose.own-database.yml").read_text(encoding="utf-8")
     replaced = keys(keys(own)["services"])[name].removeprefix("*")
 
@@ -154,7 +154,7 @@ def test_one_service_builds_the_image_that_the_others_name():
     assert {SERVICES[name]["init"] for name in ours} == {"true"}
 
 
-def test_nobody_is_root():
+def test_no_service_of_ours_runs_as_root():
     assert SERVICES["postgres"]["user"] == "postgres"
     assert SERVICES["redis"]["user"] == '"999"'
     with_files = CLIENTS | {"worker", "producer", "metrics"}
@@ -162,7 +162,7 @@ def test_nobody_is_root():
     assert re.findall(r"^USER (.*)", DOCKERFILE, re.MULTILINE) == ["10001:10001"]
 
 
-def test_only_those_who_need_postgresql_reach_it():
+def test_only_services_that_need_postgresql_reach_it():
     assert {name for name in SERVICES if "database" in networks(name)} == {
         "postgres",
         "schema",
@@ -188,7 +188,7 @@ def test_what_is_published_is_on_loopback_unless_a_variable_says_otherwise():
     }
 
 
-def test_only_workers_write_to_the_store_and_nobody_to_legacy_directories():
+def test_only_workers_write_to_the_store_and_no_service_to_legacy_directories():
     writable = {
         (name, mount["target"])
         for name in SERVICES
@@ -220,7 +220,7 @@ def test_every_variable_is_documented(file: Path):
     assert set(_VARIABLE.findall(file.read_text(encoding="utf-8"))) <= documented()
 
 
-def test_every_documented_variable_is_one():
+def test_every_documented_variable_exists():
     passed_on = {name for name, value in keys(below(ANCHORS["settings"])).items() if not value}
 
     assert documented() - {"COMPOSE_FILE"} == set(_VARIABLE.findall(COMPOSE)) | passed_on

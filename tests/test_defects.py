@@ -50,14 +50,14 @@ DEFECTS = (
         guards=(
             EQUAL + "test_eight_projects_of_equal_content_at_once_are_one_dataset_stored_once",
             STORE + "test_two_attempts_of_one_name_are_refused",
-            DAMAGE + "test_one_who_lost_the_claim_without_knowing_leaves_the_tree_that_is_there",
+            DAMAGE + "test_a_job_that_unknowingly_lost_its_claim_leaves_the_published_tree_alone",
         ),
     ),
     Defect(
         number=3,
         was="the dataset's row was committed before its sessions', and stayed when one of them failed",
         guards=(
-            KILL + "test_a_migration_may_die_anywhere",
+            KILL + "test_a_migration_may_be_killed_at_every_statement",
             WHOLE + "test_labels_are_kept_in_the_rows_as_they_were_read",
             "sql/test_rules.py::test_directories_that_differ_in_case_only_are_two_sessions",
             "sql/test_rules.py::test_a_path_may_be_longer_than_500_characters",
@@ -67,7 +67,7 @@ DEFECTS = (
         number=4,
         was="a known hash was trusted without a look at its files",
         guards=(
-            TRUST + "test_a_damaged_dataset_is_mended_before_an_equal_project_refers_to_it",
+            TRUST + "test_a_damaged_dataset_is_repaired_before_an_equal_project_refers_to_it",
             DAMAGE + "test_a_damaged_tree_is_replaced_and_the_old_one_kept_with_the_reason",
         ),
     ),
@@ -75,9 +75,9 @@ DEFECTS = (
         number=5,
         was="the reference was committed before the project's update, and a failure between stopped every later run",
         guards=(
-            KILL + "test_a_migration_may_die_anywhere",
-            KILL + "test_a_migration_onto_a_dataset_that_is_there_may_die_anywhere",
-            CONVERSION + "test_every_project_that_can_be_migrated_is",
+            KILL + "test_a_migration_may_be_killed_at_every_statement",
+            KILL + "test_a_migration_onto_a_dataset_that_is_there_may_be_killed_at_every_statement",
+            CONVERSION + "test_every_project_that_can_be_migrated_is_migrated",
         ),
     ),
     Defect(
@@ -111,7 +111,7 @@ DEFECTS = (
         number=10,
         was="empty directories did not count",
         guards=(
-            MANIFEST + "test_an_empty_directory_counts",
+            MANIFEST + "test_an_empty_directory_counts_in_a_manifest",
             "test_estate.py::test_equal_projects_have_equal_trees_and_others_differ",
         ),
     ),
@@ -138,7 +138,7 @@ DEFECTS = (
         number=13,
         was="projects were merged onto a store whose bytes did not fit its hash any more",
         guards=(
-            TRUST + "test_a_damaged_dataset_is_mended_before_an_equal_project_refers_to_it",
+            TRUST + "test_a_damaged_dataset_is_repaired_before_an_equal_project_refers_to_it",
             TRUST + "test_damage_without_a_trace_in_the_times_is_found_when_the_last_check_is_old",
             "acceptance/test_verify_and_rollback_cli.py::test_a_session_that_differs_gives_exit_code_4_and_is_named",
         ),
@@ -170,7 +170,7 @@ DEFECTS = (
         guards=(
             STORE + "test_a_tree_appears_under_its_name_in_one_piece",
             INGEST + "test_an_attempt_that_died_after_some_blobs_is_finished_by_the_next",
-            KILL + "test_a_migration_may_die_anywhere",
+            KILL + "test_a_migration_may_be_killed_at_every_statement",
         ),
     ),
     Defect(
@@ -190,7 +190,7 @@ DEFECTS = (
         number=20,
         was="a rollback deleted every reference of the project",
         guards=(
-            AFTER_EDITS + "test_only_the_own_reference_and_the_own_split_configs_go",
+            AFTER_EDITS + "test_a_rollback_removes_only_its_own_reference_and_split_configs",
             AFTER_EDITS + "test_a_reference_that_was_there_before_the_migration_stays",
         ),
     ),
@@ -199,8 +199,7 @@ DEFECTS = (
         was="a rollback emptied analysis_config",
         guards=(
             CONFIGS + "test_any_analysis_config_comes_back_to_the_digit",
-            AFTER_EDITS
-            + "test_what_people_did_meanwhile_is_there_after_the_rollback_and_nothing_else_differs",
+            AFTER_EDITS + "test_a_rollback_keeps_what_people_did_meanwhile_and_changes_nothing_else",
             CONFIGS + "test_a_key_that_would_be_lost_refuses_the_rollback",
         ),
     ),
@@ -208,9 +207,8 @@ DEFECTS = (
         number=22,
         was="a rollback left sessions that were split since in the store, and split configs where they were",
         guards=(
-            AFTER_EDITS
-            + "test_what_people_did_meanwhile_is_there_after_the_rollback_and_nothing_else_differs",
-            AFTER_EDITS + "test_only_the_own_reference_and_the_own_split_configs_go",
+            AFTER_EDITS + "test_a_rollback_keeps_what_people_did_meanwhile_and_changes_nothing_else",
+            AFTER_EDITS + "test_a_rollback_removes_only_its_own_reference_and_split_configs",
         ),
     ),
     Defect(
@@ -229,7 +227,7 @@ DEFECTS = (
         number=25,
         was="deleting a migrated project orphaned its directory and its store",
         guards=(
-            MEANWHILE + "test_a_migrated_project_that_label_deletes_can_still_be_told_of",
+            MEANWHILE + "test_a_migrated_project_that_label_deletes_is_still_in_the_report",
             ROLLBACK + "test_a_project_that_was_deleted_since_is_skipped",
         ),
         note="Deleting is Label's; what it orphans stays on record for whoever cleans up.",
@@ -268,16 +266,16 @@ DEFECTS = (
         number=30,
         was="rows were read once at the start: what changed since was overwritten, what was deleted was reported as done",
         guards=(
-            MEANWHILE + "test_a_project_that_turned_after_the_run_was_opened_is_not_migrated_over",
+            MEANWHILE + "test_a_project_that_was_converted_after_the_run_was_opened_is_left_alone",
             MEANWHILE + "test_edits_that_are_committed_while_the_files_are_read_are_in_the_result",
-            ROLLBACK + "test_a_project_whose_row_somebody_else_turned_is_not_touched",
+            ROLLBACK + "test_a_project_whose_row_another_program_converted_is_not_touched",
         ),
     ),
     Defect(
         number=31,
         was="a project took three commits and one for each session",
         guards=(
-            KILL + "test_a_migration_may_die_anywhere",
+            KILL + "test_a_migration_may_be_killed_at_every_statement",
             "test_defects.py::test_31_a_conversion_is_one_commit_however_many_sessions_there_are",
         ),
     ),
@@ -286,8 +284,7 @@ DEFECTS = (
         was="project id 0 was taken for all",
         guards=(
             "producer/cli/test_run_commands.py::test_ids_that_cannot_be_migrated_are_each_named_and_no_run_is_opened",
-            ROLLBACK
-            + "test_an_id_that_cannot_be_rolled_back_is_refused_with_the_reason_and_no_run_is_opened",
+            ROLLBACK + "test_an_id_that_cannot_be_rolled_back_is_refused_and_no_run_is_opened",
         ),
     ),
     Defect(
@@ -328,8 +325,8 @@ DEFECTS = (
         number=38,
         was="a dry run said `migrated`, and foretold neither duplicates nor failures",
         guards=(
-            WHOLE + "test_the_dry_run_foretells_what_becomes_of_every_project_and_all_totals",
-            WHOLE + "test_of_equal_projects_the_dry_run_lets_the_lowest_id_store",
+            WHOLE + "test_the_dry_run_predicts_the_outcome_of_every_project_and_all_totals",
+            WHOLE + "test_of_equal_projects_the_dry_run_lets_the_lowest_id_store_the_content",
         ),
     ),
     Defect(
@@ -337,7 +334,7 @@ DEFECTS = (
         was="the report came at the end only, in the working directory, and replaced that of a parallel run",
         guards=(
             WHOLE + "test_collecting_again_writes_an_equal_report_under_another_name",
-            "producer/report/test_files.py::test_writers_at_once_each_get_their_own_file",
+            "producer/report/test_files.py::test_reports_written_at_once_each_get_their_own_file",
             "producer/cli/test_follow.py::test_a_report_directory_that_cannot_be_written_is_named_before_jobs_are_queued",
         ),
     ),
@@ -396,7 +393,7 @@ DEFECTS = (
         was="settings in .env were never read, and the port could not be set",
         guards=(
             "worker/test_settings.py::test_a_dotenv_file_in_the_working_directory_is_read",
-            "worker/test_settings.py::test_a_missing_one_is_named",
+            "worker/test_settings.py::test_a_missing_setting_is_named",
         ),
     ),
     Defect(

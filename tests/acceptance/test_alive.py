@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 HEARTBEAT_S = 2.0
 
 
-def test_the_file_is_young_while_the_worker_lives_and_grows_old_while_its_parent_hangs(site: Site):
+def test_the_alive_file_is_fresh_while_the_worker_works_and_stale_while_it_hangs(site: Site):
     alive_file = site.folder / "alive"
     with site.workers(ALIVE_FILE=str(alive_file)) as (worker,):
         eventually(alive_file.exists, "a first heartbeat")

@@ -32,7 +32,7 @@ def say(site: Site, *words: str, exit_code: int = 0) -> dict[str, Any]:
     return document
 
 
-def test_a_held_run_stands_still_within_seconds_and_goes_on_where_it_was(site: Site):
+def test_a_paused_run_stands_still_within_seconds_and_resumes_where_it_was(site: Site):
     number = big_study(site, "study", 1, 2, 3, 4, 5)
     small_studies(site, 3)
     with site.workers(1, LEASE_S="60"):
@@ -78,7 +78,7 @@ def test_a_cancelled_run_leaves_nothing_behind_and_says_what_became_of_each_proj
         assert site.run_producer(verb).returncode == 2, "a run that has ended cannot be driven"
 
 
-def test_failed_projects_are_tried_again_when_the_operator_has_mended_them(site: Site):
+def test_failed_projects_are_retried_when_the_operator_has_repaired_them(site: Site):
     _, missing, refused = small_studies(site, 3)
     away = site.folder / "away"
     shutil.move(missing, away)

@@ -27,7 +27,7 @@ from tests.support.waiting import PATIENCE_S, eventually
 pytestmark = pytest.mark.slow
 
 
-def test_another_worker_takes_the_job_of_one_that_was_killed_with_all_its_processes(site: Site):
+def test_another_worker_takes_the_job_of_a_worker_that_was_killed(site: Site):
     number = big_study(site, "study", 1, 2, 3, 4)
     with site.workers(2, LEASE_S=LEASE_S, BWLIMIT=SLOW) as workers:
         enqueue(site)
@@ -56,7 +56,7 @@ def test_a_killed_child_costs_its_job_one_attempt(site: Site):
     assert conversions(site) == [number]
 
 
-def test_a_worker_that_is_told_to_stop_hands_its_job_back_and_ends(site: Site):
+def test_a_worker_that_gets_sigterm_hands_its_job_back_and_ends(site: Site):
     number = big_study(site, "study", 1, 2, 3, 4)
     with site.workers(2, LEASE_S="60", BWLIMIT=SLOW) as workers:
         enqueue(site)
@@ -72,7 +72,7 @@ def test_a_worker_that_is_told_to_stop_hands_its_job_back_and_ends(site: Site):
     assert staged(site) == []
 
 
-def test_a_worker_that_is_made_to_stop_hands_its_job_back_too(site: Site):
+def test_a_worker_that_gets_sigquit_hands_its_job_back_too(site: Site):
     """SIGQUIT: its processes are made to exit after a few seconds, if they have not ended by then."""
     big_study(site, "study", 1, 2, 3, 4)
     with site.workers(2, LEASE_S="60", BWLIMIT=SLOW) as workers:
@@ -86,7 +86,7 @@ def test_a_worker_that_is_made_to_stop_hands_its_job_back_too(site: Site):
     assert (ended["state"], ended["crashes"]) == ("done", 0)
 
 
-def test_a_sleeper_that_wakes_up_finds_its_job_done_by_another_and_changes_nothing(site: Site):
+def test_a_worker_that_slept_beyond_its_lease_finds_its_job_done_and_changes_nothing(site: Site):
     number = big_study(site, "study", 1, 2, 3, 4, 5)
     with site.workers(2, LEASE_S=LEASE_S, BWLIMIT=SLOW) as workers:
         enqueue(site)

@@ -101,7 +101,7 @@ def _runs(site: Site) -> tuple[list[Any], list[str]]:
 # Rollback -------------------------------------------------------------------------------------------------------
 
 
-def test_a_rollback_over_all_is_foretold_and_brings_every_row_back(shared_site: Site):
+def test_a_rollback_of_all_projects_is_predicted_and_brings_every_row_back(shared_site: Site):
     """One that the reference tool migrated is named with the remedy; one that was made in Label is none of ours."""
     made_in_label, by_reference = _by_others(shared_site)
     projects, before = migrated(shared_site, "one", "two", "three")
@@ -190,7 +190,7 @@ def _by_others(site: Site) -> tuple[int, int]:
     return made.project_id, reference.project_id
 
 
-def test_a_directory_that_is_gone_fails_with_the_way_out_and_restore_files_is_it(shared_site: Site):
+def test_a_missing_directory_fails_and_names_restore_files_which_helps(shared_site: Site):
     (gone, kept), before = migrated(shared_site, "gone", "kept")
     files = snapshot_tree(shared_site.legacy_root)
     shutil.rmtree(str(gone.path))
@@ -325,7 +325,7 @@ def test_a_session_that_differs_gives_exit_code_4_and_is_named(
     assert spoiled["remedy"] in made.words
 
 
-def test_a_verification_that_cannot_be_meant_is_refused(shared_site: Site):
+def test_options_of_a_verification_that_contradict_each_other_are_refused(shared_site: Site):
     (legacy,) = make(shared_site, "still legacy")
 
     assert "--sessions" in fails_with_usage(shared_site, "verify")
@@ -333,7 +333,7 @@ def test_a_verification_that_cannot_be_meant_is_refused(shared_site: Site):
     assert f"cannot be verified: {legacy.project_id} (not migrated)" in words
 
 
-def test_a_verification_that_verified_nothing_is_not_well(shared_site: Site):
+def test_a_verification_that_verified_nothing_does_not_exit_with_0(shared_site: Site):
     (first, second), _ = migrated(shared_site, "first", "second")
     assert first.directory is not None
     assert second.directory is not None

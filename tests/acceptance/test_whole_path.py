@@ -65,11 +65,11 @@ def assert_foretold(dry: Call, real: Call) -> None:
     assert dry.exit_code == real.exit_code
 
 
-def test_the_dry_run_foretells_what_becomes_of_every_project_and_all_totals(story: Story):
+def test_the_dry_run_predicts_the_outcome_of_every_project_and_all_totals(story: Story):
     assert_foretold(story.dry, story.real)
 
 
-def test_the_dry_run_foretells_the_place_of_every_dataset_that_is_not_shared(story: Story):
+def test_the_dry_run_predicts_the_path_of_every_dataset_that_is_not_shared(story: Story):
     sharers = Counter(detail["dataset_hash"] for detail in story.migrated.values())
 
     for number, detail in story.migrated.items():
@@ -78,7 +78,7 @@ def test_the_dry_run_foretells_the_place_of_every_dataset_that_is_not_shared(sto
             assert story.dry.details[number]["dataset_created"] == detail["dataset_created"]
 
 
-def test_of_equal_projects_the_dry_run_lets_the_lowest_id_store(story: Story):
+def test_of_equal_projects_the_dry_run_lets_the_lowest_id_store_the_content(story: Story):
     for group in story.estate.equal:
         details = [story.dry.details[story.estate.projects[key]] for key in group]
         first, *others = sorted(details, key=lambda detail: detail["project_id"])
@@ -140,7 +140,7 @@ def test_projects_without_a_path_are_skipped_with_the_reason_and_get_no_task(sto
         assert f"left out: {story.estate.projects[key]} Study {key}: {reasons[key]}" in story.real.words
 
 
-def test_failures_are_told_with_the_remedy_and_give_exit_code_3(story: Story):
+def test_failures_are_reported_with_the_remedy_and_give_exit_code_3(story: Story):
     assert story.real.exit_code == 3
     for one in story.real.report["errors"]:
         assert one["error"] in story.real.words
@@ -198,7 +198,7 @@ def test_every_stored_tree_equals_its_legacy_directory_byte_for_byte(story: Stor
         assert (number, stored) == (number, legacy)
 
 
-def test_stored_trees_and_blobs_are_read_only_and_named_by_theircontent(story: Story):
+def test_stored_trees_and_blobs_are_read_only_and_named_by_their_content(story: Story):
     for detail in story.migrated.values():
         for name, entry in stored_tree(story.after.data_dir, detail["dataset_path"]).items():
             wanted = {"directory": 0o555, "file": 0o444}
@@ -207,7 +207,7 @@ def test_stored_trees_and_blobs_are_read_only_and_named_by_theircontent(story: S
     assert story.wrong_blobs == []
 
 
-def test_stored_trees_share_their_files_with_the_blobs_and_never_with_a_legacy_directory(story: Story):
+def test_stored_trees_share_files_with_blobs_and_never_with_a_legacy_directory(story: Story):
     """The application rewrites legacy files in place; a link would change the stored bytes, too."""
     assert not story.inodes["trees"] & story.inodes["legacy"]
     assert not story.inodes["blobs"] & story.inodes["legacy"]
@@ -415,7 +415,7 @@ def test_projects_of_equal_content_share_one_dataset(story: Story):
 # A store that is not new ----------------------------------------------------------------------------------------
 
 
-def test_a_dry_run_foretells_what_is_reused_of_a_store_that_holds_a_part_of_it(shared_site: Site):
+def test_a_dry_run_predicts_what_is_reused_of_a_store_that_has_a_part_of_it(shared_site: Site):
     """Whole datasets, single files, and a dataset whose tree somebody removed by hand."""
     site = shared_site
     # Where Label itself puts projects.

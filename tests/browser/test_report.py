@@ -101,7 +101,7 @@ def named(document: dict[str, Any], key: str) -> Any:
     return value
 
 
-def test_every_figure_is_the_json_s(page: Chrome, document: dict[str, Any]):
+def test_every_figure_of_the_page_is_that_of_the_json(page: Chrome, document: dict[str, Any]):
     figures = page.execute_script(
         "return [...document.querySelectorAll('data[data-figure]')].map(e => [e.dataset.figure, e.value, e.textContent])"
     )
@@ -149,7 +149,7 @@ def test_the_page_asks_for_nothing_and_has_no_complaint(page: Chrome):
     assert [" ".join(name.split()) for name in names] == [" ".join(name.split()) for name in HOSTILE]
 
 
-def test_words_find_projects_and_a_link_finds_what_is_hidden(page: Chrome, document: dict[str, Any]):
+def test_the_search_finds_projects_and_a_link_shows_a_hidden_row(page: Chrome, document: dict[str, Any]):
     page.execute_script("document.getElementById('find').focus()")
     press(page, "study 17")
     eventually(lambda: len(shown_rows(page)) < PROJECTS, "the table is filtered")

@@ -39,7 +39,7 @@ def processes(own_servers: Servers) -> Iterator[Forks]:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_nothing_is_lost_whatever_dies(own_servers: Servers, processes: Forks, seed: int):
+def test_no_project_is_lost_whichever_processes_die(own_servers: Servers, processes: Forks, seed: int):
     result = run_schedule(make_plan(seed), own_servers, processes)
 
     assert not result.findings, "\n".join(
@@ -47,7 +47,7 @@ def test_nothing_is_lost_whatever_dies(own_servers: Servers, processes: Forks, s
     )
 
 
-def test_a_plan_follows_from_its_seed():
+def test_a_schedule_of_faults_follows_from_its_seed():
     assert make_plan(7) == make_plan(7)
     assert make_plan(7) != make_plan(8)
 
@@ -126,7 +126,7 @@ DAMAGES: list[tuple[Callable[[Engine, Estate], None], str]] = [
 ]
 
 
-def test_the_checks_see_each_kind_of_damage(own_servers: Servers, processes: Forks):
+def test_the_invariants_detect_each_kind_of_damage(own_servers: Servers, processes: Forks):
     """A check that never complains proves nothing."""
     folder = Path(tempfile.mkdtemp(prefix="label-chaos-damage-"))
     plan = make_plan(1, faultless=True, ending=Ending.MIGRATED)

@@ -32,7 +32,7 @@ def take(site: Site, ref: JobRef, worker: str) -> Lease:
     return lease
 
 
-def test_a_second_message_that_comes_before_any_reaper_clears_the_staging_of_the_dead(site: Site):
+def test_a_second_message_before_any_reaper_clears_the_staging_of_the_dead_attempt(site: Site):
     ref = one_job(site)
     with tools_of(site) as tools:
         store = tools.open_store(create=True)
@@ -47,7 +47,7 @@ def test_a_second_message_that_comes_before_any_reaper_clears_the_staging_of_the
     assert list((store.root / "staging").iterdir()) == []
 
 
-def test_one_that_slept_as_soon_as_it_had_the_job_does_not_clear_the_staging_of_its_successor(site: Site):
+def test_a_worker_that_slept_with_its_lease_leaves_its_successors_staging_alone(site: Site):
     """It wakes up and does not know yet that it is not the holder any more."""
     ref = one_job(site)
 
@@ -68,7 +68,7 @@ def test_one_that_slept_as_soon_as_it_had_the_job_does_not_clear_the_staging_of_
     assert {kind for kind, directory in made.items() if directory.exists()} == {"3", "3-arrivals", "10"}
 
 
-def test_a_restore_that_slept_does_not_remove_what_its_successor_builds(site: Site):
+def test_a_restore_that_slept_does_not_remove_what_its_successor_rebuilds(site: Site):
     target = str(site.legacy_root / "study")
     for attempt in ("job-1", "job-2", "job-3", "job-10", "another-1"):
         (site.legacy_root / building_place(target, attempt)).mkdir()

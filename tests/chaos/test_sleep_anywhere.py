@@ -111,7 +111,7 @@ def test_a_migration_may_sleep_anywhere(site: Site, sleeping: Lives):
 
 
 @pytest.mark.timeout(3600)
-def test_one_that_rebuilds_a_damaged_dataset_may_sleep_anywhere(site: Site, sleeping: Lives):
+def test_a_migration_that_rebuilds_a_damaged_dataset_may_sleep_anywhere(site: Site, sleeping: Lives):
     """What its successor made whole meanwhile must stay: rows refer to it."""
     found = _Found()
     points = Points()
@@ -164,7 +164,7 @@ def test_a_rollback_may_sleep_anywhere(site: Site, sleeping: Lives):
 
 
 @pytest.mark.timeout(1800)
-def test_a_sleeper_may_wake_up_while_another_one_is_in_the_middle_of_its_job(site: Site, sleeping: Lives):
+def test_a_sleeper_may_wake_up_while_another_worker_is_in_the_middle_of_its_job(site: Site, sleeping: Lives):
     """One stops at some point, its successor at some other; the first goes on to its end, and then the successor does."""
     chance = random.Random(MEETINGS)
     (ref,) = open_run(site.engine, Verb.MIGRATE, only=[make(site, 2000).project_id])

@@ -36,7 +36,7 @@ from worker.store.store import Store
 
 
 @pytest.mark.parametrize("story", STORIES)
-def test_an_error_at_any_call_is_said_and_leaves_nothing_behind(
+def test_an_error_at_any_call_is_reported_and_leaves_nothing_behind(
     site: Site, tools: Tools, watched: Children, story: Callable[[Site, Tools, Children], Story]
 ):
     """At the first call of every second kind, the errors by turns."""
@@ -54,7 +54,7 @@ def test_an_error_at_any_call_is_said_and_leaves_nothing_behind(
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("number", NUMBERS, ids=errno.errorcode.get)
 @pytest.mark.parametrize("story", STORIES)
-def test_every_error_at_every_call_is_said_and_leaves_nothing_behind(
+def test_every_error_at_every_call_is_reported_and_leaves_nothing_behind(
     site: Site, tools: Tools, watched: Children, story: Callable[[Site, Tools, Children], Story], number: int
 ):
     told = story(site, tools, watched)
@@ -105,7 +105,7 @@ def test_a_file_that_the_disk_cannot_deliver_fails_its_project_by_name(
         told.check_end(go_on(tools, ref))
 
 
-def test_a_blob_that_the_disk_cannot_deliver_is_mended(site: Site, tools: Tools, watched: Children):
+def test_a_blob_that_the_disk_cannot_deliver_is_repaired(site: Site, tools: Tools, watched: Children):
     """The check before its reuse cannot read it; the incoming copy takes its place."""
     told = Mending(site, tools, watched)
     _, quiet = told.start(Fault(act=Act.FAIL_ONCE, at=1_000_000, call="readv"))
@@ -166,7 +166,7 @@ def check_goes_on(site: Site, tools: Tools, ref: JobRef, folder: Path) -> None:
     check_store(site)
 
 
-def test_what_does_not_fit_is_not_begun(small: Site, tools: Tools):
+def test_a_project_that_does_not_fit_on_the_disk_is_not_begun(small: Site, tools: Tools):
     folder = random_study(small, "too big", {str(number): 3 << 20 for number in range(4)})
     (small.data_dir / "filler").write_bytes(os.urandom(5 << 20))
 
@@ -221,7 +221,7 @@ def test_trees_that_are_mounted_apart_from_their_store_are_refused_by_name(site:
     assert look(site.engine, ref.project_id).is_legacy
 
 
-def test_a_disk_without_room_for_names_is_as_full_as_any(small: Site, tools: Tools):
+def test_a_disk_without_free_inodes_counts_as_full(small: Site, tools: Tools):
     """No count of bytes foretells this one."""
     folder = random_study(small, "many", {str(number): 10 for number in range(100)})
     tools.open_store(create=True)

@@ -77,7 +77,7 @@ def blob_of(site: Site, path: Path) -> Path:
     return found
 
 
-def test_a_tree_with_a_blob_at_its_limit_gets_a_copy_and_says_so(
+def test_a_tree_with_a_blob_at_its_link_limit_gets_a_copy_and_says_so(
     site: Site, tools: Tools, first: tuple[Project, Outcome]
 ):
     project = study(site, "second", 1, 3)
@@ -96,7 +96,9 @@ def test_a_tree_with_a_blob_at_its_limit_gets_a_copy_and_says_so(
     check_tree(Path(str(first[1].dataset_path)), first[0])
 
 
-def test_such_a_tree_is_reused_like_any_other(site: Site, tools: Tools, first: tuple[Project, Outcome]):
+def test_a_tree_with_copies_is_reused_like_any_other(
+    site: Site, tools: Tools, first: tuple[Project, Outcome]
+):
     assert first[1].links.hard == 4
     tree, outcome = migrate(tools, study(site, "one", 1, 4))
     equal = study(site, "its twin", 1, 4)
@@ -108,7 +110,7 @@ def test_such_a_tree_is_reused_like_any_other(site: Site, tools: Tools, first: t
     check_tree(again, equal)
 
 
-def test_a_copy_in_a_tree_that_went_bad_is_mended_before_the_tree_is_reused(
+def test_a_copy_that_went_bad_is_repaired_before_its_tree_is_reused(
     site: Site, tools: Tools, first: tuple[Project, Outcome]
 ):
     """A link shares its blob's fate and its checks; a copy has a fate of its own."""
@@ -125,7 +127,7 @@ def test_a_copy_in_a_tree_that_went_bad_is_mended_before_the_tree_is_reused(
     assert bad in {path.read_bytes() for path in (site.settings.store_dir / "quarantine").iterdir()}
 
 
-def test_a_copy_that_was_found_right_is_believed_like_a_blob(
+def test_a_copy_that_was_checked_is_trusted_like_a_blob(
     site: Site, tools: Tools, first: tuple[Project, Outcome], monkeypatch: pytest.MonkeyPatch
 ):
     """It is read before its tree is reused for the first time: whoever made it has not looked at it."""
@@ -162,7 +164,7 @@ def test_a_tree_that_no_row_knows_is_read_where_it_has_copies(
     check_tree(tree, project)
 
 
-def test_a_bad_blob_at_its_limit_is_mended_in_every_tree_linked_or_copied(
+def test_a_bad_blob_at_its_link_limit_is_repaired_in_every_tree(
     site: Site, tools: Tools, first: tuple[Project, Outcome]
 ):
     """The last test here: the blob that takes its place has all its links before it."""

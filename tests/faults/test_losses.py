@@ -38,7 +38,7 @@ def test_a_blob_that_is_gone_comes_back_when_its_dataset_is_reused(site: Site, t
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{}"], ids=["gone", "empty", "another"])
-def test_a_manifest_that_is_not_what_it_was_is_written_again_when_its_dataset_is_reused(
+def test_a_damaged_manifest_is_written_again_when_its_dataset_is_reused(
     site: Site, tools: Tools, content: bytes | None
 ):
     """A rollback would have nothing to go by."""
@@ -58,7 +58,7 @@ def test_a_manifest_that_is_not_what_it_was_is_written_again_when_its_dataset_is
     check_store(site)
 
 
-def test_a_blob_is_mended_although_another_dataset_that_has_it_lost_the_directory(site: Site, tools: Tools):
+def test_a_blob_is_repaired_although_another_dataset_with_it_lost_its_directory(site: Site, tools: Tools):
     """That dataset is mended when somebody needs it; it is no reason to fail this project."""
     first = study(site, "first", 1, 2)
     tree = Path(str(run_one(tools, Verb.MIGRATE, first.project_id).dataset_path))
@@ -76,7 +76,7 @@ def test_a_blob_is_mended_although_another_dataset_that_has_it_lost_the_director
     check_store(site)
 
 
-def test_several_who_find_the_same_bad_blob_at_once_mend_it_once(site: Site, tools: Tools):
+def test_several_jobs_that_find_the_same_bad_blob_at_once_repair_it_once(site: Site, tools: Tools):
     first = study(site, "first", 1, 2)
     tree = Path(str(run_one(tools, Verb.MIGRATE, first.project_id).dataset_path))
     damage(tree / RECORDING)

@@ -243,7 +243,7 @@ def test_a_source_that_never_rests_fails_its_project_by_name(site: Site, tools: 
     assert run_one(tools, Verb.MIGRATE, project.project_id).status is Status.MIGRATED
 
 
-def test_a_change_that_no_time_tells_of_is_found_by_the_second_digest(tmp_path: Path):
+def test_a_change_that_leaves_the_times_alone_is_found_by_the_second_digest(tmp_path: Path):
     """A page that is mapped and was written to already takes another write without a word to the file's times."""
     folder = Path(tempfile.mkdtemp(prefix="label-tests-", dir=memory_folder(tmp_path)))
     try:

@@ -24,7 +24,7 @@ from worker.messages import JobState, Outcome, RunState, Status, Verb
 
 
 @pytest.mark.parametrize("story", [Story, BigFiles, Mending, Copying])
-def test_what_close_says_of_a_file_that_was_written_is_said_of_the_store(
+def test_an_error_that_close_returns_counts_as_an_error_of_the_store(
     site: Site, tools: Tools, watched: Children, story: Callable[[Site, Tools, Children], Story]
 ):
     """NFS tells of a full disk or a quota there. The run is paused, or the files are written once more; no project fails."""
@@ -51,7 +51,7 @@ def test_a_server_that_does_not_answer_pauses_the_run(
         assert ledger.find_run(conn, str(ref.run_id)).state is RunState.PAUSED
 
 
-def test_an_attempt_whose_job_is_anothers_pauses_nothing(site: Site, tools: Tools):
+def test_an_attempt_that_has_lost_its_job_pauses_nothing(site: Site, tools: Tools):
     """Its files are stale because the other one removed them, and the store is well."""
     study(site, "study", 1)
     (ref,) = open_run(site.engine, Verb.MIGRATE)
@@ -95,7 +95,7 @@ def test_a_staged_file_can_be_written_until_it_is_complete(
     check_store(site)
 
 
-def test_blocks_are_asked_for_where_the_file_system_can_and_not_written_where_it_cannot(
+def test_blocks_are_reserved_where_the_file_system_can_and_not_written_otherwise(
     site: Site, tools: Tools, watched: Children
 ):
     """The C library's own posix_fallocate writes a byte into each block then."""
@@ -113,7 +113,7 @@ def test_blocks_are_asked_for_where_the_file_system_can_and_not_written_where_it
 
 
 @pytest.mark.parametrize("thing", ["tree", "manifest", "blob"])
-def test_what_another_worker_published_is_found_although_its_name_seems_absent(
+def test_what_another_worker_published_is_found_behind_a_stale_name_cache(
     site: Site, tools: Tools, watched: Children, thing: str
 ):
     """A network file system remembers for up to a minute that a name was not there; a rename to it says that it is."""

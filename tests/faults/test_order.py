@@ -55,7 +55,7 @@ def test_big_new_files_that_are_stored_while_they_are_hashed_keep_the_order(site
     check_order(site, end)
 
 
-def test_what_was_just_stored_is_not_read_again_to_be_believed(site: Site, watched: Children):
+def test_what_was_just_stored_is_not_read_again_to_be_verified(site: Site, watched: Children):
     project = study(site, "big", 1)
     make_big(project, 1)
     (ref,) = open_run(site.engine, Verb.MIGRATE, only=[project.project_id])
@@ -77,9 +77,7 @@ def test_a_dataset_beside_others_that_shares_their_blobs_keeps_the_order(site: S
     check_order(site, end)
 
 
-def test_a_reused_dataset_costs_one_sync_before_its_row_and_no_call_that_changes_a_file(
-    site: Site, watched: Children
-):
+def test_a_reused_dataset_costs_one_sync_before_its_row_and_changes_no_file(site: Site, watched: Children):
     """Another job may be making what is reused at this moment, and still be waiting for the disk."""
     migrate(site, watched, study(site, "first", 1, 2))
 
@@ -91,7 +89,7 @@ def test_a_reused_dataset_costs_one_sync_before_its_row_and_no_call_that_changes
     assert sync.before(conversion([call for call in end.calls if call.result is not None]))
 
 
-def test_a_damaged_blob_is_mended_in_the_same_order(site: Site, watched: Children):
+def test_a_damaged_blob_is_repaired_in_the_same_order_of_syncs(site: Site, watched: Children):
     migrate(site, watched, study(site, "first", 1, 2))
     (tree,) = site.settings.datasets_dir.iterdir()
     damaged = tree / "day 1" / "accelerometer_data.csv"
@@ -129,7 +127,7 @@ def test_a_tree_that_a_dead_worker_published_is_synced_before_a_row_refers_to_it
     check_order(site, end)
 
 
-def test_a_legacy_directory_is_as_it_was(site: Site, watched: Children):
+def test_a_migration_leaves_the_legacy_directory_as_it_was(site: Site, watched: Children):
     """By its bytes, modes, times and link counts; that nothing was called upon it, `check_places` says above."""
     project = study(site, "first", 1, 2)
     assert project.directory is not None

@@ -169,7 +169,7 @@ def _inodes(root: Path) -> set[int]:
 # Items 1 to 9 of the contract -----------------------------------------------------------------------------------
 
 
-def test_every_project_that_can_be_migrated_is(story: Story):
+def test_every_project_that_can_be_migrated_is_migrated(story: Story):
     assert story.moved.keys() == set(story.estate.migrating.values())
     assert {story.outcomes[story.estate.projects[key]].error_class for key in story.estate.failing} == {
         error.__name__ for error in story.estate.failing.values()

@@ -420,7 +420,7 @@ def _add_session(conn: Connection, project: Project, kind: str, seed: int) -> No
 
 
 @pytest.mark.timeout(max(240, 5 * EXPLORE))
-def test_any_history_of_people_and_migrator(site: Site, tools: Tools):
+def test_any_history_of_people_and_migrator_keeps_what_people_see(site: Site, tools: Tools):
     run_state_machine_as_test(
         lambda: History(site, tools),
         settings=settings(

@@ -64,7 +64,7 @@ def deliver_again(tools: Tools, verb: Verb, ref: JobRef) -> Outcome:
         return overview.outcomes(conn, ref.run_id)[ref.project_id]
 
 
-def test_a_migration_may_die_anywhere(site: Site, tools: Tools, dying: Lives):
+def test_a_migration_may_be_killed_at_every_statement(site: Site, tools: Tools, dying: Lives):
     """Every point of the way that stores the dataset anew."""
     died_in: dict[bool, list[str]] = {True: [], False: []}
     read_before: dict[Any, Any] = {}
@@ -107,7 +107,9 @@ def test_a_migration_may_die_anywhere(site: Site, tools: Tools, dying: Lives):
     _nothing_is_left_over(site)
 
 
-def test_a_migration_onto_a_dataset_that_is_there_may_die_anywhere(site: Site, tools: Tools, dying: Lives):
+def test_a_migration_onto_a_dataset_that_is_there_may_be_killed_at_every_statement(
+    site: Site, tools: Tools, dying: Lives
+):
     """The shorter way; a new run ends what the dead worker began, its own message being lost."""
     with site.engine.begin() as conn:
         twin = make_project(conn, site.legacy_root, "twin")
@@ -143,7 +145,7 @@ def test_a_migration_onto_a_dataset_that_is_there_may_die_anywhere(site: Site, t
     assert died_in[False]
 
 
-def test_a_rollback_may_die_anywhere(site: Site, tools: Tools, dying: Lives):
+def test_a_rollback_may_be_killed_at_every_statement(site: Site, tools: Tools, dying: Lives):
     """With a split that a person made in between, which must come through, too."""
     died_in: dict[bool, list[str]] = {True: [], False: []}
     points = Points()

@@ -67,7 +67,7 @@ def sql(engine: Engine, statement: str, **values: Any) -> None:
 # After the migration: edits of the columns that the migration wrote ---------------------------------------------
 
 
-def test_a_store_that_was_moved_since_does_not_stand_in_the_way(site: Site, tools: Tools):
+def test_a_store_that_was_moved_since_does_not_hinder_a_rollback(site: Site, tools: Tools):
     """Somebody moved DATA_DIR and corrected the paths; a rollback then leads every session exactly to where it was."""
     make(site)
     before = look(site.engine)
@@ -123,7 +123,7 @@ def test_a_session_that_was_renamed_since_still_reads(site: Site, tools: Tools):
     assert differences(edited, read_all(site)) == []
 
 
-def test_sessions_that_the_application_discovered_since_are_led_to_the_legacy_directory(
+def test_sessions_discovered_since_the_migration_are_pointed_at_the_legacy_directory(
     site: Site, tools: Tools
 ):
     """Label adds them with the dataset's id, a raw name and a parent path, without offsets (label contract, 9)."""
@@ -155,9 +155,7 @@ def test_sessions_that_the_application_discovered_since_are_led_to_the_legacy_di
 # Before the migration: rows that lead elsewhere -----------------------------------------------------------------
 
 
-def test_a_session_that_led_into_the_store_before_the_migration_does_so_after_the_rollback(
-    site: Site, tools: Tools
-):
+def test_a_session_that_pointed_into_the_store_before_does_so_after_the_rollback(site: Site, tools: Tools):
     """It was not for the migration to judge, so it is not for the rollback to move."""
     first, second = make(site, "first"), make(site, "second", directory="second")
     run_one(tools, Verb.MIGRATE, first.project_id)
@@ -173,7 +171,7 @@ def test_a_session_that_led_into_the_store_before_the_migration_does_so_after_th
     assert look(site.engine)["sessions"] == before
 
 
-def test_ids_that_referred_to_nothing_do_not_stop_the_way_back(site: Site, tools: Tools):
+def test_ids_that_referred_to_nothing_do_not_stop_a_rollback(site: Site, tools: Tools):
     """Dangling ids were legal before the foreign keys came (label contract, 2), which do not let them be written again."""
     make(site)
     before = look(site.engine)
@@ -218,7 +216,7 @@ def test_ids_that_referred_to_nothing_do_not_stop_the_way_back(site: Site, tools
         pytest.param("{path}/whole/deeper/..", id="deeper and back, where nothing is deeper"),
     ],
 )
-def test_a_parent_path_is_judged_by_where_it_leads_and_not_by_how_it_looks(
+def test_a_parent_path_is_judged_by_what_it_points_to_and_not_by_its_spelling(
     site: Site, tools: Tools, parent: str
 ):
     """I6: a row that led elsewhere, or nowhere, still does after migration and rollback."""
@@ -242,7 +240,7 @@ def test_a_parent_path_is_judged_by_where_it_leads_and_not_by_how_it_looks(
 
 
 @pytest.mark.parametrize("name", ["whole/deeper", "", ".", "./whole", "whole/", "../study/whole"])
-def test_a_session_whose_name_is_no_directorys_name_but_reads_fails_its_project(
+def test_a_readable_session_whose_name_is_no_directorys_name_fails_its_project(
     site: Site, tools: Tools, name: str
 ):
     """It has no parent path, so without the project's path it would become unreadable; guessing would be wrong."""
@@ -291,7 +289,7 @@ TURNS = {
 
 @pytest.mark.parametrize("when", ["before its job", "while its files are read", "while it waits for the row"])
 @pytest.mark.parametrize("turn", TURNS)
-def test_a_project_that_turned_after_the_run_was_opened_is_not_migrated_over(
+def test_a_project_that_was_converted_after_the_run_was_opened_is_left_alone(
     site: Site, tools: Tools, turn: str, when: str, monkeypatch: pytest.MonkeyPatch
 ):
     """Reference defect 30: nothing is overwritten, and nobody is told that it was migrated."""
@@ -328,7 +326,7 @@ def test_a_project_that_turned_after_the_run_was_opened_is_not_migrated_over(
     assert [row["path"] for row in rows] in ([], ["/elsewhere"], [None])
 
 
-def test_a_migrated_project_that_label_deletes_can_still_be_told_of(site: Site, tools: Tools):
+def test_a_migrated_project_that_label_deletes_is_still_in_the_report(site: Site, tools: Tools):
     """Reference defect 25: whose the orphaned directory was, and which dataset it is in, stays on record."""
     project = make(site)
     outcome = run(tools, Verb.MIGRATE)[1]
@@ -363,7 +361,7 @@ def _as_a_person(site: Site) -> Iterator[Connection]:
 
 
 @pytest.mark.parametrize("verb", [Verb.MIGRATE, Verb.ROLLBACK])
-def test_a_person_who_splits_a_session_at_that_moment_neither_fails_nor_loses_anything(
+def test_splitting_a_session_during_its_conversion_neither_fails_nor_loses_anything(
     site: Site, tools: Tools, verb: Verb
 ):
     """They hold the session's row and need the project's; the conversion holds the project's and needs the session's."""
@@ -413,7 +411,7 @@ def _wait_until_blocked(engine: Engine, name: str) -> None:
     raise AssertionError(f"{name} never waited")
 
 
-def test_a_verification_waits_for_nobody(site: Site, tools: Tools):
+def test_a_verification_waits_for_no_lock(site: Site, tools: Tools):
     make(site)
     run(tools, Verb.MIGRATE)
     refs = open_run(site.engine, Verb.VERIFY)
@@ -430,7 +428,7 @@ def test_a_verification_waits_for_nobody(site: Site, tools: Tools):
 
 
 @pytest.mark.parametrize("verb", [Verb.MIGRATE, Verb.ROLLBACK])
-def test_a_rehearsal_gives_way_to_people_as_the_real_run_does(site: Site, tools: Tools, verb: Verb):
+def test_a_dry_run_gives_way_to_people_as_the_real_run_does(site: Site, tools: Tools, verb: Verb):
     """It takes the real locks, so it waits for them, a moment at a time, and never keeps one that a person needs."""
     make(site)
     if verb is Verb.ROLLBACK:

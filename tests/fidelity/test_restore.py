@@ -79,7 +79,7 @@ def test_the_directory_comes_back_with_bytes_modes_and_times(site: Site, tools: 
         assert differences(read_before, readings(conn, site.data_dir)) == []
 
 
-def test_without_the_option_a_missing_directory_is_a_failure_that_names_the_way_out(site: Site, tools: Tools):
+def test_without_restore_files_a_missing_directory_fails_and_names_that_option(site: Site, tools: Tools):
     directory = study_with_everything(site)
     run(tools, Verb.MIGRATE)
     remove_all(directory)
@@ -120,7 +120,7 @@ IN_THE_WAY: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("thing", IN_THE_WAY)
-def test_nothing_that_exists_is_ever_replaced(site: Site, tools: Tools, thing: str):
+def test_a_restore_replaces_nothing_that_exists(site: Site, tools: Tools, thing: str):
     directory = study_with_everything(site)
     run(tools, Verb.MIGRATE)
     remove_all(directory)
@@ -134,7 +134,7 @@ def test_nothing_that_exists_is_ever_replaced(site: Site, tools: Tools, thing: s
 
 
 @pytest.mark.parametrize("thing", ["an empty directory", "a file", "a dangling link"])
-def test_what_comes_to_the_place_while_it_is_rebuilt_is_not_replaced_either(
+def test_a_restore_replaces_nothing_that_comes_to_its_place_meanwhile(
     site: Site, tools: Tools, thing: str, monkeypatch: pytest.MonkeyPatch
 ):
     directory = study_with_everything(site)
@@ -174,7 +174,7 @@ SPOILED: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("how", SPOILED)
-def test_bytes_that_are_not_those_of_their_digest_are_never_put_into_a_legacy_directory(
+def test_bytes_that_differ_from_their_digest_never_get_into_a_legacy_directory(
     site: Site, tools: Tools, how: str
 ):
     """I11; and the rehearsal foretells it (I10)."""
@@ -195,7 +195,7 @@ def test_bytes_that_are_not_those_of_their_digest_are_never_put_into_a_legacy_di
     assert (rehearsed.status, rehearsed.error_class) == (outcome.status, outcome.error_class)
 
 
-def test_a_manifest_with_other_bytes_stops_the_rebuilding(site: Site, tools: Tools):
+def test_a_manifest_with_other_bytes_stops_the_restore(site: Site, tools: Tools):
     """A directory that is there needs no manifest."""
     directory = study_with_everything(site)
     run(tools, Verb.MIGRATE)
@@ -236,7 +236,7 @@ def test_two_projects_on_one_path_are_rolled_back_at_once(site: Site, tools: Too
         assert os.listdir(site.legacy_root) == [directory.name]
 
 
-def test_a_rehearsal_says_that_it_would_rebuild_and_writes_nothing(site: Site, tools: Tools):
+def test_a_dry_run_says_that_it_would_restore_and_writes_nothing(site: Site, tools: Tools):
     directory = study_with_everything(site)
     run(tools, Verb.MIGRATE)
     remove_all(directory)
@@ -265,7 +265,7 @@ def test_a_directory_with_a_name_as_long_as_names_may_be_comes_back(site: Site, 
 
 
 @pytest.mark.parametrize("first", ["inner", "outer", "both in one run"])
-def test_a_project_inside_another_ones_directory_does_not_take_its_place(
+def test_a_project_inside_another_projects_directory_does_not_take_its_place(
     site: Site, tools: Tools, first: str
 ):
     """Were the inner one rebuilt alone, the outer one's place would be taken, and that could never be rebuilt."""
@@ -292,7 +292,7 @@ def test_a_project_inside_another_ones_directory_does_not_take_its_place(
     assert os.listdir(site.legacy_root) == ["outer"]
 
 
-def test_where_the_file_system_cannot_rename_without_replacing_the_directory_comes_back_all_the_same(
+def test_a_directory_is_restored_where_the_file_system_has_no_exclusive_rename(
     site: Site, tools: Tools, monkeypatch: pytest.MonkeyPatch
 ):
     """NFS, for one, refuses the flag."""
@@ -307,7 +307,7 @@ def test_where_the_file_system_cannot_rename_without_replacing_the_directory_com
     assert snapshot_tree(directory) == files
 
 
-def test_nor_does_it_then_replace_what_came_to_its_place(
+def test_a_restore_without_exclusive_rename_replaces_nothing_either(
     site: Site, tools: Tools, monkeypatch: pytest.MonkeyPatch
 ):
     directory = study_with_everything(site)
@@ -366,7 +366,7 @@ def test_what_a_killed_attempt_left_beside_the_place_is_removed_by_the_next(site
     assert os.listdir(site.legacy_root) == [directory.name]
 
 
-def test_a_blob_that_others_link_while_it_is_restored_is_no_changed_file(
+def test_a_blob_that_gets_another_link_while_it_is_restored_has_not_changed(
     site: Site, tools: Tools, monkeypatch: pytest.MonkeyPatch
 ):
     """Each link moves its time of change, and no byte of it."""
@@ -439,7 +439,7 @@ def test_a_link_that_is_called_like_a_leftover_is_not_followed(
     assert os.listdir(site.legacy_root) == [directory.name]
 
 
-def test_the_directory_belongs_to_whom_it_belonged(site: Site, tools: Tools):
+def test_a_restored_directory_belongs_to_its_former_owner(site: Site, tools: Tools):
     """Only root may give files away; to anybody else the directory comes back as the migrator's user's."""
     directory = study_with_everything(site)
     if os.geteuid() == 0:

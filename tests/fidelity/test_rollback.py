@@ -88,7 +88,7 @@ def test_only_projects_that_this_program_converted_are_rolled_back(site: Site, t
         assert (table, after[table]) == (table, before[table])
 
 
-def test_an_id_that_cannot_be_rolled_back_is_refused_with_the_reason_and_no_run_is_opened(site: Site):
+def test_an_id_that_cannot_be_rolled_back_is_refused_and_no_run_is_opened(site: Site):
     with site.engine.begin() as conn:
         made, reference = _by_others(conn, site)
     legacy = make(site)
@@ -161,7 +161,7 @@ def test_rolling_back_twice_finds_nothing_to_do(site: Site, tools: Tools):
     "change",
     ["path = '/somewhere'", "legacy_path = '/somewhere'", "legacy_path = null", "project_type = 'legacy'"],
 )
-def test_a_project_whose_row_somebody_else_turned_is_not_touched(site: Site, tools: Tools, change: str):
+def test_a_project_whose_row_another_program_converted_is_not_touched(site: Site, tools: Tools, change: str):
     project = make(site)
     run(tools, Verb.MIGRATE)
     with site.engine.begin() as conn:

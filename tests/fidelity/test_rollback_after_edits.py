@@ -226,7 +226,7 @@ def _without_stamps_of_new_rows(
 
 
 @pytest.mark.parametrize("name", [*EDITS, "everything at once"])
-def test_what_people_did_meanwhile_is_there_after_the_rollback_and_nothing_else_differs(
+def test_a_rollback_keeps_what_people_did_meanwhile_and_changes_nothing_else(
     site: Site, tools: Tools, name: str
 ):
     """Equal to the rows that the same edits give where nothing was ever migrated."""
@@ -265,7 +265,7 @@ def _forget_config_numbers(*dumps: dict[str, list[Row]]) -> None:
             row["split_config_id"] = row["split_config_id"] is not None
 
 
-def test_only_the_own_reference_and_the_own_split_configs_go(site: Site, tools: Tools):
+def test_a_rollback_removes_only_its_own_reference_and_split_configs(site: Site, tools: Tools):
     project = make(site)
     run_one(tools, Verb.MIGRATE, project.project_id)
     with site.engine.begin() as conn:
@@ -303,7 +303,7 @@ def test_a_reference_that_was_there_before_the_migration_stays(site: Site, tools
     assert after["sessions"] == before["sessions"]
 
 
-def test_a_piece_of_another_project_that_uses_a_config_of_ours_only_loses_it(site: Site, tools: Tools):
+def test_another_projects_session_that_uses_our_split_config_only_loses_it(site: Site, tools: Tools):
     project, other = make(site, "one"), make(site, "other", seed=100)
     run_one(tools, Verb.MIGRATE, project.project_id)
     before = look(site.engine)

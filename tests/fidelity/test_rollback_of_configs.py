@@ -77,7 +77,7 @@ def test_a_key_that_would_be_lost_refuses_the_rollback(site: Site, tools: Tools,
     assert {number for number, one in all_others.items() if one.status is Status.ROLLED_BACK} == {other}
 
 
-def test_a_removed_key_of_ours_is_no_edit_that_could_be_lost(site: Site, tools: Tools):
+def test_a_key_of_ours_that_people_removed_does_not_stop_a_rollback(site: Site, tools: Tools):
     for kind in NO_OBJECTS:
         make_small(site, kind, analysis_config=CONFIGS[kind])
     before = look(site.engine, LABEL_TABLES)

@@ -63,7 +63,7 @@ def said(outcome: Outcome) -> str:
 
 
 @pytest.mark.parametrize("how", [BY_LABEL, BY_HAND])
-def test_such_a_project_is_migrated_again_and_goes_back_to_where_it_began(
+def test_a_project_taken_back_by_other_means_is_migrated_again_and_rolled_back(
     site: Site, tools: Tools, how: str
 ) -> None:
     project, before = migrated_and_taken_back(site, tools, how)
@@ -83,7 +83,7 @@ def test_such_a_project_is_migrated_again_and_goes_back_to_where_it_began(
 
 
 @pytest.mark.parametrize("how", [BY_LABEL, BY_HAND])
-def test_a_rollback_settles_what_the_other_program_left(site: Site, tools: Tools, how: str) -> None:
+def test_a_rollback_removes_what_the_other_program_left(site: Site, tools: Tools, how: str) -> None:
     project, before = migrated_and_taken_back(site, tools, how)
     with site.engine.connect() as conn:
         row = dump(conn, ("projects",))
@@ -102,7 +102,9 @@ def test_a_rollback_settles_what_the_other_program_left(site: Site, tools: Tools
     assert active(site) == 0
 
 
-def test_one_whose_directory_changed_since_keeps_what_its_sessions_read(site: Site, tools: Tools) -> None:
+def test_a_project_whose_directory_changed_since_keeps_what_its_sessions_read(
+    site: Site, tools: Tools
+) -> None:
     project, _ = migrated_and_taken_back(site, tools, BY_LABEL)
     assert project.directory is not None
     write_labels(project.directory / "whole", [[1, 2, "new"]])
@@ -116,7 +118,7 @@ def test_one_whose_directory_changed_since_keeps_what_its_sessions_read(site: Si
     assert active(site) == 1
 
 
-def test_one_that_is_legacy_at_another_path_has_nothing_to_roll_back(site: Site, tools: Tools) -> None:
+def test_a_project_that_is_legacy_at_another_path_has_nothing_to_roll_back(site: Site, tools: Tools) -> None:
     project, _ = migrated_and_taken_back(site, tools, ELSEWHERE)
 
     outcome = run_one(tools, Verb.ROLLBACK, project.project_id)

@@ -44,7 +44,7 @@ def file_system(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.mark.parametrize("story", STORIES)
-def test_rows_refer_to_what_a_power_cut_leaves(
+def test_after_a_power_cut_all_that_rows_refer_to_is_there(
     story: str, file_system: str, database: Engine, redis_url: str, tmp_path: Path
 ):
     found = broken_rows(story, file_system, database, redis_url, tmp_path, here)
@@ -54,13 +54,13 @@ def test_rows_refer_to_what_a_power_cut_leaves(
 
 @pytest.mark.long
 @pytest.mark.parametrize("story", STORIES)
-def test_rows_refer_to_what_is_left_whatever_part_that_is(
+def test_after_a_power_cut_with_partial_writes_all_that_rows_refer_to_is_there(
     story: str, file_system: str, database: Engine, redis_url: str, tmp_path: Path
 ):
     assert broken_rows(story, file_system, database, redis_url, tmp_path, here, parts=12) == []
 
 
-def test_rows_of_a_program_that_waits_for_no_disk_are_found_broken(
+def test_without_syncs_a_power_cut_is_seen_to_break_what_rows_refer_to(
     file_system: str, database: Engine, redis_url: str, tmp_path: Path
 ):
     """That is a test of the check itself: a library stands before the calls that wait, and returns at once."""

@@ -129,7 +129,7 @@ def test_the_guide_s_queries_ask_for_what_is_there(site: Site):
     assert asked <= parsed(metrics.scrape(site.settings, site.engine)).keys()
 
 
-def test_an_empty_ledger_has_figures_too(site: Site):
+def test_an_empty_ledger_has_metrics_too(site: Site):
     seen = parsed(metrics.scrape(site.settings, site.engine))
 
     assert seen["label_migrator_up"] == {("database",): 1, ("broker",): 1, ("store",): 1}
@@ -173,7 +173,7 @@ def test_workers_are_counted_also_when_redis_was_emptied_and_when_one_is_dead(si
         eventually(lambda: online() == 1, "the other one is counted")
 
 
-def test_a_part_that_is_away_is_said_to_be_and_costs_the_others_nothing(site: Site):
+def test_an_unreachable_server_is_reported_and_all_other_metrics_are_there(site: Site):
     away = {"REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"}
     no_database = {"DATABASE_URL": f"postgresql://nobody:nothing@127.0.0.1:{free_port()}/none"}
 
@@ -192,7 +192,7 @@ def test_a_part_that_is_away_is_said_to_be_and_costs_the_others_nothing(site: Si
     assert document["label_migrator_queue_messages"] == [{"labels": {}, "value": 0}]
 
 
-def test_prometheus_gets_fresh_figures_at_each_scrape_until_the_program_is_told_to_end(site: Site):
+def test_prometheus_gets_fresh_figures_at_each_scrape_until_the_exporter_stops(site: Site):
     with serving(site) as (process, url):
         before = parsed(fetch(url))
         make_run(site.engine, range(1, 4))
@@ -215,7 +215,7 @@ def test_a_port_that_is_taken_is_a_usage_error(site: Site):
     assert f"Cannot listen at 127.0.0.1:{port}: Address already in use" in refused.stderr
 
 
-def test_a_database_that_hangs_is_said_to_be_away_and_comes_back(site: Site):
+def test_a_database_that_hangs_is_reported_as_away_until_it_answers(site: Site):
     with serving(site) as (process, url):
         fetch(url)
         # A connection that lies in the pool, and a server that still takes bytes but never answers.

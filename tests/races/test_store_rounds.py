@@ -157,18 +157,18 @@ def memory() -> Iterator[Path]:
 
 
 @pytest.mark.slow
-def test_sixteen_store_overlapping_contents_at_once_round_after_round(memory: Path):
+def test_sixteen_storers_of_overlapping_contents_at_once_all_succeed_in_memory(memory: Path):
     play_rounds(memory, ROUNDS)
 
 
 @pytest.mark.slow
-def test_the_same_on_a_disk(tmp_path: Path):
+def test_sixteen_storers_of_overlapping_contents_at_once_all_succeed_on_a_disk(tmp_path: Path):
     play_rounds(tmp_path, 1)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-def test_a_thousand_rounds_of_sixteen_who_store_overlapping_contents(memory: Path, tmp_path: Path):
+def test_a_thousand_rounds_of_sixteen_storers_of_overlapping_contents_succeed(memory: Path, tmp_path: Path):
     play_rounds(memory, LONG_ROUNDS * 3 // 4)
     play_rounds(tmp_path, LONG_ROUNDS // 4)
 
@@ -228,7 +228,7 @@ def test_datasets_that_share_big_files_and_are_stored_at_once_write_these_once(
     play_big_rounds(site, monkeypatch, 2)
 
 
-def test_a_big_file_that_another_stored_before_its_claim_was_ours_is_not_written_again(
+def test_a_big_file_that_another_job_stored_before_our_claim_is_not_written_again(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ):
     """The one who met it first has registered its key, and is slow to claim it."""
@@ -259,5 +259,7 @@ def test_a_big_file_that_another_stored_before_its_claim_was_ours_is_not_written
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-def test_many_rounds_of_datasets_that_share_big_files(site: Site, monkeypatch: pytest.MonkeyPatch):
+def test_many_rounds_of_datasets_that_share_big_files_write_these_once(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+):
     play_big_rounds(site, monkeypatch, 100)

@@ -103,7 +103,7 @@ def _in_parallel(site: Site, calls: list[Callable[[Tools], Any]]) -> list[Any]:
         return list(threads.map(work, range(len(calls))))
 
 
-def test_a_rollback_and_a_migration_of_others_on_the_same_dataset_do_not_hinder_each_other(site: Site):
+def test_a_rollback_and_another_projects_migration_share_a_dataset_without_hindrance(site: Site):
     projects = [make(site, f"study {number}", content=1) for number in range(4)]
     legacy = {one.project_id: look(site.engine, one.project_id) for one in projects}
     ids = sorted(legacy)
@@ -125,7 +125,7 @@ def test_a_rollback_and_a_migration_of_others_on_the_same_dataset_do_not_hinder_
         assert conn.execute(text("select count(*) from raw_datasets")).scalar_one() == 1
 
 
-def test_a_rollback_and_a_migration_of_one_project_leave_it_in_one_state(site: Site):
+def test_a_rollback_and_a_migration_at_once_leave_a_project_in_one_state(site: Site):
     """Whichever comes first; the outcomes say which."""
     number = make(site, "study", content=1).project_id
     legacy = look(site.engine, number)
@@ -172,7 +172,7 @@ def test_of_two_rollbacks_of_one_project_one_finds_nothing_to_do(site: Site):
             check_legacy(look(site.engine, number), legacy)
 
 
-def test_an_old_rollback_job_does_not_undo_a_later_migration_half(site: Site):
+def test_an_old_rollback_job_does_not_half_undo_a_later_migration(site: Site):
     """It was made for the first conversion and meets the second one: all of it is rolled back, or nothing."""
     number = make(site, "study", content=1).project_id
     legacy = look(site.engine, number)
@@ -190,7 +190,7 @@ def test_an_old_rollback_job_does_not_undo_a_later_migration_half(site: Site):
             (old,) = open_run(site.engine, Verb.ROLLBACK)
 
 
-def test_a_verification_meanwhile_never_finds_a_difference(site: Site):
+def test_a_verification_beside_migrations_never_finds_a_difference(site: Site):
     """It meets projects before, while and after they are migrated or rolled back."""
     projects = [make(site, f"study {number}", content=number % 2) for number in range(4)]
     legacy = {one.project_id: look(site.engine, one.project_id) for one in projects}
@@ -219,7 +219,7 @@ def test_a_verification_meanwhile_never_finds_a_difference(site: Site):
         check_legacy(look(site.engine, number), before)
 
 
-def test_people_who_work_all_the_while_lose_nothing_and_never_see_an_error(site: Site):
+def test_people_who_work_beside_runs_lose_nothing_and_never_see_an_error(site: Site):
     """I7: a person draws and splits, each as one transaction that holds a session before it needs the project."""
     project = make(site, "study", content=1)
     with site.engine.begin() as conn:

@@ -74,7 +74,7 @@ def _quoted(name: str) -> str:
 # It is enough ---------------------------------------------------------------------------------------------------------
 
 
-def test_real_workers_and_every_verb_can_do_with_it(role: Role):
+def test_the_migrator_role_is_enough_for_real_workers_and_every_verb(role: Role):
     site = role.site
     with role.owner.begin() as conn:
         for number in range(3):
@@ -126,7 +126,7 @@ OF_LABEL = ("projects", "sessions", "participants", "session_lineage", "models")
 
 
 @pytest.mark.parametrize("what", FORBIDDEN)
-def test_it_cannot_harm_label_s_tables(role: Role, what: str):
+def test_the_migrator_role_cannot_harm_label_s_tables(role: Role, what: str):
     with role.site.engine.connect() as conn:
         for table in OF_LABEL:
             for statement in FORBIDDEN[what]:
@@ -161,7 +161,7 @@ def test_it_cannot_harm_label_s_tables(role: Role, what: str):
         "copy projects (path) to program 'id'",
     ],
 )
-def test_it_cannot_do_what_the_migrator_never_does(role: Role, statement: str):
+def test_the_migrator_role_cannot_do_what_the_migrator_never_does(role: Role, statement: str):
     with role.site.engine.connect() as conn:
         assert _is_denied(conn, statement)
 
@@ -174,7 +174,7 @@ def test_applying_the_schema_as_another_role_names_the_owner(role: Role, monkeyp
         schema.apply(role.site.engine)
 
 
-def test_the_file_takes_away_what_is_too_much(role: Role):
+def test_the_role_file_revokes_rights_that_are_too_much(role: Role):
     name = _quoted(role.name)
     with role.owner.begin() as conn:
         before = _rights(conn, role.name)
@@ -191,7 +191,7 @@ def test_the_file_takes_away_what_is_too_much(role: Role):
         assert _rights(conn, role.name) == before
 
 
-def test_the_role_has_a_name_if_none_is_given(empty_database: Engine):
+def test_the_migrator_role_has_a_default_name(empty_database: Engine):
     """In a database whose tables were numbered by defaults, by hand."""
     psql(empty_database, "-f", str(SQL / "label_app_baseline.sql"))
     schema.apply(empty_database, with_baseline=True)
@@ -253,7 +253,7 @@ def _rights(conn: Connection, role: str) -> set[Right]:
     return {Right(*row) for row in rows}
 
 
-def test_each_of_its_rights_is_needed(role: Role):
+def test_each_right_of_the_migrator_role_is_needed(role: Role):
     """Every statement of a whole story is kept; without a right at least one of them may not even be
     planned.
     """

@@ -150,7 +150,7 @@ class Evidence:
         return sum(len(what) for _, what in self._pieces)
 
 
-def test_what_is_looked_for_would_be_found():
+def test_a_leaked_secret_is_found_in_every_form():
     """In every form that a careless line could give it."""
     secret = Secret()
     address = f"redis://:{secret.in_url}@host:1/0"
@@ -382,7 +382,7 @@ def _has_written(log: Path, words: bytes) -> bool:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_help_tells_no_secret(planted: Planted, monkeypatch: pytest.MonkeyPatch, verb: str):
+def test_the_help_shows_no_secret(planted: Planted, monkeypatch: pytest.MonkeyPatch, verb: str):
     for name, value in planted.site.env.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(planted.site.folder)

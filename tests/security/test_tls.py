@@ -188,7 +188,7 @@ def test_every_client_refuses_a_certificate_that_it_cannot_trust(
         client(settings_for(url))
 
 
-def test_a_name_need_not_fit_when_the_operator_says_so(encrypted: Encrypted):
+def test_a_certificates_name_need_not_match_when_the_operator_says_so(encrypted: Encrypted):
     url = encrypted.site.env["REDIS_URL"].replace(LOOPBACK, OTHER_ADDRESS)
 
     for client in CLIENTS:
@@ -250,7 +250,7 @@ def _refused(encrypted: Encrypted) -> Mapping[str, tuple[dict[str, str], str]]:
     }
 
 
-def test_whatever_is_not_to_be_trusted_ends_with_5_and_a_clear_word(
+def test_an_untrusted_certificate_ends_with_exit_code_5_and_a_clear_message(
     encrypted: Encrypted, monkeypatch: pytest.MonkeyPatch
 ):
     schema.apply(encrypted.site.engine, with_baseline=True)
@@ -278,7 +278,7 @@ def _call_on_both() -> None:
 
 
 @pytest.mark.parametrize("server", ["broker", "database"])
-def test_the_program_ends_so(encrypted: Encrypted, server: str):
+def test_a_command_without_a_trusted_connection_ends_with_exit_code_5(encrypted: Encrypted, server: str):
     env, words = _refused(encrypted)[f"a strange authority for the {server}"]
     schema.apply(encrypted.site.engine, with_baseline=True)
 
@@ -289,7 +289,7 @@ def test_the_program_ends_so(encrypted: Encrypted, server: str):
     assert not any(secret in done.stderr + done.stdout for secret in encrypted.secrets)
 
 
-def test_a_worker_never_goes_on_in_plain_text(encrypted: Encrypted):
+def test_a_worker_never_falls_back_to_plain_text(encrypted: Encrypted):
     """Nothing listens there; whatever the reason, the next attempt is encrypted again."""
     url = encrypted.site.env["REDIS_URL"].replace(encrypted.redis_url.rpartition(":")[2], f"{free_port()}/0")
     conf = create_app(settings_for(url)).conf

@@ -46,7 +46,7 @@ def test_an_empty_database_gets_every_step_in_order(empty_database: Engine) -> N
     tables.require(empty_database)
 
 
-def test_steps_are_dated_in_utc(empty_database: Engine) -> None:
+def test_schema_steps_are_dated_in_utc(empty_database: Engine) -> None:
     (first, *_) = schema.apply(empty_database, with_baseline=True)
 
     assert first.applied_at is not None
@@ -214,7 +214,7 @@ def test_a_table_in_use_is_not_waited_for_without_end(
     assert names(schema.apply(database)) == ("add_virtual_split_columns",)
 
 
-def test_a_user_without_rights_is_told_so(database: Engine, sql_folder: Path) -> None:
+def test_a_user_without_rights_gets_a_clear_error(database: Engine, sql_folder: Path) -> None:
     path = sql_folder / "add_virtual_split_columns.sql"
     path.write_text(path.read_text() + "-- A remark.\n")
 
@@ -260,7 +260,9 @@ def as_ordinary_user(engine: Engine) -> Iterator[None]:
 # The files ------------------------------------------------------------------------------------------------------
 
 
-def test_an_installed_package_brings_its_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_installed_package_brings_its_own_sql_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The wheel has sql/ inside the package, a checkout has it beside the package."""
     assert sql_files._folder() == SQL
 

@@ -196,7 +196,7 @@ def test_keys_and_checks_are_those_of_the_contract(database: Engine) -> None:
     assert len(found) == len(set(found))
 
 
-def test_every_key_and_check_has_a_name_that_tells_its_table(database: Engine) -> None:
+def test_every_key_and_check_has_its_table_in_its_name(database: Engine) -> None:
     query = text(f"""
         select k.conname from pg_class c join pg_constraint k on k.conrelid = c.oid
         where {LABELS} and k.conname !~ ('^' || c.relname || '_.*(pkey|key|fkey|check|not_null)$')

@@ -82,7 +82,7 @@ def test_keys_and_indexes_that_are_there_are_not_made_twice(empty_database: Engi
 
 
 @ports
-def test_what_a_port_lacks_is_added(empty_database: Engine, port: Port) -> None:
+def test_columns_that_a_ported_table_lacks_are_added(empty_database: Engine, port: Port) -> None:
     """Every wide column, default, key and index of the contract is there afterwards, whatever was there before."""
     run(empty_database, port.label + port.seed)
 
@@ -123,7 +123,7 @@ def test_a_session_with_a_dangling_dataset_can_still_be_labelled(empty_database:
 
 
 @ports
-def test_an_update_is_dated_in_a_ported_table(empty_database: Engine, port: Port) -> None:
+def test_an_update_of_a_row_sets_updated_at_in_a_ported_table(empty_database: Engine, port: Port) -> None:
     run(empty_database, port.label + port.seed)
     schema.apply(empty_database)
 

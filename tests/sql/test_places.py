@@ -46,7 +46,7 @@ def things_in(engine: Engine, name: str) -> set[str]:
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("by_psql", [False, True], ids=["producer", "psql"])
-def test_everything_goes_into_the_schema_of_label(
+def test_all_tables_are_made_in_the_schema_of_label(
     empty_database: Engine, path: str, *, by_psql: bool
 ) -> None:
     make_label_tables(empty_database, "label")
@@ -82,7 +82,7 @@ def test_a_role_gets_its_rights_in_the_schema_of_label(empty_database: Engine) -
             connection.execute(text(f"drop owned by {role}; drop role {role}"))
 
 
-def test_of_two_copies_of_label_the_one_that_the_url_names_is_changed(empty_database: Engine) -> None:
+def test_of_two_copies_of_label_the_one_in_the_url_is_changed(empty_database: Engine) -> None:
     for name in ("label", "public"):
         make_label_tables(empty_database, name)
     alter_path(empty_database, "public, label")
@@ -151,7 +151,7 @@ def test_files_are_in_ascii_so_that_a_database_of_any_encoding_takes_them() -> N
         assert (SQL / f"{name}.sql").read_bytes().isascii(), name
 
 
-def test_a_person_s_transaction_is_never_the_one_that_is_ended(database: Engine) -> None:
+def test_applying_the_schema_never_ends_a_person_s_transaction(database: Engine) -> None:
     """A person has read sessions and then changes a project, as a split does, while a step has the projects and wants the
     sessions: PostgreSQL would end the one of the two that has waited for `deadlock_timeout`.
     """

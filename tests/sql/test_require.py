@@ -23,7 +23,7 @@ def test_a_database_without_labels_tables_is_called_the_wrong_one(empty_database
     assert "raw_datasets" not in said
 
 
-def test_nothing_is_made_in_a_wrong_database(empty_database: Engine) -> None:
+def test_nothing_is_created_in_a_wrong_database(empty_database: Engine) -> None:
     with pytest.raises(SchemaMissingError, match="is not Label's"):
         schema.apply(empty_database)
 
@@ -31,13 +31,13 @@ def test_nothing_is_made_in_a_wrong_database(empty_database: Engine) -> None:
         assert connection.scalar(text("select count(*) from pg_tables where schemaname = 'public'")) == 0
 
 
-def test_the_password_is_not_told(empty_database: Engine) -> None:
+def test_the_error_about_tables_has_no_password(empty_database: Engine) -> None:
     password = empty_database.url.password
 
     assert password is None or str(password) not in complaint(empty_database)
 
 
-def test_what_is_missing_is_named_with_the_remedy(empty_database: Engine) -> None:
+def test_a_missing_table_or_column_is_named_with_the_remedy(empty_database: Engine) -> None:
     psql(empty_database, "-f", str(SQL / "label_app_baseline.sql"))
 
     said = complaint(empty_database)
@@ -57,7 +57,7 @@ def test_what_is_missing_is_named_with_the_remedy(empty_database: Engine) -> Non
         ("drop table sessions cascade", "no table sessions."),
     ],
 )
-def test_a_record_alone_does_not_satisfy(database: Engine, harm: str, missing: str) -> None:
+def test_a_recorded_step_without_its_tables_is_not_enough(database: Engine, harm: str, missing: str) -> None:
     with database.begin() as connection:
         connection.execute(text(harm))
 
@@ -70,7 +70,7 @@ def test_a_record_alone_does_not_satisfy(database: Engine, harm: str, missing: s
 @pytest.mark.parametrize(
     "harm", ["alter table raw_datasets drop column metadata", "drop table migration_blob_checks"]
 )
-def test_what_is_gone_comes_back_by_applying_again(database: Engine, harm: str) -> None:
+def test_a_table_that_is_gone_comes_back_by_applying_again(database: Engine, harm: str) -> None:
     with database.begin() as connection:
         connection.execute(text(harm))
 
@@ -89,7 +89,7 @@ def test_a_column_that_no_step_adds_again_is_named(database: Engine) -> None:
         schema.apply(database)
 
 
-def test_tables_without_a_record_satisfy(database: Engine) -> None:
+def test_tables_without_a_recorded_step_are_enough(database: Engine) -> None:
     with database.begin() as connection:
         connection.execute(text("drop table schema_steps"))
 
@@ -116,7 +116,7 @@ def test_all_that_the_steps_make_is_required(database: Engine, empty_database: E
     assert {f"{table}.{column}" for table, column in needed if table in {"projects", "sessions"}} == added
 
 
-def test_it_takes_one_query(database: Engine) -> None:
+def test_requiring_the_tables_takes_one_query(database: Engine) -> None:
     statements = []
     event.listen(database, "before_cursor_execute", lambda *args: statements.append(args[2]))
 

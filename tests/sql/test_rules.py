@@ -199,7 +199,7 @@ def touched(engine: Engine, table: str, assignment: str) -> tuple[datetime, date
 
 
 @pytest.mark.parametrize("table", ["raw_datasets", "project_split_configs", "models"])
-def test_an_update_is_dated(database: Engine, table: str) -> None:
+def test_an_update_of_a_row_sets_updated_at(database: Engine, table: str) -> None:
     with database.begin() as connection:
         rows.split_config(connection, rows.project(connection), rows.dataset(connection))
         rows.insert(

@@ -46,7 +46,7 @@ def test_the_broker_s_client_knows_every_transport_option(settings: Settings):
     }
 
 
-def test_only_json_is_taken_and_given(settings: Settings):
+def test_celery_accepts_and_sends_json_only(settings: Settings):
     conf = create_app(settings).conf
 
     assert conf.accept_content == ["json"]
@@ -67,7 +67,7 @@ def test_the_ledger_is_the_only_way_to_a_retry(settings: Settings):
 
 
 @pytest.mark.parametrize("verb", list(Verb))
-def test_each_verb_has_its_task(settings: Settings, verb: Verb):
+def test_each_verb_has_its_celery_task(settings: Settings, verb: Verb):
     app = create_app(settings)
     app.loader.import_default_modules()
 
@@ -110,7 +110,7 @@ def test_making_app_and_tools_opens_no_connection(site: Site, monkeypatch: pytes
         tasks._tools.cache_clear()
 
 
-def test_a_child_sees_that_its_parent_was_told_to_stop(monkeypatch: pytest.MonkeyPatch):
+def test_a_child_process_sees_that_its_parent_was_asked_to_stop(monkeypatch: pytest.MonkeyPatch):
     """By a page of memory that both have: a fork copies everything else."""
     import mmap
     import os

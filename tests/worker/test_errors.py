@@ -45,6 +45,6 @@ def test_a_command_that_a_remedy_names_is_no_usage_error(
     assert code == Exit.NOT_READY
 
 
-def test_there_are_such_commands():
+def test_every_command_that_a_remedy_names_exists():
     assert {"retry", "resume", "schema apply", "verify --sessions"} <= set(COMMANDS)
     assert issubclass(UsageError, MigratorError)

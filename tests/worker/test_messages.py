@@ -107,7 +107,7 @@ def test_the_least_that_the_ledger_writes_itself_is_an_outcome():
     ],
     ids=str,
 )
-def test_what_is_no_outcome_is_refused(change: dict[str, Any]):
+def test_json_that_is_no_outcome_is_refused(change: dict[str, Any]):
     with pytest.raises(ValidationError):
         Outcome.from_json(outcome().to_json() | change)
 
@@ -134,7 +134,7 @@ def test_a_changed_copy_leaves_the_outcome_as_it_was():
         before.reason = "other"  # type: ignore[misc]
 
 
-def test_sums_are_computed_and_not_kept():
+def test_totals_of_an_outcome_are_computed_and_not_kept():
     files, size = FileCounts(stored=1, reused=2, left=4), ByteCounts(stored=10, reused=20)
 
     assert (files.total, size.read) == (7, 30)
@@ -157,7 +157,7 @@ def test_each_status_is_one_end_of_a_job(status: Status, state: JobState):
     assert status.job_state is state
 
 
-def test_no_status_is_forgotten():
+def test_every_end_of_a_job_has_a_status():
     assert {status.job_state for status in Status} == set(JobState) - {JobState.QUEUED, JobState.RUNNING}
 
 
@@ -193,7 +193,7 @@ def test_the_id_of_a_task_never_changes_between_versions():
     ],
     ids=str,
 )
-def test_what_names_no_job_is_refused(fields: dict[str, Any]):
+def test_arguments_that_name_no_job_are_refused(fields: dict[str, Any]):
     with pytest.raises(ValidationError):
         JobRef(**fields)
 

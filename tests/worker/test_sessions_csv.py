@@ -113,7 +113,7 @@ def test_the_last_row_that_scoring_drops_is_the_last_of_the_file_not_of_the_time
 
 
 @pytest.mark.parametrize("only", ["data_start_offset", "data_end_offset"])
-def test_one_offset_alone_counts_as_none(tmp_path: Path, only: str):
+def test_one_offset_without_the_other_counts_as_none(tmp_path: Path, only: str):
     write(tmp_path, range(100, 110))
     session = row(parent_session_data_path=str(tmp_path), start_ns=108, stop_ns=200, **{only: 2})
 
@@ -202,7 +202,7 @@ def test_whole_and_float_times_read_alike(tmp_path: Path):
     assert frames[0].equals(frames[1])
 
 
-def test_further_columns_are_left_out(tmp_path: Path):
+def test_further_columns_of_a_recording_are_left_out(tmp_path: Path):
     (tmp_path / RECORDING).write_text("note,z,y,x,ns_since_reboot\nhello,3,2,1,100\n")
 
     assert read(child(tmp_path, (0, 1)), Reader.PLOT, tmp_path).to_numpy().tolist() == [[100, 1, 2, 3]]
@@ -225,7 +225,7 @@ def test_a_missing_value_stays_missing(tmp_path: Path):
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
-def test_every_kind_of_newline_is_one(tmp_path: Path, newline: str):
+def test_every_kind_of_newline_ends_a_line(tmp_path: Path, newline: str):
     write(tmp_path, range(10), newline=newline)
 
     assert rows_of(child(tmp_path, (4, 6)), Reader.PLOT, tmp_path) == [4, 5]
@@ -337,7 +337,9 @@ def test_a_plot_goes_by_the_other_rules_if_the_dataset_is_no_more(
 
 
 @pytest.mark.parametrize("reader", [Reader.SPLIT, Reader.SCORING])
-def test_split_and_scoring_know_no_dataset(tmp_path: Path, reader: Reader, dataset_row: dict[str, Any]):
+def test_splitting_and_scoring_ignore_the_dataset(
+    tmp_path: Path, reader: Reader, dataset_row: dict[str, Any]
+):
     assert locate(row(**dataset_row, parent_session_data_path="/gone"), reader, tmp_path) == Path("/gone")
     with pytest.raises(SessionUnreadableError, match="session 7"):
         locate(row(**dataset_row), reader, tmp_path)
@@ -360,7 +362,7 @@ def test_a_legacy_session_is_in_the_directory_of_its_name(tmp_path: Path, reader
 
 @pytest.mark.parametrize("reader", EVERY_READER)
 @pytest.mark.parametrize("project_path", [None, ""])
-def test_without_any_path_there_is_no_place(tmp_path: Path, reader: Reader, project_path: str | None):
+def test_a_session_without_any_path_has_no_place(tmp_path: Path, reader: Reader, project_path: str | None):
     with pytest.raises(SessionUnreadableError, match="no parent path and its project has no path"):
         locate(row(project_path=project_path), reader, tmp_path)
 
@@ -516,7 +518,7 @@ def test_a_field_as_long_as_the_file_takes_no_more_memory(
     assert peak_kib(reset=False) - before < 12 << 10
 
 
-def test_reading_and_counting_listen_at_each_block(tmp_path: Path):
+def test_reading_and_counting_can_be_stopped_at_each_block(tmp_path: Path):
     directory = write(tmp_path / "session", range(30_000))
     passed: list[int] = []
 

@@ -60,7 +60,7 @@ def _running_stack() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_needed")
-def test_what_is_not_set_has_a_default():
+def test_settings_that_are_not_set_have_a_default():
     settings = load()
 
     assert settings.legacy_roots == (Path("/srv/label"),)
@@ -102,7 +102,9 @@ def test_what_is_not_set_has_a_default():
         ("ALIVE_FILE", "/tmp/alive", Path("/tmp/alive")),  # noqa: S108 - nothing is written there
     ],
 )
-def test_a_good_value_is_taken(monkeypatch: pytest.MonkeyPatch, name: str, text: str, value: Any):
+def test_a_good_value_of_a_setting_is_accepted(
+    monkeypatch: pytest.MonkeyPatch, name: str, text: str, value: Any
+):
     monkeypatch.setenv(name, text)
 
     assert getattr(load(), name.lower()) == value
@@ -217,7 +219,7 @@ def test_every_bad_variable_is_named_at_once(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.usefixtures("_needed")
 @pytest.mark.parametrize("name", NEEDED)
-def test_a_missing_one_is_named(monkeypatch: pytest.MonkeyPatch, name: str):
+def test_a_missing_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str):
     monkeypatch.delenv(name)
 
     with pytest.raises(SettingsError, match=f"^{name} is not set: expected {re.escape(EXPECTED[name])}$"):
@@ -404,7 +406,7 @@ def test_looking_for_a_stack_leaves_its_lock_free():
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def test_reading_settings_makes_nothing():
+def test_reading_settings_creates_no_file():
     with pytest.raises(SettingsError):
         settings_module.load()
 
@@ -442,7 +444,7 @@ def test_a_misspelt_setting_in_env_is_refused_with_the_one_that_was_meant(name: 
 
 
 @pytest.mark.usefixtures("_needed")
-def test_names_of_other_applications_pass(monkeypatch: pytest.MonkeyPatch):
+def test_settings_of_other_applications_are_ignored(monkeypatch: pytest.MonkeyPatch):
     """What Compose reads from the same file, and what a shell is full of."""
     example = Path(__file__).parents[2] / ".env.example"
     names = re.findall(r"^#?([A-Z][A-Z_]+)=", example.read_text(encoding="utf-8"), re.MULTILINE)

@@ -92,7 +92,7 @@ def test_a_defect_is_one_object_with_json_too(
     assert document["exit_code"] == 1
 
 
-def test_the_version_is_said(call: Call):
+def test_the_version_option_prints_the_version(call: Call):
     done = call("--version")
 
     assert done.returncode == 0

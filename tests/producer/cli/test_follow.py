@@ -26,7 +26,7 @@ def test_a_report_directory_that_cannot_be_written_is_named_before_jobs_are_queu
 
 
 @pytest.mark.usefixtures("three_projects")
-def test_options_that_do_nothing_without_wait_are_told(call: Call):
+def test_options_that_do_nothing_without_wait_are_named(call: Call):
     done = call("enqueue", "--timeout", "5", "--report-dir", "reports")
 
     assert done.returncode == 0

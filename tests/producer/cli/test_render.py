@@ -31,7 +31,7 @@ def test_a_plan_on_a_narrow_terminal_is_shown_whole(monkeypatch: pytest.MonkeyPa
     assert max(map(len, words.splitlines())) <= 80
 
 
-def test_names_cannot_command_the_terminal(capsys: Any):
+def test_control_characters_in_names_do_not_reach_the_terminal(capsys: Any):
     job = NewJob(project_id=1, project_name="\x1b[2J\x07[red]x\r\nb", path="/a\x1b[31m\tb")
     opened = Opened(run_id=uuid.uuid4(), verb=Verb.MIGRATE, dry_run=False, jobs=(job,))
 

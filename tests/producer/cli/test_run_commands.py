@@ -119,7 +119,7 @@ def test_the_plan_names_every_project_with_its_whole_path_and_a_missing_worker(
     assert follow.startswith("Queued 3 projects.")
 
 
-def test_words_that_the_terminal_cannot_write_do_not_stop_a_run_that_is_queued(site: Site):
+def test_characters_that_the_terminal_cannot_show_do_not_stop_a_run(site: Site):
     with site.engine.begin() as conn:
         project = make_project(conn, site.legacy_root, "Étude 研究 🚬", directory="study")
         record_session(conn, project, "s")

@@ -7,7 +7,7 @@ from sqlalchemy import Engine, text
 from tests.producer.cli.calls import Call, lines
 
 
-def test_missing_tables_are_told_with_the_command_that_makes_them(empty_database: Engine, call: Call):
+def test_missing_tables_are_reported_with_the_command_that_makes_them(empty_database: Engine, call: Call):
     with empty_database.begin() as conn:
         conn.execute(text("create table projects (project_id integer primary key)"))
         conn.execute(text("create table sessions (session_id integer primary key)"))

@@ -66,7 +66,7 @@ def test_label_reads_as_many_rows_as_were_asked_for(tmp_path: Path, form: Form, 
 
 
 @pytest.mark.parametrize("form", list(Form))
-def test_header_and_times_are_of_the_form(tmp_path: Path, form: Form):
+def test_header_and_times_of_a_made_up_recording_are_those_of_label(tmp_path: Path, form: Form):
     write_session(tmp_path, Plan(rows=5000, seed=2, form=form))
 
     frame = pd.read_csv(tmp_path / ACCELEROMETER)
@@ -79,7 +79,7 @@ def test_header_and_times_are_of_the_form(tmp_path: Path, form: Form):
     assert (frame["ns_since_reboot"].iloc[0] % 20_000_000 == 0) == (form is Form.UPLOADED)
 
 
-def test_gaps_are_longer_than_the_half_hour_at_which_label_splits(tmp_path: Path):
+def test_gaps_of_a_recording_are_longer_than_those_at_which_label_splits(tmp_path: Path):
     recording = write_session(tmp_path, Plan(rows=1000, seed=3, form=Form.GAPPED, gaps=(200, 900)))
 
     steps = pd.read_csv(tmp_path / ACCELEROMETER)["ns_since_reboot"].diff()
@@ -88,7 +88,7 @@ def test_gaps_are_longer_than_the_half_hour_at_which_label_splits(tmp_path: Path
     assert recording.segments == ((0, 200), (200, 900), (900, 1000))
 
 
-def test_values_are_those_of_a_wrist(tmp_path: Path):
+def test_values_of_a_made_up_recording_are_those_of_a_wrist(tmp_path: Path):
     """At rest there is gravity and little else; walking shakes the arm; smoking turns it."""
     recording = write_session(tmp_path, Plan(rows=100_000, seed=4))
 
@@ -149,7 +149,7 @@ def test_the_gyroscope_has_the_same_times(tmp_path: Path):
 
 
 @pytest.mark.parametrize("form", list(LabelsForm))
-def test_labels_are_the_bouts_in_either_form(tmp_path: Path, form: LabelsForm):
+def test_labels_are_the_bouts_in_both_forms_of_the_file(tmp_path: Path, form: LabelsForm):
     recording = write_session(tmp_path, Plan(rows=3000, seed=10, labels=form))
 
     entries = json.loads((tmp_path / LABELS).read_text(encoding="utf-8"))
@@ -159,7 +159,7 @@ def test_labels_are_the_bouts_in_either_form(tmp_path: Path, form: LabelsForm):
     assert recording.size_bytes == sum(path.stat().st_size for path in tmp_path.iterdir())
 
 
-def test_no_bouts_are_an_empty_list():
+def test_labels_of_no_bouts_are_an_empty_list():
     assert labels_json([], LabelsForm.OBJECTS) == "[]"
     assert json.loads(labels_json([Bout(start_ns=1, end_ns=2, label="chewing")], LabelsForm.LISTS)) == [
         [1, 2, "chewing"]
@@ -176,12 +176,12 @@ def test_a_wanted_size_is_met_within_a_tenth(tmp_path: Path, form: Form):
 @pytest.mark.parametrize(
     ("rows", "gaps"), [(1, ()), (0, ()), (10, (0,)), (10, (10,)), (10, (5, 5)), (10, (6, 3))]
 )
-def test_what_is_no_recording_is_refused(rows: int, gaps: tuple[int, ...]):
+def test_a_plan_that_is_no_recording_is_refused(rows: int, gaps: tuple[int, ...]):
     with pytest.raises(ValueError, match="no recording"):
         Plan(rows=rows, seed=0, gaps=gaps)
 
 
-def test_writing_is_fast(tmp_path: Path):
+def test_recordings_are_written_fast(tmp_path: Path):
     """Sixty megabytes a second of a core's time is what the demo counts on; half of it is asked for on a busy machine."""
     write_session(tmp_path / "warm", Plan(rows=10_000, seed=12))
     rates = []
@@ -202,7 +202,7 @@ def test_writing_is_fast(tmp_path: Path):
         max_size=20,
     )
 )
-def test_lines_are_what_ordinary_formatting_gives(rows: list[tuple[int, float, float, float]]):
+def test_fast_formatting_gives_the_lines_of_ordinary_formatting(rows: list[tuple[int, float, float, float]]):
     """The values go through the same rounding to millionths first: how a half is rounded is nobody's business."""
     times = np.array([row[0] for row in rows], dtype=np.int64)
     values = np.array([row[1:] for row in rows]).T

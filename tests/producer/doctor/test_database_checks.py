@@ -42,7 +42,7 @@ def role(database: Engine) -> Iterator[tuple[str, Engine]]:
             conn.execute(text(f"drop role {name}"))
 
 
-def test_with_a_role_that_has_what_is_needed_all_is_well(database: Engine):
+def test_a_role_with_the_needed_rights_passes(database: Engine):
     with role(database) as (name, engine):
         chapter = check_database(engine)
         with engine.connect() as conn:
@@ -73,7 +73,7 @@ def test_each_right_that_is_taken_away_is_named(database: Engine):
     assert "grant update on sessions" in rights.remedy
 
 
-def test_these_rights_are_enough_for_everything_that_runs_do(site: Site):
+def test_the_needed_rights_are_enough_for_every_verb(site: Site):
     with site.engine.begin() as conn:
         project = make_project(conn, site.legacy_root, "study")
         recorded = record_session(conn, project, "day", rows=60)
@@ -224,7 +224,7 @@ def test_a_forgotten_transaction_is_found_with_its_process(database: Engine, mon
     assert f"pg_terminate_backend({pid})" in found.remedy
 
 
-def test_sessions_that_the_role_may_not_look_into_count_as_connections_all_the_same(database: Engine):
+def test_connections_that_the_role_may_not_inspect_are_counted_too(database: Engine):
     with role(database) as (_, engine), connect(database.url, application_name="label web").connect() as web:
         web.execute(text("select 1"))
         with engine.connect() as conn:
@@ -256,7 +256,7 @@ def test_an_old_postgresql_without_encryption_is_found(database: Engine):
 @pytest.mark.parametrize(
     "host", [None, "", "/run/postgresql", "localhost", "127.0.0.1", "127.8.8.8", "::1", "[::1]"]
 )
-def test_addresses_of_this_machine_are_known(host: str | None):
+def test_addresses_of_this_machine_are_recognised(host: str | None):
     assert database_checks.is_local(host)
     assert not database_checks.is_local("10.0.0.1")
     assert not database_checks.is_local("db")

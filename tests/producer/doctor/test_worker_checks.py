@@ -228,6 +228,6 @@ def test_workers_that_do_not_answer_are_named():
     assert check.finding == "w@b it did not get beyond looking at its machine's files"
 
 
-def test_connections_for_all_that_may_be_needed_are_counted():
+def test_all_connections_that_workers_may_need_are_counted():
     assert worker_checks.connections_check(11, parents=1, processes=1).verdict is Verdict.PASS
     assert worker_checks.connections_check(10, parents=1, processes=1).verdict is Verdict.WARN

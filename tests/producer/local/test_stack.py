@@ -181,7 +181,7 @@ def test_kill_9_leaves_no_process_behind_and_the_next_start_has_every_row(state:
 
 
 @pytest.mark.skipif(not AS_ROOT, reason="every other test here runs as an ordinary user already")
-def test_an_ordinary_user_can_run_it(folder: Path, state: Path) -> None:
+def test_an_ordinary_user_can_run_the_local_stack(folder: Path, state: Path) -> None:
     home = folder / "home"
     home.mkdir()
     os.chown(home, 65534, 65534)
@@ -265,7 +265,7 @@ def test_no_password_is_in_the_arguments_of_a_process_or_in_a_repr(stack: Stack)
     assert not any(secret in text for secret in secrets for text in (arguments, repr(stack)))
 
 
-def test_the_addresses_are_for_our_eyes_only_and_go_when_the_stack_goes(state: Path) -> None:
+def test_the_file_of_addresses_is_private_and_goes_when_the_stack_goes(state: Path) -> None:
     with local_stack.stack(state, durable=False) as running:
         mode = (state / "stack.env").stat().st_mode
         left = dotenv_values(state / "stack.env")

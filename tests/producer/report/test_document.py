@@ -126,7 +126,7 @@ def test_rollback_has_the_keys_and_types_of_the_reference(schema):
     assert document["details"][0]["disposition"] is None
 
 
-def test_times_are_told_in_utc_wherever_they_come_from():
+def test_report_times_are_in_utc_wherever_they_come_from():
     elsewhere = BEGIN.astimezone(timezone(timedelta(hours=5, minutes=30)))
 
     document = report.build(run_facts(started_at=elsewhere), [migrated(1, started_at=elsewhere)])
@@ -136,7 +136,7 @@ def test_times_are_told_in_utc_wherever_they_come_from():
     )
 
 
-def test_dry_run_counts_what_the_real_run_will():
+def test_the_report_of_a_dry_run_counts_what_the_real_run_will_do():
     real = [migrated(1, stored=10), migrated(2, reused=10), failed(3)]
     foretold = [
         o.with_changes(status=Status.WOULD_MIGRATE) if o.status is Status.MIGRATED else o for o in real
@@ -161,7 +161,7 @@ def test_what_a_failed_project_left_behind_is_reported():
     assert document["details"][0]["disposition"] == "stored"
 
 
-def test_disposition_tells_new_datasets_from_known_ones():
+def test_the_disposition_distinguishes_new_datasets_from_known_ones():
     outcomes = [migrated(1, stored=9), migrated(2, reused=9), failed(3), skipped(4)]
 
     document = report.build(run_facts(), outcomes)
@@ -199,7 +199,7 @@ def test_an_empty_run_is_all_zeros(schema):
     assert document["errors"] == document["details"] == []
 
 
-def test_selection_is_kept_with_its_keys_in_order():
+def test_the_selection_is_kept_in_the_report_with_its_keys_in_order():
     left_out = [{"project_id": 7, "project_name": "Seven", "reason": "excluded"}]
     selection = {"options": {"limit": 3, "exclude": (7,)}, "left_out": left_out}
 
@@ -273,7 +273,7 @@ def test_totals_that_do_not_add_up_are_an_internal_error(spoil):
         {"schema": 2},
     ],
 )
-def test_schema_refuses_what_a_report_must_not_say(schema, change):
+def test_the_schema_refuses_what_a_report_must_not_contain(schema, change):
     document = report.build(run_facts(), [migrated(1)])
     assert schema.is_valid(document)
 
@@ -286,5 +286,5 @@ def test_a_lone_surrogate_does_not_lose_the_report():
     assert json.loads(files.encode(document))["details"][0]["project_name"] == "bad \udcff name"
 
 
-def test_state_of_the_run_is_told():
+def test_the_state_of_the_run_is_in_the_report():
     assert report.build(run_facts(state=RunState.CANCELLED), [])["state"] == "cancelled"

@@ -36,7 +36,7 @@ def document() -> dict[str, Any]:
         (Verb.VERIFY, "verification_report_20260307_135958.json"),
     ],
 )
-def test_name_says_verb_and_second_in_utc(tmp_path, document, verb, name):
+def test_a_reports_file_name_has_its_verb_and_second_in_utc(tmp_path, document, verb, name):
     path = files.write(
         document, tmp_path / "new" / "deep", verb, AT.astimezone(timezone(timedelta(hours=-7)))
     )
@@ -46,7 +46,7 @@ def test_name_says_verb_and_second_in_utc(tmp_path, document, verb, name):
     assert path.read_bytes() == files.encode(document)
 
 
-def test_html_has_the_same_stem_and_nothing_else_is_left_behind(tmp_path, document):
+def test_the_html_has_the_jsons_stem_and_nothing_else_is_left_behind(tmp_path, document):
     path = files.write(document, tmp_path, Verb.MIGRATE, AT, html="<p>grüß\udcff</p>")
 
     assert path.with_suffix(".html").read_text(encoding="utf-8") == "<p>grüß\\udcff</p>"
@@ -62,7 +62,7 @@ def test_reports_of_one_second_take_the_next_free_seconds(tmp_path, document):
 
 @pytest.mark.parametrize("suffix", [".json", ".html"])
 @pytest.mark.parametrize("kind", ["file", "directory", "dangling link"])
-def test_whatever_has_the_name_already_stays_as_it_is(tmp_path, document, suffix, kind):
+def test_a_file_that_has_the_reports_name_already_stays_as_it_is(tmp_path, document, suffix, kind):
     taken = tmp_path / f"migration_report_20260307_135958{suffix}"
     match kind:
         case "file":
@@ -113,7 +113,7 @@ def _assert_each_has_its_own(written: dict[int, Path], directory: Path, *, write
     assert len(list(directory.iterdir())) == 2 * writers
 
 
-def test_writers_at_once_each_get_their_own_file(tmp_path):
+def test_reports_written_at_once_each_get_their_own_file(tmp_path):
     written = _write_at_once(tmp_path, writers=16)
 
     _assert_each_has_its_own(written, tmp_path, writers=16)
@@ -176,7 +176,7 @@ def test_directory_without_write_permission_is_refused():
             as_ordinary_user(lambda: files.check_directory(folder))
 
 
-def test_full_disk_leaves_nothing_behind(tmp_path, document, monkeypatch):
+def test_a_full_disk_leaves_no_report_behind(tmp_path, document, monkeypatch):
     def full(_descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -189,7 +189,7 @@ def test_full_disk_leaves_nothing_behind(tmp_path, document, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_checking_creates_the_directory_and_leaves_it_empty(tmp_path):
+def test_checking_a_report_directory_creates_it_and_leaves_it_empty(tmp_path):
     files.check_directory(tmp_path / "a" / "b")
 
     assert list((tmp_path / "a" / "b").iterdir()) == []

@@ -98,7 +98,7 @@ def _look_up(document: dict[str, Any], key: str) -> int:
 
 
 @pytest.mark.parametrize("outcomes", [[], _rich_outcomes()], ids=["empty", "rich"])
-def test_figures_are_the_ones_of_the_json(outcomes):
+def test_figures_of_the_page_are_those_of_the_json(outcomes):
     document, page = _page(outcomes)
 
     assert page.figures == {key: {str(_look_up(document, key))} for key in page.figures}
@@ -124,7 +124,7 @@ def test_table_has_a_row_for_every_project_with_its_exact_figures():
             assert (str(detail[key]), f"{detail[key]:,} bytes") in exact
 
 
-def test_everything_that_failed_or_warned_is_said():
+def test_every_failure_and_warning_is_on_the_page():
     _, page = _page(_rich_outcomes())
 
     text = page.texts["main"][0]
@@ -173,7 +173,7 @@ def test_everything_that_failed_or_warned_is_said():
         ([migrated(1, status=Status.VERIFIED)], {"verb": Verb.VERIFY}, "good", "The project was verified."),
     ],
 )
-def test_verdict_is_one_sentence(outcomes, facts, tone, headline):
+def test_the_verdict_on_a_run_is_one_sentence(outcomes, facts, tone, headline):
     document, page = _page(outcomes, **facts)
 
     assert report_html.verdict(document) == report_html.Verdict(tone=tone, headline=headline)
@@ -191,7 +191,7 @@ def test_projects_with_one_digest_are_shown_together():
     assert titles.count("c" * 64) == 1  # its row alone: no project shares it
 
 
-def test_options_and_projects_left_out_are_told():
+def test_options_and_projects_left_out_are_on_the_page():
     selection = {
         "options": {"exclude": [7], "restore_files": True, "limit": None, "sample": {"a": 1}},
         "left_out": [{"project_id": 7, "project_name": "Seven & co", "reason": "excluded by --exclude"}],
@@ -206,7 +206,7 @@ def test_options_and_projects_left_out_are_told():
     assert "excluded by --exclude" in main
 
 
-def test_a_skipped_project_is_told_once_even_if_the_selection_names_it_too():
+def test_a_skipped_project_is_listed_once_even_if_the_selection_names_it_too():
     left_out = [{"project_id": 6, "project_name": "Project 6", "reason": "the project has no path"}]
 
     _, page = _page([skipped(6)], selection={"left_out": left_out})
@@ -227,7 +227,7 @@ def test_a_selection_of_another_shape_does_not_lose_the_report(selection):
 # One file, no network -----------------------------------------------------------------------------------------------
 
 
-def test_nothing_comes_from_outside():
+def test_the_page_loads_nothing_from_elsewhere():
     html = report_html.render(report.build(run_facts(), _rich_outcomes()))
     page = Page(html)
 
@@ -240,7 +240,7 @@ def test_nothing_comes_from_outside():
     )
 
 
-def test_policy_lets_only_our_own_style_and_script_in():
+def test_the_content_policy_allows_only_our_own_style_and_script():
     _, page = _page(_rich_outcomes())
 
     policy = next(meta["content"] for meta in page.all("meta") if "http-equiv" in meta)
@@ -253,7 +253,7 @@ def test_policy_lets_only_our_own_style_and_script_in():
     assert not [a for _, a in page.elements if "style" in a or any(name.startswith("on") for name in a)]
 
 
-def test_the_same_document_gives_the_same_page():
+def test_equal_documents_give_equal_pages():
     document = report.build(run_facts(), _rich_outcomes())
 
     assert report_html.render(document) == report_html.render(json.loads(files.encode(document)))
@@ -262,7 +262,7 @@ def test_the_same_document_gives_the_same_page():
 # Readable by everybody ----------------------------------------------------------------------------------------------
 
 
-def test_structure_can_be_read_aloud():
+def test_the_page_has_the_structure_that_screen_readers_need():
     html = report_html.render(report.build(run_facts(), _rich_outcomes()))
     page = Page(html)
 

@@ -33,7 +33,7 @@ def _details(*jobs: tuple[str, float, float], **changes: Any) -> list[dict[str, 
     return report.build(run_facts(), outcomes)["details"]
 
 
-def test_a_row_holds_jobs_one_after_the_other():
+def test_a_lane_of_the_timeline_has_jobs_one_after_the_other():
     found = timeline(_details(("a", 0, 40), ("a", 40, 100)))
 
     assert found is not None
@@ -73,7 +73,7 @@ def test_short_jobs_side_by_side_become_one_span_that_says_how_many_failed():
     assert span.failed_share == pytest.approx(0.05)
 
 
-def test_jobs_that_no_worker_had_are_not_drawn():
+def test_jobs_that_no_worker_took_are_not_drawn():
     assert timeline(report.build(run_facts(), [skipped(1), failed(2)])["details"]) is None
     assert timeline([]) is None
 
@@ -95,7 +95,7 @@ def test_more_workers_than_can_be_drawn_are_counted():
         (400 * 86400, [0, 81 * 86400, 162 * 86400, 243 * 86400, 324 * 86400]),
     ],
 )
-def test_axis_has_few_round_marks(seconds, marks):
+def test_the_axis_of_the_timeline_has_few_round_marks(seconds, marks):
     found = timeline(_details(("a", 0, seconds)))
 
     assert found is not None

@@ -52,7 +52,7 @@ def open_run(site: Site, jobs: int) -> uuid.UUID:
     ("verb", "exit_code", "last_word"),
     [(("collect",), 8, "Report: "), (("status", "--watch", "--json"), 0, "cancelled")],
 )
-def test_what_follows_a_run_waits_for_the_database(
+def test_commands_that_follow_a_run_wait_for_the_database(
     verb: tuple[str, ...], exit_code: int, last_word: str, site: Site
 ):
     open_run(site, 1)
@@ -83,7 +83,7 @@ def test_what_follows_a_run_waits_for_the_database(
     assert last_word in words
 
 
-def test_two_who_retry_at_once_queue_every_failed_job_once(site: Site):
+def test_two_retries_at_once_queue_every_failed_job_once(site: Site):
     run_id = open_run(site, 500)
     with site.engine.begin() as conn:
         conn.execute(text("set local session_replication_role = replica"))

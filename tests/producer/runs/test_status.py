@@ -49,7 +49,7 @@ def fail(
     )
 
 
-def test_every_job_is_counted_once_and_bytes_by_what_is_dealt_with(database: Engine):
+def test_status_counts_every_job_once_and_bytes_by_what_is_done(database: Engine):
     run_id = make_run(database, range(1, 7), size_bytes=100)
     end(database, must_take(database, run_id, 1))
     fail(database, run_id, 2)
@@ -113,7 +113,7 @@ def test_failures_are_grouped_by_class_with_their_remedy_and_the_first_few(datab
     assert (one["error_class"], one["count"]) == ("SourceChangedError", 1)
 
 
-def test_jobs_that_are_tried_again_and_incidents_are_told(database: Engine):
+def test_retried_jobs_and_incidents_are_in_the_status(database: Engine):
     run_id = make_run(database, [1, 2, 3])
     with database.begin() as conn:
         lease = leases.take_lease(conn, JobRef(run_id=run_id, project_id=1), "w", 60)
@@ -137,7 +137,7 @@ def test_jobs_that_are_tried_again_and_incidents_are_told(database: Engine):
 
 
 @pytest.mark.parametrize(("state", "guessed"), [("running", True), ("paused", False), ("cancelled", False)])
-def test_the_end_is_guessed_only_for_a_run_that_runs(database: Engine, state: str, guessed: Any):
+def test_the_end_is_estimated_only_for_a_run_that_is_running(database: Engine, state: str, guessed: Any):
     run_id = make_run(database, [1, 2], size_bytes=100)
     end(database, must_take(database, run_id, 1))
     set_run_state(database, run_id, state)
@@ -235,7 +235,7 @@ def test_watching_ends_with_the_run_and_says_how_it_ended(site: Site):
     assert "2 of 2 projects ended" in words
 
 
-def test_on_a_terminal_it_is_one_screen_that_stays_fresh(site: Site):
+def test_on_a_terminal_the_status_is_one_screen_that_is_refreshed(site: Site):
     run_id = make_run(site.engine, [1, 2])
     end(site.engine, must_take(site.engine, run_id, 1))
     ours, theirs = pty.openpty()

@@ -33,7 +33,7 @@ def room(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return asked
 
 
-def test_a_plan_that_does_not_fit_is_said_with_both_numbers(settings: Settings, room: list[Path]):
+def test_a_plan_that_does_not_fit_is_reported_with_both_sizes(settings: Settings, room: list[Path]):
     (warning,) = room_warnings(settings, [seen(28_000, 1), seen(1, 2)])
 
     assert "28 kB are planned, and it has room for 28 kB" in warning
@@ -41,7 +41,7 @@ def test_a_plan_that_does_not_fit_is_said_with_both_numbers(settings: Settings, 
     assert room == [settings.data_dir]
 
 
-def test_a_plan_that_fits_to_the_last_byte_is_not_worth_a_word(settings: Settings, room: list[Path]):
+def test_a_plan_that_fits_to_the_last_byte_gives_no_warning(settings: Settings, room: list[Path]):
     assert room_warnings(settings, [seen(28_000, 1)]) == ()
     assert room
 
@@ -51,7 +51,7 @@ def test_likely_duplicates_are_counted_once(settings: Settings, room: list[Path]
     assert room
 
 
-def test_a_store_that_is_there_is_asked_itself(settings: Settings, room: list[Path]):
+def test_free_room_is_measured_where_the_store_is(settings: Settings, room: list[Path]):
     settings.store_dir.mkdir()
 
     room_warnings(settings, [seen(1, 1)])
@@ -59,7 +59,7 @@ def test_a_store_that_is_there_is_asked_itself(settings: Settings, room: list[Pa
     assert room == [settings.store_dir]
 
 
-def test_nothing_is_said_of_a_store_that_cannot_be_seen_from_here(settings: Settings, room: list[Path]):
+def test_no_room_warning_is_given_for_a_store_that_is_not_mounted_here(settings: Settings, room: list[Path]):
     settings.data_dir.rename(settings.data_dir.with_name("mounted elsewhere"))
     try:
         assert room_warnings(settings, [seen(1 << 50, 1)]) == ()
@@ -68,7 +68,7 @@ def test_nothing_is_said_of_a_store_that_cannot_be_seen_from_here(settings: Sett
     assert room == []
 
 
-def test_a_real_run_is_enqueued_with_the_warning_and_a_rehearsal_without_it(site: Site, room: list[Path]):
+def test_a_real_run_is_enqueued_with_the_warning_and_a_dry_run_without_it(site: Site, room: list[Path]):
     def opened(*, dry_run: bool) -> Opened:
         return enqueue(site.settings, site.engine, dry_run=dry_run)
 

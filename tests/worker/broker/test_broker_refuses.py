@@ -82,9 +82,7 @@ def test_the_doctor_and_every_command_say_why_the_server_refuses(word: str, site
 
 
 @pytest.mark.slow
-def test_a_server_that_refuses_ends_no_worker_and_status_says_what_they_wait_for(
-    site: Site, refusing_url: str
-):
+def test_a_refusing_broker_ends_no_worker_and_status_says_what_they_wait_for(site: Site, refusing_url: str):
     """A worker with a job and room for another, through every refusal; then the run ends as if nothing had
     been.
     """

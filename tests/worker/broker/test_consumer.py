@@ -26,7 +26,7 @@ def asking(channel: Channel, name: str, taken: list[object]) -> None:
     channel.connection.cycle._register_BRPOP(channel)
 
 
-def test_a_broker_that_dies_while_a_task_runs_does_not_take_the_worker_along(site: Site, tmp_path: Path):
+def test_a_broker_that_dies_while_a_task_runs_does_not_end_the_worker(site: Site, tmp_path: Path):
     """With a message that is not acknowledged, and two channels that ask for more, each of which fails while
     it is closed.
     """

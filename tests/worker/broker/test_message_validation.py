@@ -159,11 +159,11 @@ def genuine(stack: Stack) -> bytes:
 # What passes ------------------------------------------------------------------------------------------------------------
 
 
-def test_what_the_producer_sends_passes(genuine: bytes):
+def test_messages_that_the_producer_sends_pass_the_filter(genuine: bytes):
     assert job_named_by(genuine) == JobRef(run_id=uuid.UUID(RUN), project_id=1)
 
 
-def test_what_a_worker_gave_back_passes(genuine: bytes):
+def test_messages_that_a_worker_handed_back_pass_the_filter(genuine: bytes):
     envelope = json.loads(genuine)
     envelope["headers"]["redelivered"] = envelope["properties"]["delivery_info"]["redelivered"] = True
 
@@ -181,12 +181,12 @@ def test_what_a_worker_gave_back_passes(genuine: bytes):
     ],
     ids=["unknown headers", "an unknown property", "no group index", "no nesting", "no representation"],
 )
-def test_what_a_newer_celery_might_send_passes(genuine: bytes, newer: Forgery):
+def test_messages_that_a_newer_celery_might_send_pass_the_filter(genuine: bytes, newer: Forgery):
     assert job_named_by(_forged(genuine, newer)).project_id == 1
 
 
 @pytest.mark.parametrize("name", FORGERIES)
-def test_everything_else_is_refused_with_a_reason_that_quotes_nothing(genuine: bytes, name: str):
+def test_every_other_message_is_refused_with_a_reason_that_quotes_nothing(genuine: bytes, name: str):
     reason, forge = FORGERIES[name]
 
     with pytest.raises(RefusedError) as refused:
@@ -236,7 +236,7 @@ def refusals(lines: list[dict[str, Any]]) -> list[str]:
     return [line["reason"] for line in lines if line["event"] == "message_refused"]
 
 
-def test_a_worker_refuses_each_with_one_line_and_takes_the_next_job(
+def test_a_worker_logs_one_line_for_each_refused_message_and_takes_the_next_job(
     shared_site: Site, genuine: bytes, logs: Callable[[], list[dict[str, Any]]]
 ):
     """Among them those for which Celery ends the worker and gives the message back to the queue."""

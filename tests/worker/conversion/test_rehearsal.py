@@ -102,7 +102,7 @@ def fails_alike(foretold: Outcome, real: Outcome, reason: str) -> None:
 
 
 @pytest.mark.parametrize("what", OBSTACLES)
-def test_a_dry_run_foretells_what_the_database_refuses(site: Site, tools: Tools, what: str) -> None:
+def test_a_dry_run_predicts_what_the_database_refuses(site: Site, tools: Tools, what: str) -> None:
     to_migration, _, reason = OBSTACLES[what]
     number = study(site)
     before = everything(site)
@@ -114,7 +114,7 @@ def test_a_dry_run_foretells_what_the_database_refuses(site: Site, tools: Tools,
 
 
 @pytest.mark.parametrize("what", OBSTACLES)
-def test_a_dry_rollback_foretells_it_too(site: Site, tools: Tools, what: str) -> None:
+def test_a_dry_rollback_predicts_what_the_database_refuses(site: Site, tools: Tools, what: str) -> None:
     _, to_rollback, reason = OBSTACLES[what]
     number = study(site)
     assert run_one(tools, Verb.MIGRATE, number).status is Status.MIGRATED
@@ -128,7 +128,7 @@ def test_a_dry_rollback_foretells_it_too(site: Site, tools: Tools, what: str) ->
     assert everything(site) == before
 
 
-def test_rehearsals_leave_no_row_and_say_what_the_real_runs_say(site: Site, tools: Tools) -> None:
+def test_dry_runs_leave_no_row_and_report_what_the_real_runs_report(site: Site, tools: Tools) -> None:
     number = study(site)
     before = everything(site)
 
@@ -149,7 +149,7 @@ def test_rehearsals_leave_no_row_and_say_what_the_real_runs_say(site: Site, tool
     assert run_one(tools, Verb.ROLLBACK, number).status is Status.ROLLED_BACK
 
 
-def test_a_rehearsal_gives_way_like_the_real_run(
+def test_a_dry_run_gives_way_to_locks_like_the_real_run(
     site: Site, tools: Tools, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worker.db.retry._GIVE_WAY_S", 0.5)
@@ -225,6 +225,6 @@ def test_every_verb_that_writes_says_at_its_start_which_columns_do_not_fit(site:
             assert misfit.partition(";")[0] in words
 
 
-def test_tables_as_we_make_them_fit(database: Any) -> None:
+def test_tables_of_our_own_making_have_columns_that_fit(database: Any) -> None:
     assert schema.status(database)
     assert column_types.require(database).misfits() == []

@@ -84,7 +84,7 @@ def new_dataset(conn: Connection, **changes: Any) -> Dataset:
 # The claim ------------------------------------------------------------------------------------------------------
 
 
-def test_of_many_who_claim_a_dataset_at_once_each_has_it_alone(database: Engine):
+def test_of_many_jobs_that_claim_a_dataset_at_once_each_has_it_alone(database: Engine):
     holders: list[int] = []
     most: list[int] = []
 
@@ -120,7 +120,7 @@ def test_a_claim_is_free_again_after_an_error_which_is_passed_on(database: Engin
         held.ping()
 
 
-def test_who_waits_gets_the_claim_when_its_holder_is_done(database: Engine):
+def test_a_waiting_job_gets_the_claim_when_its_owner_is_done(database: Engine):
     with processes(database, 2) as (one, other), ExitStack() as waiting:
         with claim(one):
             got = waiting.enter_context(another_waits(database, other))
@@ -129,7 +129,7 @@ def test_who_waits_gets_the_claim_when_its_holder_is_done(database: Engine):
         eventually(got.is_set, "the other has the claim")
 
 
-def test_when_the_holders_connection_dies_the_next_gets_the_claim_and_the_holder_learns_of_it(
+def test_when_the_owners_connection_dies_the_next_job_gets_the_claim(
     database: Engine,
 ):
     with processes(database, 2) as (one, other), claim(one) as held, another_waits(database, other) as got:
@@ -145,7 +145,7 @@ def test_when_the_holders_connection_dies_the_next_gets_the_claim_and_the_holder
             held.ping()
 
 
-def test_a_holder_who_does_not_move_is_thrown_out_and_the_next_gets_the_claim(database: Engine):
+def test_an_owner_that_does_not_ping_loses_the_claim_to_the_next_job(database: Engine):
     with (
         processes(database, 2) as (one, other),
         claim(one, idle_timeout_s=0.2) as held,
@@ -157,7 +157,7 @@ def test_a_holder_who_does_not_move_is_thrown_out_and_the_next_gets_the_claim(da
             held.ping()
 
 
-def test_a_holder_who_pings_keeps_the_claim_beyond_the_time_limit(database: Engine):
+def test_an_owner_that_pings_keeps_the_claim_beyond_the_time_limit(database: Engine):
     with (
         processes(database, 2) as (one, other),
         claim(one, idle_timeout_s=3) as held,
@@ -196,7 +196,7 @@ def test_a_claim_that_was_given_back_cannot_be_pinged(database: Engine):
         held.ping()
 
 
-def test_who_waits_on_a_connection_that_dies_is_told_that_the_database_is_away(database: Engine):
+def test_a_wait_whose_connection_dies_ends_with_an_unavailable_database(database: Engine):
     with processes(database, 2) as (one, other), claim(one), ThreadPoolExecutor(1) as thread:
         waiting = thread.submit(lambda: claim(other).__enter__())
         eventually(lambda: waiting_for_a_lock(database) == 1, "the other waits")
@@ -241,7 +241,7 @@ def test_a_dataset_is_found_as_it_was_written(database: Engine):
     assert row.metadata == {"store": "/data/dataset_store"}
 
 
-def test_its_sessions_are_written_with_labels_exactly_as_read(database: Engine):
+def test_a_datasets_sessions_are_written_with_labels_exactly_as_read(database: Engine):
     labels = ["[]", "", None, '{"a": "\\u0000"}', "größe 研究 🙂\r\n\t\\", '"' * 3, "x" * 100_000]
     sessions = [
         RawSession(
@@ -263,7 +263,7 @@ def test_its_sessions_are_written_with_labels_exactly_as_read(database: Engine):
         assert conn.scalar(text("select session_count from raw_datasets")) == len(labels)
 
 
-def test_a_dataset_that_somebody_else_wrote_meanwhile_is_not_written_twice(database: Engine):
+def test_a_dataset_that_another_job_wrote_meanwhile_is_not_written_twice(database: Engine):
     with database.begin() as conn:
         new_dataset(conn)
 

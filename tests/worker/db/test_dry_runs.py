@@ -27,7 +27,7 @@ def test_the_lowest_project_that_holds_a_new_content_owns_it_whatever_the_order(
         assert dry_runs.new_content_by_project(conn, other_run) == {1: (1, 10)}
 
 
-def test_projects_that_note_the_same_contents_at_once_do_not_block_each_other_for_ever(database: Engine):
+def test_projects_that_note_the_same_contents_at_once_do_not_deadlock(database: Engine):
     count = 6
     run_id = make_run(database, list(range(1, count + 1)), dry_run=True)
     digests = [f"{number:064x}" for number in range(300)]
@@ -48,7 +48,7 @@ def test_projects_that_note_the_same_contents_at_once_do_not_block_each_other_fo
         assert dry_runs.new_content_by_project(conn, run_id) == {1: (300, 300)}
 
 
-def test_what_a_run_noted_goes_with_the_run(database: Engine):
+def test_notes_of_a_dry_run_are_deleted_with_the_run(database: Engine):
     run_id = make_run(database, [1], dry_run=True)
     with database.begin() as conn:
         dry_runs.note_new_content(conn, JobRef(run_id=run_id, project_id=1), {"aa": 1})

@@ -39,7 +39,7 @@ def unused_port() -> int:
 # Away -----------------------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_opened_before_it_is_needed(database: Engine):
+def test_no_connection_is_opened_before_it_is_needed(database: Engine):
     connect(database.url.set(port=unused_port()), application_name="tests").dispose()
 
 
@@ -88,7 +88,7 @@ def test_a_database_that_does_not_exist_is_named(database: Engine):
         ask(engine)
 
 
-def test_a_connection_that_the_server_ended_is_told_and_the_next_call_gets_a_new_one(database: Engine):
+def test_a_connection_that_the_server_ended_is_an_error_and_the_next_one_is_new(database: Engine):
     with processes(database, 1) as (engine,):
         with engine.connect() as conn:
             pid = conn.scalar(text("select pg_backend_pid()"))
@@ -100,7 +100,7 @@ def test_a_connection_that_the_server_ended_is_told_and_the_next_call_gets_a_new
         assert ask(engine) == 1
 
 
-def test_a_pooled_connection_that_the_server_ended_is_not_noticed_by_anybody(database: Engine):
+def test_a_pooled_connection_that_the_server_ended_is_replaced_unnoticed(database: Engine):
     with processes(database, 1) as (engine,):
         pid = ask(engine, "select pg_backend_pid()")
         ask(database, f"select pg_terminate_backend({pid}, 10000)")
@@ -141,7 +141,7 @@ def _numbers(database: Engine) -> None:
 
 
 @pytest.mark.usefixtures("_numbers")
-def test_a_deadlock_is_something_that_passes(database: Engine):
+def test_a_deadlock_is_a_transient_error(database: Engine):
     with processes(database, 2) as engines:
         errors = lock_one_row_each_then_the_others(engines)
 
@@ -152,7 +152,7 @@ def test_a_deadlock_is_something_that_passes(database: Engine):
 
 
 @pytest.mark.usefixtures("_numbers")
-def test_a_lock_that_came_too_late_is_something_that_passes(database: Engine):
+def test_a_lock_that_came_too_late_is_a_transient_error(database: Engine):
     with processes(database, 1) as (other,), database.begin() as holding:
         holding.execute(text("update numbers set number = 3 where number = 1"))
 
@@ -163,7 +163,7 @@ def test_a_lock_that_came_too_late_is_something_that_passes(database: Engine):
 
 
 @pytest.mark.usefixtures("_numbers")
-def test_transactions_that_cannot_be_put_in_an_order_are_something_that_passes(database: Engine):
+def test_a_serialization_failure_is_a_transient_error(database: Engine):
     with processes(database, 1) as (other,), other.connect() as conn:
         conn.execution_options(isolation_level="REPEATABLE READ")
         conn.execute(text("select * from numbers"))
@@ -212,7 +212,7 @@ def test_a_transaction_that_failed_otherwise_is_not_done_again():
         ("select cast('a secret' as integer)", "22P02"),
     ],
 )
-def test_what_is_refused_is_said_without_the_statement_and_its_values(
+def test_a_refusal_is_reported_without_the_statement_and_its_values(
     database: Engine, statement: str, sqlstate: str
 ):
     with database.connect() as conn, pytest.raises(DatabaseRefusedError) as raised:
@@ -225,7 +225,7 @@ def test_what_is_refused_is_said_without_the_statement_and_its_values(
 
 
 @pytest.mark.parametrize("sqlstate", ["25006", "53100", "53200", "53300", "57014", "57P03", "58030", "08006"])
-def test_a_server_that_answers_that_it_cannot_work_is_something_that_passes(database: Engine, sqlstate: str):
+def test_a_server_that_answers_that_it_cannot_work_is_a_transient_error(database: Engine, sqlstate: str):
     """As a standby, a full disk or an administrator would make it answer."""
     refuse = (
         f"do $$ begin raise exception 'not now' using errcode = '{sqlstate}', detail = 'a secret'; end $$"
@@ -267,7 +267,7 @@ def test_rows_that_a_policy_hides_are_refused_and_not_taken_for_absent(database:
             ask(engine, "select count(*) from projects")
 
 
-def test_a_sequence_behind_its_table_is_said_with_the_statement_that_catches_up(database: Engine):
+def test_a_sequence_behind_its_table_is_reported_with_the_statement_that_corrects_it(database: Engine):
     add = "insert into raw_datasets (dataset_name, dataset_hash, file_path) values ('d', md5('{0}'), '/{0}')"
     with database.begin() as conn:
         conn.execute(text("alter sequence raw_datasets_dataset_id_seq restart with 1"))
@@ -345,7 +345,7 @@ def test_the_operators_options_count_and_ours_where_they_must(
         engine.dispose()
 
 
-def test_what_a_role_or_a_database_sets_does_not_leak_in(database: Engine):
+def test_settings_of_a_role_or_a_database_do_not_leak_in(database: Engine):
     theirs = {
         "statement_timeout": "40ms",
         "lock_timeout": "1ms",
@@ -398,7 +398,7 @@ def test_nothing_that_is_set_stays_on_a_connection(database: Engine):
                 assert list(conn.scalars(changed)) == []
 
 
-def test_a_connection_says_whose_it_is(database: Engine):
+def test_a_connection_has_the_name_of_its_process(database: Engine):
     engine = connect(database.url, application_name="label-migrator worker 7")
     try:
         assert ask(engine, "show application_name") == "label-migrator worker 7"

@@ -27,7 +27,7 @@ from worker.messages import FileCounts, JobRef, RunOptions, Status, Verb
 # Taking a lease -------------------------------------------------------------------------------------------------
 
 
-def test_a_lease_says_what_is_to_be_done(database: Engine):
+def test_a_lease_has_all_that_its_job_needs(database: Engine):
     run_id = make_run(database, [7], dry_run=True)
 
     lease = must_take(database, run_id, 7, "worker@host")
@@ -107,7 +107,7 @@ def test_jobs_that_do_not_exist_are_not_taken(database: Engine):
     assert take(database, uuid.uuid4()) is None
 
 
-def test_texts_of_people_are_kept_as_they_are(database: Engine):
+def test_project_names_and_paths_are_kept_as_they_are(database: Engine):
     name = 'it\'s "größe" 研究 🙂 \\ %s :x {0}'
     run_id = make_run(database, [1], project_name=name, path=f"/{name}")
 

@@ -66,7 +66,7 @@ def test_when_the_last_two_jobs_end_at_once_the_run_is_finished(database: Engine
             assert state_of(database, run_id) == "finished"
 
 
-def test_a_held_run_is_finished_when_its_last_job_ends(database: Engine):
+def test_a_paused_run_is_finished_when_its_last_job_ends(database: Engine):
     run_id = make_run(database)
     lease = must_take(database, run_id)
     set_run_state(database, run_id, "paused")
@@ -75,7 +75,7 @@ def test_a_held_run_is_finished_when_its_last_job_ends(database: Engine):
     assert finish(database, run_id) == "finished"
 
 
-def test_a_run_whose_producer_died_before_it_was_marked_as_sent_is_finished_all_the_same(database: Engine):
+def test_a_run_whose_producer_died_before_marking_it_as_sent_is_finished(database: Engine):
     run_id = make_run(database, sent=False)
     end(database, must_take(database, run_id))
 

@@ -10,7 +10,7 @@ from worker.doctor import legacy_checks
 from worker.findings import Verdict
 
 
-def test_roots_that_are_missing_or_empty(tmp_path: Path):
+def test_missing_or_empty_legacy_roots_are_reported(tmp_path: Path):
     (tmp_path / "full/study").mkdir(parents=True)
     (tmp_path / "empty").mkdir()
     full, empty, away = (str(tmp_path / name) for name in ("full", "empty", "away"))
@@ -25,7 +25,7 @@ def test_roots_that_are_missing_or_empty(tmp_path: Path):
     assert fails.finding == f"{empty} is empty; is it mounted?; {away} does not exist"
 
 
-def test_a_root_that_an_ordinary_user_may_not_read():
+def test_a_legacy_root_that_the_worker_may_not_read_fails():
     with passable_folder() as folder:
         (folder / "closed").mkdir(mode=0o700)
         (folder / "closed").chmod(0o000)
@@ -49,7 +49,7 @@ def test_a_separate_mount_that_could_be_written_is_warned_of(tmp_path: Path):
     assert found.finding == f"{elsewhere} is a mount that could be written"
 
 
-def test_projects_that_a_worker_cannot_read(tmp_path: Path):
+def test_projects_that_a_worker_cannot_read_are_reported(tmp_path: Path):
     roots = roots_of(tmp_path)
     (tmp_path / "study").mkdir()
     (tmp_path / "file").touch()

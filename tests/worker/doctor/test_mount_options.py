@@ -65,7 +65,7 @@ def judge(*lines: str, legacy: str = "/srv/legacy") -> tuple[Verdict, str]:
         ([line("/srv/lab", "soft")], Verdict.PASS, "nothing lies on NFS"),
     ],
 )
-def test_options_are_judged_by_what_they_cost(lines: list[str], verdict: Verdict, finding: str):
+def test_mount_options_are_judged_by_what_they_cost(lines: list[str], verdict: Verdict, finding: str):
     found, words = judge(*lines)
 
     assert (found, finding in words) == (verdict, True), words
@@ -94,7 +94,7 @@ def test_two_machines_of_one_name_fail_and_two_workers_of_one_machine_pass():
     assert bad.finding == "a@x, c@y are on different machines that are both called files1"
 
 
-def test_this_machine_is_known_by_its_name_and_its_start():
+def test_a_machine_is_identified_by_its_name_and_its_boot():
     host, boot_id = mount_options.host_identity()
 
     assert host

@@ -19,7 +19,7 @@ from worker.findings import Verdict
 
 
 @pytest.mark.parametrize("with_store", [False, True])
-def test_a_machine_where_all_works(tmp_path: Path, *, with_store: bool):
+def test_a_machine_where_all_works_passes_every_check(tmp_path: Path, *, with_store: bool):
     store_id = open_store(tmp_path).store_id if with_store else None
     (tmp_path / "legacy").mkdir()
     before = sorted(str(path) for path in tmp_path.rglob("*"))
@@ -68,7 +68,7 @@ def test_the_process_answers_shows_marks_and_cleans_up_at_the_end(tmp_path: Path
     assert not (tmp_path / found.mark).exists()
 
 
-def test_the_process_ends_with_its_worker(tmp_path: Path):
+def test_the_probe_process_ends_with_its_worker(tmp_path: Path):
     with process(request(tmp_path)) as (_, lines):
         found = Machine.from_json(json.loads(lines.next(PATIENCE_S) or ""))
         assert (tmp_path / (found.mark or "")).exists()
@@ -91,7 +91,7 @@ def test_a_store_that_hangs_is_found_in_time_and_hides_no_other_check(tmp_path: 
     assert bad(found).keys() <= {"store", "user"}
 
 
-def test_whatever_hangs_has_its_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_every_check_that_hangs_has_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """All of it at once: the looks themselves are kept from ending."""
     never = threading.Event()
     for module, name in (
@@ -118,14 +118,14 @@ def test_whatever_hangs_has_its_finding(tmp_path: Path, monkeypatch: pytest.Monk
     assert found.unseen == {1: "does not answer within 0 s"}
 
 
-def test_calls_go_on_beside_one_that_hangs():
+def test_other_checks_go_on_beside_one_that_hangs():
     never = threading.Event()
 
     assert abreast({"a": lambda: 1, "b": never.wait, "c": lambda: 3}, 0.2) == {"a": 1, "c": 3}
     never.set()
 
 
-def test_a_line_that_does_not_come_in_time_is_none():
+def test_an_answer_that_does_not_come_in_time_is_none():
     reading, writing = os.pipe()
     lines = Lines(reading)
     os.write(writing, b"one\ntwo\nthr")

@@ -17,7 +17,7 @@ from worker.doctor.protocol import Machine
 from worker.findings import Verdict
 
 
-def test_a_data_directory_that_is_not_there(tmp_path: Path):
+def test_a_data_directory_that_is_not_there_fails(tmp_path: Path):
     found = look(request(tmp_path / "away", legacy_roots=()))
 
     assert bad(found).items() >= {"data directory": "fail", "free space": "fail"}.items()
@@ -25,7 +25,7 @@ def test_a_data_directory_that_is_not_there(tmp_path: Path):
 
 
 @pytest.mark.parametrize("closed", ["", "raw_datasets", "dataset_store/staging"])
-def test_directories_that_an_ordinary_user_may_not_write_to(closed: str):
+def test_directories_that_the_worker_may_not_write_to_fail(closed: str):
     with passable_folder() as folder:
         folder.chmod(0o777)
         # Closed itself, DATA_DIR is one in which nothing was made yet.
@@ -42,7 +42,7 @@ def test_directories_that_an_ordinary_user_may_not_write_to(closed: str):
     assert found.checks["user"].finding != "runs as root"
 
 
-def test_trees_on_another_file_system(tmp_path: Path):
+def test_trees_on_another_file_system_fail(tmp_path: Path):
     (tmp_path / "dataset_store").mkdir()
     elsewhere = Path("/dev/shm", f"label-tests-{uuid.uuid4().hex}")  # noqa: S108 - where another file system is
     elsewhere.mkdir()
@@ -74,7 +74,7 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("syncfs", errno.EIO, "flush to disk", "fail"),
     ],
 )
-def test_a_file_system_that_refuses_a_call(
+def test_a_file_system_that_refuses_a_call_fails_the_check_that_needs_it(
     tmp_path: Path, shim: Path, call: str, number: int, name: str, verdict: str
 ):
     data_dir = tmp_path / "data"
@@ -97,7 +97,7 @@ def test_a_file_system_that_refuses_a_call(
         ('{"format": 1, "id": "x", "digest": "md5"}', "not a description of a store"),
     ],
 )
-def test_a_store_that_cannot_be_understood(tmp_path: Path, content: str, words: str):
+def test_a_store_whose_description_cannot_be_read_fails(tmp_path: Path, content: str, words: str):
     (tmp_path / "dataset_store").mkdir()
     (tmp_path / "dataset_store/store.json").write_text(content)
 
@@ -107,7 +107,7 @@ def test_a_store_that_cannot_be_understood(tmp_path: Path, content: str, words: 
     assert words in found.checks["store"].finding
 
 
-def test_a_store_of_another_digest_than_the_settings_say(tmp_path: Path):
+def test_a_store_of_another_digest_than_the_settings_say_is_reported(tmp_path: Path):
     open_store(tmp_path, "sha256")
 
     found = look(request(tmp_path))

@@ -75,7 +75,7 @@ def test_progress_is_recorded_from_any_thread(database: Engine):
         assert job_of(database, run_id)["bytes_done"] == 2000
 
 
-def test_what_the_work_enters_is_recorded_at_once_and_the_dataset_stays_known(database: Engine):
+def test_an_entered_step_is_recorded_at_once_and_the_dataset_stays_known(database: Engine):
     run_id = make_run(database)
 
     with Heartbeat(database, must_take(database, run_id), SLOW_S) as heartbeat:

@@ -42,7 +42,7 @@ def quarantined(site: Site) -> list[str]:
     return sorted(path.name for path in (site.settings.store_dir / "quarantine").iterdir())
 
 
-def test_a_damaged_blob_is_mended_from_the_incoming_copy_in_every_tree(site: Site, tools: Tools):
+def test_a_damaged_blob_is_repaired_from_the_incoming_copy_in_every_tree(site: Site, tools: Tools):
     plain_study(site, "first", 1, 2)
     plain_study(site, "second", 2, 3)
     first, second = migrate_all(site, tools)
@@ -61,7 +61,7 @@ def test_a_damaged_blob_is_mended_from_the_incoming_copy_in_every_tree(site: Sit
     assert third.bytes.stored >= len(whole)
 
 
-def test_a_damaged_dataset_is_mended_before_an_equal_project_refers_to_it(site: Site, tools: Tools):
+def test_a_damaged_dataset_is_repaired_before_an_equal_project_refers_to_it(site: Site, tools: Tools):
     plain_study(site, "first", 1)
     (first,) = migrate_all(site, tools)
     whole = recording(first, 1).read_bytes()
@@ -88,7 +88,7 @@ def test_damage_without_a_trace_in_the_times_is_found_when_the_last_check_is_old
     assert recording(first, 1).read_bytes() == whole
 
 
-def test_a_fresh_check_is_believed_and_an_old_one_is_made_once_more(
+def test_a_fresh_check_is_trusted_and_an_old_one_is_repeated(
     site: Site, tools: Tools, monkeypatch: pytest.MonkeyPatch
 ):
     read: list[str] = []
@@ -111,7 +111,7 @@ def test_a_fresh_check_is_believed_and_an_old_one_is_made_once_more(
     assert quarantined(site) == []
 
 
-def test_a_blob_that_others_link_while_it_is_read_again_is_not_taken_for_a_bad_one(
+def test_a_blob_that_gets_another_link_while_it_is_read_is_not_taken_for_bad(
     site: Site, tools: Tools, monkeypatch: pytest.MonkeyPatch
 ):
     """Each link moves its time of change, and no byte of it."""
@@ -194,7 +194,7 @@ def test_a_big_file_that_was_not_seen_before_is_read_once(site: Site, tools: Too
     assert outcome.bytes.stored == sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
-def test_a_big_file_met_before_is_stored_once_however_often_it_comes(site: Site, tools: Tools):
+def test_a_big_file_seen_before_is_stored_once_however_often_it_comes(site: Site, tools: Tools):
     line = b"1000000000000,0.100000,0.200000,0.300000\n"
     for name, sessions in (("one", (1,)), ("two", (1, 2)), ("three", (1,))):
         path = plain_study(site, name, *sessions)

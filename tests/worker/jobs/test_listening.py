@@ -49,7 +49,7 @@ def claimed(site: Site) -> Iterator[None]:
         (Verb.MIGRATE, claimed),
     ],
 )
-def test_a_job_that_waits_for_others_hears_that_its_worker_stops(
+def test_a_job_that_waits_for_others_stops_with_its_worker(
     site: Site, tools: Tools, verb: Verb, others: Callable[[Site], AbstractContextManager[None]]
 ):
     plain_study(site, "first", 1)
@@ -84,7 +84,7 @@ def checked_long_ago(site: Site) -> None:
         conn.execute(text("update migration_blob_checks set checked_at = checked_at - interval '99 days'"))
 
 
-def test_stored_bytes_that_are_read_again_are_told(site: Site, tools: Tools):
+def test_stored_bytes_that_are_read_again_count_as_progress(site: Site, tools: Tools):
     size = 12 << 20
     for name in ("first", "equal to the first"):
         directory = plain_study(site, name, 1)
@@ -103,7 +103,7 @@ def test_stored_bytes_that_are_read_again_are_told(site: Site, tools: Tools):
 
 
 @pytest.mark.parametrize("verb", [Verb.MIGRATE, Verb.VERIFY])
-def test_recordings_that_pandas_reads_are_told(site: Site, tools: Tools, verb: Any):
+def test_recordings_that_pandas_reads_count_as_progress(site: Site, tools: Tools, verb: Any):
     directory = plain_study(site, "first", 1)
     path = directory / "day 1/accelerometer_data.csv"
     quoted(path)

@@ -144,7 +144,7 @@ def test_the_operator_may_let_a_new_store_be_made(site: Site, tools: Tools):
     assert named(site.engine) != [None]
 
 
-def test_what_only_reads_names_and_makes_nothing(site: Site):
+def test_opening_a_store_for_reading_creates_and_names_nothing(site: Site):
     open_store(site.settings, site.engine, Remembered(), create=False)
 
     assert (written(site.data_dir), named(site.engine)) == ([], [])

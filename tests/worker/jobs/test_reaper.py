@@ -135,7 +135,7 @@ def test_a_worker_that_lives_keeps_its_job(site: Site, look: Callable[[], object
         leases.hand_back(conn, lease)
 
 
-def test_the_sleeper_that_wakes_up_changes_nothing(site: Site, look: Callable[[], object]):
+def test_a_worker_that_wakes_up_after_its_lease_changes_nothing(site: Site, look: Callable[[], object]):
     run_id = make_run(site.engine)
     lease = must_take(site.engine, run_id)
     expire(site.engine, run_id)
@@ -256,7 +256,7 @@ def test_a_description_that_a_dead_worker_was_drafting_is_removed(site: Site, lo
     assert open_store(site.data_dir).store_id == store.store_id
 
 
-def test_of_many_parents_that_look_at_once_each_job_falls_to_one(site: Site):
+def test_of_many_reapers_at_once_one_takes_each_job(site: Site):
     run_id = make_run(site.engine, range(1, 41))
     for number in range(1, 41):
         must_take(site.engine, run_id, number)
@@ -304,7 +304,7 @@ def test_a_message_that_was_lost_on_its_way_is_sent_again_when_the_queue_is_empt
     assert messages(site) == 0, "these have just been sent"
 
 
-def test_jobs_whose_messages_are_in_the_queue_are_not_even_looked_at(site: Site):
+def test_jobs_whose_messages_are_in_the_queue_are_not_queried(site: Site):
     """There may be a hundred thousand, and every worker looks every few seconds."""
     waiting = make_run(site.engine, [1, 2])
     epoch = reap(site.settings, site.engine)
@@ -340,7 +340,7 @@ def test_a_message_that_waits_behind_others_is_not_sent_again(site: Site, look: 
 
 
 @pytest.mark.parametrize(("age_s", "count"), [(0, 0), (31, 3)])
-def test_what_a_dead_producer_has_not_sent_is_sent_for_it(
+def test_messages_that_a_dead_producer_did_not_send_are_sent_for_it(
     site: Site, look: Callable[[], object], age_s: float, count: int
 ):
     run_id = make_run(site.engine, [1, 2, 3], sent=False)
@@ -397,7 +397,7 @@ def test_a_run_that_does_not_run_gets_no_messages(site: Site, look: Callable[[],
     assert messages(site) == 0
 
 
-def test_of_many_parents_that_look_at_once_one_sends_a_message(site: Site):
+def test_of_many_reapers_at_once_one_sends_a_message(site: Site):
     run_id = make_run(site.engine, range(1, 31))
     sent(site, run_id, seconds_ago=0, epoch="another")
 
@@ -425,7 +425,7 @@ def test_a_run_whose_last_worker_died_before_it_could_say_so_is_closed(
     assert run_state(site.engine, run_id) == "finished"
 
 
-def test_the_thread_goes_on_after_whatever_goes_wrong(site: Site, monkeypatch: pytest.MonkeyPatch):
+def test_the_reaper_goes_on_after_any_error(site: Site, monkeypatch: pytest.MonkeyPatch):
     settings = site.settings.model_copy(update={"lease_s": 0.1})
     calls: list[int] = []
 

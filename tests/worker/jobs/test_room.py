@@ -88,7 +88,7 @@ def test_what_another_job_is_storing_is_not_counted_twice(site: Site, tools: Too
     assert run_of(site, refs[0]) == ("finished", None)
 
 
-def test_one_that_can_never_fit_fails_alone_with_figures(site: Site, tools: Tools, disk: Disk):
+def test_a_project_that_can_never_fit_fails_alone_with_figures(site: Site, tools: Tools, disk: Disk):
     with_file(site, "huge", 1, os.urandom(20 << 20))
     plain_study(site, "small", 2)
     disk(total=16 << 20, free=8 << 20)
@@ -100,7 +100,7 @@ def test_one_that_can_never_fit_fails_alone_with_figures(site: Site, tools: Tool
     assert small.status is Status.MIGRATED
 
 
-def test_one_that_does_not_fit_now_waits_and_the_others_go_on(site: Site, tools: Tools, disk: Disk):
+def test_a_project_that_does_not_fit_now_waits_and_the_others_go_on(site: Site, tools: Tools, disk: Disk):
     with_file(site, "large", 1, os.urandom(20 << 20))
     plain_study(site, "small", 2)
     large, small = refs = open_run(site.engine, Verb.MIGRATE)
@@ -121,7 +121,7 @@ def test_one_that_does_not_fit_now_waits_and_the_others_go_on(site: Site, tools:
     assert [one.status for one in do(tools, Verb.MIGRATE, refs).values()] == [Status.MIGRATED]
 
 
-def test_holes_take_no_room_and_stay_holes(site: Site, tools: Tools, disk: Disk):
+def test_holes_of_sparse_files_take_no_room_and_stay_holes(site: Site, tools: Tools, disk: Disk):
     path = plain_study(site, "sparse", 1) / "day 1/sparse.bin"
     with path.open("wb") as file:
         file.write(b"begin")

@@ -97,7 +97,7 @@ def test_every_error_says_whether_waiting_can_help():
         if not issubclass(one, StoreStoppedError) and one is not StoreStoppedError
     ],
 )
-def test_what_may_pass_is_tried_again_later(site: Site, tools: Tools, kind: type[TransientError]):
+def test_a_job_with_a_transient_error_is_retried_later(site: Site, tools: Tools, kind: type[TransientError]):
     run_id = make_run(site.engine)
 
     assert run_job(tools, ref_of(run_id), "w", raising(kind("not now")), Verb.MIGRATE) is None
@@ -112,7 +112,7 @@ def test_what_may_pass_is_tried_again_later(site: Site, tools: Tools, kind: type
     assert run_job(tools, ref_of(run_id), "w", ending, Verb.MIGRATE) is None, "not before its time"
 
 
-def test_each_wait_is_longer_and_the_last_try_fails(site: Site, tools: Tools):
+def test_each_retry_waits_longer_and_the_last_one_fails(site: Site, tools: Tools):
     run_id = make_run(site.engine)
     waits = []
     for _ in range(TransientError.retries):
@@ -138,7 +138,7 @@ def test_each_wait_is_longer_and_the_last_try_fails(site: Site, tools: Tools):
     assert run_state(site, run_id) == ("finished", None)
 
 
-def test_what_will_not_pass_fails_at_once(site: Site, tools: Tools):
+def test_a_job_with_a_permanent_error_fails_at_once(site: Site, tools: Tools):
     run_id = make_run(site.engine)
 
     outcome = run_job(
@@ -168,7 +168,7 @@ def test_a_full_store_pauses_the_run(site: Site, tools: Tools):
     ("error", "error_class"),
     [(MemoryError(), "OutOfMemoryError"), (ZeroDivisionError("by zero"), "UnexpectedError")],
 )
-def test_whatever_else_is_raised_is_an_outcome(site: Site, tools: Tools, error: Exception, error_class: str):
+def test_an_unexpected_error_becomes_an_outcome(site: Site, tools: Tools, error: Exception, error_class: str):
     run_id = make_run(site.engine)
 
     outcome = run_job(tools, ref_of(run_id), "w", raising(error), Verb.MIGRATE)
@@ -194,7 +194,7 @@ def test_options_that_cannot_be_read_fail_only_the_job_that_asks_for_them(site: 
     assert outcome.reason.startswith("ValidationError: ")
 
 
-def test_a_process_that_is_made_to_exit_hands_its_job_back(site: Site, tools: Tools):
+def test_a_process_that_is_forced_to_exit_hands_its_job_back(site: Site, tools: Tools):
     run_id = make_run(site.engine)
 
     with pytest.raises(SystemExit):
@@ -204,7 +204,7 @@ def test_a_process_that_is_made_to_exit_hands_its_job_back(site: Site, tools: To
     assert (job["state"], job["crashes"], job["sent_at"]) == ("queued", 0, None)
 
 
-def test_a_process_that_is_made_to_exit_exits_although_its_lease_is_lost(site: Site, tools: Tools):
+def test_a_process_that_is_forced_to_exit_exits_although_its_lease_is_lost(site: Site, tools: Tools):
     run_id = make_run(site.engine)
 
     def asleep(_attempt: Attempt) -> NoReturn:
@@ -253,7 +253,7 @@ def test_work_stops_when_its_run_is_paused_or_cancelled(
 
 
 @pytest.mark.parametrize("work", [busy, deep_in_a_file])
-def test_work_stops_when_its_worker_is_told_to_stop(site: Site, work: Callable[[Attempt], Outcome]):
+def test_work_stops_when_its_worker_is_asked_to_stop(site: Site, work: Callable[[Attempt], Outcome]):
     run_id = make_run(site.engine)
     told: list[int] = []
 
@@ -377,7 +377,7 @@ def test_a_dry_run_and_a_dead_worker_hinder_no_other_run(site: Site, tools: Tool
 
 
 @pytest.mark.parametrize("whose", ["a worker's", "its parent's"])
-def test_a_transaction_that_says_nothing_ends_with_the_lease(site: Site, whose: str):
+def test_an_idle_transaction_ends_with_the_lease(site: Site, whose: str):
     settings = site.settings.model_copy(update={"lease_s": 1.0})
     engine = connect(settings, "asleep") if whose == "a worker's" else Reaper(settings)._engine
     lock = text("select pg_advisory_xact_lock(1)")

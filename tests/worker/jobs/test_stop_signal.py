@@ -13,7 +13,7 @@ def signal_of(*reasons: MigratorError) -> StopSignal:
     return signal
 
 
-def test_nothing_is_raised_without_a_reason():
+def test_a_stop_signal_raises_nothing_without_a_reason():
     signal = StopSignal()
 
     signal.check()
@@ -21,7 +21,7 @@ def test_nothing_is_raised_without_a_reason():
     assert not signal.is_set
 
 
-def test_the_first_reason_stays():
+def test_the_first_reason_to_stop_stays():
     with pytest.raises(RunPausedError):
         signal_of(RunPausedError("paused"), RunCancelledError("cancelled")).check()
 

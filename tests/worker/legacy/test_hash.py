@@ -229,7 +229,7 @@ def test_a_file_that_cannot_be_read_fails_the_tree_and_is_named():
 # Stopping -------------------------------------------------------------------------------------------------------
 
 
-def test_the_work_stops_at_a_file_when_it_has_lost_its_right(tmp_path: Path):
+def test_hashing_stops_at_a_file_when_the_lease_is_lost(tmp_path: Path):
     entries = {b"session/%03d" % number: b"x" for number in range(200)}
     read: list[int] = []
 

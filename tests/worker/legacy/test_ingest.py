@@ -269,7 +269,7 @@ def test_copies_get_their_names_whenever_a_batch_of_them_has_come_together(
     assert copying == [0, 3, 6]
 
 
-def test_what_fits_into_one_batch_is_waited_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_files_that_fit_into_one_batch_are_synced_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     store = open_store(tmp_path)
 
     with counting_syncs(monkeypatch, store) as waits:
@@ -343,7 +343,7 @@ def with_odd_recording(folder: Path) -> Path:
     ],
     ids=["heads", "hash_tree", "count_rest", "missing_from", "store_tree"],
 )
-def test_every_pass_over_a_tree_ends_when_the_worker_is_to_stop(
+def test_every_pass_over_a_tree_ends_when_the_worker_stops(
     tmp_path: Path, work: Callable[[HashedTree, Store, ThreadPoolExecutor, Pace], object]
 ):
     store = open_store(tmp_path)
@@ -353,7 +353,7 @@ def test_every_pass_over_a_tree_ends_when_the_worker_is_to_stop(
         work(tree, store, pool, stop_at(1))
 
 
-def test_a_recording_that_a_parser_counts_is_left_when_the_worker_is_to_stop(tmp_path: Path):
+def test_counting_a_recording_ends_when_the_worker_stops(tmp_path: Path):
     """The bytes are hashed by then; the parser reads them once more."""
     store = open_store(tmp_path)
     project = with_odd_recording(tmp_path)

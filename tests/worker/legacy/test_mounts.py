@@ -48,7 +48,7 @@ def run_of(site: Site, ref: JobRef) -> ledger.Run:
 
 @pytest.mark.parametrize("harm", [unmount, remove])
 @pytest.mark.parametrize("verb", [Verb.MIGRATE, Verb.ROLLBACK, Verb.VERIFY])
-def test_a_root_that_lacks_costs_no_project_anything(site: Site, tools: Tools, harm: Any, verb: Verb):
+def test_a_missing_legacy_root_fails_no_project(site: Site, tools: Tools, harm: Any, verb: Verb):
     plain_study(site, "one", 1)
     if verb is not Verb.MIGRATE:
         run(tools, Verb.MIGRATE)
@@ -72,7 +72,7 @@ def test_a_root_that_lacks_costs_no_project_anything(site: Site, tools: Tools, h
     assert outcome.status in {Status.MIGRATED, Status.ROLLED_BACK, Status.VERIFIED}
 
 
-def test_a_project_s_own_missing_directory_stays_the_project_s_fault(site: Site, tools: Tools):
+def test_a_missing_directory_below_a_root_that_is_there_fails_its_project(site: Site, tools: Tools):
     plain_study(site, "one", 1)
     plain_study(site, "two", 2).rename(site.legacy_root / "moved away")
 
@@ -127,7 +127,7 @@ def test_the_worker_that_has_the_root_does_all_the_work(site: Site, blind_machin
     assert run_of(site, refs[0]).state.value == "finished"
 
 
-def test_a_run_whose_root_is_nowhere_is_paused_with_the_reason_and_goes_on(site: Site, tools: Tools):
+def test_a_run_whose_root_no_worker_has_is_paused_with_the_reason_and_resumes(site: Site, tools: Tools):
     plain_study(site, "one", 1)
     (ref,) = open_run(site.engine, Verb.MIGRATE)
     unmount(site.legacy_root)

@@ -49,7 +49,7 @@ def unreadable_session(site: Site, project: Project, name: str) -> None:
     (folder_of(project) / name / "accelerometer_data.csv").write_bytes(b"a;b\n1;2\n")
 
 
-def test_sessions_that_can_be_read_by_neither_are_counted_by_themselves_and_named(site: Site, tools: Tools):
+def test_sessions_unreadable_before_and_after_are_counted_apart_and_named(site: Site, tools: Tools):
     project = study(site)
     for name in ("odd 1", "odd 2"):
         unreadable_session(site, project, name)

@@ -161,7 +161,7 @@ def test_lines_of_equal_length_are_counted(content, records):
         "a header without end",
     ],
 )
-def test_in_doubt_the_counting_is_left_to_a_parser(content):
+def test_an_ambiguous_file_is_counted_by_a_parser(content):
     assert count(content) is None
 
 

@@ -295,7 +295,7 @@ def test_a_link_that_may_not_be_followed_is_named(project: Path, make: Callable[
         scan(str(inner if inner.exists() else project), roots_of(project.parent))
 
 
-def test_a_link_whose_name_is_not_utf_8_is_named_all_the_same(project: Path):
+def test_a_refused_link_whose_name_is_not_utf_8_is_named(project: Path):
     os.symlink(b"nowhere", os.fsencode(project) + b"/session/caf\xe9")
 
     with pytest.raises(EntryRefusedError, match=r"Link leads nowhere: session/caf\\xe9"):

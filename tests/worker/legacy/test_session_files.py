@@ -131,7 +131,7 @@ def test_labels_that_a_row_cannot_hold_are_told_apart_and_kept_as_a_file(
     assert (target / "session" / "labels.json").read_bytes() == content
 
 
-def test_labels_are_looked_at_right_below_a_session_only(tmp_path: Path):
+def test_labels_are_checked_right_below_a_session_only(tmp_path: Path):
     bad = b"\xff"
     names = [b"one/labels.json", b"labels.json", b"two/deep/labels.json", b"two/Labels.json"]
     project = write_tree(tmp_path / "study", dict.fromkeys(names, bad))
@@ -143,7 +143,7 @@ def test_labels_are_looked_at_right_below_a_session_only(tmp_path: Path):
     content=st.binary(max_size=60) | st.text(max_size=40).map(str.encode), cuts=st.lists(st.integers(0, 60))
 )
 @settings(deadline=None)
-def test_text_is_told_the_same_wherever_the_chunks_end(content: bytes, cuts: list[int]):
+def test_text_is_detected_alike_wherever_the_chunks_end(content: bytes, cuts: list[int]):
     check = TextCheck()
     borders = sorted({0, *(cut for cut in cuts if cut < len(content)), len(content)})
     for start, end in zip(borders, borders[1:], strict=False):  # noqa: RUF007 - one border makes no pair

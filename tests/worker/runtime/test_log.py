@@ -69,7 +69,7 @@ def test_other_libraries_lines_have_the_same_form(capsys: pytest.CaptureFixture[
         ("error", ["error"]),
     ],
 )
-def test_what_is_below_the_level_is_not_written(
+def test_an_event_below_the_log_level_is_not_written(
     capsys: pytest.CaptureFixture[str], level: str, shown: list[str]
 ):
     log.configure(log_format="json", level=level)
@@ -123,7 +123,7 @@ def test_bound_fields_are_those_of_their_thread(capsys: pytest.CaptureFixture[st
     assert "project" not in lines(capsys)[0]
 
 
-def test_a_trace_is_part_of_its_line(capsys: pytest.CaptureFixture[str]):
+def test_a_traceback_is_part_of_its_log_line(capsys: pytest.CaptureFixture[str]):
     log.configure(log_format="json", level="info")
 
     for logger in (log.get("room"), logging.getLogger("library")):
@@ -166,7 +166,7 @@ def test_any_value_can_be_logged(capsys: pytest.CaptureFixture[str]):
     assert (line["path"], line["error"], line["where"]) == ("/a", "bad", {"a": "/b"})
 
 
-def test_the_console_form_is_for_people(capsys: pytest.CaptureFixture[str]):
+def test_the_console_log_is_readable_for_people(capsys: pytest.CaptureFixture[str]):
     log.configure(log_format="console", level="info")
 
     log.get("room").warning("lease_lost", project=7)

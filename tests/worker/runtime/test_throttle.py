@@ -41,7 +41,7 @@ def test_a_wait_ends_when_its_listener_raises():
         Throttle(1.0).wait(1 << 20, told)
 
 
-def test_so_much_passes_on_average_and_no_more_than_a_second_is_saved_up():
+def test_a_throttle_keeps_its_average_and_saves_up_no_more_than_a_second():
     throttle = Throttle(1000.0)
     throttle._at -= 60
     begin = time.monotonic()

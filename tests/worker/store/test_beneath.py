@@ -38,7 +38,7 @@ def become_a_link(path: Path) -> None:
     os.symlink(path.rename(path.with_name("elsewhere")), path)
 
 
-def test_what_no_link_leads_to_is_opened_by_path_and_beneath_a_directory(file: Path):
+def test_a_file_without_links_on_the_way_is_opened_by_path_and_beneath_a_directory(file: Path):
     assert content_of(file) == b"content"
     assert status_of(str(file)).st_size == 7
     with directory(str(file.parent.parent)) as above, directory("folder", dir_fd=above) as folder:

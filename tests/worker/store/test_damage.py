@@ -128,7 +128,7 @@ def test_a_whole_tree_without_its_manifest_gets_it_back_and_stays(tmp_path: Path
     assert condemned(store) == {}
 
 
-def test_one_who_lost_the_claim_without_knowing_leaves_the_tree_that_is_there(tmp_path: Path):
+def test_a_job_that_unknowingly_lost_its_claim_leaves_the_published_tree_alone(tmp_path: Path):
     store = open_store(tmp_path)
     project = write_tree(tmp_path / "study")
     tree = hashed(project, store)
@@ -216,7 +216,7 @@ def test_something_else_than_a_file_under_a_blobs_name_is_condemned_and_replaced
     ],
     ids=["gone", "of no format", "empty", "of another dataset", "reformatted"],
 )
-def test_a_manifest_that_is_not_what_its_name_says_is_never_believed(
+def test_a_manifest_that_differs_from_its_name_is_never_trusted(
     tmp_path: Path, damage: Callable[[Path], None], message: str
 ):
     store = open_store(tmp_path)

@@ -59,7 +59,7 @@ def test_a_description_of_something_else_is_refused_by_name(tmp_path: Path, desc
         open_store(tmp_path)
 
 
-def test_looking_at_a_store_that_is_not_there_makes_nothing(tmp_path: Path):
+def test_opening_an_absent_store_without_creating_it_makes_nothing(tmp_path: Path):
     store = open_store(tmp_path, "sha256", create=False)
 
     assert (store.algorithm, store.store_id) == ("sha256", None)
@@ -78,7 +78,7 @@ def test_trees_on_another_file_system_are_refused(tmp_path: Path):
         open_store(tmp_path)
 
 
-def test_many_who_open_a_new_store_at_once_agree_on_it(tmp_path: Path):
+def test_many_processes_that_open_a_new_store_at_once_agree_on_it(tmp_path: Path):
     with ThreadPoolExecutor(8) as threads:
         stores = list(threads.map(lambda _: open_store(tmp_path), range(8)))
 

@@ -192,7 +192,7 @@ def replace_by_file(path: Path) -> None:
     "change", [remove, replace_by_pipe, replace_by_link, replace_by_directory, replace_by_file]
 )
 @pytest.mark.timeout(PATIENCE_S)
-def test_whatever_took_a_files_place_is_refused_without_waiting_for_it(
+def test_a_special_file_in_a_files_place_is_refused_without_waiting_for_it(
     tmp_path: Path, change: Callable[[Path], None]
 ):
     path = write(tmp_path)
@@ -276,7 +276,7 @@ def test_reading_closes_the_file_whatever_happens(tmp_path: Path):
     assert os.listdir("/proc/self/fd") == before
 
 
-def test_on_a_network_file_system_the_server_is_asked_whether_a_file_changed_while_it_was_read(
+def test_a_network_file_systems_server_is_asked_whether_a_file_changed_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """The client's own answer may be seconds old."""

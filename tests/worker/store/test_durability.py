@@ -75,7 +75,7 @@ def fail(
     monkeypatch.setattr(room, name, call)
 
 
-def test_a_restored_tree_is_flushed_by_a_descriptor_that_was_open_before_anything_was_written(
+def test_a_restored_tree_is_flushed_by_a_descriptor_opened_before_any_write(
     site: Site, tools: Tools, monkeypatch: pytest.MonkeyPatch
 ):
     """One that is opened later is not told of what was lost before."""
@@ -149,7 +149,7 @@ def test_bytes_that_may_be_lost_are_stored_once_more_before_the_run_is_paused(
         check_store(site)
 
 
-def test_on_a_kernel_whose_syncfs_tells_nothing_each_file_is_flushed(
+def test_where_syncfs_reports_no_errors_each_file_is_flushed(
     site: Site, tools: Tools, monkeypatch: pytest.MonkeyPatch
 ):
     directory = study_with_everything(site)
@@ -185,7 +185,7 @@ def test_on_a_kernel_whose_syncfs_tells_nothing_each_file_is_flushed(
         ("odd", True),
     ],
 )
-def test_the_kernel_says_by_its_release_whether_its_syncfs_tells_errors(release: str, *, tells: bool):
+def test_the_kernels_release_says_whether_syncfs_reports_errors(release: str, *, tells: bool):
     assert syscalls.syncfs_tells_errors(release) is tells
 
 

@@ -77,7 +77,7 @@ def in_quarantine(store: Store) -> Iterator[Path]:
     return (path for path in (store.root / "quarantine").iterdir() if not path.name.endswith(".txt"))
 
 
-def test_who_lost_the_claim_replaces_nothing(tmp_path: Path):
+def test_a_job_that_lost_its_claim_replaces_nothing(tmp_path: Path):
     """The server knows it first: it is asked right before."""
     project = write_tree(tmp_path / "study")
     store = open_store(tmp_path)
@@ -131,7 +131,7 @@ def test_a_sleeper_does_not_condemn_the_blob_that_another_repaired(
     assert len(condemned(store)) == 1
 
 
-def test_on_nfs_a_file_that_a_program_has_open_is_moved_away_before_its_name_is_taken(
+def test_on_nfs_an_open_file_is_moved_away_before_its_name_is_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """To rename over it leaves a name `.nfs…` in a tree, which can never be removed from a read-only directory."""

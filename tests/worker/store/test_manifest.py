@@ -173,7 +173,7 @@ def test_different_trees_never_have_one_digest(one: dict[bytes, bytes], other: d
     assert manifest_of(one).digest != manifest_of(other).digest
 
 
-def test_an_empty_directory_counts():
+def test_an_empty_directory_counts_in_a_manifest():
     without = {name: content for name, content in STUDY.items() if content is not None}
 
     assert manifest_of(STUDY).digest != manifest_of(without).digest

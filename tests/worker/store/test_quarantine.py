@@ -31,7 +31,7 @@ def test_quarantine_keeps_several_things_of_one_name_however_long_it_is(tmp_path
     assert kept == [b"one", b"two"]
 
 
-def test_nothing_is_said_of_a_thing_that_was_gone_already(tmp_path: Path):
+def test_quarantining_a_thing_that_is_gone_already_reports_nothing(tmp_path: Path):
     store = open_store(tmp_path)
     good = put_blob(store, b"good")
     copy = tmp_path / "copy"

@@ -45,7 +45,7 @@ def test_a_store_that_may_not_be_made_is_named():
             as_ordinary_user(lambda: open_store(folder))
 
 
-def test_blobs_that_may_not_be_looked_at_are_named():
+def test_blobs_that_may_not_be_read_are_named():
     with passable_folder() as folder:
         store = open_store(folder)
         put_blob(store, RECORDING)
@@ -112,7 +112,7 @@ def test_a_full_disk_is_said_to_be_full_and_nothing_is_left_behind(
     assert files_below(store.root / "blobs") == []
 
 
-def test_who_brings_no_bytes_is_not_refused_where_the_reserve_is_used_up(
+def test_storing_no_new_bytes_is_not_refused_where_the_reserve_is_used_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     store = open_store(tmp_path)

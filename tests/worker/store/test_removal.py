@@ -60,7 +60,7 @@ def test_an_ordinary_user_removes_what_is_read_only_or_closed():
 
 
 @pytest.mark.parametrize("at_once", [1, 1000])
-def test_what_a_program_has_open_on_nfs_stays_with_its_directory_and_everything_else_goes(
+def test_on_nfs_an_open_file_stays_with_its_directory_and_everything_else_goes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
 ):
     monkeypatch.setattr(removal, "_AT_ONCE", at_once)

@@ -147,7 +147,7 @@ def test_a_store_may_use_sha_256(tmp_path: Path):
 
 
 # Staging and publishing -------------------------------------------------------------------------------------------
-def test_nothing_is_left_in_staging(tmp_path: Path):
+def test_storing_a_project_leaves_nothing_in_staging(tmp_path: Path):
     store = open_store(tmp_path)
 
     store_project(store, write_tree(tmp_path / "study"))
@@ -172,14 +172,14 @@ def test_staging_is_removed_when_the_work_in_it_fails_and_read_only_trees_in_it_
     assert len(files_below(store.root / "blobs")) == CONTENTS
 
 
-def test_staging_that_somebody_removed_does_not_hide_why_the_work_failed(tmp_path: Path):
+def test_staging_that_was_removed_meanwhile_does_not_hide_why_the_work_failed(tmp_path: Path):
     store = open_store(tmp_path)
 
     with pytest.raises(ZeroDivisionError):
         fail_in_staging(store, os.rmdir)
 
 
-def test_what_is_removed_may_be_deeper_than_pythons_stack_and_is_never_left_by_a_link(tmp_path: Path):
+def test_a_tree_deeper_than_pythons_stack_is_removed_and_no_link_is_followed(tmp_path: Path):
     kept = write_tree(tmp_path / "kept", {b"x": b"1"})
     tree = tmp_path / "tree"
     here = tree
