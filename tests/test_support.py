@@ -1,5 +1,6 @@
 """What tests share is shared on purpose, and leaves nothing of one test to the next."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -38,6 +39,17 @@ def test_the_program_imports_no_test():
     assert [
         path for room in ("worker", "producer") for path in (root / room).rglob("*.py") if imported(path)
     ] == []
+
+
+def test_names_of_tests_have_at_most_80_characters():
+    names = {
+        node.name
+        for path in TESTS.rglob("test_*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    }
+
+    assert [name for name in sorted(names) if len(name) > 80] == []
 
 
 def test_a_database_with_rows_only_is_emptied_and_used_again(databases: Databases):
