@@ -1,9 +1,10 @@
 """What tests stand on: a real PostgreSQL and a real Valkey, started once a run, and real processes of ours.
 
-A test that needs rows takes `database` (an engine on a database of its own, tables made), or `empty_database`. One that
-needs more of the world takes `site`, or its parts: `settings`, `settings_env`, `data_dir`, `legacy_root`, `redis_url`,
-`run_producer`, `workers`, `tools`. Tests that can share an installation take `emptied_site`, which belongs to the module
-and is emptied before each test, or `shared_site`, the same with a worker running: to start one takes seconds.
+A test that needs rows takes `database` (an engine on a database of its own, tables made), or
+`empty_database`. One that needs more of the world takes `site`, or its parts: `settings`, `settings_env`,
+`data_dir`, `legacy_root`, `redis_url`, `run_producer`, `workers`, `tools`. Tests that can share an
+installation take `emptied_site`, which belongs to the module and is emptied before each test, or
+`shared_site`, the same with a worker running: to start one takes seconds.
 """
 
 import shutil
@@ -50,7 +51,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _connections_are_always_pinged() -> Iterator[None]:
-    """Tests end connections from the server's side and ask again at once, sooner than any restart of a server."""
+    """Tests end connections from the server's side and ask again at once, sooner than any restart of a
+    server.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine_module, "_PING_AFTER_S", 0.0)
         yield
@@ -92,7 +95,9 @@ def database(databases: Databases) -> Iterator[Engine]:
 
 @pytest.fixture(scope="session")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    """Start what forks producers, which have their libraries then: to load these takes each of them half a second."""
+    """Start what forks producers, which have their libraries then: to load these takes each of them half a
+    second.
+    """
     with forks(tmp_path_factory.mktemp("programs"), PROGRAMS) as running:
         yield running
 
@@ -152,7 +157,9 @@ def run_producer(site: Site) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 @pytest.fixture
 def workers(site: Site) -> Iterator[Callable[..., list[Child]]]:
-    """Start real workers, as in `workers(2, LEASE_S="2")`; they are stopped when the test ends. See `Site.workers`."""
+    """Start real workers, as in `workers(2, LEASE_S="2")`; they are stopped when the test ends. See
+    `Site.workers`.
+    """
     with ExitStack() as running:
 
         def start(count: int = 1, *, concurrency: int = 1, **env: str) -> list[Child]:

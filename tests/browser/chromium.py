@@ -1,6 +1,7 @@
 """A headless Chromium, driven by Selenium. Knows no page of ours.
 
-Browser and driver are given by their paths, so that Selenium's manager has nothing to look for on the network.
+Browser and driver are given by their paths, so that Selenium's manager has nothing to look for on the
+network.
 """
 
 import base64

@@ -1,5 +1,5 @@
-"""A browser for the tests that need one. Where none is installed one line says so for all: skipped at a desk, failed in
-continuous integration.
+"""A browser for the tests that need one. Where none is installed one line says so for all: skipped locally,
+failed in continuous integration.
 """
 
 import os

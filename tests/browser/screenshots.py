@@ -1,4 +1,6 @@
-"""`python -m tests.browser.screenshots FOLDER`: the pictures of the documents, of the demo's estate on a local stack."""
+"""`python -m tests.browser.screenshots FOLDER`: the pictures of the documents, of the demo's estate on a
+local stack.
+"""
 
 import subprocess
 import sys

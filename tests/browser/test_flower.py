@@ -22,7 +22,7 @@ WORKERS = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watched:
-    """Flower, whoever may look, and what it has to show."""
+    """Flower, its address with the password, and what it has to show."""
 
     url: str
     login_url: str
@@ -33,7 +33,9 @@ class Watched:
 
 @pytest.fixture
 def watched(site: Site) -> Iterator[Watched]:
-    """Give Flower with four workers: one at a project until the limit is lifted, the others done with a good and a missing one."""
+    """Give Flower with four workers: one at a project until the limit is lifted, the others done with a good
+    and a missing one.
+    """
     with run_flower(site.env, site.folder) as flower, site.workers(WORKERS):
         big_id = big_study(site, "Wrist study", 1, 2, 3)
         small_studies(site, 1)
@@ -51,7 +53,7 @@ def watched(site: Site) -> Iterator[Watched]:
 
 
 def asked(watched: Watched, method: str, path: str, *, password: str | None = None) -> tuple[int, str]:
-    """Status and body that Flower answers, to the operator or to somebody without a password."""
+    """Status and body that Flower answers, to the operator or to a caller without a password."""
     address = urlsplit(watched.url)
     headers = {}
     if password is not None:

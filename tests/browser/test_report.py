@@ -1,4 +1,6 @@
-"""The report as people see it: its figures are those of the JSON, and it serves every screen, keyboard and printer."""
+"""The report as people see it: its figures are those of the JSON, and it serves every screen, keyboard and
+printer.
+"""
 
 import json
 import re

@@ -1,4 +1,6 @@
-"""`python -m tests.chaos`: schedules one after the other, each from a seed of its own, and a table of what they went through."""
+"""`python -m tests.chaos`: schedules one after the other, each from a seed of its own, and a table of what
+they went through.
+"""
 
 import argparse
 import signal

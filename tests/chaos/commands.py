@@ -1,4 +1,6 @@
-"""Whoever types `producer …`: opens runs, follows them, holds them, and tries again what met a server that was away."""
+"""An operator, who opens runs, follows them, pauses them, and tries again what met a server that
+was away.
+"""
 
 import itertools
 import json
@@ -55,8 +57,8 @@ class Operator:
         return self.open_another()
 
     def open_another(self) -> uuid.UUID:
-        """Open one more, as soon as the servers let it. It returns when the run is in the ledger: its messages may be on
-        their way yet, and the producer, which then looks for workers, still there.
+        """Open one more, as soon as the servers let it. It returns when the run is in the ledger: its
+        messages may be on their way yet, and the producer, which then looks for workers, still there.
         """
         deadline = time.monotonic() + _WITHIN_S
         while True:
@@ -80,7 +82,9 @@ class Operator:
                 raise CommandError(f"{process.name} ended with {self._wait(process)}: {_tail(process.log)}")
 
     def open_and_die(self, verb: Verb, which: int) -> str:
-        """Open a run by a producer that is killed meanwhile, and see to it that one is open then; what was done."""
+        """Open a run by a producer that is killed meanwhile, and see to it that one is open then; what was
+        done.
+        """
         self.verb = verb
         known = self._known_runs()
         process = self._start(_OPENS[verb], "--json")

@@ -1,4 +1,6 @@
-"""The rows and files of a schedule's projects, and what is to be true of them for ever. Knows no part of the program."""
+"""The rows and files of a schedule's projects, and what is to be true of them for ever. Knows no part of the
+program.
+"""
 
 import json
 import random
@@ -36,10 +38,11 @@ _CONFIGS: tuple[Any, ...] = (None, None, {"window_s": 60, "notes": "Prüfung", "
 class Estate:
     """What the projects are, as it was written, with everything that people have done since.
 
-    `rows` are Label's tables before anything happened, `edits` the values that people put into them, by table, key and
-    column. `notes` are keys that they added to a project's analysis_config. `made` are sessions that they made, as they made
-    them, and `lineage` where these came from. `trees` is every entry of every directory, by project; `whole` every
-    recording, by project and directory; `read` what each reader gets of each session.
+    `rows` are Label's tables before anything happened, `edits` the values that people put into them, by
+    table, key and column. `notes` are keys that they added to a project's analysis_config. `made` are
+    sessions that they made, as they made them, and `lineage` where these came from. `trees` is every entry of
+    every directory, by project; `whole` every recording, by project and directory; `read` what each reader
+    gets of each session.
     """
 
     legacy_root: Path
@@ -56,7 +59,9 @@ class Estate:
     lineage: list[tuple[int, int]] = field(default_factory=list)
 
     def label_rows(self, table: str, key: str) -> dict[int, Row]:
-        """The rows of one of Label's tables as people left them, by key; sessions that they made are not among them."""
+        """The rows of one of Label's tables as people left them, by key; sessions that they made are not
+        among them.
+        """
         return {
             row[key]: row
             | {

@@ -1,4 +1,6 @@
-"""Everything that ever happened to a job, kept by a trigger of the tests' own beside the ledger, and read back as values."""
+"""Everything that ever happened to a job, kept by a trigger of the tests' own beside the ledger, and read
+back as values.
+"""
 
 import uuid
 from collections.abc import Sequence
@@ -59,8 +61,8 @@ def ends(conn: Connection) -> list[datetime]:
 
 
 def taken_on_s(conn: Connection, node: str, at: datetime) -> float | None:
-    """After how many seconds the last of the jobs that this worker had in hand at a time was taken again, or ended; None
-    when it had none.
+    """After how many seconds the last of the jobs that this worker had in hand at a time was taken again, or
+    ended; None when it had none.
     """
     seconds: float | None = conn.scalar(
         text("""

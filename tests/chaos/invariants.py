@@ -1,5 +1,5 @@
-"""What must hold when everything has settled (DESIGN.md, "What must always hold"), looked at with other eyes than the
-program's: rows by SQL, bytes by their digests, each thing that is wrong as a line. Changes nothing.
+"""What must hold when everything has settled (DESIGN.md, "What must always hold"), looked at with other eyes
+than the program's: rows by SQL, bytes by their digests, each thing that is wrong as a line. Changes nothing.
 """
 
 import json
@@ -53,8 +53,9 @@ def legacy_projects(engine: Engine) -> set[int]:
 
 
 def trees_of_nobody(engine: Engine, estate: Estate) -> list[str]:
-    """Trees without a row: left by somebody who died between publishing and converting, when an equal project of another
-    name was converted first. They are links to blobs, and gc is to take them; nothing is wrong with them.
+    """Trees without a row: left by somebody who died between publishing and converting, when an equal project
+    of another name was converted first. They are links to blobs, and gc is to take them; nothing is wrong
+    with them.
     """
     with engine.connect() as conn:
         known = {os.path.basename(path) for path in conn.scalars(text("select file_path from raw_datasets"))}
@@ -247,7 +248,9 @@ def _differing_trees(found: dict[bytes, Entry], expected: dict[bytes, Entry]) ->
 
 
 def _wrong_datasets(tables: Tables, estate: Estate) -> Iterator[str]:
-    """Every dataset's tree is its manifest's, made of blobs; that of a migrated project is its legacy directory's."""
+    """Every dataset's tree is its manifest's, made of blobs; that of a migrated project is its legacy
+    directory's.
+    """
     store, trees = estate.data_dir / "dataset_store", estate.data_dir / "raw_datasets"
     for dataset in tables["raw_datasets"]:
         digest, tree = dataset["dataset_hash"], Path(dataset["file_path"])

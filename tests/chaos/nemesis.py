@@ -1,4 +1,6 @@
-"""What goes wrong, when: does to servers and processes what a plan says, heals it, and keeps a list of what it did."""
+"""What goes wrong, when: does to servers and processes what a plan says, heals it, and keeps a list of what
+it did.
+"""
 
 import heapq
 import itertools
@@ -28,8 +30,8 @@ _MARGIN_S = 0.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Injected:
-    """One fault that took place. `victim` is the worker that it hit. Its leases may run out for it (`costs_leases`), or
-    those of all workers, where there is no victim.
+    """One fault that took place. `victim` is the worker that it hit. Its leases may run out for it
+    (`costs_leases`), or those of all workers, where there is no victim.
     """
 
     kind: Kind
@@ -48,7 +50,9 @@ class _Due:
 
 
 class Nemesis:
-    """Acts from one thread, in `storm` and whenever somebody waits by `tick`: what is to be healed is healed in time."""
+    """Acts from one thread, in `storm` and whenever somebody waits by `tick`: what is to be healed is healed
+    in time.
+    """
 
     def __init__(
         self, servers: Servers, workers: Workers, operator: Operator, people: People, *, lease_s: float

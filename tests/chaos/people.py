@@ -1,4 +1,6 @@
-"""People at work in Label while their projects are moved: each edit is a transaction, and is remembered for ever."""
+"""People at work in Label while their projects are moved: each edit is a transaction, and is remembered for
+ever.
+"""
 
 import json
 from collections.abc import Callable
@@ -21,8 +23,8 @@ class People:
         self._done = 0
 
     def edit(self, which: int) -> str:
-        """Do something, and say what it was. Raises what the driver raises when a row is locked for longer than a moment:
-        then nothing is done.
+        """Do something, and say what it was. Raises what the driver raises when a row is locked for longer
+        than a moment: then nothing is done.
         """
         self._done += 1
         edits = (

@@ -89,7 +89,9 @@ class ProjectPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """One fault, `at_s` seconds after the run was opened. `which` picks the victim, `lasts_s` says how long it is away."""
+    """One fault, `at_s` seconds after the run was opened. `which` picks the victim, `lasts_s` says how long
+    it is away.
+    """
 
     kind: Kind
     at_s: float
@@ -101,7 +103,8 @@ class Fault:
 class Plan:
     """One schedule. `run_s` is how long the migration is meant to take when nothing goes wrong.
 
-    `patient` keeps the half minute after which a message counts as lost; otherwise it is shortened as leases are.
+    `patient` keeps the half minute after which a message counts as lost; otherwise it is shortened as leases
+    are.
     """
 
     seed: int
@@ -125,7 +128,9 @@ class Plan:
 def make_plan(
     seed: int, *, faultless: bool = False, only: Kind | None = None, ending: Ending | None = None
 ) -> Plan:
-    """The plan of a seed. `faultless` takes the faults out of it, `only` makes all of them of one kind, `ending` changes it."""
+    """The plan of a seed. `faultless` takes the faults out of it, `only` makes all of them of one kind,
+    `ending` changes it.
+    """
     chance = Random(f"chaos {seed}")
     projects = tuple(_projects(chance))
     run_s = chance.uniform(1.5, 3.0)

@@ -1,4 +1,6 @@
-"""Reports as a reader who trusts nobody adds them up: against the ledger's outcomes and the files on disk. Changes nothing."""
+"""Reports as a reader who trusts nobody adds them up: against the ledger's outcomes and the files on disk.
+Changes nothing.
+"""
 
 import json
 import uuid

@@ -1,4 +1,6 @@
-"""One schedule: an estate, workers and a producer, what goes wrong meanwhile, and what must hold when it has settled."""
+"""One schedule: an estate, workers and a producer, what goes wrong meanwhile, and what must hold when it has
+settled.
+"""
 
 import os
 import tempfile
@@ -39,8 +41,9 @@ _MOST_CRASHES = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Happened:
-    """A fault, and what it cost: after how many seconds the next job of any worker ended (None: no job did any more), and
-    the last of the jobs that the victim had in hand was taken again, or had ended (None: it had none).
+    """A fault, and what it cost: after how many seconds the next job of any worker ended (None: no job did
+    any more), and the last of the jobs that the victim had in hand was taken again, or had ended (None: it
+    had none).
     """
 
     kind: Kind
@@ -50,8 +53,9 @@ class Happened:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """What a schedule went through, as the ledger and its history tell it. `unexplained` are leases that ran out although
-    nothing had happened to their holder. `given_up` are jobs that are failed in the end for the crashes of their workers.
+    """What a schedule went through, as the ledger and its history tell it. `unexplained` are leases that ran
+    out although nothing had happened to their holder. `given_up` are jobs that are failed in the end for the
+    crashes of their workers.
     """
 
     runs: int
@@ -66,8 +70,8 @@ class Counts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """How a schedule ended. `findings` is what was wrong; its `folder` is kept if anything was. `too_late` are faults that
-    were left out, because everything had settled.
+    """How a schedule ended. `findings` is what was wrong; its `folder` is kept if anything was. `too_late`
+    are faults that were left out, because everything had settled.
     """
 
     plan: Plan
@@ -79,7 +83,9 @@ class Result:
 
 
 def run_schedule(plan: Plan, servers: Servers, processes: Forks, *, keep: bool = False) -> Result:
-    """Do what a plan says, with servers that are its own for this time. Its folder stays if it failed, or to `keep` it."""
+    """Do what a plan says, with servers that are its own for this time. Its folder stays if it failed, or to
+    `keep` it.
+    """
     folder = Path(tempfile.mkdtemp(prefix=f"label-chaos-{plan.seed}-"))
     begin = time.monotonic()
     with schedule_of(plan, servers, processes, folder) as schedule:
@@ -104,7 +110,9 @@ def run_schedule(plan: Plan, servers: Servers, processes: Forks, *, keep: bool =
 
 @contextmanager
 def schedule_of(plan: Plan, servers: Servers, processes: Forks, folder: Path) -> Iterator["Schedule"]:
-    """The parts of a schedule, with a database of its own and an emptied Valkey; its workers end with the block."""
+    """The parts of a schedule, with a database of its own and an emptied Valkey; its workers end with the
+    block.
+    """
     servers.heal()
     servers.empty_redis()
     with servers.database() as url:
@@ -152,7 +160,9 @@ class Schedule:
         self._next_run_is_due = False
 
     def _bytes_per_second(self) -> int:
-        """So slow that the migration takes as long as planned: each content is read twice the first time, later once."""
+        """So slow that the migration takes as long as planned: each content is read twice the first time,
+        later once.
+        """
         sizes = {
             number: sum(entry.size_bytes for entry in tree.values())
             for number, tree in self.estate.trees.items()
@@ -160,7 +170,8 @@ class Schedule:
         by_content = {self._plan.projects[number - 1].content: size for number, size in sizes.items()}
         to_read = sum(sizes.values()) + sum(by_content.values())
         processes = self._plan.workers * self._plan.concurrency
-        # What each process reads within its first second is let through at once; no project is to take longer than all.
+        # What each process reads within its first second is let through at once; no project is to take longer
+        # than all.
         return max(to_read // processes, *sizes.values()) // int(self._plan.run_s + 1.0)
 
     def play(self) -> list[str]:
@@ -211,7 +222,9 @@ class Schedule:
         self.nemesis.story.append(f"run {after} was cancelled, run {opened} opened")
 
     def _finish_by_hand(self) -> None:
-        """What an operator does in the end: try again what crashed its workers, and open a run for what is left."""
+        """What an operator does in the end: try again what crashed its workers, and open a run for what is
+        left.
+        """
         with self.engine.connect() as conn:
             crashed = set(
                 conn.scalars(
@@ -243,7 +256,9 @@ class Schedule:
             self.nemesis.tick()
 
     def _be_quiet(self) -> None:
-        """Everybody gets every message once more, and whoever is late finds out; then nobody has anything in hand."""
+        """Everybody gets every message once more, and whoever is late finds out; then nobody has anything in
+        hand.
+        """
         self._operator.check_producers()
         self._operator.send_again(1)
         deadline = time.monotonic() + _QUIET_WITHIN_S

@@ -1,4 +1,5 @@
-"""Ten schedules of faults, each from its own seed, end with every project where it should be and nothing lost.
+"""Ten schedules of faults, each from its own seed, end with every project where it should be and nothing
+lost.
 
 `make chaos` runs as many others as one likes, and says what each kind of fault costs.
 """

@@ -1,4 +1,6 @@
-"""What the dead leave behind is cleared by whoever takes their jobs, and what the living make is left alone by those who slept."""
+"""What the dead leave behind is cleared by whoever takes their jobs, and what the living make is left alone
+by those who slept.
+"""
 
 import os
 from typing import NoReturn

@@ -1,4 +1,6 @@
-"""A worker sleeps at any point of its way for longer than its lease, another one does its job, and then it wakes up."""
+"""A worker sleeps at any point of its way for longer than its lease, another one does its job, and then it
+wakes up.
+"""
 
 import os
 import random
@@ -61,7 +63,9 @@ def make(site: Site, number: int, name: str = "study") -> Project:
 def take_over(
     site: Site, sleeping: Lives, sleeper: Life, verb: Verb, ref: JobRef, found: _Found, point: str
 ) -> None:
-    """Another worker does the job of the one that is asleep; then this one wakes up, or sooner, if others wait for it."""
+    """Another worker does the job of the one that is asleep; then this one wakes up, or sooner, if others
+    wait for it.
+    """
 
     def take() -> None:
         let_lease_run_out(site.engine, ref)
@@ -132,7 +136,8 @@ def test_a_migration_that_rebuilds_a_damaged_dataset_may_sleep_anywhere(site: Si
         check_migrated(look(site.engine, again.project_id), legacy)
         assert _contents(tree) == _contents(Path(str(first.path))), point
         assert list((site.settings.store_dir / "staging").iterdir()) == []
-        # The tree that lacked a session, and no whole one; or none, where it was in the sleeper's staging when that was cleared.
+        # The tree that lacked a session, and no whole one; or none, where it was in the sleeper's staging
+        # when that was cleared.
         bad = [one for one in (site.settings.store_dir / "quarantine").iterdir() if one.is_dir()]
         assert [sorted(os.listdir(one)) for one in bad] in ([["cut"]], []), point
         remove_tree(str(site.settings.store_dir / "quarantine"))
@@ -165,7 +170,9 @@ def test_a_rollback_may_sleep_anywhere(site: Site, sleeping: Lives):
 
 @pytest.mark.timeout(1800)
 def test_a_sleeper_may_wake_up_while_another_worker_is_in_the_middle_of_its_job(site: Site, sleeping: Lives):
-    """One stops at some point, its successor at some other; the first goes on to its end, and then the successor does."""
+    """One stops at some point, its successor at some other; the first goes on to its end, and then the
+    successor does.
+    """
     chance = random.Random(MEETINGS)
     (ref,) = open_run(site.engine, Verb.MIGRATE, only=[make(site, 2000).project_id])
     points = sleeping.until_sleep(Verb.MIGRATE, ref, at=None).points

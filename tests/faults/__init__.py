@@ -1,1 +1,3 @@
-"""The store against a hostile machine: killed at any call, refused any call, a disk that fills, files that change meanwhile."""
+"""The store against a hostile machine: killed at any call, refused any call, a disk that fills, files that
+change meanwhile.
+"""

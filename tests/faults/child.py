@@ -1,6 +1,8 @@
-"""Workers that the machine turns against: each is forked for one order, and watched from its first call to its last.
+"""Workers that the machine turns against: each is forked for one order, and watched from its first call to
+its last.
 
-The process that forks them was started with the library of `shim.py`; engines and threads are made in the child alone.
+The process that forks them was started with the library of `shim.py`; engines and threads are made in the
+child alone.
 """
 
 import ctypes
@@ -63,7 +65,9 @@ class Children:
         blobs_can_be_linked: bool = True,
         batch_bytes: int = batches.BATCH_BYTES,
     ) -> End:
-        """Let a worker do a job; the answer has its `status` and `error`, None when no outcome was its to say."""
+        """Let a worker do a job; the answer has its `status` and `error`, None when no outcome was its to
+        say.
+        """
         return self._do(
             fault,
             work="migrate",
@@ -74,7 +78,7 @@ class Children:
         )
 
     def open_store(self, folder: Path, fault: Fault | None = None) -> End:
-        """Let somebody open the store below a folder, and make it if need be."""
+        """Let a child open the store below a folder, and make it if need be."""
         return self._do(fault, work="open_store", folder=str(folder))
 
     def _do(self, fault: Fault | None, **what: Any) -> End:

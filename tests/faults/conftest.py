@@ -1,4 +1,6 @@
-"""What the tests of faults share: the library, a site for each module, and the process that forks watched workers."""
+"""What the tests of faults share: the library, a site for each module, and the process that forks watched
+workers.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -13,7 +13,9 @@ _MEGABYTE = 1 << 20
 
 @contextmanager
 def small_disk(place: Path, folder: Path, *, megabytes: int = 16, inodes: int = 1024) -> Iterator[None]:
-    """Mount a new ext4 of this size at an empty directory; its image lies in another one. Skips where that is not possible."""
+    """Mount a new ext4 of this size at an empty directory; its image lies in another one. Skips where that is
+    not possible.
+    """
     image = folder / "small.img"
     with image.open("wb") as file:
         file.truncate(megabytes * _MEGABYTE)
@@ -27,8 +29,8 @@ def small_disk(place: Path, folder: Path, *, megabytes: int = 16, inodes: int = 
 
 @contextmanager
 def overcommitted_disk(place: Path, folder: Path, *, real_megabytes: int = 12) -> Iterator[None]:
-    """Mount an ext4 that promises 64 MiB of which only so many are there: what does not fit is lost when it is written back,
-    as by a disk that breaks. Skips where that is not possible.
+    """Mount an ext4 that promises 64 MiB of which only so many are there: what does not fit is lost when it
+    is written back, as by a disk that breaks. Skips where that is not possible.
     """
     with _mounted(folder, "tmpfs", f"size={real_megabytes}M", "-t", "tmpfs"):
         image = folder / "thin.img"
@@ -43,8 +45,8 @@ def overcommitted_disk(place: Path, folder: Path, *, real_megabytes: int = 12) -
 
 @contextmanager
 def mounted_twice(place: Path) -> Iterator[None]:
-    """Mount a directory at itself: the same file system, and yet nothing can be moved or linked into it from beside it. Skips
-    where that is not possible.
+    """Mount a directory at itself: the same file system, and yet nothing can be moved or linked into it from
+    beside it. Skips where that is not possible.
     """
     with _mounted(place, str(place), "bind"):
         yield

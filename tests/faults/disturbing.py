@@ -1,4 +1,6 @@
-"""A call of the store that fails with some error: what the worker may make of it, and that the next one ends the job."""
+"""A call of the store that fails with some error: what the worker may make of it, and that the next one ends
+the job.
+"""
 
 import errno
 import os
@@ -29,7 +31,9 @@ _HINTS = {"sync_file_range", "ioctl"}
 
 
 def disturb(told: Story, call: Call, number: int) -> None:
-    """Let a call fail, look at what the worker made of it, and let the project be migrated when the disk is well again."""
+    """Let a call fail, look at what the worker made of it, and let the project be migrated when the disk is
+    well again.
+    """
     ref, end = told.start(Fault(act=Act.FAIL_ONCE, at=call.number, errno=number))
     before = snapshot_tree(folder_of(told.project))
     (failed,) = [one for one in end.counted if one.number == call.number]
@@ -46,8 +50,9 @@ def disturb(told: Story, call: Call, number: int) -> None:
 
 
 def is_harmless(failed: Call) -> bool:
-    """May the job go on without this call? Hints to the disk, clearing up, and a second name for what is in quarantine; and
-    what is tried once more, from the beginning, with everything written again: a flush that said that something was lost.
+    """May the job go on without this call? Hints to the disk, clearing up, and a second name for what is in
+    quarantine; and what is tried once more, from the beginning, with everything written again: a flush that
+    said that something was lost.
     """
     clears_up = failed.name in REMOVALS | OPENING_FOR_REMOVAL and (
         "/dataset_store/staging/" in failed.path and not is_a_file_of_staging(failed.path)

@@ -1,4 +1,6 @@
-"""What must hold of the order of a migration's calls to the system, checked on the calls that were written down."""
+"""What must hold of the order of a migration's calls to the system, checked on the calls that were written
+down.
+"""
 
 import re
 from collections import Counter
@@ -94,7 +96,9 @@ def is_a_file_of_staging(path: str) -> bool:
 
 
 def check_places(site: Site, calls: Sequence[Call]) -> None:
-    """Files are made in staging and in quarantine only; names of trees come by rename; the legacy directory is left alone."""
+    """Files are made in staging and in quarantine only; names of trees come by rename; the legacy directory
+    is left alone.
+    """
     store, trees = site.settings.store_dir, site.settings.datasets_dir
     for call in calls:
         if call.name in _OPENS | _FILLS:

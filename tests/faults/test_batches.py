@@ -1,4 +1,6 @@
-"""Work that ends in the middle of a big project: what was finished has its name by then, and nobody writes it again."""
+"""Work that ends in the middle of a big project: what was finished has its name by then, and nobody writes it
+again.
+"""
 
 import itertools
 import threading
@@ -144,7 +146,9 @@ def no_blob_is_read(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_a_job_that_is_handed_back_keeps_what_it_has_finished(
     site: Site, tools: Tools, monkeypatch: pytest.MonkeyPatch
 ):
-    """Again and again: while it hashes and stores, and while it copies what the first attempt did not come to."""
+    """Again and again: while it hashes and stores, and while it copies what the first attempt did not come
+    to.
+    """
     project = big_study(site)
     ref = job_of(site, project)
     kept = [0]
@@ -174,7 +178,9 @@ def test_a_job_that_is_handed_back_keeps_what_it_has_finished(
 def test_a_project_that_starts_over_has_stored_what_it_stored_before(
     site: Site, tools: Tools, monkeypatch: pytest.MonkeyPatch
 ):
-    """A file that comes while the big ones are read is noticed at the end: they are stored by then, and by nobody else."""
+    """A file that comes while the big ones are read is noticed at the end: they are stored by then, and by
+    nobody else.
+    """
     project = big_study(site)
     read, lock = itertools.count(1), threading.Lock()
 

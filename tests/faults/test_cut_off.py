@@ -1,7 +1,8 @@
-"""`kill -9`, or the plug pulled, at every call of the store step: the project is one thing or the other, and the next run ends it.
+"""`kill -9`, or the plug pulled, at every call of the store step: the project is one thing or the other, and
+the next run ends it.
 
-With the plug go the bytes that no sync had put on the disk; names stay. That is what a file system with a journal may do, at
-its worst: a file of the right size that holds nothing.
+With the plug go the bytes that no sync had put on the disk; names stay. That is what a file system with a
+journal may do, at its worst: a file of the right size that holds nothing.
 """
 
 import os
@@ -23,7 +24,9 @@ _FILLS = {"write", "writev", "pwrite64", "pwritev64v2", "fallocate", "sendfile64
 
 
 def cut_off(told: Story, point: int, *, plug: bool) -> str:
-    """Let a worker die before one of its calls, look at what it left, and let the next one end it; the call's name."""
+    """Let a worker die before one of its calls, look at what it left, and let the next one end it; the call's
+    name.
+    """
     ref, end = told.start(Fault(act=Act.KILL_BEFORE, at=point))
     assert end.died
     if plug:

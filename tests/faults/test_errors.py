@@ -1,8 +1,9 @@
-"""A store's disk that is full, broken, read-only or forbidden, at any call: the job says so, cleans up, and goes on later.
+"""A store's disk that is full, broken, read-only or forbidden, at any call: the job says so, cleans up, and
+goes on later.
 
-A store that takes nothing stops everybody, so the run is paused with the reason and the job waits (StoreFullError,
-StoreBrokenError); one that refuses a single thing fails the project (StoreUnusableError). A file that cannot be read fails
-its project. In no case is the project touched, or the legacy directory.
+A store that takes nothing stops everybody, so the run is paused with the reason and the job waits
+(StoreFullError, StoreBrokenError); one that refuses a single thing fails the project (StoreUnusableError). A
+file that cannot be read fails its project. In no case is the project touched, or the legacy directory.
 """
 
 import errno
@@ -67,7 +68,9 @@ def test_every_error_at_every_call_is_reported_and_leaves_nothing_behind(
 def test_a_store_that_refuses_everything_from_a_call_on_leaves_the_project_alone(
     site: Site, tools: Tools, watched: Children
 ):
-    """As a disk that was remounted read-only: not even what was begun can be removed. The next attempt needs none of it."""
+    """As a disk that was remounted read-only: not even what was begun can be removed. The next attempt needs
+    none of it.
+    """
     told = Story(site, tools, watched)
     length = len(told.calls())
     for number, share in ((errno.EROFS, 0.3), (errno.EIO, 0.5), (errno.ENOSPC, 0.7)):
@@ -236,7 +239,9 @@ def test_a_disk_without_free_inodes_counts_as_full(small: Site, tools: Tools):
 
 
 def test_bytes_that_the_disk_lost_stop_every_worker_that_wrote_meanwhile(tmp_path: Path):
-    """The kernel tells each open descriptor of it once: who opened one after another worker had been told would not hear."""
+    """The kernel tells each open descriptor of it once: who opened one after another worker had been told
+    would not hear.
+    """
     place, folder, source = (tmp_path / name for name in ("disk", "backing", "recording"))
     place.mkdir()
     folder.mkdir()

@@ -1,4 +1,6 @@
-"""A blob that has all the links that its file system allows (ext4: 65,000): trees get copies, and all else goes on as ever."""
+"""A blob that has all the links that its file system allows (ext4: 65,000): trees get copies, and all else
+goes on as ever.
+"""
 
 import errno
 import os
@@ -26,13 +28,17 @@ RECORDING = "day 1/accelerometer_data.csv"
 
 @pytest.fixture
 def site(module_site: Site) -> Site:
-    """Keep the module's site as it is: bringing a blob to its limit is worth a second, and more than one test."""
+    """Keep the module's site as it is: bringing a blob to its limit is worth a second, and more than one
+    test.
+    """
     return module_site
 
 
 @pytest.fixture(scope="module")
 def first(module_site: Site) -> Iterator[tuple[Project, Outcome]]:
-    """Migrate a project, and use up the links of the blob that its first recording is; both files of its second are free."""
+    """Migrate a project, and use up the links of the blob that its first recording is; both files of its
+    second are free.
+    """
     site = module_site
     project = study(site, "first", 1, 2)
     with tools_of(site) as tools:
@@ -47,7 +53,9 @@ def first(module_site: Site) -> Iterator[tuple[Project, Outcome]]:
 
 
 def use_up_links(path: Path, folder: Path) -> None:
-    """Link a file until it cannot be linked any more, or skip: this file system lets it have more names than one can wait for."""
+    """Link a file until it cannot be linked any more, or skip: this file system lets it have more names than
+    one can wait for.
+    """
     for number in range(_MOST):
         try:
             os.link(path, folder / str(number))

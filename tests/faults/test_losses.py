@@ -1,4 +1,6 @@
-"""What somebody took out of the store, or spoiled in it, is found before it is reused, and put back from the incoming copy."""
+"""What somebody took out of the store, or spoiled in it, is found before it is reused, and put back from the
+incoming copy.
+"""
 
 from pathlib import Path
 

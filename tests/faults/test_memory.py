@@ -22,7 +22,9 @@ MOST_BYTES = 250 << 20
 def statements(
     site: Site, watched: Children, name: str, *, sessions: int, files: int, rows: int
 ) -> list[str]:
-    """The statements that migrate a new project of so many sessions, each with so many files beside its recording of `rows`."""
+    """The statements that migrate a new project of so many sessions, each with so many files beside its
+    recording of `rows`.
+    """
     with site.engine.begin() as conn:
         project = make_project(conn, site.legacy_root, name)
         for number in range(sessions):
@@ -32,15 +34,16 @@ def statements(
     (ref,) = open_run(site.engine, Verb.MIGRATE, only=[project.project_id])
     end = watched.migrate(ref)
     assert end.answer["status"] == Status.MIGRATED, end.answer
-    # A renewal comes by the clock: of a slow machine's job some are made by the work itself, when it enters a phase.
+    # A renewal comes by the clock: of a slow machine's job some are made by the work itself, when it enters a
+    # phase.
     return [one for one in end.answer["statements"] if "update migration_jobs j set lease_" not in one]
 
 
 def test_the_number_of_statements_does_not_depend_on_sessions_or_files(
     site: Site, tools: Tools, watched: Children
 ):
-    """Without those of the heartbeat, which come by the clock. No recording has the size of another project's: one that has
-    is looked up first.
+    """Without those of the heartbeat, which come by the clock. No recording has the size of another
+    project's: one that has is looked up first.
     """
     tools.open_store(create=True)
 

@@ -1,7 +1,8 @@
-"""People who write to a project while it is migrated: what is stored is one state that the directory had, never a mixture.
+"""People who write to a project while it is migrated: what is stored is one state that the directory had,
+never a mixture.
 
-A change that is noticed starts the project over, once; one that goes on fails it by name. One that comes too late to be
-noticed is not in what was stored, in none of its parts.
+A change that is noticed starts the project over, once; one that goes on fails it by name. One that comes too
+late to be noticed is not in what was stored, in none of its parts.
 """
 
 import itertools
@@ -146,7 +147,9 @@ def migrate_changing(
 
 
 def let_the_clock_tick(folder: Path) -> None:
-    """Wait until a change has another time than those before it: before Linux 6.13 files' times advance in steps of some ms."""
+    """Wait until a change has another time than those before it: before Linux 6.13 files' times advance in
+    steps of some ms.
+    """
     probe = folder / "probe"
     probe.touch()
     before = probe.stat().st_mtime_ns
@@ -168,7 +171,9 @@ def check_one_state(site: Site, outcome: Outcome, before: dict[bytes, bytes | No
 
 
 def check_changes(site: Site, tools: Tools, kind: str, *, every: int) -> None:
-    """Try a change at every so many moments, from the first chunk that is hashed to the last that is copied, and beyond."""
+    """Try a change at every so many moments, from the first chunk that is hashed to the last that is copied,
+    and beyond.
+    """
     seen = []
     for moment in itertools.count(1, every):
         project = study(site, f"study {moment}", 2 * moment, 2 * moment + 1)
@@ -183,7 +188,8 @@ def check_changes(site: Site, tools: Tools, kind: str, *, every: int) -> None:
         seen.append(check_one_state(site, outcome, before, project))
         if reads < moment:
             break
-    # The first of four files has just been read: whatever comes now is noticed at the end of the pass at the latest.
+    # The first of four files has just been read: whatever comes now is noticed at the end of the pass at the
+    # latest.
     assert seen[0] == "after"
     assert len(seen) > 8 // every
     assert seen[-1] == "before"
@@ -244,7 +250,9 @@ def test_a_source_that_never_rests_fails_its_project_by_name(site: Site, tools: 
 
 
 def test_a_change_that_leaves_the_times_alone_is_found_by_the_second_digest(tmp_path: Path):
-    """A page that is mapped and was written to already takes another write without a word to the file's times."""
+    """A page that is mapped and was written to already takes another write without a word to the file's
+    times.
+    """
     folder = Path(tempfile.mkdtemp(prefix="label-tests-", dir=memory_folder(tmp_path)))
     try:
         path = write_tree(folder / "study", {b"s/mapped.csv": b"1,2,3\n" * 1000}) / "s" / "mapped.csv"
@@ -271,7 +279,9 @@ def test_a_change_that_leaves_the_times_alone_is_found_by_the_second_digest(tmp_
 
 
 def memory_folder(otherwise: Path) -> Path:
-    """A folder in memory, where nothing is written back, which would make the next write to a map a noticed one."""
+    """A folder in memory, where nothing is written back, which would make the next write to a map a noticed
+    one.
+    """
     folder = Path("/dev/shm")  # noqa: S108 - for a folder of its own in it
     return folder if os.access(folder, os.W_OK) else otherwise
 
@@ -280,8 +290,9 @@ def memory_folder(otherwise: Path) -> Path:
 
 
 class Writer:
-    """Rewrites the files of a directory in a fixed order, each with the next generation's byte from end to end, so that every
-    state it ever has can be told: the generations of its files never rise along that order, and differ by one at most.
+    """Rewrites the files of a directory in a fixed order, each with the next generation's byte from end to
+    end, so that every state it ever has can be told: the generations of its files never rise along that
+    order, and differ by one at most.
     """
 
     def __init__(self, folder: Path, seed: int) -> None:
@@ -332,7 +343,9 @@ class Writer:
 
 
 def store_while_written(folder: Path, seed: int, tries: int) -> tuple[int, int]:
-    """Try to store a directory that somebody writes to; how often it was stored, and how often it was refused."""
+    """Try to store a directory that somebody writes to; how often it was stored, and how often it was
+    refused.
+    """
     store = open_store(folder)
     writer = Writer(folder / "study", seed)
     stored, refused = 0, []

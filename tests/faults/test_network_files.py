@@ -1,4 +1,6 @@
-"""What a network file system does to a store: errors at close(2), servers that do not answer, names that only seem absent."""
+"""What a network file system does to a store: errors at close(2), servers that do not answer, names that only
+seem absent.
+"""
 
 import errno
 import os
@@ -27,7 +29,9 @@ from worker.messages import JobState, Outcome, RunState, Status, Verb
 def test_an_error_that_close_returns_counts_as_an_error_of_the_store(
     site: Site, tools: Tools, watched: Children, story: Callable[[Site, Tools, Children], Story]
 ):
-    """NFS tells of a full disk or a quota there. The run is paused, or the files are written once more; no project fails."""
+    """NFS tells of a full disk or a quota there. The run is paused, or the files are written once more; no
+    project fails.
+    """
     told = story(site, tools, watched)
     calls = {call.number: call for call in told.calls() if call.name == "close"}
     points = first_of_each_kind(calls.values())
@@ -116,7 +120,9 @@ def test_blocks_are_reserved_where_the_file_system_can_and_not_written_otherwise
 def test_what_another_worker_published_is_found_behind_a_stale_name_cache(
     site: Site, tools: Tools, watched: Children, thing: str
 ):
-    """A network file system remembers for up to a minute that a name was not there; a rename to it says that it is."""
+    """A network file system remembers for up to a minute that a name was not there; a rename to it says that
+    it is.
+    """
     tools.open_store(create=True)
     project = study(site, "study", 1, 2)
     legacy = look(site.engine, project.project_id)

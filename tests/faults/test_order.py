@@ -1,6 +1,8 @@
-"""The order of a migration's calls to the system: bytes on the disk, then their names, then those on the disk, then the row.
+"""The order of a migration's calls to the system: bytes on the disk, then their names, then those on the
+disk, then the row.
 
-What a crash of the machine takes is what was not synced; this order is what makes every row refer to bytes that survive one.
+What a crash of the machine takes is what was not synced; this order is what makes every row refer to bytes
+that survive one.
 """
 
 from tests.estate import Project, snapshot_tree
@@ -103,7 +105,8 @@ def test_a_damaged_blob_is_repaired_in_the_same_order_of_syncs(site: Site, watch
     assert len(names_of_blobs(site, done)) == 3
     for name in names_of_blobs(site, done):
         check_durable_before_named(done, name)
-    # The tree that had the bad bytes gets the good ones before anybody may refer to them, and that is durable, too.
+    # The tree that had the bad bytes gets the good ones before anybody may refer to them, and that is
+    # durable, too.
     (mended,) = [call for call in done if call.target == str(damaged)]
     assert mended.before(last_sync(done, conversion(done)))
 

@@ -1,1 +1,3 @@
-"""What tests share: waiting, servers, installations, processes that fork, projects and runs. Imported from nowhere but tests."""
+"""What tests share: waiting, servers, installations, processes that fork, projects and runs. Imported from
+nowhere but tests.
+"""

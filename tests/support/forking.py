@@ -1,8 +1,9 @@
-"""A process that starts others by forking, with the libraries they need loaded already. Knows no code of ours.
+"""A process that starts others by forking, with the libraries they need loaded already. Knows no code of
+ours.
 
-A worker or a producer spends a second on importing pandas, Celery and SQLAlchemy. Here that is done once, and what is started
-runs a module as `python -m` does, or calls a function. It has a session, an environment and a working directory of its
-own, and is told apart by nothing that it could see.
+A worker or a producer spends a second on importing pandas, Celery and SQLAlchemy. Here that is done once, and
+what is started runs a module as `python -m` does, or calls a function. It has a session, an environment and a
+working directory of its own, and is told apart by nothing that it could see.
 """
 
 import ctypes
@@ -175,7 +176,9 @@ def _start(asked: Mapping[str, Any]) -> int:
 
 
 def run_module(order: Mapping[str, Any]) -> None:
-    """Do as `python -m` does. As there, `sys.exit` goes up to the interpreter, which then ends in its ordinary way."""
+    """Do as `python -m` does. As there, `sys.exit` goes up to the interpreter, which then ends in its
+    ordinary way.
+    """
     sys.argv = [order["module"], *order["arguments"]]
     runpy.run_module(order["module"], run_name="__main__", alter_sys=True)
     sys.exit()

@@ -1,4 +1,5 @@
-"""What a migration makes of rows, said once more in plain Python from the label contract, 6.1. Knows no code of ours.
+"""What a migration makes of rows, said once more in plain Python from the label contract, 6.1. Knows no code
+of ours.
 
 Rows are those of `tests.estate.dump`: a dict a row, JSON and times as their exact text.
 """
@@ -28,7 +29,9 @@ POINTERS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tree:
-    """What a project's directory holds: its immediate subdirectories, and the records of each one's recording (None: none)."""
+    """What a project's directory holds: its immediate subdirectories, and the records of each one's recording
+    (None: none).
+    """
 
     names: frozenset[str]
     records: Mapping[str, int | None]
@@ -59,8 +62,8 @@ def migrated(
     written: Mapping[str, Any],
     config_ids: Mapping[str, int],
 ) -> Migrated:
-    """Rows of a legacy project after its migration. `written` are the keys that go into analysis_config, `config_ids` the
-    ids that the split configs got, by raw session.
+    """Rows of a legacy project after its migration. `written` are the keys that go into analysis_config,
+    `config_ids` the ids that the split configs got, by raw session.
     """
     result = Migrated(
         project=project
@@ -109,7 +112,9 @@ def own_directory(parent: str, project_path: str) -> str | None:
 
 
 def merged(former: str | None, written: Mapping[str, Any]) -> Any:
-    """The value of analysis_config with the migration's keys: an object keeps its own, anything else is replaced."""
+    """The value of analysis_config with the migration's keys: an object keeps its own, anything else is
+    replaced.
+    """
     value = parsed(former)
     return (value if isinstance(value, dict) else {}) | parsed(json.dumps(written))
 

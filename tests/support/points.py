@@ -1,6 +1,7 @@
 """Workers of one job that die or fall asleep at a chosen point of their way.
 
-Points are statements, commits and rollbacks and, for one that is to fall asleep, whatever is done to names in the store, too.
+Points are statements, commits and rollbacks and, for one that is to fall asleep, whatever is done to names in
+the store, too.
 """
 
 import os
@@ -34,7 +35,9 @@ _OUR_THREADS = "ingest"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Life:
-    """How far a worker got: did it die or fall asleep, and which points had it come to? The last one is that of its stop."""
+    """How far a worker got: did it die or fall asleep, and which points had it come to? The last one is that
+    of its stop.
+    """
 
     process: Process
     stopped: bool
@@ -42,7 +45,8 @@ class Life:
 
 
 class Points:
-    """Every point that any life came to, for the next one to stop at. The first life may go on to its end (None).
+    """Every point that any life came to, for the next one to stop at. The first life may go on to its end
+    (None).
 
     What a worker asks depends on what others left behind, so that no life shows all points there are.
     """

@@ -15,7 +15,9 @@ def descendants(roots: Collection[int]) -> set[int]:
 
 
 def stat_of(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat after the name, which may hold anything; zeros for a process that has gone."""
+    """The fields of /proc/PID/stat after the name, which may hold anything; zeros for a process that has
+    gone.
+    """
     try:
         content = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):

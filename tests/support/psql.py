@@ -1,4 +1,6 @@
-"""PostgreSQL's own programs against a test's database: `psql` as an operator uses it, `pg_dump` as the whole catalog."""
+"""PostgreSQL's own programs against a test's database: `psql` as an operator uses it, `pg_dump` as the whole
+catalog.
+"""
 
 import importlib.util
 import os

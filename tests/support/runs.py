@@ -1,4 +1,6 @@
-"""Runs that are opened and done in this process: the ledger's rows as the producer writes them, jobs as a worker does them."""
+"""Runs that are opened and done in this process: the ledger's rows as the producer writes them, jobs as a
+worker does them.
+"""
 
 import threading
 import uuid
@@ -52,7 +54,9 @@ def open_run(
     dry_run: bool = False,
     **options: object,
 ) -> list[JobRef]:
-    """Write a running run over all projects that the verb concerns, or some of them; its jobs in the order of ids."""
+    """Write a running run over all projects that the verb concerns, or some of them; its jobs in the order of
+    ids.
+    """
     run_id = uuid.uuid4()
     with engine.begin() as conn:
         if verb is Verb.MIGRATE:

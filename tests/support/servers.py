@@ -35,8 +35,8 @@ _redis_numbers = itertools.cycle(range(1, REDIS_DATABASES))
 class Databases:
     """Databases with all tables, Label's and ours, and no rows.
 
-    To make one takes half a second, to delete the few rows of a test a fiftieth of that. So the next test gets it again,
-    unless its catalog has changed or many rows have left their room behind.
+    To make one takes half a second, to delete the few rows of a test a fiftieth of that. So the next test
+    gets it again, unless its catalog has changed or many rows have left their room behind.
     """
 
     def __init__(self, stack: Stack) -> None:
@@ -78,7 +78,9 @@ class Databases:
 
 
 def _catalog(engine: Engine) -> list[tuple[object, ...]]:
-    """What changes with every change of tables, triggers, rights and the like: how many rows, of which transactions."""
+    """What changes with every change of tables, triggers, rights and the like: how many rows, of which
+    transactions.
+    """
     each = " union all ".join(
         f"select count(*), sum(cast(cast(xmin as text) as bigint)) from {name}" for name in _CATALOG
     )
@@ -89,9 +91,9 @@ def _catalog(engine: Engine) -> list[tuple[object, ...]]:
 def forget_rows(engine: Engine) -> None:
     """Delete every row but those that the schema itself brings, and count ids from 1 again.
 
-    Few rows are deleted in a fifth of the time in which many tables are truncated. Where a worker runs, its parent looks at
-    several tables in one transaction. Whatever waits for both could close a circle with it, so this gives way long
-    before the server looks for circles, and comes again.
+    Few rows are deleted in a fifth of the time in which many tables are truncated. Where a worker runs, its
+    parent looks at several tables in one transaction. Whatever waits for both could close a circle with it,
+    so this gives way long before the server looks for circles, and comes again.
     """
 
     def delete() -> None:
@@ -134,7 +136,7 @@ def create_database(stack: Stack, template: str, options: str = "") -> str:
 
 
 def drop_database(stack: Stack, name: str) -> None:
-    """Drop a database, whoever is connected to it."""
+    """Drop a database, also one that has connections."""
     administer(stack, f"drop database {name} with (force)")
 
 

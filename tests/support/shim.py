@@ -1,7 +1,8 @@
-"""The calls of a process to libc, seen, failed or made deadly by a library that is loaded before it (`shim.c`).
+"""The calls of a process to libc, seen, failed or made deadly by a library that is loaded before it
+(`shim.c`).
 
-Needs gcc and nothing else. A test compiles the library once a session (`build`), starts a process with `environment`, and
-reads what it did with `calls`. Knows no store.
+Needs gcc and nothing else. A test compiles the library once a session (`build`), starts a process with
+`environment`, and reads what it did with `calls`. Knows no store.
 """
 
 import os
@@ -30,9 +31,9 @@ class Act(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """What to do to the `at`-th counted call (from 1). Counted are calls that change something below the watched folders
-    or, when `call` names a function of libc, the watched calls of that name: `send` counts wherever it goes to, and `readv`
-    and its like are watched only then.
+    """What to do to the `at`-th counted call (from 1). Counted are calls that change something below the
+    watched folders or, when `call` names a function of libc, the watched calls of that name: `send` counts
+    wherever it goes to, and `readv` and its like are watched only then.
     """
 
     act: Act
@@ -40,13 +41,15 @@ class Fault:
     call: str = ""
     errno: int = 0
     stale: str = ""
-    """A path that seems absent, with what is below it, until its directory is asked anew (AT_STATX_FORCE_SYNC)."""
+    """A path that seems absent, with what is below it, until its directory is asked anew
+    (AT_STATX_FORCE_SYNC).
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One call. `started` and `ended` are moments on one clock of all threads; `number` is 0 for a call that is not counted,
-    `result` None for the one that the process died at.
+    """One call. `started` and `ended` are moments on one clock of all threads; `number` is 0 for a call that
+    is not counted, `result` None for the one that the process died at.
     """
 
     started: int
@@ -89,7 +92,9 @@ def environment(library: Path) -> dict[str, str]:
 
 
 def order(log: Path, below: Sequence[Path], fault: Fault | None = None) -> Mapping[str, str]:
-    """What the library reads when a process starts, or calls `faults_arm`: where to write, what to watch, what to do."""
+    """What the library reads when a process starts, or calls `faults_arm`: where to write, what to watch,
+    what to do.
+    """
     folders = [str(folder) for folder in below] + [""] * (_MOST_FOLDERS - len(below))
     asked = {
         "FAULTS_LOG": str(log),

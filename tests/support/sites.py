@@ -25,7 +25,9 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """One installation of the migrator: its own database, broker, store and legacy projects, and processes that use them."""
+    """One installation of the migrator: its own database, broker, store and legacy projects, and processes
+    that use them.
+    """
 
     engine: Engine
     redis_url: str
@@ -38,10 +40,11 @@ class Site:
     """What starts producers."""
 
     def run_producer(self, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
-        """Run `producer` as an operator does, in a directory of its own; `env` adds to the site's environment.
+        """Run `producer` as an operator does, in a directory of its own; `env` adds to the site's
+        environment.
 
-        It is forked from a process that has loaded its libraries. What only an interpreter reads at its start, such as
-        PYTHONUTF8, comes too late.
+        It is forked from a process that has loaded its libraries. What only an interpreter reads at its
+        start, such as PYTHONUTF8, comes too late.
         """
         assert self.programs is not None
         name = f"producer{next(_numbers)}"

@@ -92,7 +92,7 @@ def damage(path: Path) -> None:
 
 
 def check_tree(tree: Path, project: Project) -> None:
-    """The tree is the project's directory byte for byte and name for name, and nobody may write to it."""
+    """The tree is the project's directory byte for byte and name for name, and read-only."""
     stored, legacy = snapshot_tree(tree), snapshot_tree(folder_of(project))
     assert {name: (entry.kind, entry.content) for name, entry in stored.items()} == {
         name: (entry.kind, entry.content) for name, entry in legacy.items()

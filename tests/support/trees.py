@@ -38,7 +38,8 @@ STUDY = {
     b"notes.txt": b"a file beside the sessions",
     b"2025-07-01_10_00_00/caf\xe9.txt": b"a name that is not UTF-8",
 }
-"""A project with what comes in trees: equal files, empty ones, empty directories, a name that is not UTF-8."""
+"""A project with what comes in trees: equal files, empty ones, empty directories, a name that is not UTF-8.
+"""
 
 
 BIG_FIRST = {b"session/1 big": b"1" * 300, b"session/2 middle": b"2" * 200, b"session/3 small": b"3" * 100}
@@ -164,7 +165,9 @@ def condemned(store: Store) -> dict[str, str]:
 
 
 def as_ordinary_user(call: Callable[[], T]) -> T:
-    """Do something in a child process that file modes apply to (they do not to root); what it returns or raises is ours."""
+    """Do something in a child process that file modes apply to (they do not to root); what it returns or
+    raises is ours.
+    """
     reading, writing = os.pipe()
     with warnings.catch_warnings():
         # A fork is discouraged where threads run; this child touches files and nothing of theirs.

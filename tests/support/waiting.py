@@ -1,10 +1,13 @@
-"""How tests wait: on a condition, and long, because only a test that fails waits so long, and machines are busy."""
+"""How tests wait: on a condition, and long, because only a test that fails waits so long, and machines are
+busy.
+"""
 
 import time
 from collections.abc import Callable
 
 PATIENCE_S = 120.0
-"""For one condition. Two of these fit into the time that pytest gives a test (`timeout` in pyproject.toml)."""
+"""For one condition. Two of these fit into the time that pytest gives a test (`timeout` in pyproject.toml).
+"""
 
 
 def eventually(condition: Callable[[], bool], what: str, *, within_s: float = PATIENCE_S) -> None:

@@ -1,4 +1,6 @@
-"""A row relies on what the disk keeps: whoever commits one has waited for the disk itself, whoever made the thing."""
+"""A row relies on what the disk keeps: whoever commits one has waited for the disk itself, whoever made the
+thing.
+"""
 
 import errno
 import os

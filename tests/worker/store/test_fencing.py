@@ -1,4 +1,6 @@
-"""Who slept between a look and what follows from it: nothing good that came meanwhile is lost, and nothing bad comes back."""
+"""Who slept between a look and what follows from it: nothing good that came meanwhile is lost, and nothing
+bad comes back.
+"""
 
 import os
 from collections.abc import Callable, Iterator
@@ -134,7 +136,9 @@ def test_a_sleeper_does_not_condemn_the_blob_that_another_repaired(
 def test_on_nfs_an_open_file_is_moved_away_before_its_name_is_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """To rename over it leaves a name `.nfs…` in a tree, which can never be removed from a read-only directory."""
+    """To rename over it leaves a name `.nfs…` in a tree, which can never be removed from a read-only
+    directory.
+    """
     project = write_tree(tmp_path / "study")
     store = open_store(tmp_path)
     tree = hashed(project, store)

@@ -132,7 +132,8 @@ def test_entries_are_in_the_byte_order_of_their_paths_whatever_order_they_come_i
 
 
 def test_the_order_is_that_of_bytes_and_not_of_characters():
-    # U+FF01 is EF BC 81 in UTF-8; the lone byte E9 is the surrogate U+DCE9 to Python, which sorts after it by bytes only.
+    # U+FF01 is EF BC 81 in UTF-8; the lone byte E9 is the surrogate U+DCE9 to Python, which sorts after it by
+    # bytes only.
     names = [b"\xef\xbc\x81", b"\xe9", b"z", b"Z", b"a b", b"a.b", b"a", b"a/b"]
 
     manifest = Manifest.of("blake3", [Directory(os.fsdecode(name)) for name in names])
