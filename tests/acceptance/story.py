@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from sqlalchemy import text
 
 from tests.estate import Entry, Estate, Reading, dump, every_form, readings, snapshot_tree
 from tests.support.sites import Site
+from worker.db import ledger
 from worker.sessions_csv import Reader
 
 LEDGER = {
@@ -71,6 +73,7 @@ class Story:
     after: Moment
     dry: Call
     real: Call
+    finished_at: datetime
     collected: list[Call]
     without_legacy: dict[tuple[int, Reader], Reading]
     contents: dict[int, tuple[dict[bytes, bytes | None], dict[bytes, bytes | None]]]
@@ -97,6 +100,9 @@ def tell(site: Site) -> Story:
     rehearsed = _look(site, with_readings=False)
     real = call(site, "enqueue", "--wait")
     after = _look(site)
+    with site.engine.connect() as conn:
+        finished_at = ledger.find_run(conn, real.report["run_id"]).finished_at
+    assert finished_at is not None
     collected = [call(site, "collect", real.report["run_id"][:8])]
     with redis.Redis.from_url(site.redis_url) as client:
         client.flushdb()
@@ -108,6 +114,7 @@ def tell(site: Site) -> Story:
         after=after,
         dry=dry,
         real=real,
+        finished_at=finished_at,
         collected=collected,
         without_legacy=_readings_without_legacy(site),
         contents={
