@@ -31,7 +31,7 @@ from worker.settings import Settings
 
 # The fast tier --------------------------------------------------------------------------------------------------
 
-hypothesis.settings.register_profile("fast", max_examples=10)
+hypothesis.settings.register_profile("fast", max_examples=5)
 
 
 @pytest.fixture(scope="session")
