@@ -29,14 +29,16 @@ from worker.db import engine as engine_module
 from worker.jobs.tools import Tools
 from worker.settings import Settings
 
-# The fast tier --------------------------------------------------------------------------------------------------
+# The fast tier ----------------------------------------------------------------------------------------------
 
 hypothesis.settings.register_profile("fast", max_examples=5)
 
 
 @pytest.fixture(scope="session")
 def _starts_servers() -> None:
-    """Whatever starts a server, or a browser, asks for this: by it `make test-fast` knows what to leave out."""
+    """Whatever starts a server, or a browser, asks for this: by it `make test-fast` knows what to leave
+    out.
+    """
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -46,7 +48,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("servers")
 
 
-# The servers ----------------------------------------------------------------------------------------------------
+# The servers ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -108,7 +110,7 @@ def redis_url(stack: Stack) -> str:
     return empty_redis(stack)
 
 
-# One site a test ------------------------------------------------------------------------------------------------
+# One site a test --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -168,7 +170,7 @@ def workers(site: Site) -> Iterator[Callable[..., list[Child]]]:
         yield start
 
 
-# One site a module ----------------------------------------------------------------------------------------------
+# One site a module ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,9 @@ TESTS = Path(__file__).parent
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Defect:
-    """One defect: what it was, which tests guard against it, and, where tests are not the whole answer, the rest of it."""
+    """One defect: what it was, which tests guard against it, and, where tests are not the whole answer, the
+    rest of it.
+    """
 
     number: int
     was: str

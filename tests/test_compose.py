@@ -28,7 +28,9 @@ Keys = dict[str, str]
 
 
 def keys(block: str) -> Keys:
-    """The keys of a block of YAML, each with its value: what stands beside it, and the lines below. Comments are gone."""
+    """The keys of a block of YAML, each with its value: what stands beside it, and the lines below. Comments
+    are gone.
+    """
     lines = [line for line in block.splitlines() if line.strip() and not line.strip().startswith("#")]
     plain = textwrap.dedent("\n".join(lines))
     starts = list(_KEY.finditer(plain))

@@ -1,7 +1,8 @@
-"""The 48 known defects of the sequential predecessor, and for each the tests that keep this system from having it.
+"""The 48 known defects of the sequential predecessor, and for each the tests that keep this system from
+having it.
 
-The numbers are those of the study of Label's own migration scripts (commit 6d54199) that this project began with. The
-table is checked: every test that it names must be there.
+The numbers are those of the study of Label's own migration scripts (commit 6d54199) that this project began
+with. The table is checked: every test that it names must be there.
 """
 
 import pytest
@@ -423,12 +424,12 @@ def test_every_defect_has_a_guard_that_exists(defect: Defect):
     assert defect.missing_guards() == []
 
 
-# Those that no other test guards --------------------------------------------------------------------------------
+# Those that no other test guards ----------------------------------------------------------------------------
 
 
 def test_14_one_directory_is_not_registered_as_two_datasets(site: Site):
-    """Label's scan hashes in its own way, knows no digest of ours, and would register every tree of ours once more; whoever
-    then deletes the twin, which nothing refers to, deletes the files of the other.
+    """Label's scan hashes in its own way, knows no digest of ours, and would register every tree of ours once
+    more; whoever then deletes the twin, which nothing refers to, deletes the files of the other.
     """
     with site.engine.begin() as conn:
         record_session(conn, make_project(conn, site.legacy_root, "study"), "s")
@@ -445,7 +446,9 @@ def test_14_one_directory_is_not_registered_as_two_datasets(site: Site):
 
 @pytest.mark.parametrize("sessions", [1, 40])
 def test_31_a_conversion_is_one_commit_however_many_sessions_there_are(site: Site, sessions: int):
-    """Everything of Label's and of the before-image is written in one transaction, by one statement a table."""
+    """Everything of Label's and of the before-image is written in one transaction, by one statement a
+    table.
+    """
     with site.engine.begin() as conn:
         project = make_project(conn, site.legacy_root, "study")
         for number in range(sessions):

@@ -1,4 +1,6 @@
-"""The documents link to what is there, and name what the program has: modules, settings, exit codes, messages, its version."""
+"""The documents link to what is there, and name what the program has: modules, settings, exit codes,
+messages, its version.
+"""
 
 import re
 import tomllib

@@ -88,7 +88,9 @@ def test_unmoved_sessions_have_no_directory_of_their_own(database: Engine, root:
 def test_an_estate_moved_by_the_rules_of_the_contract_reads_as_before(
     database: Engine, root: Path, tmp_path: Path
 ):
-    """Section 6.1 by the shortest code that follows it: what the estate holds, and how it is read, can be trusted."""
+    """Section 6.1 by the shortest code that follows it: what the estate holds, and how it is read, can be
+    trusted.
+    """
     data_dir = tmp_path / "data"
     data_dir.mkdir()
     with database.begin() as conn:

@@ -1,4 +1,6 @@
-"""The built wheel works without the checkout: commands, SQL files, templates and the report's schema are inside."""
+"""The built wheel works without the checkout: commands, SQL files, templates and the report's schema are
+inside.
+"""
 
 import json
 import os
@@ -44,9 +46,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The `bin` of a new environment with the wheel in it; what it depends on comes from the environment of the tests.
+    """The `bin` of a new environment with the wheel in it; what it depends on comes from the environment of
+    the tests.
 
-    A path in a .pth file brings those, but not the checkout: .pth files are not read from a place that is named so.
+    A path in a .pth file brings those, but not the checkout: .pth files are not read from a place that is
+    named so.
     """
     folder = tmp_path_factory.mktemp("venv")
     venv.create(folder, with_pip=False, symlinks=True)

@@ -1,4 +1,6 @@
-"""One estate on its way: built, rehearsed, migrated, collected, and looked at after each step. Judges nothing."""
+"""One estate on its way: built, rehearsed, migrated, collected, and looked at after each step. Judges
+nothing.
+"""
 
 import hashlib
 import json
@@ -62,9 +64,10 @@ class Moment:
 class Story:
     """One estate's way through dry run and real run, kept in memory so that later tests may empty the site.
 
-    `collected` are two later calls of `collect`, the last one after the broker was emptied. `without_legacy` is what is read
-    when the legacy directories are away, `contents` the legacy and the stored tree of each migrated project, `records` what
-    pandas counts in the file of each session that is no piece of another, `wrong_blobs` those not named by their content.
+    `collected` are two later calls of `collect`, the last one after the broker was emptied. `without_legacy`
+    is what is read when the legacy directories are away, `contents` the legacy and the stored tree of each
+    migrated project, `records` what pandas counts in the file of each session that is no piece of another,
+    `wrong_blobs` those not named by their content.
     """
 
     estate: Estate
@@ -90,7 +93,9 @@ class Story:
 
 
 def tell(site: Site) -> Story:
-    """Build an estate of every form, rehearse its migration, migrate it, and look at everything after each step."""
+    """Build an estate of every form, rehearse its migration, migrate it, and look at everything after each
+    step.
+    """
     with site.engine.begin() as conn:
         estate = every_form(
             conn, site.legacy_root, data_dir=site.data_dir, outside=site.folder / "outside the roots"
@@ -174,7 +179,9 @@ def _readings_without_legacy(site: Site) -> dict[tuple[int, Reader], Reading]:
 
 
 def _records_of_whole_sessions(moment: Moment) -> dict[int, int | None]:
-    """How many records pandas reads from the file of each session that is not a piece of another; None for none."""
+    """How many records pandas reads from the file of each session that is not a piece of another; None for
+    none.
+    """
     paths = {number: row["path"] for number, row in moment.by("projects", "project_id").items()}
     return {
         row["session_id"]: _records(
@@ -193,7 +200,9 @@ def _records(path: Path) -> int | None:
 
 
 def content(root: str) -> dict[bytes, bytes | None]:
-    """The SHA-256 of each file and None for each directory, by relative path; links count as what they point to."""
+    """The SHA-256 of each file and None for each directory, by relative path; links count as what they point
+    to.
+    """
     found: dict[bytes, bytes | None] = {}
     top = os.fsencode(os.path.realpath(root))
     for folder, directories, files in os.walk(top, followlinks=True):

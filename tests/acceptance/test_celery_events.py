@@ -1,4 +1,5 @@
-"""What Celery's events, and so Flower, show of a run: one task for each project, with arguments that a person can read.
+"""What Celery's events, and so Flower, show of a run: one task for each project, with arguments that a person
+can read.
 
 The workers are started without `-E`: events are a setting of ours, and these tests fail when it is off.
 """

@@ -1,4 +1,6 @@
-"""Whatever dies, sleeps or is told to go: real workers end the run, each project once, without an operator."""
+"""Whatever dies, sleeps or is told to go: real workers end the run, each project once, without an
+operator.
+"""
 
 import os
 import signal

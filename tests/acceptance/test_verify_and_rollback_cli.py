@@ -1,4 +1,6 @@
-"""`producer rollback` and `producer verify --sessions` as an operator calls them, with a real worker behind."""
+"""`producer rollback` and `producer verify --sessions` as an operator calls them, with a real worker
+behind.
+"""
 
 import json
 import os
@@ -69,7 +71,9 @@ def look(site: Site) -> dict[str, Any]:
 
 
 def everything(site: Site) -> tuple[Any, ...]:
-    """All that a rehearsal or a refusal must leave as it is: rows but the ledger's, the store, the legacy directories."""
+    """All that a rehearsal or a refusal must leave as it is: rows but the ledger's, the store, the legacy
+    directories.
+    """
     assert not LEDGER & set(TABLES)
     return look(site), snapshot_tree(site.data_dir), snapshot_tree(site.legacy_root)
 
@@ -98,11 +102,13 @@ def _runs(site: Site) -> tuple[list[Any], list[str]]:
         return dump(conn, ["migration_runs"])["migration_runs"], sorted(os.listdir(site.folder))
 
 
-# Rollback -------------------------------------------------------------------------------------------------------
+# Rollback ---------------------------------------------------------------------------------------------------
 
 
 def test_a_rollback_of_all_projects_is_predicted_and_brings_every_row_back(shared_site: Site):
-    """One that the reference tool migrated is named with the remedy; one that was made in Label is none of ours."""
+    """One that the reference tool migrated is named with the remedy; one that was made in Label is none of
+    ours.
+    """
     made_in_label, by_reference = _by_others(shared_site)
     projects, before = migrated(shared_site, "one", "two", "three")
     files = snapshot_tree(shared_site.legacy_root)
@@ -253,7 +259,7 @@ def test_bytes_in_the_store_that_do_not_match_give_exit_code_4(shared_site: Site
     assert os.listdir(shared_site.legacy_root) == []
 
 
-# Verification ---------------------------------------------------------------------------------------------------
+# Verification -----------------------------------------------------------------------------------------------
 
 
 def test_a_verification_of_whole_projects_and_of_a_sample_finds_them_alike(shared_site: Site):
@@ -302,7 +308,9 @@ def _legacy(_: Site, project: Project) -> Path:
 def test_a_session_that_differs_gives_exit_code_4_and_is_named(
     shared_site: Site, place: Callable[[Site, Project], Path]
 ):
-    """Whichever of the two files was changed; others are verified all the same, or skipped where nothing is to compare."""
+    """Whichever of the two files was changed; others are verified all the same, or skipped where nothing is
+    to compare.
+    """
     with shared_site.engine.begin() as conn:
         other = make_project(conn, shared_site.legacy_root, "other")
         record_session(conn, other, "s", seed=77)

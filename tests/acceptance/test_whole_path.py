@@ -1,4 +1,6 @@
-"""The main job from end to end: a dry run, the run it foretold, and what is then on disk, in the rows and in the reports."""
+"""The main job from end to end: a dry run, the run it foretold, and what is then on disk, in the rows and in
+the reports.
+"""
 
 import hashlib
 import json
@@ -37,7 +39,9 @@ ABOUT_THE_STORING = {
     "links",
 }
 BY_CHANCE = {"bytes_stored", "bytes_reused", "files"}
-"""Of several projects that share content, chance decides in a real run which of them is the first to store it."""
+"""Of several projects that share content, chance decides in a real run which of them is the first to store
+it.
+"""
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +51,13 @@ def story(_module_worker: None, module_site: Site) -> Story:
     return tell(module_site)
 
 
-# The dry run ----------------------------------------------------------------------------------------------------
+# The dry run ------------------------------------------------------------------------------------------------
 
 
 def assert_foretold(dry: Call, real: Call) -> None:
-    """A dry run said what then came of every project, and all totals; a failed project came to nothing in both."""
+    """A dry run said what then came of every project, and all totals; a failed project came to nothing in
+    both.
+    """
     assert dry.details.keys() == real.details.keys()
     for number, detail in real.details.items():
         foretold = dry.details[number]
@@ -95,7 +101,7 @@ def test_the_dry_run_changes_no_row_outside_the_ledger_and_makes_no_file(story: 
     assert story.rehearsed.legacy == story.before.legacy
 
 
-# The report -----------------------------------------------------------------------------------------------------
+# The report -------------------------------------------------------------------------------------------------
 
 
 def test_every_report_obeys_its_schema_and_adds_up(story: Story):
@@ -184,7 +190,7 @@ def test_collecting_after_the_broker_was_emptied_takes_everything_from_the_ledge
     assert story.collected[-1].report == story.real.report
 
 
-# The disk -------------------------------------------------------------------------------------------------------
+# The disk ---------------------------------------------------------------------------------------------------
 
 
 def test_legacy_directories_are_left_as_they_are(story: Story):
@@ -239,7 +245,7 @@ def test_nothing_but_trees_blobs_and_manifests_is_left_in_the_data_directory(sto
     }
 
 
-# The rows -------------------------------------------------------------------------------------------------------
+# The rows ---------------------------------------------------------------------------------------------------
 
 
 def test_projects_refer_to_their_dataset_and_keep_everything_else(story: Story):
@@ -413,7 +419,7 @@ def test_projects_of_equal_content_share_one_dataset(story: Story):
     )
 
 
-# A store that is not new ----------------------------------------------------------------------------------------
+# A store that is not new ------------------------------------------------------------------------------------
 
 
 def test_a_dry_run_predicts_what_is_reused_of_a_store_that_has_a_part_of_it(shared_site: Site):
@@ -456,7 +462,7 @@ def _make(site: Site, place: Path, **days: tuple[int, ...]) -> dict[str, int]:
     return {name: project.project_id for name, project in projects.items()}
 
 
-# Nothing to do --------------------------------------------------------------------------------------------------
+# Nothing to do ----------------------------------------------------------------------------------------------
 
 
 def test_a_second_run_finds_nothing_to_do_and_says_so(shared_site: Site):

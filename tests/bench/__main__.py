@@ -1,12 +1,12 @@
 """`python -m tests.bench`: the whole system against other tools on the same data in the same run, as ratios.
 
-Every run is timed until its result is durable, page cache warm, machine at rest for a moment, contenders in turn (A B C A B
-C …), and ratios are taken pair by pair. Nothing is deleted between timed runs: on a file system without a journal inodes
-are dear for minutes after thousands have been removed. For figures that count use an idle machine and, for many-files
-and tiny, a file system with a journal:
+Every run is timed until its result is durable, page cache warm, machine at rest for a moment, contenders in
+turn (A B C A B C …), and ratios are taken pair by pair. Nothing is deleted between timed runs: on a file
+system without a journal inodes are dear for minutes after thousands have been removed. For figures that count
+use an idle machine and, for many-files and tiny, a file system with a journal:
 
-    truncate -s 60G /var/tmp/bench.img && mkfs.ext4 -q /var/tmp/bench.img && mount -o loop /var/tmp/bench.img /mnt
-    python -m tests.bench --folder /mnt/bench
+    truncate -s 60G /var/tmp/bench.img && mkfs.ext4 -q /var/tmp/bench.img && mount -o loop /var/tmp/bench.img
+    /mnt python -m tests.bench --folder /mnt/bench
 """
 
 import argparse
@@ -35,7 +35,8 @@ from tests.bench.system import WORKERS, System
 
 RESULTS = Path("bench-results")
 
-# git-annex takes about a minute for ten thousand files, dvc starts anew for each project: not where files are many.
+# git-annex takes about a minute for ten thousand files, dvc starts anew for each project: not where files are
+# many.
 PEERS: dict[str, tuple[Peer, ...]] = {
     "large": (CP, NAIVE, DVC, GIT_ANNEX),
     "again": (B3SUM,),
@@ -110,7 +111,9 @@ class Bench:
         return []
 
     def run_all(self, system: System) -> list[str]:
-        """All corpora that were asked for; what went wrong, one line each. One that fails does not stop the others."""
+        """All corpora that were asked for; what went wrong, one line each. One that fails does not stop the
+        others.
+        """
         failed = []
         for name in self.options.only:
             begin = time.monotonic()
@@ -184,7 +187,8 @@ class Bench:
 
         def measure(corpus: Corpus, _out: Path, settle: Settle) -> Measured:
             for path in corpus.sizes:
-                # As files that nobody has seen before: what a store may remember of the last round does not help it.
+                # As files that nobody has seen before: what a store may remember of the last round does not
+                # help it.
                 os.utime(path)
             return system.migrate(corpus, data_dir, settle, emptied=False)
 
@@ -211,7 +215,9 @@ class Bench:
         time.sleep(self.options.settle)
 
     def _refuse_without_space(self, corpus: Corpus, contenders: int) -> None:
-        """Every run of every contender stays on the disk until the corpus is done; what is stored already comes once."""
+        """Every run of every contender stays on the disk until the corpus is done; what is stored already
+        comes once.
+        """
         kept = 2 if corpus.name == "again" else self.options.runs * contenders
         needed = corpus.total_bytes * kept * 1.2 + 1e9
         free = shutil.disk_usage(self.folder).free
@@ -219,7 +225,7 @@ class Bench:
             raise OSError(f"{self.folder} has {free / 1e9:.0f} GB free and may need {needed / 1e9:.0f} GB")
 
 
-# Arguments in, results out ----------------------------------------------------------------------------------------
+# Arguments in, results out ----------------------------------------------------------------------------------
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -1,7 +1,9 @@
-"""`python -m tests.bench.blocks`: ways to read, hash and write, side by side, as tables in Markdown for docs/performance.md.
+"""`python -m tests.bench.blocks`: ways to read, hash and write, side by side, as tables in Markdown for
+docs/performance.md.
 
-Sources are in the page cache; new data counts as written when it is durable. What each row does is its function below. Every
-row runs once a round, in an order of the round's own, after a moment of rest, into fresh files.
+Sources are in the page cache; new data counts as written when it is durable. What each row does is its
+function below. Every row runs once a round, in an order of the round's own, after a moment of rest, into
+fresh files.
 """
 
 import argparse
@@ -46,8 +48,9 @@ Step = Callable[[str, str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """One row: `step` on every file, so many files at a time. `synced`: a sync of everything ends it. `unlinks`: it
-    removes names, which makes new inodes dear for minutes on a file system without a journal; such rows run last.
+    """One row: `step` on every file, so many files at a time. `synced`: a sync of everything ends it.
+    `unlinks`: it removes names, which makes new inodes dear for minutes on a file system without a journal;
+    such rows run last.
     """
 
     name: str
@@ -65,7 +68,7 @@ class Taken:
     cpu_s: float
 
 
-# Reading and hashing ----------------------------------------------------------------------------------------------
+# Reading and hashing ----------------------------------------------------------------------------------------
 
 
 def read_only(source: str, _target: str) -> None:
@@ -117,7 +120,7 @@ def hash_naively(source: str, _target: str) -> None:
             digest.update(chunk)
 
 
-# New content, big files -------------------------------------------------------------------------------------------
+# New content, big files -------------------------------------------------------------------------------------
 
 Put = Callable[[int, memoryview, int], None]
 """Write a chunk at an offset of a descriptor."""
@@ -129,7 +132,9 @@ def put_plainly(target: int, chunk: memoryview, offset: int) -> None:
 
 
 def put_early(target: int, chunk: memoryview, offset: int, *, drop: bool = False) -> None:
-    """Write, and start the disk on every 8 MiB; with `drop`, wait for those before them and leave the cache."""
+    """Write, and start the disk on every 8 MiB; with `drop`, wait for those before them and leave the
+    cache.
+    """
     os.pwrite(target, chunk, offset)
     end = offset + len(chunk)
     if end // _WINDOW == offset // _WINDOW:
@@ -164,7 +169,9 @@ def hash_then_copy(source: str, target: str) -> None:
 def one_pass(
     source: str, target: str, *, put: Put, size: int = _USUAL, known_size: bool = False, count: bool = False
 ) -> None:
-    """Read, hash and write chunk by chunk; `known_size` lays the file's blocks out first, `count` counts rows."""
+    """Read, hash and write chunk by chunk; `known_size` lays the file's blocks out first, `count` counts
+    rows.
+    """
     digest, counter, offset = blake3.blake3(), RowCounter(), 0
     with _opened(source, target) as (reading, writing):
         if known_size:
@@ -204,7 +211,8 @@ def hash_beside_write(source: str, target: str) -> None:
     with _opened(source, target) as (reading, writing):
         writer = threading.Thread(target=write_all, args=(writing,))
         writer.start()
-        # The writer may give a buffer back while it is hashed here; only this thread would fill it again, and only after that.
+        # The writer may give a buffer back while it is hashed here; only this thread would fill it again, and
+        # only after that.
         while read := os.readv(reading, [buffer := empty.get()]):
             full.put((buffer, read))
             digest.update(buffer[:read])
@@ -212,7 +220,7 @@ def hash_beside_write(source: str, target: str) -> None:
         writer.join()
 
 
-# New content, small files -----------------------------------------------------------------------------------------
+# New content, small files -----------------------------------------------------------------------------------
 
 
 def small_hashed(source: str, _target: str) -> bytes:
@@ -248,7 +256,9 @@ def small_linked(source: str, target: str) -> None:
 
 
 def small_read_twice(source: str, target: str) -> None:
-    """Hash first, read and hash again into staging, link, remove the staged name: what a store does that trusts nothing."""
+    """Hash first, read and hash again into staging, link, remove the staged name: what a store does that
+    trusts nothing.
+    """
     small_hashed(source, target)
     small_linked(source, target)
 
@@ -286,7 +296,7 @@ def _make(target: str, content: bytes, *, flush: bool = False) -> None:
         os.close(writing)
 
 
-# What they share --------------------------------------------------------------------------------------------------
+# What they share --------------------------------------------------------------------------------------------
 
 
 _own = threading.local()
@@ -328,7 +338,7 @@ def _sync_file_range(descriptor: int, offset: int, length: int, flags: int) -> N
         raise OSError(number, os.strerror(number))
 
 
-# The tables -------------------------------------------------------------------------------------------------------
+# The tables -------------------------------------------------------------------------------------------------
 
 HASHING = (
     Block(name="read only, 256 KiB", step=read_only),
@@ -498,8 +508,8 @@ def _table(
 
 
 def _in_order(blocks: Sequence[Block], folder: Path, runs: int) -> Iterator[tuple[Block, Path]]:
-    """Every block once a round, and where to: the state that a row leaves memory and disk in may help or harm the next one,
-    so that is not always the same one.
+    """Every block once a round, and where to: the state that a row leaves memory and disk in may help or harm
+    the next one, so that is not always the same one.
     """
     for unlinks in (False, True):
         group = [block for block in blocks if block.unlinks == unlinks]

@@ -1,7 +1,8 @@
-"""The bench's corpora: legacy projects of numeric CSVs on disk, equal for equal sizes, and their rows in Label's tables.
+"""The bench's corpora: legacy projects of numeric CSVs on disk, equal for equal sizes, and their rows in
+Label's tables.
 
-Every file is a header, one line of its own, and lines out of one pool from a place of its own: made at the speed of the
-disk, and no two files are equal unless they have the same name and number.
+Every file is a header, one line of its own, and lines out of one pool from a place of its own: made at the
+speed of the disk, and no two files are equal unless they have the same name and number.
 """
 
 import json
@@ -31,7 +32,9 @@ _PREFIXES = {ACCELEROMETER: "accel", GYROSCOPE: "gyro", MAGNETOMETER: "mag"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class File:
-    """A file to make. Equal name and number are equal bytes; it is at most one line shorter than `about_bytes`."""
+    """A file to make. Equal name and number are equal bytes; it is at most one line shorter than
+    `about_bytes`.
+    """
 
     session: str
     name: str
@@ -99,7 +102,9 @@ class Corpus:
         mark.touch()
 
     def register(self, conn: Connection, batch: str) -> None:
-        """Insert the projects and their sessions as Label would; `batch` keeps the names of several calls apart."""
+        """Insert the projects and their sessions as Label would; `batch` keeps the names of several calls
+        apart.
+        """
         names = [f"{batch} {project.name}" for project in self.projects]
         paths = [f"{self.root}/{project.name}" for project in self.projects]
         conn.execute(
@@ -134,12 +139,12 @@ class Corpus:
         )
 
 
-# The corpora, at size 1 ------------------------------------------------------------------------------------------------
+# The corpora, at size 1 -------------------------------------------------------------------------------------
 
 
 def large(root: Path, size: float, name: str = "large") -> Corpus:
-    """96 big CSVs (3.4 GB at size 1), each content twice: 12 projects of new content, 8 that equal earlier ones, and 4
-    whose sessions come one each from four earlier ones.
+    """96 big CSVs (3.4 GB at size 1), each content twice: 12 projects of new content, 8 that equal earlier
+    ones, and 4 whose sessions come one each from four earlier ones.
     """
     numbers = [[4 * project + session for session in range(4)] for project in range(12)]
     numbers += numbers[:8]
@@ -166,8 +171,8 @@ def large(root: Path, size: float, name: str = "large") -> Corpus:
 
 
 def many_files(root: Path, size: float) -> Corpus:
-    """20 projects of 2,000 files of 4 to 40 KB at size 1, four a session, each content twice: 10 projects of new content,
-    5 that equal earlier ones, and 5 that share each session with one of five earlier ones.
+    """20 projects of 2,000 files of 4 to 40 KB at size 1, four a session, each content twice: 10 projects of
+    new content, 5 that equal earlier ones, and 5 that share each session with one of five earlier ones.
     """
     count = max(5, round(500 * size))
 
@@ -247,7 +252,7 @@ def _small_session(session: int, number: int, smallest: int, biggest: int) -> It
         yield File(session=f"s{session:04}", name=name, number=number, about_bytes=about)
 
 
-# Content ----------------------------------------------------------------------------------------------------------
+# Content ----------------------------------------------------------------------------------------------------
 
 
 def write(path: Path, file: File) -> None:

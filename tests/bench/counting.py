@@ -1,4 +1,6 @@
-"""Counts the statements that a worker's process asks. Loaded by the bench's workers alone, where that is wanted."""
+"""Counts the statements that a worker's process asks. Loaded by the bench's workers alone, where that is
+wanted.
+"""
 
 import mmap
 import os

@@ -1,4 +1,6 @@
-"""How the cost of a project, or of a file, grows with their number: each step a run of its own, with fresh rows and workers."""
+"""How the cost of a project, or of a file, grows with their number: each step a run of its own, with fresh
+rows and workers.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +15,9 @@ from tests.bench.measure import Measured, Settle
 from tests.bench.system import System
 
 _MOST_GROWTH = 1.5
-"""What one project, or file, may cost among many, if one among few costs 1: nothing is to grow faster than their number."""
+"""What one project, or file, may cost among many, if one among few costs 1: nothing is to grow faster than
+their number.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,6 @@
-"""The yardstick for reading alone, where b3sum is not installed: BLAKE3 of the files named on standard input, one process."""
+"""The yardstick for reading alone, where b3sum is not installed: BLAKE3 of the files named on standard input,
+one process.
+"""
 
 import mmap
 import sys

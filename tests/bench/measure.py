@@ -1,4 +1,6 @@
-"""What a run took: seconds, processor time, memory, bytes on disk; and what machine it was on. Knows no contender."""
+"""What a run took: seconds, processor time, memory, bytes on disk; and what machine it was on. Knows no
+contender.
+"""
 
 import os
 import platform
@@ -19,11 +21,12 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 class Measured:
     """One timed run. `seconds` lasts until everything is durable.
 
-    `cpu_s` is the processor time of the contender's own processes. `stored_bytes` are the bytes of all different inodes
-    that it left. `peak_mb` is the resident memory of its biggest process. `count` is how many things (projects,
-    tasks) it did. `flush_s`: how long a `sync` took *after* a run that was durable by itself; not part of `seconds`.
-    `collected_s`: when the producer's collector had all outcomes in hand. `servers_cpu_s` is the processor time of PostgreSQL
-    and Valkey, and `statements` how many the workers asked of the former, where that was counted.
+    `cpu_s` is the processor time of the contender's own processes. `stored_bytes` are the bytes of all
+    different inodes that it left. `peak_mb` is the resident memory of its biggest process. `count` is how
+    many things (projects, tasks) it did. `flush_s`: how long a `sync` took *after* a run that was durable by
+    itself; not part of `seconds`. `collected_s`: when the producer's collector had all outcomes in hand.
+    `servers_cpu_s` is the processor time of PostgreSQL and Valkey, and `statements` how many the workers
+    asked of the former, where that was counted.
     """
 
     seconds: float
@@ -38,7 +41,9 @@ class Measured:
 
 
 Settle = Callable[[], None]
-"""To be called between the preparation of a run and its timing: warms the page cache, flushes, lets the machine rest."""
+"""To be called between the preparation of a run and its timing: warms the page cache, flushes, lets the
+machine rest.
+"""
 
 
 def timed(start: Callable[[], Sequence[subprocess.Popen[bytes]]], *, spent_s: float = 0) -> Measured:
@@ -57,7 +62,7 @@ def _children_cpu_s() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-# Processes that go on after a run ---------------------------------------------------------------------------------
+# Processes that go on after a run ---------------------------------------------------------------------------
 
 
 def cpu_s(pids: Collection[int]) -> float:
@@ -78,7 +83,7 @@ def _peak_kib(pid: int) -> int:
     return next((int(line.split()[1]) for line in content.splitlines() if line.startswith("VmHWM:")), 0)
 
 
-# Disk -------------------------------------------------------------------------------------------------------------
+# Disk -------------------------------------------------------------------------------------------------------
 
 
 def bytes_below(folder: Path) -> int:

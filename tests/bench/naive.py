@@ -1,7 +1,9 @@
-"""The yardstick for a tool without a plan: hash a project's directory, hash it again, copy it, one after the other.
+"""The yardstick for a tool without a plan: hash a project's directory, hash it again, copy it, one after the
+other.
 
-Like the reference tool (every byte is read three times, in 4 KiB steps): the hash is SHA-256 over
-sorted paths and contents; a project whose hash is known is not copied. No database, which makes it faster than that tool.
+Like the reference tool (every byte is read three times, in 4 KiB steps): the hash is SHA-256 over sorted
+paths and contents; a project whose hash is known is not copied. No database, which makes it faster than that
+tool.
 """
 
 import hashlib

@@ -1,4 +1,6 @@
-"""A Celery task that does nothing: what a message costs with our settings. Loaded by the bench's workers alone."""
+"""A Celery task that does nothing: what a message costs with our settings. Loaded by the bench's workers
+alone.
+"""
 
 from celery import shared_task
 

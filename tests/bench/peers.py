@@ -38,7 +38,7 @@ def available(peers: Sequence[Peer], say: Callable[[str], None]) -> list[Peer]:
     return found
 
 
-# Copying ----------------------------------------------------------------------------------------------------------
+# Copying ----------------------------------------------------------------------------------------------------
 
 
 def _cp(corpus: Corpus, out: Path, settle: Settle) -> Measured:
@@ -54,7 +54,8 @@ def _naive(corpus: Corpus, out: Path, settle: Settle) -> Measured:
     return replace(measured, stored_bytes=bytes_below(out))
 
 
-# Content-addressed stores: they take files over in place, so each gets a copy that is not timed, its best case -----
+# Content-addressed stores: they take files over in place, so each gets a copy that is not timed, its best
+# case -----
 
 
 def _dvc(corpus: Corpus, out: Path, settle: Settle) -> Measured:
@@ -88,7 +89,7 @@ def _git_annex(corpus: Corpus, out: Path, settle: Settle) -> Measured:
     return replace(measured, stored_bytes=bytes_below(out))
 
 
-# Reading alone ----------------------------------------------------------------------------------------------------
+# Reading alone ----------------------------------------------------------------------------------------------
 
 
 def _b3sum(corpus: Corpus, _out: Path, settle: Settle) -> Measured:
@@ -116,7 +117,7 @@ def _halves(sizes: Mapping[str, int]) -> list[list[str]]:
     return [names for _, names in shares if names]
 
 
-# Processes --------------------------------------------------------------------------------------------------------
+# Processes --------------------------------------------------------------------------------------------------
 
 
 def _start(

@@ -1,4 +1,6 @@
-"""What an operator waits for, phase by phase: very many tiny projects, by the program's own commands, beside tasks that do nothing."""
+"""What an operator waits for, phase by phase: very many tiny projects, by the program's own commands, beside
+tasks that do nothing.
+"""
 
 import json
 import subprocess
@@ -18,7 +20,8 @@ from tests.bench.system import System, await_end
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Phases:
-    """Seconds of `producer enqueue`, from its end to the last outcome, and of `producer collect`, which writes the report.
+    """Seconds of `producer enqueue`, from its end to the last outcome, and of `producer collect`, which
+    writes the report.
 
     `noops` is as many tasks that do nothing, sent and done in the same run of the bench.
     """

@@ -1,4 +1,6 @@
-"""Results as one SVG, drawn by hand: bars for contenders, a dot for each run, lines for growth. Measures nothing."""
+"""Results as one SVG, drawn by hand: bars for contenders, a dot for each run, lines for growth. Measures
+nothing.
+"""
 
 from collections.abc import Iterator, Sequence
 from html import escape
@@ -25,7 +27,9 @@ _STYLE = """
 
 
 def svg(contests: Sequence[Contest], title: str, note: str) -> str:
-    """One chart below the other, each with a scale of its own that begins at zero: ratios can be seen, seconds read."""
+    """One chart below the other, each with a scale of its own that begins at zero: ratios can be seen,
+    seconds read.
+    """
     parts: list[str] = []
     y = _TOP
     for contest in contests:
@@ -36,7 +40,9 @@ def svg(contests: Sequence[Contest], title: str, note: str) -> str:
 
 
 def growth_svg(steps: Sequence[Step], title: str, note: str) -> str:
-    """Processor time for one thing over their number (logarithmic), from zero: what does not grow is level."""
+    """Processor time for one thing over their number (logarithmic), from zero: what does not grow is
+    level.
+    """
     parts: list[str] = []
     y = _TOP
     for _, of_kind in groupby(steps, key=lambda step: step.kind):

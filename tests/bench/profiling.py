@@ -1,4 +1,6 @@
-"""Where the time of a migration goes: one corpus in this process, job after job, under cProfile. Knows no worker."""
+"""Where the time of a migration goes: one corpus in this process, job after job, under cProfile. Knows no
+worker.
+"""
 
 import cProfile
 import os

@@ -1,4 +1,6 @@
-"""The migrator as an operator runs it: PostgreSQL, Valkey and two workers, timed from `enqueue` to the last outcome."""
+"""The migrator as an operator runs it: PostgreSQL, Valkey and two workers, timed from `enqueue` to the last
+outcome.
+"""
 
 import itertools
 import json
@@ -37,7 +39,9 @@ _STAYS = ("schema_steps", "migration_state_arrows")
 
 
 class System:
-    """A running stack that migrates one corpus after another, each time with fresh rows, store and workers."""
+    """A running stack that migrates one corpus after another, each time with fresh rows, store and
+    workers.
+    """
 
     def __init__(self, servers: Stack, folder: Path, corpora: Path) -> None:
         self._servers = servers
@@ -57,7 +61,8 @@ class System:
     def migrate(
         self, corpus: Corpus, data_dir: Path, settle: Settle, *, emptied: bool = True, counted: bool = False
     ) -> Measured:
-        """Migrate a corpus into the store of `data_dir`. Unless `emptied`, rows and results of earlier runs stay.
+        """Migrate a corpus into the store of `data_dir`. Unless `emptied`, rows and results of earlier runs
+        stay.
 
         `counted`: count the workers' statements, too, which costs them a little.
         """
@@ -112,7 +117,9 @@ class System:
 
     @contextmanager
     def ready(self, corpus: Corpus, data_dir: Path) -> Iterator[tuple[Engine, set[int], dict[str, str]]]:
-        """Only the rows of a corpus, and warm workers; gives their processes' ids and the environment of a producer."""
+        """Only the rows of a corpus, and warm workers; gives their processes' ids and the environment of a
+        producer.
+        """
         self._empty()
         with self._database(data_dir) as (settings, engine), self.workers(data_dir) as pids:
             self._warm(settings, engine)
@@ -127,7 +134,7 @@ class System:
             self._register(engine, corpus)
             yield settings, engine
 
-    # The surroundings -----------------------------------------------------------------------------------------------
+    # The surroundings ---------------------------------------------------------------------------------------
 
     @contextmanager
     def workers(self, data_dir: Path, *, counted: bool = False) -> Iterator[set[int]]:
@@ -139,8 +146,8 @@ class System:
             **self._servers.env,
             "DATA_DIR": str(data_dir),
             "LEGACY_ROOTS": str(self._corpora),
-            # Celery's command line takes any option from the environment, so this is `worker --include tests.bench.noop`:
-            # nothing of the program has to know the bench's task.
+            # Celery's command line takes any option from the environment, so this is `worker --include
+            # tests.bench.noop`: nothing of the program has to know the bench's task.
             "CELERY_WORKER_INCLUDE": f"{noop.__name__},{counting.__name__}" if counted else noop.__name__,
             counting.FOLDER: str(self._counts),
         }
@@ -166,7 +173,9 @@ class System:
 
     @contextmanager
     def settings(self, data_dir: Path) -> Iterator[Settings]:
-        """The settings of a producer that uses this system; the environment is as that producer's meanwhile."""
+        """The settings of a producer that uses this system; the environment is as that producer's
+        meanwhile.
+        """
         variables = {**self._servers.env, "DATA_DIR": str(data_dir), "LEGACY_ROOTS": str(self._corpora)}
         before = dict(os.environ)
         os.environ.update(variables)
@@ -189,7 +198,9 @@ class System:
                 client.flushdb()
 
     def _warm(self, settings: Settings, engine: Engine) -> None:
-        """Let both workers do a few projects, so that nothing that happens once a process happens in the timed part."""
+        """Let both workers do a few projects, so that nothing that happens once a process happens in the
+        timed part.
+        """
         self._warm_up.make()
         self._register(engine, self._warm_up)
         run_id = enqueue(settings, engine, dry_run=False).run_id

@@ -71,7 +71,9 @@ def prefer(page: Chrome, scheme: str, *, media: str = "screen") -> None:
 
 
 def printed(page: Chrome) -> bytes:
-    """The page as PDF. Not by the driver's own command, which gives up after ten seconds on a busy machine."""
+    """The page as PDF. Not by the driver's own command, which gives up after ten seconds on a busy
+    machine.
+    """
     return base64.b64decode(page.execute_cdp_cmd("Page.printToPDF", {})["data"])
 
 

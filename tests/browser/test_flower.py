@@ -1,4 +1,6 @@
-"""Flower as people see it: closed to strangers, and each task named by its project, with what became of it."""
+"""Flower as people see it: closed to strangers, and each task named by its project, with what became of
+it.
+"""
 
 import base64
 import http.client

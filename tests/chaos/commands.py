@@ -49,7 +49,7 @@ class Operator:
         self._collector: Process | None = None
         self._producers: list[Process] = []
 
-    # Opening runs ---------------------------------------------------------------------------------------------------
+    # Opening runs -------------------------------------------------------------------------------------------
 
     def open(self, verb: Verb) -> uuid.UUID:
         """Open a run over all projects that the verb concerns."""
@@ -127,7 +127,7 @@ class Operator:
                     raise
             self.tick()
 
-    # The reins --------------------------------------------------------------------------------------------------------
+    # The reins ----------------------------------------------------------------------------------------------
 
     def rein(self, verb: str, run_id: uuid.UUID) -> bool:
         """Pause, resume, cancel or retry a run; False when it has ended before."""
@@ -168,7 +168,7 @@ class Operator:
             )
             return len(ended.all())
 
-    # Collecting -------------------------------------------------------------------------------------------------------
+    # Collecting ---------------------------------------------------------------------------------------------
 
     def start_collector(self, run_id: uuid.UUID) -> None:
         """Begin to follow a run."""
@@ -197,7 +197,7 @@ class Operator:
             raise CommandError(f"{process.name} ended with {code}, {document}: {_tail(process.log)}")
         return self._folder / str(document["report_path"])
 
-    # Processes --------------------------------------------------------------------------------------------------------
+    # Processes ----------------------------------------------------------------------------------------------
 
     def _start(self, *arguments: str) -> Process:
         name = f"producer{next(self._numbers)}-{arguments[0]}"

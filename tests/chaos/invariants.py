@@ -63,7 +63,7 @@ def trees_of_nobody(engine: Engine, estate: Estate) -> list[str]:
     return sorted(set(os.listdir(trees)) - known) if trees.exists() else []
 
 
-# Rows -----------------------------------------------------------------------------------------------------------------
+# Rows -------------------------------------------------------------------------------------------------------
 
 
 def _wrong_projects(tables: Tables, estate: Estate) -> Iterator[str]:
@@ -231,7 +231,7 @@ def _differing(what: str, found: Row, expected: Row) -> Iterator[str]:
             yield f"{what} has {column} = {found.get(column)!r}, not {expected.get(column)!r}"
 
 
-# Files ----------------------------------------------------------------------------------------------------------------
+# Files ------------------------------------------------------------------------------------------------------
 
 
 def _wrong_legacy_trees(estate: Estate) -> Iterator[str]:
@@ -335,7 +335,7 @@ def _wrong_blobs(estate: Estate) -> Iterator[str]:
             yield f"{folder} is not empty: {leftover} {inside}"
 
 
-# Runs -----------------------------------------------------------------------------------------------------------------
+# Runs -------------------------------------------------------------------------------------------------------
 
 
 def wrong_runs(conn: Connection) -> list[str]:

@@ -158,7 +158,7 @@ class Nemesis:
             )
         )
 
-    # Workers --------------------------------------------------------------------------------------------------------
+    # Workers ------------------------------------------------------------------------------------------------
 
     def _victim(self, fault: Fault) -> Worker | None:
         awake = [one for one in self._workers.alive if not one.asleep]
@@ -210,7 +210,7 @@ class Nemesis:
     def _start_worker(self) -> None:
         self._workers.start()
 
-    # Servers --------------------------------------------------------------------------------------------------------
+    # Servers ------------------------------------------------------------------------------------------------
 
     def _empty_redis(self, fault: Fault) -> None:
         if not self._servers.redis_is_up:
@@ -244,7 +244,7 @@ class Nemesis:
         self._servers.crash_postgres()
         return self.later(fault.lasts_s, self._servers.start_postgres)
 
-    # People and operators -------------------------------------------------------------------------------------------
+    # People and operators -----------------------------------------------------------------------------------
 
     def _kill_collector(self, fault: Fault) -> None:
         if self._operator.kill_collector():

@@ -67,7 +67,9 @@ class Flaw(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionPlan:
-    """One session directory: a recording of so many rows, cut before some of them, and what lies beside it."""
+    """One session directory: a recording of so many rows, cut before some of them, and what lies beside
+    it.
+    """
 
     name: str
     rows: int

@@ -193,7 +193,7 @@ class Schedule:
         except Exception:  # noqa: BLE001 - whatever it is, the schedule has failed, and says why
             return [traceback.format_exc(limit=-8)]
 
-    # What happens ---------------------------------------------------------------------------------------------------
+    # What happens -------------------------------------------------------------------------------------------
 
     def _run(self, verb: Verb, faults: tuple[Fault, ...]) -> None:
         """One run in the storm, until everything that it led to has settled."""
@@ -278,7 +278,7 @@ class Schedule:
             )
         return not open_rows
 
-    # What must hold ---------------------------------------------------------------------------------------------------
+    # What must hold -----------------------------------------------------------------------------------------
 
     def _look(self, *, migrated: bool) -> list[str]:
         sound = self.estate.directories.keys()

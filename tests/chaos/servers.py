@@ -1,4 +1,6 @@
-"""A PostgreSQL and a Valkey that may be killed and come back at the same address. Knows no table and no task."""
+"""A PostgreSQL and a Valkey that may be killed and come back at the same address. Knows no table and no
+task.
+"""
 
 import secrets
 import signal
@@ -51,7 +53,9 @@ class _Server:
 
 
 class Servers:
-    """The servers of one series of schedules. Each schedule has a database of its own and an emptied Valkey."""
+    """The servers of one series of schedules. Each schedule has a database of its own and an emptied
+    Valkey.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -107,7 +111,9 @@ class Servers:
             )
 
     def crash_postgres(self) -> None:
-        """An immediate shutdown: every connection breaks, and it recovers from its log when it starts again."""
+        """An immediate shutdown: every connection breaks, and it recovers from its log when it starts
+        again.
+        """
         self._postgres.kill(signal.SIGQUIT)
 
     def start_postgres(self) -> None:

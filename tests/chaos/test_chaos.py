@@ -60,7 +60,7 @@ def test_the_ten_schedules_have_every_kind_of_fault_and_of_ending():
     assert {plan.ending for plan in plans} == set(Ending)
 
 
-# Whoever looks must see something ---------------------------------------------------------------------------------
+# Whoever looks must see something ---------------------------------------------------------------------------
 
 
 def _blob(estate: Estate) -> Path:

@@ -1,6 +1,8 @@
-"""`python -m tests.compose`: builds the image and plays the operator's story by Compose, from nothing and back to nothing.
+"""`python -m tests.compose`: builds the image and plays the operator's story by Compose, from nothing and
+back to nothing.
 
-It needs a Docker engine on this machine, which may be any user's who may send signals to the containers' processes.
+It needs a Docker engine on this machine, which may be any user's who may send signals to the containers'
+processes.
 """
 
 import argparse

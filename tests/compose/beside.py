@@ -60,7 +60,8 @@ def _command(installation: Installation) -> list[str]:
     ]
     if os.geteuid() != 0:
         return celery
-    # As the containers' user, whose the store's files are; but an environment below root's home is closed to that one.
+    # As the containers' user, whose the store's files are; but an environment below root's home is closed to
+    # that one.
     user = installation.identity
     return [
         "setpriv",

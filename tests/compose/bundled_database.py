@@ -1,4 +1,6 @@
-"""The bundled database as an operator gets it going: restored, backed up, used by a role of its own, upgraded. Knows no run."""
+"""The bundled database as an operator gets it going: restored, backed up, used by a role of its own,
+upgraded. Knows no run.
+"""
 
 from tests.compose.installation import Installation
 
@@ -43,7 +45,9 @@ def check_backup_and_restore(installation: Installation) -> None:
 
 
 def check_upgrade(installation: Installation) -> None:
-    """Tables that a new version brings are made by their owner; the role that workers use has rights on them at once."""
+    """Tables that a new version brings are made by their owner; the role that workers use has rights on them
+    at once.
+    """
     owner = installation.psql("--tuples-only", "--no-align", "--command", "select current_user").strip()
     with installation.engine() as engine, engine.begin() as conn:
         conn.exec_driver_sql(f"drop table {_OF_AN_UPGRADE}")

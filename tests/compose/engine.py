@@ -1,4 +1,6 @@
-"""The Docker engine, asked by its command line: one Compose project and its containers. Knows nothing of Label and no run."""
+"""The Docker engine, asked by its command line: one Compose project and its containers. Knows nothing of
+Label and no run.
+"""
 
 import json
 import os
@@ -79,7 +81,9 @@ class Container:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Composed:
-    """The checkout's `docker-compose.yml` as a Compose project of the name, with one more file and variables of its own."""
+    """The checkout's `docker-compose.yml` as a Compose project of the name, with one more file and variables
+    of its own.
+    """
 
     name: str
     override: Path
@@ -88,7 +92,9 @@ class Composed:
     def __call__(
         self, *words: str, within_s: float = 300, exit_code: int = 0, stdin: str | None = None
     ) -> str:
-        """What `docker compose WORDS` prints. Raises `EngineError` if it ends otherwise than with `exit_code`."""
+        """What `docker compose WORDS` prints. Raises `EngineError` if it ends otherwise than with
+        `exit_code`.
+        """
         command, env = self._command(*words)
         return _ended(command, env, within_s, exit_code, stdin).stdout
 
@@ -103,7 +109,8 @@ class Composed:
             *(f"--project-directory={CHECKOUT}", f"--env-file={self.env_file}"),
             *(f"--file={CHECKOUT / 'docker-compose.yml'}", f"--file={self.override}", *words),
         ]
-        # The environment is stronger than the file: what is set for an installation of somebody's own is none of ours.
+        # The environment is stronger than the file: what is set for an installation of somebody's own is none
+        # of ours.
         foreign = documented()
         env = {
             name: value

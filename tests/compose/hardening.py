@@ -1,4 +1,6 @@
-"""What must be true of every running container: little it may do, nothing secret to be seen, nobody reached without need."""
+"""What must be true of every running container: little it may do, nothing secret to be seen, nobody reached
+without need.
+"""
 
 from collections.abc import Iterator
 

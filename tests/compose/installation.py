@@ -1,4 +1,6 @@
-"""An installation from nothing: folders, passwords, ports, and the Compose project that uses them. Knows no run."""
+"""An installation from nothing: folders, passwords, ports, and the Compose project that uses them. Knows no
+run.
+"""
 
 import json
 import os
@@ -92,8 +94,8 @@ def image_bytes() -> int:
 def installation(*, in_data_dir: bool = False, **variables: str) -> Iterator[Installation]:
     """Make an installation whose workers do one job at a time; with the block it is gone, volumes included.
 
-    `in_data_dir`: legacy projects lie in DATA_DIR itself, where Label makes them, and there is no LEGACY_DIR. `variables` are
-    added to those of `.env`.
+    `in_data_dir`: legacy projects lie in DATA_DIR itself, where Label makes them, and there is no LEGACY_DIR.
+    `variables` are added to those of `.env`.
     """
     # Not below a folder that is closed to the containers' user.
     folder = Path(tempfile.mkdtemp(prefix="label-compose-"))
@@ -162,14 +164,18 @@ def _made(folder: Path, added: Mapping[str, str]) -> Installation:
 
 
 def _identity() -> Identity:
-    """Who containers run as: the user who runs this test, so that a worker beside them is the same; for root the image's own."""
+    """Who containers run as: the user who runs this test, so that a worker beside them is the same; for root
+    the image's own.
+    """
     if os.geteuid() == 0:
         return _OF_THE_IMAGE
     return Identity(uid=os.geteuid(), gid=os.getegid(), extra_groups=tuple(os.getgroups()))
 
 
 def _published(ports: dict[str, tuple[int, int]]) -> dict[str, object]:
-    """A Compose file that lets this machine reach services; on loopback, and by a network of their own, as theirs is internal."""
+    """A Compose file that lets this machine reach services; on loopback, and by a network of their own, as
+    theirs is internal.
+    """
     return {
         "services": {
             service: {"ports": [f"{LOOPBACK}:{outside}:{inside}"], "networks": ["published"]}

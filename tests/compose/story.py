@@ -1,4 +1,6 @@
-"""The operator's story by Compose: rehearse, migrate with four workers and one outside, lose one, verify, roll back."""
+"""The operator's story by Compose: rehearse, migrate with four workers and one outside, lose one, verify,
+roll back.
+"""
 
 import json
 import os
@@ -29,7 +31,9 @@ _SLOW = "500K"
 """Bytes a second for all workers together: each holds a job long enough to be found with it."""
 
 _SOUND, _UNSOUND, _DATASETS = 12, 3, 9
-"""Of the demo's estate: projects that can be migrated, those that cannot, and the different contents of the first."""
+"""Of the demo's estate: projects that can be migrated, those that cannot, and the different contents of the
+first.
+"""
 
 _SOME_FAILED = 3
 

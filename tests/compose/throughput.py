@@ -1,4 +1,6 @@
-"""How much faster more workers are on one estate: each number of them with an installation of its own. What counts are ratios."""
+"""How much faster more workers are on one estate: each number of them with an installation of its own. What
+counts are ratios.
+"""
 
 import json
 import os
@@ -19,8 +21,9 @@ Say = Callable[[str], None]
 def measure(*, megabytes: int, say: Say) -> None:
     """Migrate the same estate with each number of workers, and say how they compare.
 
-    Each worker has one job and one thread, a core at most. Once they share what this machine has, once each reads no faster
-    than from a disk or over a link of its own: that is what workers on several machines are like.
+    Each worker has one job and one thread, a core at most. Once they share what this machine has, once each
+    reads no faster than from a disk or over a link of its own: that is what workers on several machines are
+    like.
     """
     cores = len(os.sched_getaffinity(0))
     _compare(f"as fast as {cores} cores and one disk can", "", megabytes, say)

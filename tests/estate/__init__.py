@@ -1,8 +1,8 @@
 """Legacy estates for tests: the rows and files that years of Label leave behind, in every form they take.
 
-`files` writes session directories, `rows` inserts what Label inserts, `forms` builds one estate that holds everything,
-`compare` tells whether rows, trees and readings are still what they were. Knows nothing of the migrator but how a
-session is read.
+`files` writes session directories, `rows` inserts what Label inserts, `forms` builds one estate that holds
+everything, `compare` tells whether rows, trees and readings are still what they were. Knows nothing of the
+migrator but how a session is read.
 """
 
 from tests.estate.compare import Entry, Reading, differences, dump, readings, session_row, snapshot_tree

@@ -25,7 +25,9 @@ Reading = pd.DataFrame | None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One entry of a tree. `content` is a file's SHA-256, a link's target, or empty; directories have size 0."""
+    """One entry of a tree. `content` is a file's SHA-256, a link's target, or empty; directories have size
+    0.
+    """
 
     kind: str
     mode: int
@@ -54,7 +56,9 @@ def _dump_table(conn: Connection, table: str) -> list[dict[str, Any]]:
 
 
 def snapshot_tree(path: Path | bytes) -> dict[bytes, Entry]:
-    """Every entry at and below `path` by its relative name in bytes (`.` is `path` itself); links are not followed."""
+    """Every entry at and below `path` by its relative name in bytes (`.` is `path` itself); links are not
+    followed.
+    """
     root = os.fsencode(path)
     entries = {b".": _entry(root)}
     pending = [b""]

@@ -50,10 +50,11 @@ def write_recording(
     final_newline: bool = True,
     blank_lines: Collection[int] = (),
 ) -> Recording:
-    """Write a session directory's accelerometer_data.csv (and gyroscope_data.csv), making the directory if need be.
+    """Write a session directory's accelerometer_data.csv (and gyroscope_data.csv), making the directory if
+    need be.
 
-    A gap lies before each data row in `gaps`; a blank line stands before each data row in `blank_lines`. Equal
-    arguments give equal bytes.
+    A gap lies before each data row in `gaps`; a blank line stands before each data row in `blank_lines`.
+    Equal arguments give equal bytes.
     """
     directory.mkdir(parents=True, exist_ok=True)
     times = _times(rows, seed, form, gaps)

@@ -125,10 +125,10 @@ _ODD_NAMES = {
 class Estate:
     """What `every_form` built.
 
-    `failing` names the error that ends a migration of the project. `skipped` have no path. `untouched` are based on datasets
-    already and must never change. All others migrate. `equal` are groups of projects with the same content, which must
-    end up with one dataset. `unmoved` are sessions of migrating projects whose rows stay as they are: their
-    directory is missing, or their parent path is not for the migrator to judge.
+    `failing` names the error that ends a migration of the project. `skipped` have no path. `untouched` are
+    based on datasets already and must never change. All others migrate. `equal` are groups of projects with
+    the same content, which must end up with one dataset. `unmoved` are sessions of migrating projects whose
+    rows stay as they are: their directory is missing, or their parent path is not for the migrator to judge.
     """
 
     root: Path
@@ -155,8 +155,9 @@ def every_form(
 ) -> Estate:
     """Build projects in every form below `root`, which must exist and be an allowed root.
 
-    `data_dir` is Label's data directory (default: `root`); a dataset that was there before goes into it. `outside` is a
-    directory in no allowed root (default: made beside `root`). Another seed gives other recordings.
+    `data_dir` is Label's data directory (default: `root`); a dataset that was there before goes into it.
+    `outside` is a directory in no allowed root (default: made beside `root`). Another seed gives other
+    recordings.
     """
     data_dir = data_dir or root
     outside = outside or root.parent / f"{root.name}.outside"
@@ -207,7 +208,7 @@ class _Builder:
             )
             self.estate.sessions[key] = dict(rows.all())
 
-    # Small steps ------------------------------------------------------------------------------------------------
+    # Small steps --------------------------------------------------------------------------------------------
 
     def project(
         self, key: str, name: str | None = None, *, fails: type[MigratorError] | None = None, **columns: Any
@@ -239,7 +240,7 @@ class _Builder:
         assert project.directory is not None
         return project.directory / name
 
-    # Recordings and splits --------------------------------------------------------------------------------------
+    # Recordings and splits ----------------------------------------------------------------------------------
 
     def headers(self) -> None:
         recorded = self.project("recorded", project_type=None)
@@ -258,7 +259,8 @@ class _Builder:
         project = self.project("auto_split")
         assert project.directory is not None
         for day, gaps in ((1, [30, 70]), (2, []), (3, [1])):
-            # The second has one child for the whole file: its only gap came right before the last row, since cut off.
+            # The second has one child for the whole file: its only gap came right before the last row, since
+            # cut off.
             self.seed += 1
             recording = write_recording(
                 project.directory / DAY.format(day), rows=100, seed=self.seed, form=Form.GAPPED, gaps=gaps
@@ -326,7 +328,7 @@ class _Builder:
         for name in ("A", "a"):
             self.session(project, name)
 
-    # Labels, bouts, states --------------------------------------------------------------------------------------
+    # Labels, bouts, states ----------------------------------------------------------------------------------
 
     def labels(self) -> None:
         project = self.project("labels", labelings=_LABELINGS[1])
@@ -357,7 +359,7 @@ class _Builder:
         for number, (key, config) in enumerate(_CONFIGS.items()):
             self.simple(key, analysis_config=config, labelings=_LABELINGS[number])
 
-    # Paths and shared content -----------------------------------------------------------------------------------
+    # Paths and shared content -------------------------------------------------------------------------------
 
     def paths(self) -> None:
         for key, spelling in (
@@ -420,7 +422,7 @@ class _Builder:
         self.directory_of(hollow, "empty").mkdir()
         self.seed += 10
 
-    # Sessions and files that are not what they should be --------------------------------------------------------
+    # Sessions and files that are not what they should be ----------------------------------------------------
 
     def odd_sessions(self) -> None:
         missing = self.simple("missing_session")
@@ -550,7 +552,7 @@ class _Builder:
         for key, name in _ODD_NAMES.items():
             self.simple(f"name_{key}", name=name)
 
-    # Projects that stay as they are -----------------------------------------------------------------------------
+    # Projects that stay as they are -------------------------------------------------------------------------
 
     def no_path(self) -> None:
         for key, path in (("path_null", None), ("path_empty", "")):

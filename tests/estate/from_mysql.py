@@ -1,4 +1,6 @@
-"""A Label database as a conversion of a MySQL one leaves it: native enums, `json`, 64-bit keys, limited texts, its own schema."""
+"""A Label database as a conversion of a MySQL one leaves it: native enums, `json`, 64-bit keys, limited
+texts, its own schema.
+"""
 
 from sqlalchemy import Engine, text
 
@@ -57,7 +59,9 @@ _LEDGER = (
 
 
 def convert_database(engine: Engine, *, apply: bool = True) -> None:
-    """Turn a database with all tables and no rows into one of this kind, found by its `search_path`; then apply the schema."""
+    """Turn a database with all tables and no rows into one of this kind, found by its `search_path`; then
+    apply the schema.
+    """
     with engine.begin() as conn:
         conn.execute(text(f"drop table {', '.join(_LEDGER)} cascade"))
         conn.exec_driver_sql(_STATEMENTS, execution_options={"no_parameters": True})

@@ -1,8 +1,9 @@
 """Inserting what Label inserts: participants, projects, sessions, splits, models, datasets. Commits nothing.
 
-Every function takes a connection inside the caller's transaction, as from `with engine.begin() as connection:`.
-A JSON column takes any Python value; None is SQL's NULL, `JSON_NULL` is the JSON value null, a `str` becomes a JSON string
-(so that a dumped list is the double-encoded form), and `RawJson` is text that goes in as it is.
+Every function takes a connection inside the caller's transaction, as from `with engine.begin() as
+connection:`. A JSON column takes any Python value; None is SQL's NULL, `JSON_NULL` is the JSON value null, a
+`str` becomes a JSON string (so that a dumped list is the double-encoded form), and `RawJson` is text that
+goes in as it is.
 """
 
 import json
@@ -33,7 +34,9 @@ JSON_NULL = RawJson("null")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Project:
-    """A made project. `path` is the text of its row, `directory` where its files are; either may be absent."""
+    """A made project. `path` is the text of its row, `directory` where its files are; either may be
+    absent.
+    """
 
     project_id: int
     name: str
@@ -68,7 +71,8 @@ def make_project(
     path: Any = _MADE_HERE,
     **columns: Any,
 ) -> Project:
-    """Insert a legacy project and make its directory below `root`, named as Label names it or as `directory` says.
+    """Insert a legacy project and make its directory below `root`, named as Label names it or as `directory`
+    says.
 
     `path` puts another text (or None) into the row and makes no directory. `columns` are further columns of
     `projects`, such as project_type, analysis_config and labelings.
@@ -142,7 +146,8 @@ def record_session(
 def split_on_upload(
     conn: Connection, project: Project, name: str, recording: Recording
 ) -> tuple[int, list[int]]:
-    """Insert the rows that an upload with gaps makes: a hidden parent and one child a segment (label contract, section 5).
+    """Insert the rows that an upload with gaps makes: a hidden parent and one child a segment (label
+    contract, section 5).
 
     Returns the parent's id and the children's.
     """
@@ -167,10 +172,11 @@ def split_on_upload(
 
 
 def split_session(conn: Connection, session_id: int, cuts: Sequence[int], data_dir: Path) -> list[int]:
-    """Split a session as a person does in Label, before each of its rows in `cuts`; return the children's ids.
+    """Split a session as a person does in Label, before each of its rows in `cuts`; return the children's
+    ids.
 
-    Offsets are absolute in the root file. A session with a parent path but without offsets has children without
-    offsets. Children inherit `keep`, the verified flags, and the bouts that begin in them.
+    Offsets are absolute in the root file. A session with a parent path but without offsets has children
+    without offsets. Children inherit `keep`, the verified flags, and the bouts that begin in them.
     """
     row = session_row(conn, session_id)
     times = read(row, Reader.SPLIT, data_dir)["ns_since_reboot"]

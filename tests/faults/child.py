@@ -102,7 +102,7 @@ def children(site: Site, library: Path) -> Iterator[Children]:
         yield Children(site, processes)
 
 
-# In a child -----------------------------------------------------------------------------------------------------------
+# In a child -------------------------------------------------------------------------------------------------
 
 
 def obey(asked: dict[str, Any]) -> None:

@@ -1,4 +1,6 @@
-"""Migrations that are told again and again, each time from the same beginning, and disturbed at another call."""
+"""Migrations that are told again and again, each time from the same beginning, and disturbed at another
+call.
+"""
 
 import re
 from collections.abc import Callable, Iterable
@@ -120,7 +122,9 @@ class Copying(Story):
 
 
 def first_of_each_kind(calls: Iterable[Call]) -> list[int]:
-    """Of calls that differ in digests, numbers and names of sessions only, the first; none that fails anyhow."""
+    """Of calls that differ in digests, numbers and names of sessions only, the first; none that fails
+    anyhow.
+    """
     kinds: dict[tuple[str, str, str], int] = {}
     for call in calls:
         if call.result != -1:

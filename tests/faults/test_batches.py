@@ -68,7 +68,7 @@ def written_by(end: End) -> int:
     )
 
 
-# Killed ---------------------------------------------------------------------------------------------------------
+# Killed -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("were_met_before", [False, True], ids=["stored while hashed", "copied"])
@@ -115,7 +115,7 @@ def test_every_batch_is_durable_before_its_names(site: Site, watched: Children):
     check_order(site, end)
 
 
-# Stopped --------------------------------------------------------------------------------------------------------
+# Stopped ----------------------------------------------------------------------------------------------------
 
 
 def stop_after(chunks: int) -> Callable[[int], None]:

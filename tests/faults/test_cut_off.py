@@ -84,7 +84,9 @@ def _moved(path: str, call: Call) -> str:
 def test_a_store_step_that_is_cut_off_is_ended_by_the_next_run(
     site: Site, tools: Tools, watched: Children, story: Callable[[Site, Tools, Children], Story]
 ):
-    """At the first call of each kind, and with the plug pulled, which takes all that a kill takes and more."""
+    """At the first call of each kind, and with the plug pulled, which takes all that a kill takes and
+    more.
+    """
     told = story(site, tools, watched)
     points = first_of_each_kind(call for call in told.calls() if told.is_told_here(call))
 

@@ -33,7 +33,7 @@ from worker.messages import JobRef, Outcome, RunState, Status, Verb
 from worker.store.digest import new_buffer
 from worker.store.store import Store
 
-# Every call, every error ----------------------------------------------------------------------------------------
+# Every call, every error ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("story", STORIES)
@@ -81,7 +81,7 @@ def test_a_store_that_refuses_everything_from_a_call_on_leaves_the_project_alone
         told.check_end(go_on(tools, ref))
 
 
-# What is read ---------------------------------------------------------------------------------------------------
+# What is read -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("story", [Story, BigFiles])
@@ -121,7 +121,7 @@ def test_a_blob_that_the_disk_cannot_deliver_is_repaired(site: Site, tools: Tool
     told.check_end(go_on(tools, ref))
 
 
-# A real disk ----------------------------------------------------------------------------------------------------
+# A real disk ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

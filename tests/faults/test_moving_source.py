@@ -37,7 +37,7 @@ Change = Callable[[Path], object]
 FIRST, LAST = "day 1/accelerometer_data.csv", "day 2/gyroscope_data.csv"
 
 
-# Changes --------------------------------------------------------------------------------------------------------
+# Changes ----------------------------------------------------------------------------------------------------
 
 
 def edit(name: str, at: int = -2) -> Change:
@@ -123,13 +123,15 @@ def put_link(path: Path) -> None:
     path.symlink_to(elsewhere)
 
 
-# One change at one moment ---------------------------------------------------------------------------------------
+# One change at one moment -----------------------------------------------------------------------------------
 
 
 def migrate_changing(
     site: Site, tools: Tools, project: Project, change: Change, moments: Callable[[int], bool]
 ) -> tuple[Outcome, int]:
-    """Migrate a project and change it after those chunks that were read; the outcome, and how many were read."""
+    """Migrate a project and change it after those chunks that were read; the outcome, and how many were
+    read.
+    """
     let_the_clock_tick(site.folder)
     read, lock = itertools.count(1), threading.Lock()
     last = 0
@@ -286,7 +288,7 @@ def memory_folder(otherwise: Path) -> Path:
     return folder if os.access(folder, os.W_OK) else otherwise
 
 
-# A writer beside it ---------------------------------------------------------------------------------------------
+# A writer beside it -----------------------------------------------------------------------------------------
 
 
 class Writer:

@@ -76,7 +76,9 @@ def test_an_attempt_that_has_lost_its_job_pauses_nothing(site: Site, tools: Tool
 def test_a_staged_file_can_be_written_until_it_is_complete(
     site: Site, tools: Tools, monkeypatch: pytest.MonkeyPatch
 ):
-    """An NFS client takes up again, after its server was restarted, only what its user may open for writing."""
+    """An NFS client takes up again, after its server was restarted, only what its user may open for
+    writing.
+    """
     from tests.support.runs import run_one
 
     project = study(site, "study", 1, 2)
@@ -113,7 +115,7 @@ def test_blocks_are_reserved_where_the_file_system_can_and_not_written_otherwise
         assert [call for call in end.calls if call.name == "pwrite64" and "/staging/" in call.path] == []
 
 
-# Names that seem absent -----------------------------------------------------------------------------------------
+# Names that seem absent -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("thing", ["tree", "manifest", "blob"])

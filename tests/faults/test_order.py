@@ -32,7 +32,7 @@ def migrate(site: Site, watched: Children, project: Project) -> End:
     return end
 
 
-# The ways a project may go --------------------------------------------------------------------------------------
+# The ways a project may go ----------------------------------------------------------------------------------
 
 
 def test_new_content_is_durable_before_its_names_and_these_before_the_row(site: Site, watched: Children):
@@ -131,7 +131,9 @@ def test_a_tree_that_a_dead_worker_published_is_synced_before_a_row_refers_to_it
 
 
 def test_a_migration_leaves_the_legacy_directory_as_it_was(site: Site, watched: Children):
-    """By its bytes, modes, times and link counts; that nothing was called upon it, `check_places` says above."""
+    """By its bytes, modes, times and link counts; that nothing was called upon it, `check_places` says
+    above.
+    """
     project = study(site, "first", 1, 2)
     assert project.directory is not None
     before = snapshot_tree(project.directory)

@@ -7,5 +7,7 @@ from tests.support.sites import Site
 
 @pytest.fixture
 def site(emptied_site: Site) -> Site:
-    """Give the module's installation: no worker runs in it, and making one takes three times as long as emptying one."""
+    """Give the module's installation: no worker runs in it, and making one takes three times as long as
+    emptying one.
+    """
     return emptied_site

@@ -1,4 +1,6 @@
-"""What a migration makes of an estate in every form: label contract 6.1, item by item, and that people lose nothing."""
+"""What a migration makes of an estate in every form: label contract 6.1, item by item, and that people lose
+nothing.
+"""
 
 import json
 import os
@@ -166,7 +168,7 @@ def _inodes(root: Path) -> set[int]:
     }
 
 
-# Items 1 to 9 of the contract -----------------------------------------------------------------------------------
+# Items 1 to 9 of the contract -------------------------------------------------------------------------------
 
 
 def test_every_project_that_can_be_migrated_is_migrated(story: Story):
@@ -339,7 +341,7 @@ def test_projects_that_are_not_migrated_keep_every_row(story: Story):
             assert row == story.before.sessions[number]
 
 
-# Split configs and the before-image -----------------------------------------------------------------------------
+# Split configs and the before-image -------------------------------------------------------------------------
 
 
 def test_every_raw_session_with_pieces_has_one_split_config(story: Story):
@@ -385,7 +387,7 @@ def test_the_before_image_holds_the_old_value_of_every_column_that_changed(story
         assert changed <= recorded.keys()
 
 
-# What the application reads, and the way back -------------------------------------------------------------------
+# What the application reads, and the way back ---------------------------------------------------------------
 
 
 def test_every_session_reads_as_before_with_and_without_legacy_directories(story: Story):

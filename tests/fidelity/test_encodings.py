@@ -1,4 +1,6 @@
-"""Databases that are not in UTF-8: what they can hold is migrated and comes back, what they cannot is refused by name."""
+"""Databases that are not in UTF-8: what they can hold is migrated and comes back, what they cannot is refused
+by name.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path

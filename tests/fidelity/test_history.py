@@ -1,4 +1,5 @@
-"""Whatever people and the migrator do, in whatever order: rows are what a model says, and every session reads as ever.
+"""Whatever people and the migrator do, in whatever order: rows are what a model says, and every session reads
+as ever.
 
 `EXPLORE=200 pytest tests/fidelity/test_history.py` looks at that many new histories instead of the same few.
 """
@@ -64,7 +65,9 @@ rarely = st.sampled_from([False, False, False, True])
 
 @dataclass(kw_only=True)
 class Known:
-    """What the model knows of a project: its rows as they would be had it never been migrated, and whether it is."""
+    """What the model knows of a project: its rows as they would be had it never been migrated, and whether it
+    is.
+    """
 
     made: Project
     project: Row
@@ -101,7 +104,7 @@ class History(RuleBasedStateMachine):
         self.frames: dict[tuple[int, Reader], Reading] = {}
         site.empty()
 
-    # Projects ---------------------------------------------------------------------------------------------------
+    # Projects -----------------------------------------------------------------------------------------------
 
     @initialize(content=kinds_of_sessions, config=configs)
     def there_is_a_project(self, content: list[tuple[str, int]], config: Any) -> None:
@@ -153,7 +156,7 @@ class History(RuleBasedStateMachine):
     def _migrated(self) -> list[Known]:
         return [one for one in self.known if one.is_migrated]
 
-    # The migrator -----------------------------------------------------------------------------------------------
+    # The migrator -------------------------------------------------------------------------------------------
 
     @precondition(lambda self: self._legacy())
     @rule(index=which, rehearsed=rarely)
@@ -187,7 +190,8 @@ class History(RuleBasedStateMachine):
         assert one.has_directory
         assert Tree.of(str(one.made.path)) == one.tree
         if one.config_was_null and one.project["analysis_config"] == "{}":
-            # Nobody can tell an empty object that people made of our keys from one that our keys leave behind.
+            # Nobody can tell an empty object that people made of our keys from one that our keys leave
+            # behind.
             one.project["analysis_config"] = None
         one.run_id, one.converted = None, set()
 
@@ -209,7 +213,7 @@ class History(RuleBasedStateMachine):
         if one.has_directory:
             shutil.rmtree(str(one.made.path))
 
-    # People -----------------------------------------------------------------------------------------------------
+    # People -------------------------------------------------------------------------------------------------
 
     @rule(
         index=which, session=which, bouts=st.sampled_from([None, "[]", '[[1, 2, "smoking", 0.50]]', '"[]"'])
@@ -325,7 +329,9 @@ class History(RuleBasedStateMachine):
         ]
 
     def _change_config(self, one: Known, change: str, **values: Any) -> None:
-        """The same change to the row and to the model's text of the value, both by PostgreSQL's arithmetic."""
+        """The same change to the row and to the model's text of the value, both by PostgreSQL's
+        arithmetic.
+        """
         self._update_project(one, f"analysis_config = coalesce(analysis_config, '{{}}') {change}", **values)
         with self.site.engine.connect() as conn:
             one.project["analysis_config"] = conn.execute(
@@ -343,7 +349,7 @@ class History(RuleBasedStateMachine):
         with self.site.engine.connect() as conn:
             return by_key(dump(conn, ["projects"])["projects"], "project_id")[one.number]
 
-    # What holds after every step --------------------------------------------------------------------------------
+    # What holds after every step ----------------------------------------------------------------------------
 
     @invariant()
     def rows_are_what_the_model_says(self) -> None:

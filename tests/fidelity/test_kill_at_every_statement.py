@@ -1,4 +1,6 @@
-"""`kill -9` at every statement of a migration and of a rollback: the project is one thing or the other, and the next run ends it."""
+"""`kill -9` at every statement of a migration and of a rollback: the project is one thing or the other, and
+the next run ends it.
+"""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -50,8 +52,8 @@ def make(site: Site, number: int) -> Project:
 
 
 def deliver_again(tools: Tools, verb: Verb, ref: JobRef) -> Outcome:
-    """The broker delivers the dead worker's message again, once its lease has run out, and some worker's parent looks for
-    runs that have ended; what the ledger then says.
+    """The broker delivers the dead worker's message again, once its lease has run out, and some worker's
+    parent looks for runs that have ended; what the ledger then says.
     """
     let_lease_run_out(tools.engine, ref)
     WORK[verb](tools, ref, "the next worker")

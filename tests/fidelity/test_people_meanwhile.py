@@ -1,4 +1,6 @@
-"""People and their tools do odd things before, during and after a migration: nothing of it is lost, nobody has to wait."""
+"""People and their tools do odd things before, during and after a migration: nothing of it is lost, nobody
+has to wait.
+"""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -64,11 +66,13 @@ def sql(engine: Engine, statement: str, **values: Any) -> None:
         conn.execute(text(statement), values)
 
 
-# After the migration: edits of the columns that the migration wrote ---------------------------------------------
+# After the migration: edits of the columns that the migration wrote -----------------------------------------
 
 
 def test_a_store_that_was_moved_since_does_not_hinder_a_rollback(site: Site, tools: Tools):
-    """Somebody moved DATA_DIR and corrected the paths; a rollback then leads every session exactly to where it was."""
+    """Somebody moved DATA_DIR and corrected the paths; a rollback then leads every session exactly to where
+    it was.
+    """
     make(site)
     before = look(site.engine)
     run(tools, Verb.MIGRATE)
@@ -126,7 +130,9 @@ def test_a_session_that_was_renamed_since_still_reads(site: Site, tools: Tools):
 def test_sessions_discovered_since_the_migration_are_pointed_at_the_legacy_directory(
     site: Site, tools: Tools
 ):
-    """Label adds them with the dataset's id, a raw name and a parent path, without offsets (label contract, 9)."""
+    """Label adds them with the dataset's id, a raw name and a parent path, without offsets (label contract,
+    9).
+    """
     project = make(site)
     write_recording(Path(str(project.path)) / "unlisted", rows=30, seed=9)
     run(tools, Verb.MIGRATE)
@@ -152,7 +158,7 @@ def test_sessions_discovered_since_the_migration_are_pointed_at_the_legacy_direc
     assert differences(edited, read_all(site)) == []
 
 
-# Before the migration: rows that lead elsewhere -----------------------------------------------------------------
+# Before the migration: rows that lead elsewhere -------------------------------------------------------------
 
 
 def test_a_session_that_pointed_into_the_store_before_does_so_after_the_rollback(site: Site, tools: Tools):
@@ -172,7 +178,9 @@ def test_a_session_that_pointed_into_the_store_before_does_so_after_the_rollback
 
 
 def test_ids_that_referred_to_nothing_do_not_stop_a_rollback(site: Site, tools: Tools):
-    """Dangling ids were legal before the foreign keys came (label contract, 2), which do not let them be written again."""
+    """Dangling ids were legal before the foreign keys came (label contract, 2), which do not let them be
+    written again.
+    """
     make(site)
     before = look(site.engine)
     with site.engine.begin() as conn:
@@ -243,7 +251,9 @@ def test_a_parent_path_is_judged_by_what_it_points_to_and_not_by_its_spelling(
 def test_a_readable_session_whose_name_is_no_directorys_name_fails_its_project(
     site: Site, tools: Tools, name: str
 ):
-    """It has no parent path, so without the project's path it would become unreadable; guessing would be wrong."""
+    """It has no parent path, so without the project's path it would become unreadable; guessing would be
+    wrong.
+    """
     with site.engine.begin() as conn:
         project = make_project(conn, site.legacy_root, "study", directory="study")
         recording = record_session(conn, project, "whole", rows=60).recording
@@ -261,7 +271,7 @@ def test_a_readable_session_whose_name_is_no_directorys_name_fails_its_project(
     assert look(site.engine) == before
 
 
-# Between the opening of a run and its end -----------------------------------------------------------------------
+# Between the opening of a run and its end -------------------------------------------------------------------
 
 TURNS = {
     "deleted": (
@@ -345,7 +355,7 @@ def test_a_migrated_project_that_label_deletes_is_still_in_the_report(site: Site
     assert Path(str(project.path)).is_dir()
 
 
-# While it runs --------------------------------------------------------------------------------------------------
+# While it runs ----------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -364,7 +374,9 @@ def _as_a_person(site: Site) -> Iterator[Connection]:
 def test_splitting_a_session_during_its_conversion_neither_fails_nor_loses_anything(
     site: Site, tools: Tools, verb: Verb
 ):
-    """They hold the session's row and need the project's; the conversion holds the project's and needs the session's."""
+    """They hold the session's row and need the project's; the conversion holds the project's and needs the
+    session's.
+    """
     project = make(site)
     if verb is Verb.ROLLBACK:
         run(tools, Verb.MIGRATE)
@@ -397,7 +409,9 @@ def test_splitting_a_session_during_its_conversion_neither_fails_nor_loses_anyth
 
 
 def _wait_until_blocked(engine: Engine, name: str) -> None:
-    """Wait until the other side waits for one of our locks, or has just given up waiting and will try again."""
+    """Wait until the other side waits for one of our locks, or has just given up waiting and will try
+    again.
+    """
     query = text(
         "select count(*) from pg_stat_activity"
         " where application_name = :name and wait_event_type = 'Lock' and datname = current_database()"
@@ -429,7 +443,9 @@ def test_a_verification_waits_for_no_lock(site: Site, tools: Tools):
 
 @pytest.mark.parametrize("verb", [Verb.MIGRATE, Verb.ROLLBACK])
 def test_a_dry_run_gives_way_to_people_as_the_real_run_does(site: Site, tools: Tools, verb: Verb):
-    """It takes the real locks, so it waits for them, a moment at a time, and never keeps one that a person needs."""
+    """It takes the real locks, so it waits for them, a moment at a time, and never keeps one that a person
+    needs.
+    """
     make(site)
     if verb is Verb.ROLLBACK:
         run(tools, Verb.MIGRATE)
@@ -456,7 +472,9 @@ def _edit(conn: Connection) -> None:
 def test_edits_that_are_committed_while_the_files_are_read_are_in_the_result(
     site: Site, tools: Tools, verb: Verb, monkeypatch: pytest.MonkeyPatch
 ):
-    """Rows are read again under the lock: a session that came meanwhile is moved, one that went is forgotten."""
+    """Rows are read again under the lock: a session that came meanwhile is moved, one that went is
+    forgotten.
+    """
     project = make(site)
     if verb is Verb.ROLLBACK:
         run(tools, Verb.MIGRATE)

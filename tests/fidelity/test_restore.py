@@ -1,4 +1,6 @@
-"""Rebuilding a legacy directory from the store: the same to the byte, mode and time, and never over anything."""
+"""Rebuilding a legacy directory from the store: the same to the byte, mode and time, and never over
+anything.
+"""
 
 import errno
 import os
@@ -268,7 +270,9 @@ def test_a_directory_with_a_name_as_long_as_names_may_be_comes_back(site: Site, 
 def test_a_project_inside_another_projects_directory_does_not_take_its_place(
     site: Site, tools: Tools, first: str
 ):
-    """Were the inner one rebuilt alone, the outer one's place would be taken, and that could never be rebuilt."""
+    """Were the inner one rebuilt alone, the outer one's place would be taken, and that could never be
+    rebuilt.
+    """
     outer = study_with_everything(site, "outer", directory="outer")
     with site.engine.begin() as conn:
         project = make_project(conn, outer, "inner", directory="folder/inner")

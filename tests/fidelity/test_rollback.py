@@ -62,7 +62,9 @@ def _by_others(conn: Connection, site: Site) -> tuple[Project, Project]:
 
 
 def test_only_projects_that_this_program_converted_are_rolled_back(site: Site, tools: Tools):
-    """In a run over all, one of the reference tool is named as skipped with the remedy; one made in Label is not ours at all."""
+    """In a run over all, one of the reference tool is named as skipped with the remedy; one made in Label is
+    not ours at all.
+    """
     project = make(site)
     with site.engine.begin() as conn:
         made, reference = _by_others(conn, site)

@@ -1,4 +1,6 @@
-"""The way back does not depend on what it is meant to escape: a store that is gone, damaged, or not mounted."""
+"""The way back does not depend on what it is meant to escape: a store that is gone, damaged, or not
+mounted.
+"""
 
 import shutil
 from collections.abc import Callable, Iterator

@@ -1,8 +1,10 @@
-"""A disk that remembers: one file, served by FUSE, and a log of every write and flush in the order in which they were done.
+"""A disk that remembers: one file, served by FUSE, and a log of every write and flush in the order in which
+they were done.
 
-`python disk.py IMAGE LOG PLACE` mounts the image over the file PLACE, says so by a line, and serves it until it is unmounted. Knows
-nothing but the kernel's protocol (linux/fuse.h). Orders come on standard input, one a line: `flush 0.3`, so many seconds
-every flush takes from now on; `refuse TEXT`, writes with this text fail; `fail`, the next write does; `take`, none does.
+`python disk.py IMAGE LOG PLACE` mounts the image over the file PLACE, says so by a line, and serves it until
+it is unmounted. Knows nothing but the kernel's protocol (linux/fuse.h). Orders come on standard input, one a
+line: `flush 0.3`, so many seconds every flush takes from now on; `refuse TEXT`, writes with this text fail;
+`fail`, the next write does; `take`, none does.
 """
 
 import ctypes

@@ -1,8 +1,8 @@
-"""Jobs done at once, by workers with connections of their own: at every commit they note how long the disk's log was, and where
-the rows led.
+"""Jobs done at once, by workers with connections of their own: at every commit they note how long the disk's
+log was, and where the rows led.
 
-`python -m tests.powercut.jobs LOG` does the same in a process of its own, so that a library can stand before its calls: tasks
-come on standard input and what became of them goes to standard output, pickled both.
+`python -m tests.powercut.jobs LOG` does the same in a process of its own, so that a library can stand before
+its calls: tasks come on standard input and what became of them goes to standard output, pickled both.
 """
 
 import os
@@ -66,7 +66,9 @@ class _Witness:
         self.commits: list[Commit] = []
 
     def note(self, conn: Connection) -> None:
-        """Look with the eyes of the transaction that is about to be committed, and only then at the disk's log."""
+        """Look with the eyes of the transaction that is about to be committed, and only then at the disk's
+        log.
+        """
         driver = conn.connection.driver_connection
         if driver is None or driver.closed:
             return
@@ -95,7 +97,9 @@ def _do(
     settings: Settings,
     others: Sequence[Future[Outcome | None]],
 ) -> Outcome | None:
-    """Do one job by a worker that is ready before it begins; if what it waits for does not come it follows the others."""
+    """Do one job by a worker that is ready before it begins; if what it waits for does not come it follows
+    the others.
+    """
     engine = connect(settings, f"worker of project {task.ref.project_id}")
     engine.connect().close()
     event.listen(engine, "commit", witness.note)

@@ -1,6 +1,8 @@
-"""A file system on a disk that remembers, and the same as it would be found if the power had failed at some moment.
+"""A file system on a disk that remembers, and the same as it would be found if the power had failed at some
+moment.
 
-Knows neither projects nor jobs. Needs root, FUSE, loop devices and the file system's mkfs; `missing` says what is not there.
+Knows neither projects nor jobs. Needs root, FUSE, loop devices and the file system's mkfs; `missing` says
+what is not there.
 """
 
 import os
@@ -22,7 +24,8 @@ _ENVIRONMENT = os.environ | {"PATH": f"{os.environ.get('PATH', os.defpath)}:/usr
 _BLOCK = 4096
 
 FILE_SYSTEMS = {
-    # Nothing is written before somebody asks for it: neither after five seconds, nor because a file was replaced.
+    # Nothing is written before somebody asks for it: neither after five seconds, nor because a file was
+    # replaced.
     "ext4": ("-F -m 0 -E lazy_itable_init=0,lazy_journal_init=0,nodiscard", "commit=300,noauto_da_alloc"),
     "xfs": ("--unsupported -K -l size=8m", "noatime"),
 }
@@ -96,7 +99,9 @@ def missing(*programs: str) -> str | None:
 
 @contextmanager
 def remembering(kind: str, folder: Path, place: Path, *, megabytes: int = 96) -> Iterator[Disk]:
-    """Mount a new file system at an empty directory, on a disk that remembers; `folder` holds what it is made of."""
+    """Mount a new file system at an empty directory, on a disk that remembers; `folder` holds what it is made
+    of.
+    """
     base, image, log, device = (folder / name for name in ("base.img", "disk.img", "log", "device"))
     device.touch()
     with base.open("wb") as file:

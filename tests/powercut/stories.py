@@ -1,4 +1,6 @@
-"""What is going on while the power may fail: two jobs at once, of which one may rely on what the other has just made."""
+"""What is going on while the power may fail: two jobs at once, of which one may rely on what the other has
+just made.
+"""
 
 import shutil
 from dataclasses import dataclass, replace
@@ -33,7 +35,9 @@ class Story:
 
 
 def migration(site: Site, tools: Tools) -> Story:
-    """Two projects that share a recording, one of them with a file that is stored in the pass that hashes it."""
+    """Two projects that share a recording, one of them with a file that is stored in the pass that hashes
+    it.
+    """
     del tools
     first, second = study(site, "first", 1, 2), study(site, "second", 1, 3)
     make_big(first, 2)
@@ -51,7 +55,9 @@ def restore_inner_first(site: Site, tools: Tools) -> Story:
 
 
 def restore_on_a_bad_disk(site: Site, tools: Tools) -> Story:
-    """The first files that are rebuilt are lost on their way to the disk, and only another program hears of it."""
+    """The first files that are rebuilt are lost on their way to the disk, and only another program hears of
+    it.
+    """
     project = study(site, "project", 1)
     for number in range(40):
         text = SPOILED if number < 8 else "This it does."
@@ -66,13 +72,17 @@ def restore_on_a_bad_disk(site: Site, tools: Tools) -> Story:
 
 
 def restore_on_a_failing_disk(site: Site, tools: Tools) -> Story:
-    """The directory has its name, and the write that would have made it durable fails: ext4 gives its journal up, and says so once."""
+    """The directory has its name, and the write that would have made it durable fails: ext4 gives its journal
+    up, and says so once.
+    """
     story = _restore_nested(site, tools, inner_first=False)
     return replace(story, fails_with=Path(str(story.tasks[1].begins_with)))
 
 
 def mending(site: Site, tools: Tools) -> Story:
-    """A blob has gone bad; one project brings a good copy, and another reuses the dataset as soon as it is mended."""
+    """A blob has gone bad; one project brings a good copy, and another reuses the dataset as soon as it is
+    mended.
+    """
     first = study(site, "first", 1, 2)
     recording = Path(str(run_one(tools, Verb.MIGRATE, first.project_id).dataset_path), RECORDING)
     damage(recording)
@@ -84,7 +94,9 @@ def mending(site: Site, tools: Tools) -> Story:
 
 
 def rebuilt_tree(site: Site, tools: Tools) -> Story:
-    """A stored tree has lost a directory; one project rebuilds it, and another reuses it as soon as it is there."""
+    """A stored tree has lost a directory; one project rebuilds it, and another reuses it as soon as it is
+    there.
+    """
     tree = Path(str(run_one(tools, Verb.MIGRATE, study(site, "first", 1, 2).project_id).dataset_path))
     tree.chmod(0o755)
     remove_tree(str(tree / "day 1"))
@@ -119,7 +131,9 @@ def _contents(*projects: Project) -> dict[int, Content]:
 
 
 def _restore_nested(site: Site, tools: Tools, *, inner_first: bool) -> Story:
-    """Two migrated projects whose directories, one inside the other, are gone; the second job begins when they are back."""
+    """Two migrated projects whose directories, one inside the other, are gone; the second job begins when
+    they are back.
+    """
     outer = study(site, "outer", 1)
     with site.engine.begin() as conn:
         inner = make_project(conn, folder_of(outer), "inner")

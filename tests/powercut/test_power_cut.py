@@ -33,7 +33,9 @@ Do = Callable[[Sequence[Task], Path, Site], Done]
 
 @pytest.fixture(scope="session", params=["ext4", pytest.param("xfs", marks=pytest.mark.long)])
 def file_system(request: pytest.FixtureRequest) -> str:
-    """Name the file system, or say in a line why no power can be cut here; in continuous integration that is a failure."""
+    """Name the file system, or say in a line why no power can be cut here; in continuous integration that is
+    a failure.
+    """
     kind: str = request.param
     reason = power.missing(f"mkfs.{kind}", "mount", "gcc")
     if reason is not None and os.environ.get("CI") == "true":
@@ -63,7 +65,9 @@ def test_after_a_power_cut_with_partial_writes_all_that_rows_refer_to_is_there(
 def test_without_syncs_a_power_cut_is_seen_to_break_what_rows_refer_to(
     file_system: str, database: Engine, redis_url: str, tmp_path: Path
 ):
-    """That is a test of the check itself: a library stands before the calls that wait, and returns at once."""
+    """That is a test of the check itself: a library stands before the calls that wait, and returns at
+    once.
+    """
     library = tmp_path / "deaf.so"
     power.run("gcc", "-shared", "-fPIC", "-o", str(library), str(Path(__file__).with_name("deaf.c")))
 
@@ -97,7 +101,8 @@ def apart(tasks: Sequence[Task], log: Path, site: Site, **environment: str) -> D
 def broken_rows(
     story: str, kind: str, database: Engine, redis_url: str, folder: Path, do: Do, *, parts: int = 1
 ) -> list[str]:
-    """Tell a story on a disk that remembers; what would be broken after a power cut at each commit that matters, in words.
+    """Tell a story on a disk that remembers; what would be broken after a power cut at each commit that
+    matters, in words.
 
     Of what was not flushed all is lost, and then all but some part, `parts` times.
     """
@@ -165,7 +170,9 @@ def _again(site: Site, task: Task) -> Task:
 
 
 def _wait_until_heard(place: Path) -> None:
-    """Ask for the disk until it says that it lost something: the kernel tells that once, and it is not the job that asks."""
+    """Ask for the disk until it says that it lost something: the kernel tells that once, and it is not the
+    job that asks.
+    """
     deadline = time.monotonic() + PATIENCE_S
     sync = ["sync", "--file-system", str(place)]
     while subprocess.run(sync, stderr=subprocess.DEVNULL, check=False).returncode == 0:
@@ -173,7 +180,9 @@ def _wait_until_heard(place: Path) -> None:
 
 
 def _new_places(commits: Sequence[Commit], before: Places) -> Iterator[Commit]:
-    """The commits after which rows lead elsewhere than after the one before, each with all that leads elsewhere by then."""
+    """The commits after which rows lead elsewhere than after the one before, each with all that leads
+    elsewhere by then.
+    """
     last: Places = {}
     for commit in commits:
         moved = {number: place for number, place in commit.places.items() if place != before[number]}

@@ -1,4 +1,6 @@
-"""What Prometheus is told: the ledger's counts and the broker's queue, whichever of them is there to answer."""
+"""What Prometheus is told: the ledger's counts and the broker's queue, whichever of them is there to
+answer.
+"""
 
 import json
 import os

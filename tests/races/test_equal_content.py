@@ -1,7 +1,8 @@
-"""Workers that meet on equal content, on one job or on one project: one stores, one ends the job, all others agree.
+"""Workers that meet on equal content, on one job or on one project: one stores, one ends the job, all others
+agree.
 
-The threads here are workers in all but the process: each has an engine and reading threads of its own, and a barrier
-brings them to the place where they would collide.
+The threads here are workers in all but the process: each has an engine and reading threads of its own, and a
+barrier brings them to the place where they would collide.
 """
 
 import os
@@ -110,7 +111,9 @@ def blobs(site: Site) -> dict[str, int]:
 
 
 def assert_whole(site: Site, outcomes: Sequence[Outcome]) -> None:
-    """Every tree equals the legacy directory of each project on it, and each content is stored and counted once."""
+    """Every tree equals the legacy directory of each project on it, and each content is stored and counted
+    once.
+    """
     for outcome in outcomes:
         assert _files(outcome.dataset_path) == _files(outcome.original_path)
     stored = blobs(site)
@@ -140,7 +143,9 @@ def assert_one_dataset(site: Site, project_ids: Sequence[int]) -> None:
 def test_eight_projects_of_equal_content_at_once_are_one_dataset_stored_once(
     site: Site, monkeypatch: pytest.MonkeyPatch, meeting: str
 ):
-    """However far they come side by side: with nothing read, with all read, or knowing that nothing is stored."""
+    """However far they come side by side: with nothing read, with all read, or knowing that nothing is
+    stored.
+    """
     projects = make_equal_projects(site, 8)
     refs = open_run(site.engine, projects)
     if meeting == "after hashing":
@@ -199,7 +204,9 @@ def test_64_jobs_of_equal_content_over_real_workers_are_one_dataset(
 def test_two_datasets_that_share_blobs_stored_at_once_are_both_whole(
     site: Site, monkeypatch: pytest.MonkeyPatch, meeting: str
 ):
-    """Both find the shared content missing and copy it; the one that comes second to the name counts it as reused."""
+    """Both find the shared content missing and copy it; the one that comes second to the name counts it as
+    reused.
+    """
     with site.engine.begin() as conn:
         projects = [make_project(conn, site.legacy_root, name) for name in ("one", "two")]
         for number, project in enumerate(projects):
@@ -299,7 +306,9 @@ def see_no_other_run(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_of_two_runs_over_one_project_one_migrates_it_and_the_other_says_who_did(
     site: Site, monkeypatch: pytest.MonkeyPatch, step: str | None
 ):
-    """Whether they meet anywhere or having read everything: the claim lets one at a time come to the conversion."""
+    """Whether they meet anywhere or having read everything: the claim lets one at a time come to the
+    conversion.
+    """
     (project,) = make_equal_projects(site, 1)
     refs = [*open_run(site.engine, [project]), *open_run(site.engine, [project])]
     if step is not None:

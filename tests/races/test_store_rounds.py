@@ -1,8 +1,9 @@
-"""Many who store overlapping content at once, again and again: no error, nothing twice, nothing left in staging.
+"""Many who store overlapping content at once, again and again: no error, nothing twice, nothing left in
+staging.
 
-Half of a round's storers are threads of this process, the others threads of further processes that were started once.
-Without claims each may copy what another copies, too, but only one gives it its name; with claims, by way of `migrate`, what is
-written is what is new.
+Half of a round's storers are threads of this process, the others threads of further processes that were
+started once. Without claims each may copy what another copies, too, but only one gives it its name; with
+claims, by way of `migrate`, what is written is what is new.
 """
 
 import multiprocessing
@@ -41,11 +42,13 @@ _PROCESSES = 2
 _EACH = STORERS // (_PROCESSES + 1) + 1
 
 
-# Rounds of storers ----------------------------------------------------------------------------------------------
+# Rounds of storers ------------------------------------------------------------------------------------------
 
 
 def store_at_once(folder: Path, number: int, first: int, together: threading.Barrier) -> None:
-    """Store the projects from `first` on, one thread each, all beginning at the same moment; raises what any of them raises."""
+    """Store the projects from `first` on, one thread each, all beginning at the same moment; raises what any
+    of them raises.
+    """
     store = open_store(folder)
 
     def store_one(index: int) -> None:
@@ -173,7 +176,7 @@ def test_a_thousand_rounds_of_sixteen_storers_of_overlapping_contents_succeed(me
     play_rounds(tmp_path, LONG_ROUNDS // 4)
 
 
-# By way of the whole story --------------------------------------------------------------------------------------
+# By way of the whole story ----------------------------------------------------------------------------------
 
 
 def migrate_all_at_once(site: Site) -> list[Outcome]:

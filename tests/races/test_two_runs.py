@@ -1,6 +1,8 @@
-"""Runs that meet over the same projects, or the same dataset: no deadlock, every end an outcome, rows as the model says.
+"""Runs that meet over the same projects, or the same dataset: no deadlock, every end an outcome, rows as the
+model says.
 
-The threads here are workers in all but the process: each has connections of its own, and a barrier lets them go together.
+The threads here are workers in all but the process: each has connections of its own, and a barrier lets them
+go together.
 """
 
 import threading
@@ -58,7 +60,9 @@ def the_ledger_agrees(engine: Engine, refs: list[JobRef], outcomes: dict[int, Ou
 
 
 def test_two_runs_over_the_same_projects_migrate_each_once(site: Site):
-    """Two workers a run, in opposite orders; whoever is late finds the project migrated and says by which run."""
+    """Two workers a run, in opposite orders; whoever is late finds the project migrated and says by which
+    run.
+    """
     made = [make(site, f"study {number}", content=number % 2) for number in range(4)]
     legacy = {one.project_id: look(site.engine, one.project_id) for one in made}
     for _ in range(ROUNDS):
@@ -220,7 +224,9 @@ def test_a_verification_beside_migrations_never_finds_a_difference(site: Site):
 
 
 def test_people_who_work_beside_runs_lose_nothing_and_never_see_an_error(site: Site):
-    """I7: a person draws and splits, each as one transaction that holds a session before it needs the project."""
+    """I7: a person draws and splits, each as one transaction that holds a session before it needs the
+    project.
+    """
     project = make(site, "study", content=1)
     with site.engine.begin() as conn:
         for number in range(12):

@@ -71,7 +71,7 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-# It is enough ---------------------------------------------------------------------------------------------------------
+# It is enough -----------------------------------------------------------------------------------------------
 
 
 def test_the_migrator_role_is_enough_for_real_workers_and_every_verb(role: Role):
@@ -111,7 +111,7 @@ def _labels_tables(engine: Engine) -> list[Sequence[Any]]:
         ]
 
 
-# It is no more --------------------------------------------------------------------------------------------------------
+# It is no more ----------------------------------------------------------------------------------------------
 
 FORBIDDEN = {
     "drop": ["drop table {table}"],
@@ -227,7 +227,7 @@ def _is_denied(conn: Connection, statement: str) -> bool:
     return False
 
 
-# Each right is needed -------------------------------------------------------------------------------------------------
+# Each right is needed ---------------------------------------------------------------------------------------
 
 
 class Right(NamedTuple):

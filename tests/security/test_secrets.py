@@ -173,7 +173,7 @@ def test_a_leaked_secret_is_found_in_every_form():
     assert evidence.leaks([secret]) == sorted(careless)
 
 
-# Everything is run ---------------------------------------------------------------------------------------------------
+# Everything is run ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -227,7 +227,7 @@ def _output(site: Site, *words: str, **env: str) -> str:
     return f"{done.stdout}\n{done.stderr}"
 
 
-# Processes of others ---------------------------------------------------------------------------------------------------
+# Processes of others ----------------------------------------------------------------------------------------
 
 
 def _command_lines() -> bytes:
@@ -288,7 +288,7 @@ def _get(url: str, password: str, path: str) -> tuple[int, bytes]:
     return answer.status, page
 
 
-# Misfortunes -----------------------------------------------------------------------------------------------------------
+# Misfortunes ------------------------------------------------------------------------------------------------
 
 
 def _misfortunes(planted: Planted) -> dict[str, tuple[dict[str, str], int]]:
@@ -396,7 +396,7 @@ def test_the_help_shows_no_secret(planted: Planted, monkeypatch: pytest.MonkeyPa
     assert evidence.leaks(planted.every) == []
 
 
-# What is kept ----------------------------------------------------------------------------------------------------------
+# What is kept -----------------------------------------------------------------------------------------------
 
 
 def _tables(engine: Engine) -> list[str]:

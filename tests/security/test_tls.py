@@ -89,7 +89,7 @@ def encrypted(
         yield Encrypted(site=site, database_url=database.url, redis_url=broker_server.url, certificates=made)
 
 
-# It works -------------------------------------------------------------------------------------------------------------
+# It works ---------------------------------------------------------------------------------------------------
 
 
 def test_the_whole_path_is_encrypted_when_the_addresses_say_so(encrypted: Encrypted):
@@ -136,7 +136,7 @@ def test_flower_speaks_tls_as_well(encrypted: Encrypted, tmp_path: Path):
     assert {queue["name"]: queue["messages"] for queue in queues} == {QUEUE: 0}
 
 
-# It is refused --------------------------------------------------------------------------------------------------------
+# It is refused ----------------------------------------------------------------------------------------------
 
 
 def settings_for(redis_url: str) -> Settings:

@@ -1,4 +1,6 @@
-"""Databases in which somebody has ported Label and the seed's two files from MySQL by hand, each in a way of its own."""
+"""Databases in which somebody has ported Label and the seed's two files from MySQL by hand, each in a way of
+its own.
+"""
 
 from dataclasses import dataclass
 

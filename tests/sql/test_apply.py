@@ -31,7 +31,7 @@ def names(steps: list[schema.Step]) -> tuple[str, ...]:
     return tuple(step.name for step in steps)
 
 
-# Once and twice -------------------------------------------------------------------------------------------------
+# Once and twice ---------------------------------------------------------------------------------------------
 
 
 def test_an_empty_database_gets_every_step_in_order(empty_database: Engine) -> None:
@@ -94,7 +94,7 @@ def test_two_callers_at_once_do_the_work_once(empty_database: Engine) -> None:
     tables.require(empty_database)
 
 
-# psql -f --------------------------------------------------------------------------------------------------------
+# psql -f ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("options", [(), ("--single-transaction",)], ids=["as it is", "in one transaction"])
@@ -128,7 +128,7 @@ def test_no_step_opens_or_ends_a_transaction_of_its_own() -> None:
         assert not statements & {"begin;", "commit;", "rollback;", "start transaction;"}, path.name
 
 
-# Changed files --------------------------------------------------------------------------------------------------
+# Changed files ----------------------------------------------------------------------------------------------
 
 
 def test_a_changed_step_is_applied_again_and_no_other(database: Engine, sql_folder: Path) -> None:
@@ -161,7 +161,7 @@ def test_a_changed_baseline_is_applied_again_where_it_was_asked_for_before(
     assert names(schema.apply(database)) == ("label_app_baseline",)
 
 
-# When it goes wrong ---------------------------------------------------------------------------------------------
+# When it goes wrong -----------------------------------------------------------------------------------------
 
 
 def test_a_step_that_fails_leaves_nothing_and_the_next_call_goes_on(
@@ -257,7 +257,7 @@ def as_ordinary_user(engine: Engine) -> Iterator[None]:
             connection.execute(text(f"drop role {role}"))
 
 
-# The files ------------------------------------------------------------------------------------------------------
+# The files --------------------------------------------------------------------------------------------------
 
 
 def test_an_installed_package_brings_its_own_sql_files(

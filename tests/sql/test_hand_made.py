@@ -83,7 +83,9 @@ def test_keys_and_indexes_that_are_there_are_not_made_twice(empty_database: Engi
 
 @ports
 def test_columns_that_a_ported_table_lacks_are_added(empty_database: Engine, port: Port) -> None:
-    """Every wide column, default, key and index of the contract is there afterwards, whatever was there before."""
+    """Every wide column, default, key and index of the contract is there afterwards, whatever was there
+    before.
+    """
     run(empty_database, port.label + port.seed)
 
     schema.apply(empty_database)

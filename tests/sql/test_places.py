@@ -1,4 +1,6 @@
-"""Label's tables in a schema of any name, copies of them beside it, and people at work in them while a step is applied."""
+"""Label's tables in a schema of any name, copies of them beside it, and people at work in them while a step
+is applied.
+"""
 
 import threading
 import time
@@ -152,8 +154,8 @@ def test_files_are_in_ascii_so_that_a_database_of_any_encoding_takes_them() -> N
 
 
 def test_applying_the_schema_never_ends_a_person_s_transaction(database: Engine) -> None:
-    """A person has read sessions and then changes a project, as a split does, while a step has the projects and wants the
-    sessions: PostgreSQL would end the one of the two that has waited for `deadlock_timeout`.
+    """A person has read sessions and then changes a project, as a split does, while a step has the projects
+    and wants the sessions: PostgreSQL would end the one of the two that has waited for `deadlock_timeout`.
     """
     applied: list[list[schema.Step]] = []
     applying = threading.Thread(target=lambda: applied.append(schema.apply(database)))
@@ -170,7 +172,8 @@ def test_applying_the_schema_never_ends_a_person_s_transaction(database: Engine)
             deadline = time.monotonic() + 20
             while not at_work.scalar(waits):
                 assert time.monotonic() < deadline, "the step never came to the table"
-            # Longer than `deadlock_timeout`: a step that still waits has looked for a circle already, and will not again.
+            # Longer than `deadlock_timeout`: a step that still waits has looked for a circle already, and
+            # will not again.
             at_work.execute(text("select pg_sleep(1.2)"))
             at_work.execute(text("update projects set project_name = project_name"))
         applying.join(30)

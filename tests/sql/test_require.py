@@ -97,7 +97,9 @@ def test_tables_without_a_recorded_step_are_enough(database: Engine) -> None:
 
 
 def test_all_that_the_steps_make_is_required(database: Engine, empty_database: Engine) -> None:
-    """`require` reads from the files what they make: no table, and no column added to Label's own, may escape it."""
+    """`require` reads from the files what they make: no table, and no column added to Label's own, may escape
+    it.
+    """
     psql(empty_database, "-f", str(SQL / "label_app_baseline.sql"))
     tables = text(
         "select tablename from pg_tables where schemaname = 'public' and tablename <> 'schema_steps'"

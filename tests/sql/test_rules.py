@@ -1,4 +1,6 @@
-"""What the tables do with rows: what follows a delete, what is refused, and what the application may go on writing."""
+"""What the tables do with rows: what follows a delete, what is refused, and what the application may go on
+writing.
+"""
 
 from datetime import datetime
 from typing import Any
@@ -14,7 +16,7 @@ def count(connection: Connection, table: str) -> int:
     return int(connection.execute(text(f"select count(*) from {table}")).scalar_one())
 
 
-# Deletes --------------------------------------------------------------------------------------------------------
+# Deletes ----------------------------------------------------------------------------------------------------
 
 
 def test_deleting_a_project_takes_what_is_its_own_and_leaves_the_dataset(database: Engine) -> None:
@@ -78,7 +80,7 @@ def test_a_row_that_others_need_is_not_deleted(database: Engine, delete: str, co
         connection.execute(text(f"delete from {delete}"))
 
 
-# Refusals -------------------------------------------------------------------------------------------------------
+# Refusals ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -132,7 +134,7 @@ def test_a_reference_to_no_dataset_is_refused_from_now_on(database: Engine) -> N
         rows.session(connection, rows.project(connection), dataset_id=999_999)
 
 
-# What the application may go on doing ---------------------------------------------------------------------------
+# What the application may go on doing -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -185,7 +187,7 @@ def test_a_path_may_be_longer_than_500_characters(database: Engine) -> None:
         )
 
 
-# updated_at -----------------------------------------------------------------------------------------------------
+# updated_at -------------------------------------------------------------------------------------------------
 
 
 def touched(engine: Engine, table: str, assignment: str) -> tuple[datetime, datetime]:

@@ -92,7 +92,9 @@ class Forks:
         return Process(name=name, pid=pid, log=Path(files["log"]), output=Path(files["output"]))
 
     def ended(self, process: Process) -> int | None:
-        """The status that a process ended with (of a killed one the negative signal), or None while it runs."""
+        """The status that a process ended with (of a killed one the negative signal), or None while it
+        runs.
+        """
         return self._look(process, os.WNOHANG)
 
     def wait(self, process: Process) -> int | None:
@@ -136,7 +138,7 @@ def forks(folder: Path, modules: Sequence[str], **env: str) -> Iterator[Forks]:
             process.kill()
 
 
-# In that process ------------------------------------------------------------------------------------------------------
+# In that process --------------------------------------------------------------------------------------------
 
 
 def _serve(parent_pid: str, *modules: str) -> None:

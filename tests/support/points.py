@@ -114,7 +114,7 @@ def lives(site: Site, **env: str) -> Iterator[Lives]:
         yield Lives(site, processes, env)
 
 
-# In a worker ----------------------------------------------------------------------------------------------------------
+# In a worker ------------------------------------------------------------------------------------------------
 
 
 def live(order: Mapping[str, Any]) -> None:

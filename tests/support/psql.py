@@ -21,7 +21,9 @@ def psql(engine: Engine, *args: str) -> str:
 
 
 def catalog(engine: Engine) -> str:
-    """Everything in the database but rows: tables, columns, keys, indexes, triggers, functions and comments."""
+    """Everything in the database but rows: tables, columns, keys, indexes, triggers, functions and
+    comments.
+    """
     return _without_key(_run(engine, "pg_dump", "--schema-only").stdout)
 
 

@@ -1,4 +1,6 @@
-"""The two states that a project may be in, fully legacy or fully migrated, and whether it is in one of them."""
+"""The two states that a project may be in, fully legacy or fully migrated, and whether it is in one of
+them.
+"""
 
 from dataclasses import dataclass
 

@@ -131,7 +131,9 @@ def counting_writes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 
 def check_stored_once(site: Site, outcomes: list[Outcome], written: list[int]) -> None:
-    """What was written, what is there and what the outcomes say are the same, and every tree is its project."""
+    """What was written, what is there and what the outcomes say are the same, and every tree is its
+    project.
+    """
     store = site.settings.store_dir
     blobs = {blob.name: blob.stat().st_size for blob in (store / "blobs").glob("*/*")}
     unique = sum(blobs.values())

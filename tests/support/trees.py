@@ -98,7 +98,7 @@ def source_of(path: Path, algorithm: Algorithm = "blake3") -> Source:
     )
 
 
-# Stores ---------------------------------------------------------------------------------------------------------
+# Stores -----------------------------------------------------------------------------------------------------
 
 
 def open_store(folder: Path, algorithm: Algorithm = "blake3", *, create: bool = True) -> Store:
@@ -161,7 +161,7 @@ def condemned(store: Store) -> dict[str, str]:
     }
 
 
-# The ordinary user ----------------------------------------------------------------------------------------------
+# The ordinary user ------------------------------------------------------------------------------------------
 
 
 def as_ordinary_user(call: Callable[[], T]) -> T:

@@ -1,4 +1,6 @@
-"""The Celery app: every setting is one that Celery has, says what the design needs, and nothing is shared across a fork."""
+"""The Celery app: every setting is one that Celery has, says what the design needs, and nothing is shared
+across a fork.
+"""
 
 import os
 import subprocess
@@ -31,7 +33,9 @@ def test_celery_knows_every_setting_by_its_name():
 
 
 def test_the_broker_s_client_knows_every_transport_option(settings: Settings):
-    """They reach the client's connection; an unknown one is refused there, or has to be one of the transport's own."""
+    """They reach the client's connection; an unknown one is refused there, or has to be one of the
+    transport's own.
+    """
     options = config._transport(5)
     of_the_transport = {"visibility_timeout"}
     url = settings.redis_url.get_secret_value()

@@ -1,4 +1,6 @@
-"""Remedies: a next step that can be taken. A command that one names is a call that the program understands."""
+"""Remedies: a next step that can be taken. A command that one names is a call that the program
+understands.
+"""
 
 import re
 from collections.abc import Iterator

@@ -56,7 +56,7 @@ def outcome(**changes: Any) -> Outcome:
     )
 
 
-# Outcomes -------------------------------------------------------------------------------------------------------
+# Outcomes ---------------------------------------------------------------------------------------------------
 
 
 @given(sent=OUTCOMES)
@@ -161,7 +161,7 @@ def test_every_end_of_a_job_has_a_status():
     assert {status.job_state for status in Status} == set(JobState) - {JobState.QUEUED, JobState.RUNNING}
 
 
-# Messages -------------------------------------------------------------------------------------------------------
+# Messages ---------------------------------------------------------------------------------------------------
 
 
 @given(runs=st.lists(st.uuids(), min_size=2, max_size=2, unique=True), project=st.integers(1, 10**6))

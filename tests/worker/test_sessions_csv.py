@@ -58,7 +58,7 @@ def rows_of(session: SessionRow, reader: Reader, data_dir: Path) -> list[int]:
     return [int(number) for number in read(session, reader, data_dir)["x"]]
 
 
-# Which rows -----------------------------------------------------------------------------------------------------
+# Which rows -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("reader", EVERY_READER)
@@ -177,7 +177,7 @@ def test_any_bytes_are_read_as_the_one_call_of_pandas_in_label_reads_them(
         assert found.equals(expected.sort_values("ns_since_reboot", kind="stable", ignore_index=True))
 
 
-# In which form --------------------------------------------------------------------------------------------------
+# In which form ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("header", HEADERS)
@@ -271,7 +271,7 @@ def test_a_missing_file_is_unreadable_and_named(tmp_path: Path):
         read(row(project_path=str(tmp_path)), Reader.PLOT, tmp_path)
 
 
-# From which directory -------------------------------------------------------------------------------------------
+# From which directory ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -391,7 +391,7 @@ def test_a_session_found_through_its_dataset_is_read_by_its_offsets(
     assert rows_of(session, Reader.PLOT, tmp_path) == [2, 3]
 
 
-# How many records -----------------------------------------------------------------------------------------------
+# How many records -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

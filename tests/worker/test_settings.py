@@ -1,4 +1,6 @@
-"""Every setting: its default, what it may be, and a message that names variable and expectation but never the value."""
+"""Every setting: its default, what it may be, and a message that names variable and expectation but never the
+value.
+"""
 
 import fcntl
 import os
@@ -56,7 +58,7 @@ def _running_stack() -> Iterator[None]:
         yield
 
 
-# Values ---------------------------------------------------------------------------------------------------------
+# Values -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("_needed")
@@ -246,7 +248,7 @@ def test_names_count_in_any_case_and_foreign_variables_do_not(monkeypatch: pytes
     assert load().lease_s == 7
 
 
-# Addresses and secrets ------------------------------------------------------------------------------------------
+# Addresses and secrets --------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("_needed")
@@ -293,7 +295,7 @@ def test_the_directories_of_trees_and_store_are_beside_each_other():
     assert settings.store_dir == Path("/srv/label/dataset_store")
 
 
-# Sources --------------------------------------------------------------------------------------------------------
+# Sources ----------------------------------------------------------------------------------------------------
 
 
 def test_a_dotenv_file_in_the_working_directory_is_read():
@@ -413,7 +415,7 @@ def test_reading_settings_creates_no_file():
     assert os.listdir() == []
 
 
-# Names that are nearly settings ---------------------------------------------------------------------------------
+# Names that are nearly settings -----------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("_needed")
@@ -469,7 +471,7 @@ def test_a_misspelt_setting_in_the_environment_is_refused_where_it_can_be_ours_o
         load()
 
 
-# Addresses as others write them ---------------------------------------------------------------------------------
+# Addresses as others write them -----------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("_needed")

@@ -1,4 +1,6 @@
-"""What tests of the command line share: a call of the program, its words, and the runs that it left behind."""
+"""What tests of the command line share: a call of the program, its words, and the runs that it left
+behind.
+"""
 
 import contextlib
 import os

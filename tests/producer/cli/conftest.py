@@ -1,7 +1,7 @@
 """Calls of the command line on real servers.
 
-`call` runs the program's `main` in this process, because a new one spends a second on imports; where a process makes a
-difference (signals, encodings, an empty environment) there is one.
+`call` runs the program's `main` in this process, because a new one spends a second on imports; where a
+process makes a difference (signals, encodings, an empty environment) there is one.
 """
 
 import logging

@@ -182,7 +182,9 @@ def test_a_plan_that_is_no_recording_is_refused(rows: int, gaps: tuple[int, ...]
 
 
 def test_recordings_are_written_fast(tmp_path: Path):
-    """Sixty megabytes a second of a core's time is what the demo counts on; half of it is asked for on a busy machine."""
+    """Sixty megabytes a second of a core's time is what the demo counts on; half of it is asked for on a busy
+    machine.
+    """
     write_session(tmp_path / "warm", Plan(rows=10_000, seed=12))
     rates = []
     for attempt in range(3):
@@ -203,7 +205,9 @@ def test_recordings_are_written_fast(tmp_path: Path):
     )
 )
 def test_fast_formatting_gives_the_lines_of_ordinary_formatting(rows: list[tuple[int, float, float, float]]):
-    """The values go through the same rounding to millionths first: how a half is rounded is nobody's business."""
+    """The values go through the same rounding to millionths first: how a half is rounded is nobody's
+    business.
+    """
     times = np.array([row[0] for row in rows], dtype=np.int64)
     values = np.array([row[1:] for row in rows]).T
     millionths = np.rint(np.abs(values) * 1e6) * np.where(values < 0, -1, 1)

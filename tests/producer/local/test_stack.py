@@ -37,7 +37,8 @@ from producer.local.stack import up
 
 sys.exit(up(Path(sys.argv[1]), workers=int(sys.argv[2]), flower=sys.argv[3] == "flower", data_dir=None))
 """
-# The first stack loads every module; the second user could not read them where the interpreter is in a private home.
+# The first stack loads every module; the second user could not read them where the interpreter is in a
+# private home.
 UP_AS_NOBODY = """
 import os, sys
 from pathlib import Path
@@ -62,14 +63,16 @@ def folder(_starts_servers: None) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def state(_starts_servers: None) -> Iterator[Path]:
-    """Give the state folder of a stack that has run before: to make its files anew for each test would cost a second."""
+    """Give the state folder of a stack that has run before: to make its files anew for each test would cost a
+    second.
+    """
     with passable_folder() as above:
         with local_stack.stack(above / ".state", durable=False):
             pass
         yield above / ".state"
 
 
-# Start and stop -------------------------------------------------------------------------------------------------
+# Start and stop ---------------------------------------------------------------------------------------------
 
 
 def test_both_servers_answer_while_the_block_runs_and_are_gone_after_it(state: Path) -> None:
@@ -147,7 +150,7 @@ def test_without_the_servers_packages_the_way_to_install_them_is_named(
         pass
 
 
-# Who may use a state folder -------------------------------------------------------------------------------------
+# Who may use a state folder ---------------------------------------------------------------------------------
 
 
 def test_a_second_stack_on_one_folder_is_refused_and_the_first_one_goes_on(state: Path) -> None:
@@ -228,7 +231,7 @@ def test_programs_that_postgresqls_user_cannot_reach_are_copied_once(
     assert list(folder.glob("postgres-programs-*")) == [copy]
 
 
-# Secrets --------------------------------------------------------------------------------------------------------
+# Secrets ----------------------------------------------------------------------------------------------------
 
 
 def test_no_server_lets_a_client_in_without_the_password(
@@ -294,7 +297,7 @@ def test_a_stack_is_found_while_it_runs_and_the_leftovers_of_a_killed_one_are_no
         settings_module.load()
 
 
-# producer up ----------------------------------------------------------------------------------------------------
+# producer up ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=lambda signum: signum.name)
@@ -349,7 +352,7 @@ def test_up_shows_workers_and_flower_but_no_secret_and_ends_with_1_if_a_part_die
     eventually(lambda: not any(map(is_running, family)), "every process is gone")
 
 
-# Asking ---------------------------------------------------------------------------------------------------------
+# Asking -----------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -429,7 +432,7 @@ def flower_status(port: int, secret: str | None) -> int:
         connection.close()
 
 
-# Processes, as Linux shows them ---------------------------------------------------------------------------------
+# Processes, as Linux shows them -----------------------------------------------------------------------------
 
 
 def is_running(pid: int) -> bool:

@@ -131,7 +131,9 @@ def test_without_hard_links_names_are_still_never_shared(tmp_path, monkeypatch):
 
 
 def test_a_writer_that_loses_the_json_takes_its_html_back(tmp_path, document, monkeypatch):
-    """Between the look and the link, another process may take the JSON's name; the HTML must not stay beside it."""
+    """Between the look and the link, another process may take the JSON's name; the HTML must not stay beside
+    it.
+    """
     link = os.link
     rival = tmp_path / "migration_report_20260307_135958.json"
 

@@ -94,7 +94,7 @@ def _look_up(document: dict[str, Any], key: str) -> int:
     return document[first][second] if second else document[first]
 
 
-# Figures ------------------------------------------------------------------------------------------------------------
+# Figures ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("outcomes", [[], _rich_outcomes()], ids=["empty", "rich"])
@@ -224,7 +224,7 @@ def test_a_selection_of_another_shape_does_not_lose_the_report(selection):
     assert page.texts["h1"] == ["Nothing to do: no project was selected."]
 
 
-# One file, no network -----------------------------------------------------------------------------------------------
+# One file, no network ---------------------------------------------------------------------------------------
 
 
 def test_the_page_loads_nothing_from_elsewhere():
@@ -259,7 +259,7 @@ def test_equal_documents_give_equal_pages():
     assert report_html.render(document) == report_html.render(json.loads(files.encode(document)))
 
 
-# Readable by everybody ----------------------------------------------------------------------------------------------
+# Readable by everybody --------------------------------------------------------------------------------------
 
 
 def test_the_page_has_the_structure_that_screen_readers_need():
@@ -289,7 +289,7 @@ def test_sorting_is_by_buttons_that_only_the_script_enables():
     assert "hidden" in page.all("form")[0]
 
 
-# Names and paths are typed by people --------------------------------------------------------------------------------
+# Names and paths are typed by people ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -335,7 +335,7 @@ def test_any_report_can_be_shown_and_shows_every_name(case):
     assert page.figures == {key: {str(_look_up(document, key))} for key in page.figures}
 
 
-# Big runs -----------------------------------------------------------------------------------------------------------
+# Big runs ---------------------------------------------------------------------------------------------------
 
 
 def test_ten_thousand_projects_are_all_in_the_table_and_the_rest_stays_short():

@@ -155,7 +155,9 @@ def test_a_database_that_takes_no_writes_is_what_workers_wait_for(database: Engi
 
 
 def test_idle_time_counts_neither_for_the_speed_nor_for_the_time_that_is_left(database: Engine):
-    """Two jobs that overlap, ten seconds together, in a run that was opened a day ago; half of the bytes are done."""
+    """Two jobs that overlap, ten seconds together, in a run that was opened a day ago; half of the bytes are
+    done.
+    """
     run_id = make_run(database, range(1, 5), size_bytes=100)
     for number in (1, 2):
         end(database, must_take(database, run_id, number))
@@ -202,7 +204,7 @@ def test_the_number_of_statements_does_not_grow_with_the_run(database: Engine):
     assert statements(small) == statements(big) <= 8
 
 
-# Watching ---------------------------------------------------------------------------------------------------------
+# Watching ---------------------------------------------------------------------------------------------------
 
 
 def end_all(site: Site, run_id: uuid.UUID) -> None:

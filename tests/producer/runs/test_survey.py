@@ -1,4 +1,6 @@
-"""What `enqueue` says of directories that do not answer, and of a store that has no room for what it plans."""
+"""What `enqueue` says of directories that do not answer, and of a store that has no room for what it
+plans.
+"""
 
 import os
 import threading
@@ -22,7 +24,9 @@ def seen(size_bytes: int, signature: int) -> Survey:
 
 @pytest.fixture
 def room(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Let the store's file system have 100,000 bytes of which 30,000 are free, less 2,000 in reserve; who was asked for it."""
+    """Let the store's file system have 100,000 bytes of which 30,000 are free, less 2,000 in reserve; who was
+    asked for it.
+    """
     asked: list[Path] = []
 
     def statvfs(path: Path) -> os.statvfs_result:

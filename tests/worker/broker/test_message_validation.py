@@ -156,7 +156,7 @@ def genuine(stack: Stack) -> bytes:
     return message
 
 
-# What passes ------------------------------------------------------------------------------------------------------------
+# What passes ------------------------------------------------------------------------------------------------
 
 
 def test_messages_that_the_producer_sends_pass_the_filter(genuine: bytes):
@@ -214,7 +214,7 @@ def test_an_answer_to_a_command_names_no_task(genuine: bytes):
     check_answer(json.dumps(with_body(b'{"worker@host": {"ok": "pong"}}')(answer)).encode())
 
 
-# A real worker -----------------------------------------------------------------------------------------------------------
+# A real worker ----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

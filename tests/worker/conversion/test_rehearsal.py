@@ -1,4 +1,6 @@
-"""A dry run does its statements and takes them back: what the database would refuse is predicted, and nothing stays."""
+"""A dry run does its statements and takes them back: what the database would refuse is predicted, and nothing
+stays.
+"""
 
 from typing import Any
 
@@ -163,7 +165,7 @@ def test_a_dry_run_gives_way_to_locks_like_the_real_run(
     assert outcomes == {}
 
 
-# Types ----------------------------------------------------------------------------------------------------------------
+# Types ------------------------------------------------------------------------------------------------------
 
 MISFITS = {
     "alter table projects alter column analysis_config type text": (

@@ -49,7 +49,9 @@ def waiting_for_a_lock(database: Engine) -> int:
 
 @contextmanager
 def another_waits(database: Engine, engine: Engine) -> Iterator[threading.Event]:
-    """Another job that waits for the claim when the block begins, or has got it already, as the event says."""
+    """Another job that waits for the claim when the block begins, or has got it already, as the event
+    says.
+    """
     got, release = threading.Event(), threading.Event()
 
     def wait() -> None:
@@ -81,7 +83,7 @@ def new_dataset(conn: Connection, **changes: Any) -> Dataset:
     return datasets.add(conn, session_count=len(given["sessions"]), **given)
 
 
-# The claim ------------------------------------------------------------------------------------------------------
+# The claim --------------------------------------------------------------------------------------------------
 
 
 def test_of_many_jobs_that_claim_a_dataset_at_once_each_has_it_alone(database: Engine):
@@ -220,7 +222,7 @@ def test_a_claim_whose_row_was_removed_meanwhile_is_no_claim(database: Engine):
         assert isinstance(waiting.exception(30), ClaimLostError)
 
 
-# Rows -----------------------------------------------------------------------------------------------------------
+# Rows -------------------------------------------------------------------------------------------------------
 
 
 def test_a_dataset_is_found_as_it_was_written(database: Engine):

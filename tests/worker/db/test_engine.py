@@ -36,7 +36,7 @@ def unused_port() -> int:
         return int(listener.getsockname()[1])
 
 
-# Away -----------------------------------------------------------------------------------------------------------
+# Away -------------------------------------------------------------------------------------------------------
 
 
 def test_no_connection_is_opened_before_it_is_needed(database: Engine):
@@ -108,7 +108,7 @@ def test_a_pooled_connection_that_the_server_ended_is_replaced_unnoticed(databas
         assert ask(engine) == 1
 
 
-# Busy -----------------------------------------------------------------------------------------------------------
+# Busy -------------------------------------------------------------------------------------------------------
 
 
 def lock_one_row_each_then_the_others(engines: list[Engine]) -> list[BaseException | None]:
@@ -199,7 +199,7 @@ def test_a_transaction_that_failed_otherwise_is_not_done_again():
     assert tries == [1]
 
 
-# Refused --------------------------------------------------------------------------------------------------------
+# Refused ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("_numbers")
@@ -288,7 +288,7 @@ def test_a_sequence_behind_its_table_is_reported_with_the_statement_that_correct
         conn.execute(text(add.format("x")))
 
 
-# What counts ----------------------------------------------------------------------------------------------------
+# What counts ------------------------------------------------------------------------------------------------
 
 
 def alter(database: Engine, change: str) -> None:

@@ -24,7 +24,7 @@ from worker.db import leases, overview
 from worker.errors import LeaseLostError
 from worker.messages import FileCounts, JobRef, RunOptions, Status, Verb
 
-# Taking a lease -------------------------------------------------------------------------------------------------
+# Taking a lease ---------------------------------------------------------------------------------------------
 
 
 def test_a_lease_has_all_that_its_job_needs(database: Engine):
@@ -116,7 +116,7 @@ def test_project_names_and_paths_are_kept_as_they_are(database: Engine):
     assert (lease.project_name, lease.path) == (name, f"/{name}")
 
 
-# Holding and losing it ------------------------------------------------------------------------------------------
+# Holding and losing it --------------------------------------------------------------------------------------
 
 
 def test_renewing_lengthens_the_lease_and_records_progress(database: Engine):

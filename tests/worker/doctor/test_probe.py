@@ -76,7 +76,7 @@ def test_the_probe_process_ends_with_its_worker(tmp_path: Path):
     assert not (tmp_path / (found.mark or "")).exists()
 
 
-# What hangs ----------------------------------------------------------------------------------------------------
+# What hangs -------------------------------------------------------------------------------------------------
 
 
 def test_a_store_that_hangs_is_found_in_time_and_hides_no_other_check(tmp_path: Path):

@@ -1,4 +1,6 @@
-"""The thread beside a job: it holds on to lease and claim through all that passes, and tells the work when either is lost."""
+"""The thread beside a job: it holds on to lease and claim through all that passes, and tells the work when
+either is lost.
+"""
 
 import threading
 from collections.abc import Callable
@@ -47,7 +49,7 @@ def between_beats(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease_renewer, "_RENEW_S", SLOW_S)
 
 
-# The lease ------------------------------------------------------------------------------------------------------
+# The lease --------------------------------------------------------------------------------------------------
 
 
 def test_the_lease_is_renewed_while_the_work_is_busy_elsewhere(database: Engine):
@@ -162,7 +164,7 @@ def test_the_thread_ends_with_the_block_whatever_happened_in_it(database: Engine
     assert threads() == []
 
 
-# What passes by itself ------------------------------------------------------------------------------------------
+# What passes by itself --------------------------------------------------------------------------------------
 
 
 def test_a_database_that_is_away_for_a_while_is_waited_for(database: Engine):
@@ -214,7 +216,7 @@ def test_a_phase_that_no_job_waits_for_is_recorded_a_moment_later(database: Engi
         eventually(lambda: job_of(database, run_id)["phase"] == "hash", "the phase is in the ledger")
 
 
-# The claim ------------------------------------------------------------------------------------------------------
+# The claim --------------------------------------------------------------------------------------------------
 
 
 def claimed(engine: Engine, *, idle_timeout_s: float) -> Any:

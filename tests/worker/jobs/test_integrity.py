@@ -139,7 +139,9 @@ def test_a_blob_that_gets_another_link_while_it_is_read_is_not_taken_for_bad(
 def test_of_two_that_repair_a_blob_the_second_keeps_what_the_first_put_there(
     site: Site, tools: Tools, monkeypatch: pytest.MonkeyPatch
 ):
-    """What it read was the bad one, by a name that leads to the good one by now. The first look was before its turn."""
+    """What it read was the bad one, by a name that leads to the good one by now. The first look was before
+    its turn.
+    """
     plain_study(site, "first", 1)
     (first,) = migrate_all(site, tools)
     path = recording(first, 1)

@@ -1,4 +1,6 @@
-"""What a conversion that fails leaves in the store: nothing where that can be known before, else nothing that blocks the next."""
+"""What a conversion that fails leaves in the store: nothing where that can be known before, else nothing that
+blocks the next.
+"""
 
 from pathlib import Path
 

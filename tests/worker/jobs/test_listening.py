@@ -1,4 +1,6 @@
-"""A job hears that it has to stop wherever it is, and tells of every byte it reads, so that limits count them."""
+"""A job hears that it has to stop wherever it is, and tells of every byte it reads, so that limits count
+them.
+"""
 
 import os
 import threading

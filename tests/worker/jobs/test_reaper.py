@@ -1,4 +1,6 @@
-"""The reaper: jobs of dead holders wait again, lost messages are sent again, and nothing that lives is disturbed."""
+"""The reaper: jobs of dead holders wait again, lost messages are sent again, and nothing that lives is
+disturbed.
+"""
 
 import uuid
 from collections.abc import Callable
@@ -42,7 +44,9 @@ def messages(site: Site) -> int:
 
 
 def consume_all(site: Site) -> None:
-    """Take every message out, as workers do; or lose them, as a worker that is killed at the wrong moment does."""
+    """Take every message out, as workers do; or lose them, as a worker that is killed at the wrong moment
+    does.
+    """
     with redis.Redis.from_url(site.redis_url) as client:
         client.delete(QUEUE)
 
@@ -68,7 +72,7 @@ def run_state(engine: Engine, run_id: uuid.UUID) -> str:
         return ledger.find_run(conn, str(run_id)).state.value
 
 
-# Dead holders ---------------------------------------------------------------------------------------------------
+# Dead holders -----------------------------------------------------------------------------------------------
 
 
 def test_the_job_of_a_dead_worker_waits_again_and_gets_a_message(site: Site, look: Callable[[], object]):
@@ -107,7 +111,9 @@ def test_leftovers_are_removed_when_the_job_waits_again_already(
 
 
 def test_a_lease_that_ran_out_while_the_server_was_away_is_no_crash(site: Site):
-    """The server has started since. The holder gets the time of one more lease; after that its job waits again, uncounted."""
+    """The server has started since. The holder gets the time of one more lease; after that its job waits
+    again, uncounted.
+    """
     run_id = make_run(site.engine)
     must_take(site.engine, run_id)
     with site.engine.begin() as conn:
@@ -271,7 +277,7 @@ def test_of_many_reapers_at_once_one_takes_each_job(site: Site):
     assert messages(site) == 40
 
 
-# Lost messages --------------------------------------------------------------------------------------------------
+# Lost messages ----------------------------------------------------------------------------------------------
 
 
 def test_an_emptied_broker_gets_the_messages_of_all_that_waits(site: Site, look: Callable[[], object]):
@@ -407,7 +413,7 @@ def test_of_many_reapers_at_once_one_sends_a_message(site: Site):
     assert messages(site) == 30
 
 
-# Ends, and the thread -------------------------------------------------------------------------------------------
+# Ends, and the thread ---------------------------------------------------------------------------------------
 
 
 def test_a_run_whose_last_worker_died_before_it_could_say_so_is_closed(
@@ -456,7 +462,7 @@ def test_the_parent_keeps_no_connection_that_a_fork_could_inherit(site: Site):
     assert "label-migrator reaper" not in kept
 
 
-# For the doctor -------------------------------------------------------------------------------------------------
+# For the doctor ---------------------------------------------------------------------------------------------
 
 
 def test_a_reaper_that_looks_is_well_and_one_whose_thread_ended_is_not(site: Site):

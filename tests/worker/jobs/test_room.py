@@ -1,4 +1,6 @@
-"""Room is counted when nobody else brings the same bytes, and one project without room does not hold all others."""
+"""Room is counted when nobody else brings the same bytes, and one project without room does not hold all
+others.
+"""
 
 import os
 import threading
@@ -27,7 +29,9 @@ Disk = Callable[..., None]
 
 @pytest.fixture
 def disk(site: Site, monkeypatch: pytest.MonkeyPatch) -> Disk:
-    """Let the store's file system have so many bytes, of which some are free beside the reserve and what the store takes."""
+    """Let the store's file system have so many bytes, of which some are free beside the reserve and what the
+    store takes.
+    """
 
     def set_to(*, total: int, free: int) -> None:
         def statvfs(_path: object) -> SimpleNamespace:

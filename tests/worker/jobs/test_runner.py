@@ -1,4 +1,6 @@
-"""One attempt at one job: whatever the work raises, the job has an outcome, waits again, or is somebody else's."""
+"""One attempt at one job: whatever the work raises, the job has an outcome, waits again, or is somebody
+else's.
+"""
 
 import itertools
 import uuid
@@ -68,7 +70,7 @@ def subclasses(kind: type[MigratorError]) -> Iterator[type[MigratorError]]:
         yield from subclasses(one)
 
 
-# Which errors may pass ------------------------------------------------------------------------------------------
+# Which errors may pass --------------------------------------------------------------------------------------
 
 
 def test_every_error_says_whether_waiting_can_help():
@@ -219,7 +221,7 @@ def test_a_process_that_is_forced_to_exit_exits_although_its_lease_is_lost(site:
     assert (job["state"], job["worker"], job["fenced"]) == ("running", "another", 1)
 
 
-# What the operator and the worker want --------------------------------------------------------------------------
+# What the operator and the worker want ----------------------------------------------------------------------
 
 
 def busy(job: Attempt) -> Outcome:
@@ -280,7 +282,9 @@ def test_work_stops_when_its_worker_is_asked_to_stop(site: Site, work: Callable[
 def test_a_job_that_is_to_wait_in_a_run_that_is_being_cancelled_ends_instead(
     site: Site, tools: Tools, error: MigratorError
 ):
-    """Nobody would ever take it. The cancellation is under way, and not to be seen yet, when the job is handed back."""
+    """Nobody would ever take it. The cancellation is under way, and not to be seen yet, when the job is
+    handed back.
+    """
     run_id = make_run(site.engine)
     with site.engine.connect() as operator, ThreadPoolExecutor(1) as worker:
 

@@ -1,4 +1,6 @@
-"""Every byte of a tree is read once, as it is: every change meanwhile is noticed, and the work can be stopped."""
+"""Every byte of a tree is read once, as it is: every change meanwhile is noticed, and the work can be
+stopped.
+"""
 
 import os
 from collections.abc import Callable
@@ -28,7 +30,7 @@ from worker.sessions_csv import RECORDING
 
 CARRIAGE_RETURNS = b"t,x\r\n1,2\r\n3,4\r\n"
 
-# What a hashed tree says ----------------------------------------------------------------------------------------
+# What a hashed tree says ------------------------------------------------------------------------------------
 
 
 def test_a_hashed_tree_has_the_manifest_of_its_content(tmp_path: Path):
@@ -61,7 +63,7 @@ def test_progress_counts_every_file_and_every_byte_once(tmp_path: Path):
     assert sum(size_bytes for _, size_bytes in done) == tree.scan.size_bytes
 
 
-# A tree that changes --------------------------------------------------------------------------------------------
+# A tree that changes ----------------------------------------------------------------------------------------
 
 
 def append(project: Path) -> str:
@@ -226,7 +228,7 @@ def test_a_file_that_cannot_be_read_fails_the_tree_and_is_named():
             as_ordinary_user(lambda: hashed(project, store).manifest)
 
 
-# Stopping -------------------------------------------------------------------------------------------------------
+# Stopping ---------------------------------------------------------------------------------------------------
 
 
 def test_hashing_stops_at_a_file_when_the_lease_is_lost(tmp_path: Path):

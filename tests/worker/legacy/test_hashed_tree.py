@@ -1,4 +1,6 @@
-"""A tree in columns: what is asked of it is what lies on the disk, and it stays small however many files there are."""
+"""A tree in columns: what is asked of it is what lies on the disk, and it stays small however many files
+there are.
+"""
 
 import os
 import tracemalloc

@@ -1,4 +1,6 @@
-"""From a listed tree to a stored one: every byte as it was, every change under our hands noticed, every file counted once."""
+"""From a listed tree to a stored one: every byte as it was, every change under our hands noticed, every file
+counted once.
+"""
 
 import dataclasses
 import errno
@@ -67,7 +69,7 @@ def store_hashed(
     return target, store_at(store, tree, target, attempt, advance, threads=threads)
 
 
-# Storing --------------------------------------------------------------------------------------------------------
+# Storing ----------------------------------------------------------------------------------------------------
 
 NAMES = st.sampled_from([b"a", b"b", b".c", b"d e", b"\xe9", "é".encode(), b"a.csv", b"labels.json"])
 TREES = st.dictionaries(
@@ -188,7 +190,7 @@ def test_a_change_between_hashing_and_copying_is_noticed_and_nothing_is_publishe
     assert temporary_files(store) == []
 
 
-# Stopping -------------------------------------------------------------------------------------------------------
+# Stopping ---------------------------------------------------------------------------------------------------
 
 
 def test_copying_stops_at_a_file_and_keeps_what_is_finished_for_the_next_attempt(tmp_path: Path):
@@ -214,7 +216,7 @@ def lose_the_lease() -> None:
     raise LeaseLostError("another worker has the job")
 
 
-# Batches --------------------------------------------------------------------------------------------------------
+# Batches ----------------------------------------------------------------------------------------------------
 
 
 def blobs_of(store: Store) -> dict[str, bytes]:
@@ -302,7 +304,7 @@ def test_a_disk_that_has_lost_bytes_gets_no_second_chance_to_call_them_durable(
     assert blobs_of(store) == {}
 
 
-# Listening ------------------------------------------------------------------------------------------------------
+# Listening --------------------------------------------------------------------------------------------------
 
 
 def stop_at(number: int) -> Pace:

@@ -1,4 +1,6 @@
-"""A machine without the legacy mount gives its jobs to others: it fails no project, and the queue does not spin."""
+"""A machine without the legacy mount gives its jobs to others: it fails no project, and the queue does not
+spin.
+"""
 
 import ctypes
 import os

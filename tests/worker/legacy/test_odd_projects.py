@@ -1,4 +1,6 @@
-"""Whole rounds over projects with something odd about them: what cannot be kept is predicted, named, and said in warnings."""
+"""Whole rounds over projects with something odd about them: what cannot be kept is predicted, named, and said
+in warnings.
+"""
 
 import json
 import os
@@ -39,7 +41,7 @@ def both(tools: Tools, project: Project) -> tuple[Outcome, Outcome]:
     return rehearsed, run_one(tools, Verb.MIGRATE, project.project_id)
 
 
-# Sessions that cannot be read either way ------------------------------------------------------------------------
+# Sessions that cannot be read either way --------------------------------------------------------------------
 
 
 def unreadable_session(site: Site, project: Project, name: str) -> None:
@@ -79,7 +81,7 @@ def test_a_project_of_which_no_session_can_be_read_is_not_called_verified(site: 
     assert [warning.session for warning in outcome.warnings] == ["odd 1"]
 
 
-# What other programs leave --------------------------------------------------------------------------------------
+# What other programs leave ----------------------------------------------------------------------------------
 
 
 def test_what_other_programs_left_is_named_by_the_dry_run_and_by_the_real_one(site: Site, tools: Tools):
@@ -98,7 +100,7 @@ def test_what_other_programs_left_is_named_by_the_dry_run_and_by_the_real_one(si
     assert sessions == "directories that other programs leave behind become raw sessions: .git, @eaDir"
 
 
-# Paths ----------------------------------------------------------------------------------------------------------
+# Paths ------------------------------------------------------------------------------------------------------
 
 
 def test_a_path_too_long_for_label_in_the_store_fails_before_anything_is_stored(site: Site, tools: Tools):
@@ -119,7 +121,7 @@ def test_a_path_too_long_for_label_in_the_store_fails_before_anything_is_stored(
     assert not any(files for _, _, files in os.walk(site.settings.store_dir / "blobs"))
 
 
-# Labels ---------------------------------------------------------------------------------------------------------
+# Labels -----------------------------------------------------------------------------------------------------
 
 
 LARGE_BYTES = 270 << 20
@@ -168,7 +170,7 @@ def test_many_labels_are_written_in_portions_and_none_is_lost(
     assert labels_of(site, outcome) == expected
 
 
-# Numbers --------------------------------------------------------------------------------------------------------
+# Numbers ----------------------------------------------------------------------------------------------------
 
 
 def test_checks_of_files_with_any_inode_and_any_time_come_back_as_they_were(site: Site):

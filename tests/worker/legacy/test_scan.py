@@ -1,4 +1,6 @@
-"""What a listing of a legacy tree takes, and what it refuses: always with the entry named, and never waiting for it."""
+"""What a listing of a legacy tree takes, and what it refuses: always with the entry named, and never waiting
+for it.
+"""
 
 import itertools
 import os
@@ -49,7 +51,7 @@ def paths(found: Scan) -> set[str]:
     return {entry.path for entry in [*found.directories, *found.files]}
 
 
-# What is taken --------------------------------------------------------------------------------------------------
+# What is taken ----------------------------------------------------------------------------------------------
 
 
 def test_every_entry_is_listed_with_size_mode_and_times(tmp_path: Path):
@@ -143,7 +145,7 @@ def test_a_tree_deeper_than_a_path_can_be_is_refused_by_name(project: Path):
         aside.rmdir()
 
 
-# Links ----------------------------------------------------------------------------------------------------------
+# Links ------------------------------------------------------------------------------------------------------
 
 
 def test_a_link_to_a_file_inside_the_roots_is_the_file_it_points_to(tmp_path: Path, project: Path):
@@ -302,7 +304,7 @@ def test_a_refused_link_whose_name_is_not_utf_8_is_named(project: Path):
         scanned(project)
 
 
-# Special files --------------------------------------------------------------------------------------------------
+# Special files ----------------------------------------------------------------------------------------------
 
 
 def pipe(path: str) -> None:
@@ -367,7 +369,7 @@ def test_a_pipe_that_takes_a_files_place_after_the_scan_does_not_block_the_readi
         hashed(project, store, replace)
 
 
-# Names that rows cannot hold ------------------------------------------------------------------------------------
+# Names that rows cannot hold --------------------------------------------------------------------------------
 
 
 def test_a_session_directory_whose_name_is_not_utf_8_is_refused(project: Path):
@@ -397,7 +399,7 @@ def test_a_session_directory_may_have_any_utf_8_name(project: Path):
     assert "2025 ümläut 研究 '\"\\\n" in scanned(project).session_names
 
 
-# What becomes a link meanwhile ------------------------------------------------------------------------------------
+# What becomes a link meanwhile ------------------------------------------------------------------------------
 
 
 @pytest.fixture(params=["openat2", "step by step"])
@@ -494,7 +496,7 @@ def test_a_tree_beyond_what_one_path_can_name_is_listed_and_read(tmp_path: Path)
     remove_tree(os.fspath((tmp_path / ("f" * 200)).joinpath(*["f" * 200] * 9).rename(tmp_path / "f")))
 
 
-# Listening --------------------------------------------------------------------------------------------------------
+# Listening --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -533,7 +535,7 @@ def test_links_in_linked_directories_that_stand_for_more_than_memory_are_refused
         scanned(project)
 
 
-# Odd figures and odd names --------------------------------------------------------------------------------------
+# Odd figures and odd names ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("year", [1901, 1969, 2263, 2446])
@@ -568,7 +570,7 @@ def test_what_other_programs_left_is_counted_and_named_by_its_topmost_entry(proj
     assert sorted(found.noise.first) == [".git", "@eaDir", "session/._accelerometer_data.csv"]
 
 
-# Permissions ----------------------------------------------------------------------------------------------------
+# Permissions ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", [0o000, 0o311, 0o444], ids=["none", "enter only", "list only"])
@@ -599,7 +601,7 @@ def test_a_project_below_a_directory_that_may_not_be_entered_is_named():
             as_ordinary_user(lambda: scan(str(project), roots_of(folder)))
 
 
-# The project's own path -----------------------------------------------------------------------------------------
+# The project's own path -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("entries", [{}, {b"file": b"1"}], ids=["empty", "files only"])

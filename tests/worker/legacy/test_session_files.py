@@ -18,7 +18,7 @@ from worker.store.digest import CHUNK_BYTES
 
 CARRIAGE_RETURNS = b"t,x\r\n1,2\r\n3,4\r\n"
 
-# Recordings -----------------------------------------------------------------------------------------------------
+# Recordings -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_records_are_counted_for_the_recording_of_a_session_only(tmp_path: Path)
     assert hashed(project, open_store(tmp_path)).records == {"one": 1}
 
 
-# Labels ---------------------------------------------------------------------------------------------------------
+# Labels -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""A resolved path is opened as it was resolved: a directory on the way that has become a link leads nowhere."""
+"""A resolved path is opened as it was resolved: a directory on the way that has become a link leads
+nowhere.
+"""
 
 import errno
 import os

@@ -45,7 +45,7 @@ def while_reading(path: Path, happening: Callable[[], object]) -> bytes:
     return taken
 
 
-# Digests --------------------------------------------------------------------------------------------------------
+# Digests ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, len(THREE_CHUNKS)])
@@ -89,7 +89,7 @@ def test_bytes_that_are_not_utf_8_are_shown_as_what_they_are():
     assert printable(os.fsdecode(b"/study/caf\xe9")) == r"/study/caf\xe9"
 
 
-# A source that changes ------------------------------------------------------------------------------------------
+# A source that changes --------------------------------------------------------------------------------------
 
 
 def append(path: Path, more: bytes = b"more") -> None:

@@ -34,7 +34,7 @@ def one_file(path: str, content: bytes) -> Manifest:
     return Manifest.of("blake3", [File(path, len(content), digest_of("blake3", content))])
 
 
-# Reading back ---------------------------------------------------------------------------------------------------
+# Reading back -----------------------------------------------------------------------------------------------
 
 
 @given(manifest=MANIFESTS)
@@ -116,7 +116,7 @@ def test_what_is_no_manifest_of_this_format_is_a_value_error(content: bytes):
         Manifest.parse(content)
 
 
-# Identity -------------------------------------------------------------------------------------------------------
+# Identity ---------------------------------------------------------------------------------------------------
 
 
 def test_entries_are_in_the_byte_order_of_their_paths_whatever_order_they_come_in():
@@ -196,7 +196,7 @@ def test_the_algorithm_is_part_of_the_identity():
     assert manifest_of(STUDY, "sha256").digest == digest_of("sha256", manifest_of(STUDY, "sha256").content)
 
 
-# What it says of the tree ---------------------------------------------------------------------------------------
+# What it says of the tree -----------------------------------------------------------------------------------
 
 
 def test_sessions_are_the_immediate_directories_and_the_size_that_of_all_files():

@@ -1,4 +1,6 @@
-"""What is bad is put aside under a name of its own, with the reason, and nothing that was put aside is lost."""
+"""What is bad is put aside under a name of its own, with the reason, and nothing that was put aside is
+lost.
+"""
 
 from pathlib import Path
 

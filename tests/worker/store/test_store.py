@@ -33,7 +33,7 @@ from worker.store.removal import remove_tree
 from worker.store.store import Store, safe_name
 
 
-# What is stored ---------------------------------------------------------------------------------------------------
+# What is stored ---------------------------------------------------------------------------------------------
 def test_the_tree_is_the_project_byte_for_byte_and_name_for_name(tmp_path: Path):
     project = write_tree(tmp_path / "study")
 
@@ -146,7 +146,7 @@ def test_a_store_may_use_sha_256(tmp_path: Path):
         assert blob.name == digest_of("sha256", blob.read_bytes())
 
 
-# Staging and publishing -------------------------------------------------------------------------------------------
+# Staging and publishing -------------------------------------------------------------------------------------
 def test_storing_a_project_leaves_nothing_in_staging(tmp_path: Path):
     store = open_store(tmp_path)
 
@@ -265,7 +265,7 @@ def test_a_source_with_other_bytes_behind_an_equal_signature_is_not_stored(tmp_p
         store.stage_file(changed, staging, new_buffer())
 
 
-# Names ------------------------------------------------------------------------------------------------------------
+# Names ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("name", "safe"),
     [
