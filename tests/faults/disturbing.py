@@ -9,6 +9,7 @@ from tests.estate import snapshot_tree
 from tests.faults.child import End
 from tests.faults.order import OPENING_FOR_REMOVAL, is_a_file_of_staging
 from tests.faults.stories import Story
+from tests.support.ledger_rows import jobs_of
 from tests.support.runs import WORK, run_one
 from tests.support.shim import REMOVALS, SYNCS, Act, Call, Fault
 from tests.support.studies import folder_of, staged
@@ -71,7 +72,7 @@ def check_what_is_said(told: Story, ref: JobRef, end: End, number: int) -> None:
     """The reason names a path of the store and what the system said, where the operator looks for it."""
     with told.site.engine.connect() as conn:
         run = ledger.find_run(conn, str(ref.run_id))
-        (job,) = overview.jobs(conn, ref.run_id)
+        (job,) = jobs_of(conn, ref.run_id)
     if number in PAUSING:
         assert end.answer["status"] is None, end.answer
         assert (run.state, job.state) == (RunState.PAUSED, JobState.QUEUED)

@@ -13,6 +13,7 @@ import pytest
 from tests.estate import Project
 from tests.faults.child import Children, End
 from tests.faults.order import check_order, names_of_blobs
+from tests.support.ledger_rows import jobs_of
 from tests.support.runs import WORK, let_lease_run_out, open_run
 from tests.support.shim import Act, Fault
 from tests.support.sites import Site
@@ -160,7 +161,7 @@ def test_a_job_that_is_handed_back_keeps_what_it_has_finished(
             check_store(site)
             kept.append(len(blobs(site)))
             with site.engine.connect() as conn:
-                (job,) = overview.jobs(conn, ref.run_id)
+                (job,) = jobs_of(conn, ref.run_id)
             assert job.state == JobState.QUEUED
         there = blobs(site)
         before = len(written)

@@ -12,12 +12,13 @@ import pytest
 from tests.faults.child import Children
 from tests.faults.disturbing import disturb
 from tests.faults.stories import BigFiles, Copying, Mending, Story, first_of_each_kind
+from tests.support.ledger_rows import jobs_of
 from tests.support.runs import let_lease_run_out, open_run
 from tests.support.shim import Act, Fault
 from tests.support.sites import Site
 from tests.support.states import look
 from tests.support.studies import check_store, check_tree, staged, study
-from worker.db import ledger, overview
+from worker.db import ledger
 from worker.errors import StoreBrokenError
 from worker.jobs.attempt import Attempt
 from worker.jobs.runner import run_job
@@ -68,7 +69,7 @@ def test_an_attempt_that_has_lost_its_job_pauses_nothing(site: Site, tools: Tool
     assert run_job(tools, ref, "a worker", lose_the_lease_and_meet_an_error, Verb.MIGRATE) is None
 
     with site.engine.connect() as conn:
-        (job,) = overview.jobs(conn, ref.run_id)
+        (job,) = jobs_of(conn, ref.run_id)
         assert ledger.find_run(conn, str(ref.run_id)).state is RunState.RUNNING
     assert job.state == JobState.RUNNING.value
 

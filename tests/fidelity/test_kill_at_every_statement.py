@@ -19,6 +19,7 @@ from tests.estate import (
     snapshot_tree,
     split_session,
 )
+from tests.support.ledger_rows import jobs_of
 from tests.support.model import POINTERS, by_key
 from tests.support.points import Lives, Points, lives
 from tests.support.runs import WORK, let_lease_run_out, open_run, run_one
@@ -60,7 +61,7 @@ def deliver_again(tools: Tools, verb: Verb, ref: JobRef) -> Outcome:
     with tools.engine.begin() as conn:
         ledger.finish_ended_runs(conn)
     with tools.engine.connect() as conn:
-        (job,) = overview.jobs(conn, ref.run_id)
+        (job,) = jobs_of(conn, ref.run_id)
         assert job.state == JobState.DONE
         assert ledger.find_run(conn, str(ref.run_id)).state is RunState.FINISHED
         return overview.outcomes(conn, ref.run_id)[ref.project_id]

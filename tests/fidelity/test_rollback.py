@@ -13,9 +13,10 @@ from tests.estate import (
 )
 from tests.estate.compare import LABEL_TABLES
 from tests.fidelity.rolled_back import TABLES, look, make, sql
+from tests.support.ledger_rows import jobs_of
 from tests.support.runs import do, open_run, run, run_one
 from tests.support.sites import Site
-from worker.db import ledger, overview
+from worker.db import ledger
 from worker.errors import UsageError
 from worker.jobs.tools import Tools
 from worker.messages import Status, Verb
@@ -81,7 +82,7 @@ def test_only_projects_that_this_program_converted_are_rolled_back(site: Site, t
     assert "no before-image" in skipped[reference.project_id].reason
     assert skipped[reference.project_id].remedy == "Roll it back with the tool that migrated it."
     with site.engine.connect() as conn:
-        jobs = {job.project_id for job in overview.jobs(conn, opened.run_id)}
+        jobs = {job.project_id for job in jobs_of(conn, opened.run_id)}
     assert made.project_id not in jobs
     refs = [ledger.JobRef(run_id=opened.run_id, project_id=number) for number in jobs]
     do(tools, Verb.ROLLBACK, refs)

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, text
+from sqlalchemy.engine import Row
 
 from tests.support.waiting import PATIENCE_S
 from worker.db import leases, ledger
@@ -148,3 +149,13 @@ def at_once(engines: Sequence[Engine], call: Callable[[Engine], T]) -> list[T]:
 
     with ThreadPoolExecutor(len(engines)) as threads:
         return list(threads.map(one, engines))
+
+
+def jobs_of(conn: Connection, run_id: uuid.UUID) -> list[Row[Any]]:
+    """The rows of a run's jobs, by project."""
+    return list(
+        conn.execute(
+            text("select * from migration_jobs where run_id = :run_id order by project_id"),
+            {"run_id": run_id},
+        )
+    )

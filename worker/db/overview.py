@@ -222,21 +222,6 @@ def failures(conn: Connection, run_id: uuid.UUID, examples: int) -> list[Failure
     return [FailureClass(**row) for row in rows.mappings()]
 
 
-def jobs(conn: Connection, run_id: uuid.UUID) -> list[Row[Any]]:
-    """Every job of a run, for people: what it is, which worker runs it, how far it is, how it ended."""
-    return list(
-        conn.execute(
-            sql("""
-                select project_id, project_name, path, state, attempt, worker, lease_until, phase, dataset_hash,
-                       sessions_total, files_total, bytes_total, files_done, bytes_done, error_class, error, outcome,
-                       started_at, finished_at,
-                       extract(epoch from clock_timestamp() - started_at)::float8 as age_s
-                from migration_jobs where run_id = :run_id order by project_id"""),
-            {"run_id": run_id},
-        )
-    )
-
-
 def outcomes(conn: Connection, run_id: uuid.UUID) -> dict[int, Outcome]:
     """The outcome of every job that has ended, by project."""
     rows = conn.execute(

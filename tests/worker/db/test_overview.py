@@ -43,19 +43,6 @@ def test_a_run_without_jobs_and_jobs_of_unknown_size_have_progress_too(database:
     assert (some.jobs, some.bytes_total, some.bytes_done) == (1, 0, 70)
 
 
-def test_jobs_are_listed_by_project_with_their_age(database: Engine):
-    run_id = make_run(database, [3, 1, 2])
-    must_take(database, run_id, 2, "worker@host")
-
-    with database.connect() as conn:
-        rows = overview.jobs(conn, run_id)
-
-    assert [row.project_id for row in rows] == [1, 2, 3]
-    assert (rows[1].worker, rows[1].state) == ("worker@host", "running")
-    assert 0 <= rows[1].age_s < 60
-    assert rows[0].age_s is None
-
-
 def test_thousands_of_jobs_are_written_at_once(database: Engine):
     run_id = make_run(database, list(range(1, 5001)), size_bytes=2**33)
 

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from tests.support.folders import remove_all
+from tests.support.ledger_rows import jobs_of
 from tests.support.runs import open_run, run, run_one
 from tests.support.sites import Site
 from tests.support.studies import check_store, check_tree, staged, study, study_with_everything
-from worker.db import ledger, overview
+from worker.db import ledger
 from worker.jobs import leftovers, rollback
 from worker.jobs.tools import Tools
 from worker.legacy import restore
@@ -53,7 +54,7 @@ def test_a_legacy_file_system_that_cannot_flush_is_tried_again_later(
 
     first = rollback.rollback(tools, ref, "worker")
     with site.engine.connect() as conn:
-        (job,) = overview.jobs(conn, ref.run_id)
+        (job,) = jobs_of(conn, ref.run_id)
     again = run(tools, Verb.ROLLBACK) if first is not None else rollback.rollback(tools, ref, "worker")
 
     assert first is None
