@@ -189,7 +189,7 @@ create table if not exists dataset_claims (
     dataset_hash text primary key,
     claimed_at   timestamptz not null default clock_timestamp()
 );
-comment on table dataset_claims is 'One row for each dataset that anybody ever stored; its row lock makes one worker the one who stores it';
+comment on table dataset_claims is 'One row for each dataset that was ever stored; its row lock makes one worker the one who stores it';
 
 -- Which store the datasets of this database are in: the id in its store.json. At most one row.
 create table if not exists migration_store (

@@ -198,7 +198,7 @@ comment on function label_set_updated_at() is 'What "on update current_timestamp
 
 -- An update that names updated_at itself keeps its value, as in MySQL.
 -- One directory is one dataset. Label's "scan and register" compares content by a digest of its own, so it would register
--- every stored tree once more; whoever then deleted that twin, which nothing refers to, would delete the files of both.
+-- every stored tree once more; deleting that twin, which nothing refers to, would delete the files of both.
 -- By digest, because a path may be longer than an index entry.
 do $$
 begin

@@ -5,7 +5,7 @@
 -- later additions without which today's application cannot list sessions: participants.great_puffs, and
 -- sessions.puffs_verified and smoking_verified. Source: label contract, sections 1 and 2.
 --
--- Keys are "by default" identities because rows are imported with their ids; whoever imports moves the sequences past
+-- Keys are "by default" identities because rows are imported with their ids; an import moves the sequences past
 -- the maximum afterwards. Repeatable: what exists is left as it is.
 
 create or replace function label_set_updated_at() returns trigger language plpgsql as $$
@@ -76,7 +76,7 @@ comment on table  sessions is 'One recording, or one piece of a split recording'
 comment on column sessions.session_name is 'Name of the directory, or that name with .1, .2 ... for a piece of a split';
 comment on column sessions.status is 'Initial, Visualized, Decision Made, Split (replaced by its pieces) or unlabeled';
 comment on column sessions.keep is 'NULL: undecided; true: kept; false: discarded';
-comment on column sessions.is_visible is 'False for the parents of splits; nobody reads it';
+comment on column sessions.is_visible is 'False for the parents of splits; no program reads it';
 comment on column sessions.bouts is 'Array of bouts: objects with start, end (ns), label, confidence, or arrays (old form)';
 comment on column sessions.start_ns is 'First ns_since_reboot of the session: nanoseconds since the watch booted, not an epoch';
 comment on column sessions.stop_ns is 'Last ns_since_reboot of the session';
