@@ -15,24 +15,16 @@ from sqlalchemy import Connection, Engine, text
 
 from tests.chaos.estate import Estate, Row
 from tests.estate import differences, dump, readings, snapshot_tree
-from tests.estate.compare import LABEL_TABLES, Entry
+from tests.estate.compare import CONVERTED_TABLES, Entry
 from tests.support.model import Tree, by_key, grouped, migrated, parsed
 
-_TABLES = (
-    *LABEL_TABLES,
-    "raw_datasets",
-    "raw_dataset_sessions",
-    "project_dataset_refs",
-    "project_split_configs",
-    "project_conversions",
-)
 Tables = dict[str, list[Row]]
 
 
 def wrong_rows_and_bytes(engine: Engine, estate: Estate) -> list[str]:
     """Everything that is wrong with the projects, their files and the store, whatever the runs say."""
     with engine.connect().execution_options(isolation_level="REPEATABLE READ") as conn:
-        tables = dump(conn, _TABLES)
+        tables = dump(conn, CONVERTED_TABLES)
         read = readings(conn, estate.data_dir)
     return [
         *_wrong_projects(tables, estate),

@@ -15,6 +15,15 @@ from worker.errors import SessionUnreadableError
 from worker.sessions_csv import Reader, SessionRow, read
 
 LABEL_TABLES = ("participants", "projects", "sessions", "session_lineage", "models")
+CONVERTED_TABLES = (
+    *LABEL_TABLES,
+    "raw_datasets",
+    "raw_dataset_sessions",
+    "project_dataset_refs",
+    "project_split_configs",
+    "project_conversions",
+)
+"""All that a conversion or its rollback may write but the ledger's rows of runs and jobs."""
 """The tables that are Label's own and hold what people did."""
 
 _AS_TEXT = {"json", "jsonb", "timestamp with time zone", "timestamp without time zone"}

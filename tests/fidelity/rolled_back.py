@@ -19,20 +19,12 @@ from tests.estate import (
     write_labels,
     write_recording,
 )
-from tests.estate.compare import LABEL_TABLES
+from tests.estate.compare import CONVERTED_TABLES
 from tests.support.model import Row
 from tests.support.sites import Site
 from worker.messages import Outcome, Status
 
-TABLES = (
-    *LABEL_TABLES,
-    "project_dataset_refs",
-    "project_split_configs",
-    "raw_datasets",
-    "raw_dataset_sessions",
-    "project_conversions",
-    "dataset_claims",
-)
+TABLES = (*CONVERTED_TABLES, "dataset_claims")
 """All that is not the ledger's: what a rehearsal or a refused rollback must not change."""
 
 STAMPS = ("created_at", "updated_at", "split_timestamp", "watch_assigned_at")

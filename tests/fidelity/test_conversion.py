@@ -20,22 +20,13 @@ from tests.estate import (
     readings,
     snapshot_tree,
 )
-from tests.estate.compare import LABEL_TABLES
+from tests.estate.compare import CONVERTED_TABLES, LABEL_TABLES
 from tests.support.model import POINTERS, Migrated, Row, Tree, by_key, grouped, migrated, parsed
 from tests.support.runs import run, tools_of
 from tests.support.sites import Site
 from worker.jobs.tools import Tools
 from worker.messages import Outcome, Status, Verb
 from worker.sessions_csv import Reader
-
-TABLES = (
-    *LABEL_TABLES,
-    "raw_datasets",
-    "raw_dataset_sessions",
-    "project_dataset_refs",
-    "project_split_configs",
-    "project_conversions",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +138,7 @@ def _tell(site: Site, tools: Tools) -> Story:
 def _look(site: Site, *, with_readings: bool = True) -> Moment:
     with site.engine.connect() as conn:
         return Moment(
-            tables=dump(conn, TABLES),
+            tables=dump(conn, CONVERTED_TABLES),
             readings=readings(conn, site.data_dir) if with_readings else {},
             legacy=snapshot_tree(site.legacy_root),
         )

@@ -39,10 +39,10 @@ from tests.estate import (
     split_session,
     write_recording,
 )
+from tests.estate.compare import CONVERTED_TABLES
 from tests.support.model import Row, Tree, by_key, grouped, migrated, parsed
 from tests.support.runs import run_one
 from tests.support.sites import Site
-from tests.support.states import TABLES
 from worker.jobs.tools import Tools
 from worker.messages import Status, Verb
 from worker.sessions_csv import Reader
@@ -355,7 +355,7 @@ class History(RuleBasedStateMachine):
     def rows_are_what_the_model_says(self) -> None:
         """I4 and I7."""
         with self.site.engine.connect() as conn:
-            tables = dump(conn, TABLES)
+            tables = dump(conn, CONVERTED_TABLES)
         assert tables["session_lineage"] == self.lineage
         active = {row["project_id"] for row in tables["project_conversions"] if not row["rolled_back_at"]}
         assert active == {one.number for one in self.known if one.is_migrated}

@@ -28,6 +28,7 @@ from tests.support.model import Row
 from tests.support.runs import WORK, at_once, open_run, run, run_one
 from tests.support.sites import Site
 from tests.support.studies import study_with_everything
+from tests.support.trees import link_while_reading
 from worker.jobs.tools import Tools
 from worker.legacy import restore
 from worker.messages import Outcome, Status, Verb
@@ -378,15 +379,7 @@ def test_a_blob_that_gets_another_link_while_it_is_restored_has_not_changed(
     files = snapshot_tree(directory)
     run(tools, Verb.MIGRATE)
     remove_all(directory)
-    links: list[Path] = []
-
-    def link_meanwhile(path: str, *args: Any) -> Iterator[memoryview]:
-        for chunk in read_stored(path, *args):
-            links.append(site.folder / f"link {len(links)}")
-            os.link(path, links[-1])
-            yield chunk
-
-    monkeypatch.setattr(restore, "read_stored", link_meanwhile)
+    links = link_while_reading(monkeypatch, restore, site.folder)
 
     rehearsed = only(run(tools, Verb.ROLLBACK, dry_run=True, restore_files=True))
     outcome = only(run(tools, Verb.ROLLBACK, restore_files=True))

@@ -7,17 +7,8 @@ from dataclasses import dataclass
 from sqlalchemy import Engine
 
 from tests.estate import dump
-from tests.estate.compare import LABEL_TABLES
+from tests.estate.compare import CONVERTED_TABLES
 from tests.support.model import Row, Tree, by_key, grouped, migrated, parsed
-
-TABLES = (
-    *LABEL_TABLES,
-    "raw_datasets",
-    "raw_dataset_sessions",
-    "project_dataset_refs",
-    "project_split_configs",
-    "project_conversions",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +39,7 @@ class Rows:
 def look(engine: Engine, project_id: int) -> Rows:
     """The rows of a project as they are now, all from one moment."""
     with engine.connect().execution_options(isolation_level="REPEATABLE READ") as conn:
-        tables = dump(conn, TABLES)
+        tables = dump(conn, CONVERTED_TABLES)
     own = grouped(tables["sessions"], "project_id").get(project_id, [])
     ids = {row["session_id"] for row in own}
     return Rows(

@@ -4,10 +4,13 @@ import itertools
 import os
 import pickle
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from types import ModuleType
+from typing import Any, TypeVar
+
+import pytest
 
 from worker.legacy.hash import hash_tree
 from worker.legacy.hashed_tree import HashedTree
@@ -15,7 +18,7 @@ from worker.legacy.ingest import Stored, counted, store_tree
 from worker.legacy.parallel import Advance
 from worker.legacy.roots import Roots
 from worker.legacy.scan import scan
-from worker.store.digest import Algorithm, Signature, digest_of
+from worker.store.digest import Algorithm, Signature, digest_of, read_stored
 from worker.store.manifest import (
     Directory,
     Entry,
@@ -199,3 +202,17 @@ def _be_ordinary_and_call(call: Callable[[], T], writing: int) -> None:
         with open(writing, "wb") as answer:
             pickle.dump((result, error), answer)
         os._exit(0)
+
+
+def link_while_reading(monkeypatch: pytest.MonkeyPatch, module: ModuleType, folder: Path) -> list[Path]:
+    """Let every stored file that a module reads get a new link in `folder` at each chunk; the links made."""
+    links: list[Path] = []
+
+    def read(path: str, *args: Any) -> Iterator[memoryview]:
+        for chunk in read_stored(path, *args):
+            links.append(folder / f"link {len(links)}")
+            os.link(path, links[-1])
+            yield chunk
+
+    monkeypatch.setattr(module, "read_stored", read)
+    return links

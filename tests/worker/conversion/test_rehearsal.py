@@ -15,22 +15,13 @@ from tests.estate import (
     split_session,
     write_labels,
 )
-from tests.estate.compare import LABEL_TABLES
+from tests.estate.compare import CONVERTED_TABLES
 from tests.support.runs import do, open_run, run, run_one
 from tests.support.sites import Site
 from worker.db import column_types, schema
 from worker.errors import ColumnTypesError
 from worker.jobs.tools import Tools
 from worker.messages import Outcome, Status, Verb
-
-TABLES = (
-    *LABEL_TABLES,
-    "raw_datasets",
-    "raw_dataset_sessions",
-    "project_dataset_refs",
-    "project_split_configs",
-    "project_conversions",
-)
 
 _RAISES = """
     create function refuse() returns trigger language plpgsql as $$
@@ -86,7 +77,7 @@ def study(site: Site) -> int:
 def everything(site: Site) -> tuple[Any, ...]:
     trees = site.data_dir / "raw_datasets"
     with site.engine.connect() as conn:
-        return dump(conn, TABLES), sorted(snapshot_tree(trees))[1:] if trees.exists() else []
+        return dump(conn, CONVERTED_TABLES), sorted(snapshot_tree(trees))[1:] if trees.exists() else []
 
 
 def put_in_the_way(site: Site, statements: str) -> None:

@@ -1,7 +1,6 @@
 """Stored bytes are never trusted for longer than the settings say, and bad ones are mended in every tree."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,12 @@ from sqlalchemy import text
 from tests.support.runs import migrate_all
 from tests.support.sites import Site
 from tests.support.studies import damage, plain_study
+from tests.support.trees import link_while_reading
 from worker.jobs import integrity
 from worker.jobs.tools import Tools
 from worker.legacy import hash as hashing
 from worker.messages import Outcome
-from worker.store.digest import BIG_BYTES, read_stored
+from worker.store.digest import BIG_BYTES
 
 
 def keep_times(path: Path, act: Any) -> None:
@@ -119,15 +119,7 @@ def test_a_blob_that_gets_another_link_while_it_is_read_is_not_taken_for_bad(
     (first,) = migrate_all(site, tools)
     make_old(site, 31)
     plain_study(site, "second", 1)
-    links: list[Path] = []
-
-    def link_meanwhile(path: str, *args: Any) -> Iterator[memoryview]:
-        for chunk in read_stored(path, *args):
-            links.append(site.folder / f"link {len(links)}")
-            os.link(path, links[-1])
-            yield chunk
-
-    monkeypatch.setattr(hashing, "read_stored", link_meanwhile)
+    links = link_while_reading(monkeypatch, hashing, site.folder)
 
     (second,) = migrate_all(site, tools)
 
