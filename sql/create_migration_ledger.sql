@@ -45,7 +45,7 @@ insert into migration_state_arrows (machine, from_state, to_state, meaning) valu
     ('job', 'queued',    'running',   'a worker took the lease'),
     ('job', 'queued',    'cancelled', 'the run was cancelled before a worker took it'),
     ('job', 'running',   'queued',    'handed back, or the lease ran out'),
-    ('job', 'running',   'done',      'converted, rolled back or verified (a dry run: would be)'),
+    ('job', 'running',   'done',      'it did what the run is for (a dry run: it would)'),
     ('job', 'running',   'skipped',   'the worker found nothing to do; the outcome says why'),
     ('job', 'running',   'failed',    'the outcome says why and what to do'),
     ('job', 'running',   'cancelled', 'the run was cancelled while a worker had it'),
@@ -54,14 +54,14 @@ on conflict on constraint migration_state_arrows_pkey do update set meaning = ex
 
 create table if not exists migration_runs (
     run_id      uuid primary key,
-    verb        text        not null check (verb in ('migrate', 'rollback', 'verify')),
+    verb        text        not null check (verb in ('migrate', 'rollback', 'verify', 'reclaim', 'gc')),
     dry_run     boolean     not null,
     state       text        not null default 'planned',
     selection   jsonb       not null default '{}',     -- the options the run was opened with
     created_at  timestamptz not null default clock_timestamp(),
     finished_at timestamptz
 );
-comment on table  migration_runs is 'One row for each call of a verb over some projects. Holds no totals: they are computed from the jobs';
+comment on table  migration_runs is 'One row for each call of a verb over some projects or datasets. Holds no totals: they are computed from the jobs';
 comment on column migration_runs.selection is 'The options the run was opened with, and what they left out and why';
 alter table migration_runs add column if not exists paused_because text;
 comment on column migration_runs.paused_because is 'Why a paused run stands still';
@@ -69,10 +69,33 @@ alter table migration_runs add column if not exists limit_bytes_per_second bigin
 comment on column migration_runs.limit_bytes_per_second is 'How fast all workers of the run together may read; null: as fast as they can';
 create index if not exists migration_runs_created_at on migration_runs (created_at desc);
 
+-- Releases before 0.3 knew projects only.
+do $$
+begin
+    if not exists (select from pg_constraint where conrelid = to_regclass('migration_runs')
+                   and conname = 'migration_runs_verb_check' and pg_get_constraintdef(oid) like '%gc%') then
+        alter table migration_runs drop constraint if exists migration_runs_verb_check;
+        alter table migration_runs add constraint migration_runs_verb_check
+            check (verb in ('migrate', 'rollback', 'verify', 'reclaim', 'gc'));
+    end if;
+    if to_regclass('migration_jobs') is not null
+       and not exists (select from pg_attribute
+                       where attrelid = to_regclass('migration_jobs') and attname = 'subject_id' and not attisdropped) then
+        alter table migration_jobs rename column project_id to subject_id;
+        alter table migration_jobs rename column project_name to subject_name;
+        alter table migration_jobs add column subject text not null default 'project'
+            check (subject in ('project', 'dataset', 'store'));
+        alter table migration_jobs drop constraint migration_jobs_pkey;
+        alter table migration_jobs add constraint migration_jobs_pkey primary key (run_id, subject, subject_id);
+        drop index migration_jobs_project;
+    end if;
+end $$;
+
 create table if not exists migration_jobs (
     run_id         uuid        not null references migration_runs on delete cascade,
-    project_id     integer     not null,
-    project_name   text,                               -- as it was when the run was opened
+    subject        text        not null default 'project' check (subject in ('project', 'dataset', 'store')),
+    subject_id     integer     not null,
+    subject_name   text,                               -- as it was when the run was opened
     path           text,                               -- likewise; the conversion checks that it still holds
     state          text        not null default 'queued',
     attempt        integer     not null default 0,     -- the fencing number: counts the leases taken
@@ -92,11 +115,17 @@ create table if not exists migration_jobs (
     sent_at        timestamptz,
     started_at     timestamptz,                        -- of the latest attempt
     finished_at    timestamptz,
-    constraint migration_jobs_pkey primary key (run_id, project_id),
+    constraint migration_jobs_pkey primary key (run_id, subject, subject_id),
     constraint migration_jobs_lease check ((state = 'running') = (lease_until is not null)),
     constraint migration_jobs_outcome check ((state in ('done', 'skipped', 'failed', 'cancelled')) = (outcome is not null))
 );
-comment on table  migration_jobs is 'One project in one run: its lease while it runs, its outcome when it has ended';
+comment on table  migration_jobs is 'One project or dataset, or the store, in one run: its lease while it runs, its outcome when it has ended';
+comment on column migration_jobs.subject is 'What the job is about, and what subject_id counts: projects or datasets; the store is always 1';
+alter table migration_jobs add column if not exists project_id integer
+    generated always as (case when subject = 'project' then subject_id end) stored;
+alter table migration_jobs add column if not exists project_name text
+    generated always as (case when subject = 'project' then subject_name end) stored;
+comment on column migration_jobs.project_id is 'The subject, if it is a project: for queries written for earlier releases';
 comment on column migration_jobs.attempt is 'Fencing number: what is written must still be of this attempt';
 comment on column migration_jobs.outcome is 'What became of the job, as the task returned it';
 alter table migration_jobs add column if not exists sent_epoch text;
@@ -113,7 +142,7 @@ alter table migration_jobs add column if not exists waits_for text;
 comment on column migration_jobs.waits_for is 'A job that could not be done where it was: the legacy root that was missing there, or "room" in the store';
 alter table migration_jobs add column if not exists waits_since timestamptz;
 comment on column migration_jobs.waits_since is 'Since when a waiting job has waited for that';
-create index if not exists migration_jobs_project on migration_jobs (project_id);
+create index if not exists migration_jobs_subject on migration_jobs (subject, subject_id);
 -- What every worker asks for every few seconds, however many jobs wait.
 create index if not exists migration_jobs_running on migration_jobs (run_id) where state = 'running';
 create index if not exists migration_jobs_unsent on migration_jobs (run_id) where state = 'queued' and sent_at is null;
@@ -190,6 +219,63 @@ create table if not exists dataset_claims (
     claimed_at   timestamptz not null default clock_timestamp()
 );
 comment on table dataset_claims is 'One row for each dataset that was ever stored; its row lock makes one worker the one who stores it';
+
+-- Which dataset needs which content. Rebuildable from the manifests; complete for the datasets of migration_indexed_datasets.
+create table if not exists migration_dataset_blobs (
+    dataset_hash text   not null,
+    digest       text   not null,
+    size_bytes   bigint not null,
+    constraint migration_dataset_blobs_pkey primary key (dataset_hash, digest)
+);
+comment on table migration_dataset_blobs is 'Which content each dataset needs: an index over the manifests, for repairs and gc';
+create index if not exists migration_dataset_blobs_digest on migration_dataset_blobs (digest);
+
+create table if not exists migration_indexed_datasets (
+    dataset_hash text        primary key,
+    indexed_at   timestamptz not null default clock_timestamp()
+);
+comment on table migration_indexed_datasets is 'The datasets whose content migration_dataset_blobs lists in full';
+
+create table if not exists migration_blob_readers (
+    run_id     uuid    not null references migration_runs on delete cascade,
+    digest     text    not null,
+    dataset_id integer not null,
+    constraint migration_blob_readers_pkey primary key (run_id, digest)
+);
+comment on table migration_blob_readers is 'Which dataset''s job of a verification reads a blob that several share, so that it is read once';
+
+-- Legacy directories that were moved away: where each was, where it is, and what became of it.
+create table if not exists migration_reclaims (
+    reclaim_id            bigint generated by default as identity primary key,
+    conversion_id         bigint      not null,
+    project_id            integer     not null,
+    run_id                uuid        not null,
+    legacy_path           text        not null,        -- the project's own directory, as the conversion recorded it
+    moved_from            text        not null,        -- the directory that is renamed: its own, or one around it
+    moved_to              text        not null,
+    carried_by_project_id integer,
+    state                 text        not null
+        check (state in ('moving', 'reclaimed', 'undoing', 'undone', 'purging', 'purged')),
+    files                 bigint      not null default 0,
+    bytes                 bigint      not null default 0,
+    begun_at              timestamptz not null default clock_timestamp(),
+    reclaimed_at          timestamptz,
+    ended_at              timestamptz,
+    ended_by_run_id       uuid
+);
+comment on table  migration_reclaims is 'Legacy directories that a reclaim moved away; written before the directory is renamed, so that a crash can be completed';
+comment on column migration_reclaims.carried_by_project_id is 'The project with whose directory, which is the same or around it, this one was moved; null: it was moved itself';
+comment on column migration_reclaims.bytes is 'Allocated on disk, hard links counted once; 0 for a carried one';
+create unique index if not exists migration_reclaims_active on migration_reclaims (conversion_id) where state <> 'undone';
+create index if not exists migration_reclaims_project on migration_reclaims (project_id);
+
+create table if not exists migration_unreferenced (
+    kind      text        not null check (kind in ('dataset', 'tree', 'manifest', 'blob')),
+    name      text        not null,
+    marked_at timestamptz not null default clock_timestamp(),
+    constraint migration_unreferenced_pkey primary key (kind, name)
+);
+comment on table migration_unreferenced is 'What a gc found that nothing refers to, and since when. A job that is to use it removes the mark first';
 
 -- Which store the datasets of this database are in: the id in its store.json. At most one row.
 create table if not exists migration_store (

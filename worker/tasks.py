@@ -16,7 +16,7 @@ from worker.jobs.progress import Progress
 from worker.jobs.rollback import rollback
 from worker.jobs.tools import Tools, connect
 from worker.jobs.verify import verify_sessions
-from worker.messages import JobRef, Outcome, Status, Verb
+from worker.messages import JobRef, Outcome, Status
 from worker.runtime import shutdown
 from worker.runtime.latest_call import LatestCall
 from worker.runtime.throttle import Throttle
@@ -35,7 +35,7 @@ class JobFailedError(Exception):
         return words if len(words) <= _BEGIN + _END else f"{words[:_BEGIN]}…{words[-_END:]}"
 
 
-@shared_task(name=Verb.MIGRATE.task, bind=True, throws=(JobFailedError,))
+@shared_task(name="worker.tasks.migrate_project", bind=True, throws=(JobFailedError,))
 def migrate_project(self: Task, run_id: str, project_id: int) -> "Result":
     """Migrate one legacy project, or rehearse it if the run is a dry run; the outcome as JSON.
 
@@ -43,25 +43,25 @@ def migrate_project(self: Task, run_id: str, project_id: int) -> "Result":
     one of them gets the lease. Dying here: the ledger's lease runs out and the job is done by the worker that
     gets it next.
     """
-    ref = JobRef(run_id=uuid.UUID(run_id), project_id=project_id)
+    ref = JobRef(run_id=uuid.UUID(run_id), subject_id=project_id)
     return _result(migrate(_tools_of(self), ref, self.request.hostname))
 
 
-@shared_task(name=Verb.ROLLBACK.task, bind=True, throws=(JobFailedError,))
+@shared_task(name="worker.tasks.rollback_project", bind=True, throws=(JobFailedError,))
 def rollback_project(self: Task, run_id: str, project_id: int) -> "Result":
     """Take one migrated project back, or rehearse it; the outcome as JSON.
 
     Twice, at once, or dying here: as `migrate_project`. A rollback and a migration of one project cannot both
     proceed: each checks the project's row under its lock.
     """
-    ref = JobRef(run_id=uuid.UUID(run_id), project_id=project_id)
+    ref = JobRef(run_id=uuid.UUID(run_id), subject_id=project_id)
     return _result(rollback(_tools_of(self), ref, self.request.hostname))
 
 
-@shared_task(name=Verb.VERIFY.task, bind=True, throws=(JobFailedError,))
+@shared_task(name="worker.tasks.verify_project", bind=True, throws=(JobFailedError,))
 def verify_project(self: Task, run_id: str, project_id: int) -> "Result":
     """Prove that one migrated project's sessions read as before; the outcome as JSON, all that is written."""
-    ref = JobRef(run_id=uuid.UUID(run_id), project_id=project_id)
+    ref = JobRef(run_id=uuid.UUID(run_id), subject_id=project_id)
     return _result(verify_sessions(_tools_of(self), ref, self.request.hostname))
 
 

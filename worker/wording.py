@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from worker.messages import Outcome, Status, Verb
+from worker.messages import Outcome, Status, Subject, Verb
 from worker.units import human_bytes
 
 
@@ -16,10 +16,17 @@ class VerbWords:
     noun: str
     done: Status
     predicted: Status
+    also: frozenset[Status] = frozenset()
+    """Other successes: of what the verb does with an option."""
 
     def success(self, *, dry_run: bool) -> Status:
         """The status of a project for which the run did, or in a dry run would do, what it is for."""
         return self.predicted if dry_run else self.done
+
+    def successes(self, *, dry_run: bool) -> frozenset[Status]:
+        """Every status that is a success of a real run, or of a dry run."""
+        also = {status for status in self.also if status.value.startswith("would_") == dry_run}
+        return frozenset({self.success(dry_run=dry_run), *also})
 
     @property
     def done_word(self) -> str:
@@ -29,7 +36,11 @@ class VerbWords:
     @property
     def done_key(self) -> str:
         """Under which key a report counts these: `projects_migrated`."""
-        return f"projects_{self.done}"
+        return self.key_of(Subject.PROJECT)
+
+    def key_of(self, subject: Subject) -> str:
+        """Under which key a report counts its subjects that went well: `datasets_verified`."""
+        return f"{subject}s_{self.done}"
 
     @property
     def report_stem(self) -> str:
@@ -40,7 +51,26 @@ class VerbWords:
 VERB_WORDS = {
     Verb.MIGRATE: VerbWords(noun="migration", done=Status.MIGRATED, predicted=Status.WOULD_MIGRATE),
     Verb.ROLLBACK: VerbWords(noun="rollback", done=Status.ROLLED_BACK, predicted=Status.WOULD_ROLL_BACK),
-    Verb.VERIFY: VerbWords(noun="verification", done=Status.VERIFIED, predicted=Status.VERIFIED),
+    Verb.VERIFY: VerbWords(
+        noun="verification",
+        done=Status.VERIFIED,
+        predicted=Status.VERIFIED,
+        also=frozenset({Status.REPAIRED}),
+    ),
+    Verb.RECLAIM: VerbWords(
+        noun="reclaim",
+        done=Status.RECLAIMED,
+        predicted=Status.WOULD_RECLAIM,
+        also=frozenset(
+            {
+                *(Status.UNDONE, Status.WOULD_UNDO, Status.PURGED, Status.WOULD_PURGE),
+                *(Status.SHARED, Status.WOULD_SHARE),
+            }
+        ),
+    ),
+    Verb.GC: VerbWords(
+        noun="gc", done=Status.COLLECTED, predicted=Status.WOULD_COLLECT, also=frozenset({Status.RESTORED})
+    ),
 }
 
 STATUS_WORDS = {
@@ -49,6 +79,18 @@ STATUS_WORDS = {
     Status.ROLLED_BACK: "rolled back",
     Status.WOULD_ROLL_BACK: "would be rolled back",
     Status.VERIFIED: "verified",
+    Status.REPAIRED: "repaired",
+    Status.RECLAIMED: "reclaimed",
+    Status.WOULD_RECLAIM: "would be reclaimed",
+    Status.UNDONE: "moved back",
+    Status.WOULD_UNDO: "would be moved back",
+    Status.PURGED: "purged",
+    Status.WOULD_PURGE: "would be purged",
+    Status.SHARED: "shared",
+    Status.WOULD_SHARE: "would be shared",
+    Status.COLLECTED: "collected",
+    Status.WOULD_COLLECT: "would be collected",
+    Status.RESTORED: "restored",
     Status.SKIPPED: "skipped",
     Status.FAILED: "failed",
     Status.CANCELLED: "cancelled",

@@ -62,7 +62,7 @@ def verdict(document: Mapping[str, Any], run: Run) -> Exit:
         return Exit.WORK_LEFT
     if any(error["error_class"] in _MISMATCHES for error in document["errors"]):
         return Exit.BYTES_MISMATCH
-    if document["projects_failed"] or (run.verb is Verb.VERIFY and _left_unverified(document, run)):
+    if document["errors"] or (run.verb is Verb.VERIFY and _left_unverified(document, run)):
         return Exit.SOME_FAILED
     return Exit.WELL
 

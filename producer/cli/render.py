@@ -15,7 +15,7 @@ from worker.db.column_types import Misfit
 from worker.db.overview import FailureClass, Progress
 from worker.db.schema import Step
 from worker.findings import Verdict
-from worker.messages import Status, Verb
+from worker.messages import Status, Subject, Verb, subject_words
 from worker.units import human_bytes, human_duration
 from worker.wording import VERB_WORDS, VerbWords, run_words, status_words
 
@@ -42,11 +42,11 @@ def plan_table(opened: Opened) -> Table:
     waiting = [job for job in opened.jobs if not job.skipped]
     for job in waiting[:_ROWS]:
         table.add_row(
-            str(job.project_id),
+            str(job.subject_id),
             _number(job.sessions),
             _number(job.files),
             "not visible here" if job.size_bytes is None else human_bytes(job.size_bytes),
-            escape(job.project_name),
+            escape(job.subject_name),
             escape(job.path or ""),
         )
     if len(waiting) > _ROWS:
@@ -57,7 +57,7 @@ def plan_table(opened: Opened) -> Table:
 def left_out_lines(opened: Opened) -> Iterator[str]:
     """Each project that gets no task, with the reason."""
     for one in opened.left_out[:_ROWS]:
-        yield f"[dim]left out:[/] {one.project_id} {escape(one.project_name)}: {one.reason}"
+        yield f"[dim]left out:[/] {subject_words(one.subject, one.subject_id)} {escape(one.subject_name)}: {one.reason}"
     if len(opened.left_out) > _ROWS:
         yield f"[dim]… and {len(opened.left_out) - _ROWS} more left out[/]"
     if opened.of_other_type:
@@ -74,15 +74,22 @@ def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
         unread = f"{len(report['warnings'])} sessions could be read neither from their legacy directory nor"
         yield f"[yellow]{unread} from their dataset[/]"
     for warning in report["warnings"][:_ROWS]:
-        yield f"[yellow]warning[/] project {warning['project_id']}: {escape(warning['message'])}"
+        yield f"[yellow]warning[/] {_subject(warning)}: {escape(warning['message'])}"
     if len(report["warnings"]) > _ROWS:
         yield f"[yellow]… and {len(report['warnings']) - _ROWS} more warnings in the report[/]"
     for error in report["errors"][:_ROWS]:
-        project = f"project {error['project_id']} {escape(error['project_name'] or '')}"
-        yield f"[red]failed[/] {project}: {escape(error['error'])}"
+        yield f"[red]failed[/] {_subject(error)}: {escape(error['error'])}"
         yield f"       [dim]{escape(error['remedy'] or '')}[/]"
     if len(report["errors"]) > _ROWS:
         yield f"[red]… and {len(report['errors']) - _ROWS} more failures in the report[/]"
+
+
+def _subject(entry: Mapping[str, Any]) -> str:
+    """What an entry of a report is about, in words."""
+    subject = Subject(entry["subject"])
+    if subject is Subject.STORE:
+        return "the store"
+    return f"{subject} {entry[f'{subject}_id']} {escape(entry[f'{subject}_name'] or '')}"
 
 
 def _outcome_line(report: Mapping[str, Any], words: VerbWords) -> str:
@@ -113,11 +120,11 @@ def status_lines(status: RunStatus) -> Iterator[str]:
     yield from _progress_lines(status)
     for attempt in status.attempts:
         yield (
-            f"  {escape(attempt.worker)}: project {attempt.project_id} {escape(attempt.project_name or '')}, "
+            f"  {escape(attempt.worker)}: {subject_words(attempt.subject, attempt.subject_id)} {escape(attempt.subject_name or '')}, "
             f"{escape(attempt.phase or '')}, {human_bytes(attempt.bytes_done)}, {human_duration(attempt.age_s)}"
         )
     for job in status.retrying:
-        yield f"  [yellow]{_waits(job.wait_s)}[/]: project {job.project_id}, {escape(job.reason or '')}"
+        yield f"  [yellow]{_waits(job.wait_s)}[/]: {subject_words(job.subject, job.subject_id)}, {escape(job.reason or '')}"
     for failure in status.failures:
         yield from _failure_lines(failure)
     counts = status.progress
@@ -155,7 +162,7 @@ def _progress_lines(status: RunStatus) -> Iterator[str]:
 def _failure_lines(failure: FailureClass) -> Iterator[str]:
     yield f"[red]failed[/] {failure.count} with {failure.error_class}: {escape(failure.remedy or '')}"
     for one in failure.examples:
-        yield f"       project {one['project_id']}: {escape(one['error'] or '')}"
+        yield f"       {subject_words(Subject(one['subject']), one['subject_id'])}: {escape(one['error'] or '')}"
     if failure.count > len(failure.examples):
         yield f"       … and {failure.count - len(failure.examples)} more"
 

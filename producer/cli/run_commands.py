@@ -213,8 +213,9 @@ def _plan(opened: Opened) -> dict[str, Any]:
         "dry_run": opened.dry_run,
         "plan": [
             {
-                "project_id": job.project_id,
-                "project_name": job.project_name,
+                "subject": job.subject.value,
+                f"{job.subject}_id": job.subject_id,
+                f"{job.subject}_name": job.subject_name,
                 "path": job.path,
                 "sessions": job.sessions,
                 "files": job.files,
@@ -223,9 +224,6 @@ def _plan(opened: Opened) -> dict[str, Any]:
             for job in opened.jobs
             if not job.skipped
         ],
-        "left_out": [
-            {"project_id": one.project_id, "project_name": one.project_name, "reason": one.reason}
-            for one in opened.left_out
-        ],
+        "left_out": [one.to_json() for one in opened.left_out],
         "warnings": list(opened.warnings),
     }

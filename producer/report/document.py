@@ -8,15 +8,15 @@ import json
 import math
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import resources
 from typing import Any
 
 from worker.errors import MigratorError
-from worker.messages import FileCounts, Outcome, RunState, Status, Verb
-from worker.wording import VERB_WORDS
+from worker.messages import FileCounts, Outcome, RunState, Status, Subject, Verb, subject_words
+from worker.wording import VERB_WORDS, VerbWords
 
 SCHEMA_VERSION = 1
 """Goes up when a key changes its meaning or goes away; new keys do not count."""
@@ -46,19 +46,18 @@ class RunFacts:
     interim: str | None = None
     """Why the report was written before the run's end; None for a final one."""
 
-    @property
-    def success(self) -> Status:
-        """The one status of this run's projects that is a success."""
-        return VERB_WORDS[self.verb].success(dry_run=self.dry_run)
+    def succeeded(self, outcome: Outcome) -> bool:
+        """Did the job do what the run is for, or in a dry run: would it?"""
+        return outcome.status in VERB_WORDS[self.verb].successes(dry_run=self.dry_run)
 
 
 def build(run: RunFacts, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Make the report of `run` as JSON values; the order of `outcomes` does not matter.
 
-    Raises `ReportInconsistentError` if two outcomes are of one project, a status does not belong to the run,
+    Raises `ReportInconsistentError` if two outcomes are of one subject, a status does not belong to the run,
     a time has no zone, or totals do not add up.
     """
-    ordered = sorted(outcomes, key=lambda outcome: outcome.project_id)
+    ordered = sorted(outcomes, key=lambda outcome: outcome.key)
     _check_outcomes(run, ordered)
     document = {
         "schema": SCHEMA_VERSION,
@@ -72,6 +71,7 @@ def build(run: RunFacts, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         **_project_counts(run, ordered),
         "bytes": _bytes_total(ordered),
         "files": _files_total(ordered),
+        **PARTS.get(run.verb, _nothing_more)(run, ordered),
         "errors": [_error(outcome) for outcome in ordered if outcome.status is Status.FAILED],
         "warnings": list(_warnings(ordered)),
         # Through JSON and sorted: PostgreSQL's jsonb promises no order of keys, a report does.
@@ -82,18 +82,25 @@ def build(run: RunFacts, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     return document
 
 
+Part = Callable[[RunFacts, Sequence[Outcome]], dict[str, Any]]
+"""Makes the keys that only the reports of one verb have, out of its outcomes in their order."""
+
+PARTS: dict[Verb, Part] = {}
+
+
+def _nothing_more(_run: RunFacts, _ordered: Sequence[Outcome]) -> dict[str, Any]:
+    return {}
+
+
 def check_totals(document: Mapping[str, Any]) -> None:
     """Raise `ReportInconsistentError` unless every total equals the sum over the projects (design, I5)."""
     details = document["details"]
-    statuses = Counter(detail["status"] for detail in details)
     words = VERB_WORDS[Verb(document["verb"])]
-    succeeded = statuses[words.success(dry_run=document["dry_run"])]
-    counts = [succeeded, *(statuses[status] for status in (Status.FAILED, Status.SKIPPED, Status.CANCELLED))]
+    successes = words.successes(dry_run=document["dry_run"])
+    counts = _counts(words, successes, [(detail["subject"], detail["status"]) for detail in details])
     expected = {
-        "projects_processed": len(details),
-        words.done_key: succeeded,
-        "projects_failed": len(document["errors"]),
-        "details by status": sum(counts),
+        **counts,
+        "errors": sum(detail["status"] == Status.FAILED for detail in details),
         "bytes.read": document["bytes"]["stored"] + document["bytes"]["reused"],
         "bytes.saved": document["bytes"]["reused"],
         "files.total": sum(document["files"][key] for key in ("stored", "reused", "left")),
@@ -104,14 +111,12 @@ def check_totals(document: Mapping[str, Any]) -> None:
         },
     }
     found = {
-        "projects_processed": document["projects_processed"],
-        words.done_key: document[words.done_key],
-        "projects_failed": document["projects_failed"],
-        "details by status": document["projects_processed"],
+        **{key: document.get(key) for key in counts},
+        "errors": len(document["errors"]),
         **{f"bytes.{key}": value for key, value in document["bytes"].items()},
         **{f"files.{key}": value for key, value in document["files"].items()},
     }
-    wrong = {key: (found[key], value) for key, value in expected.items() if found[key] != value}
+    wrong = {key: (found.get(key), value) for key, value in expected.items() if found.get(key) != value}
     if wrong:
         raise ReportInconsistentError(
             f"run {document['run_id']}: totals do not add up (found, expected): {wrong}"
@@ -119,12 +124,16 @@ def check_totals(document: Mapping[str, Any]) -> None:
 
 
 def _check_outcomes(run: RunFacts, ordered: Sequence[Outcome]) -> None:
-    """One outcome a project, each with a status that this run can give and times that have a zone."""
-    allowed = {run.success, Status.FAILED, Status.SKIPPED, Status.CANCELLED}
-    times_seen = Counter(outcome.project_id for outcome in ordered)
+    """One outcome a subject, each with a status that this run can give and times that have a zone."""
+    allowed = VERB_WORDS[run.verb].successes(dry_run=run.dry_run) | {
+        Status.FAILED,
+        Status.SKIPPED,
+        Status.CANCELLED,
+    }
+    times_seen = Counter(outcome.key for outcome in ordered)
     for outcome in ordered:
-        where = f"run {run.run_id}, project {outcome.project_id}"
-        if times_seen[outcome.project_id] > 1:
+        where = f"run {run.run_id}, {subject_words(*outcome.key)}"
+        if times_seen[outcome.key] > 1:
             raise ReportInconsistentError(f"{where}: more than one outcome")
         if outcome.status not in allowed:
             raise ReportInconsistentError(f"{where}: status {outcome.status} cannot come from this run")
@@ -135,21 +144,36 @@ def _check_outcomes(run: RunFacts, ordered: Sequence[Outcome]) -> None:
 
 
 def _project_counts(run: RunFacts, ordered: Sequence[Outcome]) -> dict[str, int]:
-    """Projects by status, which add up to `projects_processed`; for a migration also the datasets it created.
+    """Projects by status, which add up to `projects_processed`, and datasets likewise where a run has any;
+    for a migration also the datasets it created.
 
     A dataset is counted even if its project failed afterwards: it is on disk (reference defect 37).
     """
-    statuses = Counter(outcome.status for outcome in ordered)
-    counts = {
-        "projects_processed": len(ordered),
-        VERB_WORDS[run.verb].done_key: statuses[run.success],
-        "projects_failed": statuses[Status.FAILED],
-        "projects_skipped": statuses[Status.SKIPPED],
-        "projects_cancelled": statuses[Status.CANCELLED],
-    }
+    words = VERB_WORDS[run.verb]
+    subjects = [(outcome.subject, outcome.status) for outcome in ordered]
+    counts = _counts(words, words.successes(dry_run=run.dry_run), subjects)
     if run.verb is Verb.MIGRATE:
         counts["datasets_created"] = sum(outcome.dataset_created for outcome in ordered)
     return counts
+
+
+def _counts(
+    words: VerbWords, successes: frozenset[Status], subjects: Sequence[tuple[str, str]]
+) -> dict[str, int]:
+    """How many projects, and datasets if there are any, have ended how."""
+    counts: dict[str, int] = {}
+    for subject in (Subject.PROJECT, Subject.DATASET):
+        statuses = [status for of, status in subjects if of == subject]
+        if subject is Subject.PROJECT or statuses:
+            counts |= {
+                f"{subject}s_processed": len(statuses),
+                words.key_of(subject): sum(status in successes for status in statuses),
+                **{f"{subject}s_{end}": statuses.count(end) for end in _OTHER_ENDS},
+            }
+    return counts
+
+
+_OTHER_ENDS = (Status.FAILED, Status.SKIPPED, Status.CANCELLED)
 
 
 def _bytes_total(ordered: Iterable[Outcome]) -> dict[str, int]:
@@ -175,8 +199,7 @@ def _files(files: FileCounts) -> dict[str, int]:
 def _error(outcome: Outcome) -> dict[str, Any]:
     """Describe a failure, always with the project's id and name (reference defect 35)."""
     return {
-        "project_id": outcome.project_id,
-        "project_name": outcome.project_name,
+        **_subject(outcome),
         "error": _error_text(outcome),
         "error_class": outcome.error_class,
         "remedy": outcome.remedy,
@@ -195,8 +218,7 @@ def _warnings(ordered: Iterable[Outcome]) -> Iterator[dict[str, Any]]:
     for outcome in ordered:
         for warning in outcome.warnings:
             yield {
-                "project_id": outcome.project_id,
-                "project_name": outcome.project_name,
+                **_subject(outcome),
                 "session": warning.session,
                 "message": warning.message,
             }
@@ -205,8 +227,7 @@ def _warnings(ordered: Iterable[Outcome]) -> Iterator[dict[str, Any]]:
 def _detail(run: RunFacts, outcome: Outcome) -> dict[str, Any]:
     """One selected project, whatever became of it; the reference's keys first."""
     return {
-        "project_id": outcome.project_id,
-        "project_name": outcome.project_name,
+        **_subject(outcome),
         "status": outcome.status.value,
         "reason": outcome.reason,
         "disposition": _disposition(run, outcome),
@@ -237,18 +258,30 @@ def _detail(run: RunFacts, outcome: Outcome) -> dict[str, Any]:
     }
 
 
+def _subject(outcome: Outcome) -> dict[str, Any]:
+    """What an entry is about; `project_id` and `project_name` are null where it is no project."""
+    named = {
+        "subject": outcome.subject.value,
+        "project_id": outcome.project_id,
+        "project_name": outcome.project_name,
+    }
+    if outcome.subject is Subject.DATASET:
+        named |= {"dataset_id": outcome.dataset_id, "dataset_name": outcome.dataset_name}
+    return named
+
+
 def _disposition(run: RunFacts, outcome: Outcome) -> str | None:
     """Whether the project's dataset was new; None where there is no dataset, and for verbs that make none."""
     if run.verb is not Verb.MIGRATE:
         return None
     if outcome.dataset_created:
         return "stored"
-    return "reused" if outcome.status is run.success else None
+    return "reused" if run.succeeded(outcome) else None
 
 
 def _restored_path(run: RunFacts, outcome: Outcome) -> str | None:
     """Name the path that the project has again (in a dry run: would have); None if it was not rolled back."""
-    return outcome.original_path if outcome.status is run.success else None
+    return outcome.original_path if run.succeeded(outcome) else None
 
 
 def _utc_text(time: datetime) -> str:

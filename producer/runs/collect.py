@@ -5,7 +5,7 @@ truth.
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ from worker.db.ledger import Run
 from worker.db.overview import Progress
 from worker.db.retry import when_there
 from worker.errors import BrokerUnavailableError, OutcomeMissingError
-from worker.messages import ByteCounts, FileCounts, JobRef, Outcome, RunState, Status
+from worker.messages import ByteCounts, FileCounts, JobRef, Outcome, RunState, Status, subject_fields
 from worker.runtime import log
 from worker.settings import Settings
 
@@ -36,7 +36,7 @@ PATIENCE_S = 600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collected:
-    """A run and the outcomes of its jobs by project. `stopped`: why the collector gave up waiting, if it
+    """A run and the outcomes of its jobs by subject. `stopped`: why the collector gave up waiting, if it
     did.
     """
 
@@ -61,12 +61,14 @@ def collect(
     progress, stopped = _wait(engine, run, timeout_s, on_progress)
     found = when_there(lambda: _recorded(engine, run.run_id, has_ended=stopped is None), PATIENCE_S)
     run, recorded, missing, owned = found.run, found.outcomes, found.missing, found.owned
-    outcomes = _reconcile(settings, run, recorded) | {row.project_id: _missing(run, row) for row in missing}
+    outcomes = _reconcile(settings, run, recorded) | {
+        JobRef.from_row(row): _missing(run, row) for row in missing
+    }
     if run.dry_run:
         outcomes = settle_between_equals(outcomes, owned)
     return Collected(
         run=run,
-        outcomes=tuple(outcomes[number] for number in sorted(outcomes)),
+        outcomes=tuple(sorted(outcomes.values(), key=lambda outcome: outcome.key)),
         progress=progress,
         stopped=stopped,
     )
@@ -76,11 +78,11 @@ def _missing(run: Run, job: Row[Any]) -> Outcome:
     """What the report says of a job without outcome in a run that has ended: every selected project is in
     it.
     """
-    error = f"project {job.project_id}: no outcome was recorded: the run is {run.state}, its job still {job.state}"
-    _log.warning("outcome_missing", run=str(run.run_id), project=job.project_id, state=job.state)
+    ref = JobRef.from_row(job)
+    error = f"{ref.words}: no outcome was recorded: the run is {run.state}, its job still {job.state}"
+    _log.warning("outcome_missing", run=str(run.run_id), subject=ref.words, state=job.state)
     return Outcome(
-        project_id=job.project_id,
-        project_name=job.project_name,
+        **subject_fields(ref, job.subject_name),
         status=Status.FAILED,
         reason=error,
         original_path=job.path,
@@ -97,7 +99,7 @@ class _Recorded:
     """
 
     run: Run
-    outcomes: dict[int, Outcome]
+    outcomes: dict[JobRef, Outcome]
     missing: Sequence[Row[Any]]
     owned: dict[int, tuple[int, int]]
 
@@ -114,21 +116,20 @@ def _recorded(engine: Engine, run_id: uuid.UUID, *, has_ended: bool) -> _Recorde
 
 
 def settle_between_equals(
-    outcomes: dict[int, Outcome], owned: dict[int, tuple[int, int]]
-) -> dict[int, Outcome]:
+    outcomes: Mapping[JobRef, Outcome], owned: Mapping[int, tuple[int, int]]
+) -> dict[JobRef, Outcome]:
     """Say of each project of a dry run what it would store, given all others of the run.
 
     Of equal projects the one with the lowest id stores the dataset and the others reuse it; of files that
     several share, too. `owned` are the new files and bytes that each project would be the first to store.
     """
     first: dict[str, Outcome] = {}
-    settled: dict[int, Outcome] = {}
-    for number in sorted(outcomes):
-        outcome = outcomes[number]
+    settled: dict[JobRef, Outcome] = {}
+    for ref, outcome in sorted(outcomes.items(), key=lambda item: item[1].key):
         if outcome.status is not Status.WOULD_MIGRATE or outcome.dataset_hash is None:
-            settled[number] = outcome
+            settled[ref] = outcome
             continue
-        files, size = owned.get(number, (0, 0))
+        files, size = owned.get(ref.subject_id, (0, 0))
         one = outcome.with_changes(
             files=FileCounts(stored=files, reused=outcome.files.total - files),
             bytes=ByteCounts(stored=size, reused=outcome.bytes.read - size),
@@ -140,7 +141,7 @@ def settle_between_equals(
                 reason=f"would reuse the dataset of project {twin.project_id}: equal content",
             )
         first.setdefault(outcome.dataset_hash, one)
-        settled[number] = one
+        settled[ref] = one
     return settled
 
 
@@ -174,29 +175,28 @@ def _progress(engine: Engine, run_id: uuid.UUID) -> Progress:
         return overview.progress(conn, run_id)
 
 
-def _reconcile(settings: Settings, run: Run, recorded: dict[int, Outcome]) -> dict[int, Outcome]:
+def _reconcile(settings: Settings, run: Run, recorded: dict[JobRef, Outcome]) -> dict[JobRef, Outcome]:
     """The outcomes as the tasks returned them, checked against the ledger, which fills what is missing and is
     right where the two differ.
     """
-    returned = _returned(settings, run, recorded)
-    differing = [number for number, outcome in returned.items() if outcome != recorded[number]]
-    for number in differing:
-        _log.warning("result_differs_from_ledger", run=str(run.run_id), project=number)
+    returned = _returned(settings, recorded)
+    differing = [ref for ref, outcome in returned.items() if outcome != recorded[ref]]
+    for ref in differing:
+        _log.warning("result_differs_from_ledger", run=str(run.run_id), subject=ref.words)
     missing = len(recorded) - len(returned)
     if missing:
         _log.debug("results_taken_from_ledger", run=str(run.run_id), count=missing)
-    return recorded | {number: returned[number] for number in returned.keys() - set(differing)}
+    return recorded | {ref: returned[ref] for ref in returned.keys() - set(differing)}
 
 
-def _returned(settings: Settings, run: Run, recorded: dict[int, Outcome]) -> dict[int, Outcome]:
-    refs = [JobRef(run_id=run.run_id, project_id=number) for number in recorded]
+def _returned(settings: Settings, recorded: dict[JobRef, Outcome]) -> dict[JobRef, Outcome]:
     try:
-        documents = broker.results(settings, refs)
+        documents = broker.results(settings, recorded)
     except BrokerUnavailableError as error:
         _log.warning("results_not_read", reason=str(error))
         return {}
-    outcomes = {number: _outcome(document) for number, document in documents.items()}
-    return {number: outcome for number, outcome in outcomes.items() if outcome is not None}
+    outcomes = {ref: _outcome(document) for ref, document in documents.items()}
+    return {ref: outcome for ref, outcome in outcomes.items() if outcome is not None}
 
 
 def _outcome(document: dict[str, Any]) -> Outcome | None:

@@ -38,12 +38,9 @@ def enqueue(  # noqa: PLR0913 - an option is an argument
     columns that cannot be written, `BrokerUnavailableError` before anything is written when the broker does
     not answer.
     """
-    options = RunOptions(
-        project_ids=tuple(project_ids),
-        exclude=tuple(exclude),
-        limit=limit,
-        **({"include_failed": True} if include_failed else {}),
-    )
+    options = RunOptions(project_ids=tuple(project_ids), exclude=tuple(exclude), limit=limit)
+    if include_failed:
+        options = options.model_copy(update={"include_failed": True})
     broker.check(settings)
     column_types.require(engine)
     with engine.connect() as conn:

@@ -4,7 +4,7 @@ chosen.
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
@@ -52,7 +52,7 @@ def open_run(
     """
     run_id = uuid.uuid4()
     left_out = [*left_out, *(_left_out(job.skipped) for job in jobs if job.skipped)]
-    selection = {"options": options.to_json(), "left_out": [asdict(one) for one in left_out]}
+    selection = {"options": options.to_json(), "left_out": [one.to_json() for one in left_out]}
     with engine.begin() as conn:
         ledger.open_run(
             conn,
@@ -91,9 +91,9 @@ def send(settings: Settings, engine: Engine, run_id: uuid.UUID, messages: Sequen
 
 def _message(run_id: uuid.UUID, verb: Verb, job: NewJob) -> Message:
     return Message(
-        ref=JobRef(run_id=run_id, project_id=job.project_id),
+        ref=JobRef(run_id=run_id, subject_id=job.subject_id, subject=job.subject),
         verb=verb,
-        project_name=job.project_name,
+        subject_name=job.subject_name,
         size_bytes=job.size_bytes,
     )
 
@@ -103,8 +103,8 @@ def skipped_job(project: Project, path: str | None, reason: str, remedy: str | N
     reason.
     """
     return NewJob(
-        project_id=project.project_id,
-        project_name=project.project_name,
+        subject_id=project.project_id,
+        subject_name=project.project_name,
         path=path,
         skipped=Outcome(
             project_id=project.project_id,
@@ -118,6 +118,10 @@ def skipped_job(project: Project, path: str | None, reason: str, remedy: str | N
 
 
 def _left_out(outcome: Outcome) -> LeftOut:
+    _, subject_id = outcome.key
     return LeftOut(
-        project_id=outcome.project_id, project_name=outcome.project_name or "", reason=outcome.reason
+        subject=outcome.subject,
+        subject_id=subject_id,
+        subject_name=outcome.subject_name or "",
+        reason=outcome.reason,
     )

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from worker.db.projects import Project
 from worker.errors import UsageError
-from worker.messages import RunOptions
+from worker.messages import RunOptions, Subject
 
 _EXCLUDED = "excluded"
 _BEYOND_LIMIT = "beyond --limit"
@@ -13,11 +14,21 @@ _BEYOND_LIMIT = "beyond --limit"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeftOut:
-    """A project that gets no message, and why."""
+    """A project or dataset that gets no message, and why."""
 
-    project_id: int
-    project_name: str
+    subject_id: int
+    subject_name: str
     reason: str
+    subject: Subject = Subject.PROJECT
+
+    def to_json(self) -> dict[str, Any]:
+        """As run and report keep it; a project under the names that it has there."""
+        return {
+            "subject": self.subject.value,
+            f"{self.subject}_id": self.subject_id,
+            f"{self.subject}_name": self.subject_name,
+            "reason": self.reason,
+        }
 
 
 def check_ids(
@@ -73,6 +84,6 @@ def choose(
             counted += bool(project.path) or not project.is_legacy
         else:
             left_out.append(
-                LeftOut(project_id=project.project_id, project_name=project.project_name, reason=reason)
+                LeftOut(subject_id=project.project_id, subject_name=project.project_name, reason=reason)
             )
     return chosen, left_out

@@ -11,7 +11,7 @@ from worker.broker import client as broker
 from worker.db import health, ledger, overview
 from worker.db.ledger import Run
 from worker.db.overview import CurrentAttempt, FailureClass, Progress, Retry
-from worker.messages import RunState
+from worker.messages import RunState, Subject
 from worker.settings import Settings
 
 _GOING = {RunState.PLANNED, RunState.RUNNING}
@@ -101,10 +101,14 @@ class RunStatus:
             "files_done": counts.files_done,
             "eta_s": _tenths(self.eta_s),
             "holders": [
-                asdict(one) | {"age_s": _tenths(one.age_s), "lease_left_s": _tenths(one.lease_left_s)}
+                _project(one)
+                | asdict(one)
+                | {"age_s": _tenths(one.age_s), "lease_left_s": _tenths(one.lease_left_s)}
                 for one in self.attempts
             ],
-            "retrying": [asdict(one) | {"wait_s": _tenths(one.wait_s)} for one in self.retrying],
+            "retrying": [
+                _project(one) | asdict(one) | {"wait_s": _tenths(one.wait_s)} for one in self.retrying
+            ],
             "failures": [asdict(one) for one in self.failures],
             "incidents": {
                 "leases_run_out": counts.crashes,
@@ -155,6 +159,12 @@ def _run_json(run: Run) -> dict[str, Any]:
         "created_at": run.created_at.isoformat(),
         "finished_at": run.finished_at.isoformat() if run.finished_at else None,
     }
+
+
+def _project(one: CurrentAttempt | Retry) -> dict[str, Any]:
+    """The names under which earlier releases showed a subject that is a project."""
+    is_one = one.subject is Subject.PROJECT
+    return {"project_id": one.subject_id, "project_name": one.subject_name} if is_one else {}
 
 
 def _tenths(seconds: float | None) -> float | None:

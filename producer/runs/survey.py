@@ -129,8 +129,8 @@ def in_order_of_sending(surveyed: Sequence[Surveyed]) -> list[NewJob]:
         surveyed, key=lambda one: (-(one[2].size_bytes if one[2] else 0), one[0].project_id)
     ):
         job = NewJob(
-            project_id=project.project_id,
-            project_name=project.project_name,
+            subject_id=project.project_id,
+            subject_name=project.project_name,
             path=path,
             sessions=found.sessions if found else None,
             files=found.files if found else None,

@@ -16,7 +16,7 @@ from tests.support.sites import Site
 from tests.support.slow_jobs import big_study, enqueue, small_studies
 from tests.support.waiting import PATIENCE_S
 from worker.broker.config import create_app
-from worker.messages import JobRef, Verb
+from worker.messages import JobRef
 
 Event = dict[str, Any]
 
@@ -89,7 +89,7 @@ def test_each_project_is_one_task_with_readable_arguments(shared_site: Site):
         run_id = conn.execute(text("select run_id from migration_runs")).scalar_one()
         sizes = dict(conn.execute(text("select project_id, bytes_total from migration_jobs")).all())
     tasks = watcher.of_tasks()
-    expected = {JobRef(run_id=run_id, project_id=project.project_id).task_id: project for project in projects}
+    expected = {JobRef(run_id=run_id, subject_id=project.project_id).task_id: project for project in projects}
     assert tasks.keys() == expected.keys()
     for task_id, project in expected.items():
         kinds = {event["type"]: event for event in tasks[task_id]}
@@ -98,7 +98,7 @@ def test_each_project_is_one_task_with_readable_arguments(shared_site: Site):
         assert len(tasks[task_id]) == 4
         size = "" if project is gone else f" · {sizes[project.project_id]} bytes"
         for kind in ("task-sent", "task-received"):
-            assert kinds[kind]["name"] == Verb.MIGRATE.task == "worker.tasks.migrate_project"
+            assert kinds[kind]["name"] == "worker.tasks.migrate_project"
             assert kinds[kind]["args"] == f"project {project.project_id} · {project.name}{size}"
             assert kinds[kind]["kwargs"] == ""
         if project is not gone:
@@ -125,7 +125,7 @@ def test_a_long_task_says_how_far_it_is(site: Site):
     told = [event for event in watcher.events if event["type"] == "task-progress"]
     with site.engine.connect() as conn:
         run_id = conn.execute(text("select run_id from migration_runs")).scalar_one()
-    assert {event["uuid"] for event in told} == {JobRef(run_id=run_id, project_id=number).task_id}
+    assert {event["uuid"] for event in told} == {JobRef(run_id=run_id, subject_id=number).task_id}
     assert small.exists()
     assert {event["hostname"] for event in told} == {watcher.of_tasks()[told[0]["uuid"]][-1]["hostname"]}
     done = [event["bytes_done"] for event in told]

@@ -4,11 +4,11 @@ alone.
 
 from celery import shared_task
 
-from worker.broker import message_validation
+from worker.messages import TASKS, Subject, Verb
 
 NOOP_TASK = "tests.bench.noop"
 
-message_validation.TASKS.add(NOOP_TASK)
+TASKS[NOOP_TASK] = (Verb.MIGRATE, Subject.PROJECT)
 
 
 @shared_task(name=NOOP_TASK)  # type: ignore[untyped-decorator] # Celery's decorators are untyped

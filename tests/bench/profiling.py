@@ -63,7 +63,7 @@ def profile(system: System, corpus: Corpus, data_dir: Path, settle: Settle) -> N
         begin = time.perf_counter()
         for job in opened.jobs:
             with story:
-                migrate(tools, JobRef(run_id=opened.run_id, project_id=job.project_id), "profile")
+                migrate(tools, JobRef(run_id=opened.run_id, subject_id=job.subject_id), "profile")
         seconds = time.perf_counter() - begin
         threads.shutdown()
         usual.engine.dispose()

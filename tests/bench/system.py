@@ -247,16 +247,16 @@ def _collected(settings: Settings, engine: Engine, run_id: uuid.UUID) -> tuple[O
 def _send_noops(settings: Settings, count: int) -> None:
     """Send tasks and wait for their results."""
     run_id = uuid.uuid4()
-    refs = [JobRef(run_id=run_id, project_id=number) for number in range(1, count + 1)]
+    refs = [JobRef(run_id=run_id, subject_id=number) for number in range(1, count + 1)]
     app = create_app(settings, with_results=False)
     with app.producer_or_acquire() as producer, producer.batch(_SENT_AT_ONCE):
         for ref in refs:
             app.send_task(
                 NOOP_TASK,
-                args=(str(ref.run_id), ref.project_id),
+                args=(str(ref.run_id), ref.subject_id),
                 task_id=ref.task_id,
                 producer=producer,
-                argsrepr=f"nothing {ref.project_id}",
+                argsrepr=f"nothing {ref.subject_id}",
                 kwargsrepr="",
                 retry=False,
             )

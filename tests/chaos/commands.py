@@ -146,9 +146,9 @@ class Operator:
             ).all()
         messages = [
             Message(
-                ref=JobRef(run_id=row.run_id, project_id=row.project_id),
+                ref=JobRef(run_id=row.run_id, subject_id=row.project_id),
                 verb=Verb(row.verb),
-                project_name="once more",
+                subject_name="once more",
                 size_bytes=None,
             )
             for row in rows

@@ -43,7 +43,7 @@ def test_a_second_message_before_any_reaper_clears_the_staging_of_the_dead_attem
             (store.root / f"staging/{ref.task_id}-1{kind}").mkdir()
         let_lease_run_out(site.engine, ref)
 
-        outcome = do(tools, Verb.MIGRATE, [ref])[ref.project_id]
+        outcome = do(tools, Verb.MIGRATE, [ref])[ref.subject_id]
 
     assert (outcome.status, outcome.attempts) == (Status.MIGRATED, 2)
     assert list((store.root / "staging").iterdir()) == []

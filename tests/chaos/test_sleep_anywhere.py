@@ -71,7 +71,7 @@ def take_over(
         let_lease_run_out(site.engine, ref)
         reaper._requeue_expired(site.settings, site.engine)
         with another_worker(site, "the next worker") as tools:
-            WORK[verb](tools, ref, "the next worker")
+            WORK[verb, ref.subject](tools, ref, "the next worker")
 
     with ThreadPoolExecutor(1) as threads:
         doing = threads.submit(take)

@@ -72,7 +72,7 @@ class Children:
             fault,
             work="migrate",
             run_id=str(ref.run_id),
-            project_id=ref.project_id,
+            project_id=ref.subject_id,
             blobs_can_be_linked=blobs_can_be_linked,
             batch_bytes=batch_bytes,
         )
@@ -128,7 +128,7 @@ def _migrate(asked: dict[str, Any]) -> dict[str, Any]:
             statements.append(args[2])
 
     event.listen(engine, "before_cursor_execute", take_down)
-    ref = JobRef(run_id=uuid.UUID(asked["run_id"]), project_id=asked["project_id"])
+    ref = JobRef(run_id=uuid.UUID(asked["run_id"]), subject_id=asked["project_id"])
     with ThreadPoolExecutor(2) as threads:
         outcome = migrate(Tools(settings=settings, engine=engine, threads=threads), ref, "a child")
     return {

@@ -89,9 +89,9 @@ def go_on(tools: Tools, ref: JobRef) -> Outcome | None:
     """What `producer resume` does for a paused run, and another run for a failed project."""
     with tools.engine.begin() as conn:
         run = ledger.find_run(conn, str(ref.run_id))
-        ended = overview.outcomes(conn, ref.run_id).get(ref.project_id)
+        ended = overview.outcomes(conn, ref.run_id).get(ref)
         if run.state is RunState.PAUSED:
             ledger.resume_run(conn, ref.run_id)
     if ended is not None and ended.status is Status.FAILED:
-        return run_one(tools, Verb.MIGRATE, ref.project_id)
-    return ended or WORK[Verb.MIGRATE](tools, ref, "the next worker")
+        return run_one(tools, Verb.MIGRATE, ref.subject_id)
+    return ended or WORK[Verb.MIGRATE, ref.subject](tools, ref, "the next worker")

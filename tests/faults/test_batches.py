@@ -98,7 +98,7 @@ def test_a_worker_that_dies_leaves_its_full_batches_to_the_next(
     assert end.answer["status"] == Status.MIGRATED, end.answer
     assert written_by(end) == size_of(project) - sum(left.values())
     with site.engine.connect() as conn:
-        outcome = overview.outcomes(conn, ref.run_id)[ref.project_id]
+        outcome = overview.outcomes(conn, ref.run_id)[ref]
     assert (outcome.files.stored, outcome.files.reused) == (2 * FILES - len(left), len(left))
     assert outcome.bytes.reused == sum(left.values())
     check_order(site, end)
@@ -131,7 +131,7 @@ def stop_after(chunks: int) -> Callable[[int], None]:
 
 
 def do(tools: Tools, ref: JobRef) -> Outcome | None:
-    return WORK[Verb.MIGRATE](tools, ref, "a worker")
+    return WORK[Verb.MIGRATE, ref.subject](tools, ref, "a worker")
 
 
 @contextmanager

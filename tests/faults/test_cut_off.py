@@ -42,12 +42,12 @@ def go_on(tools: Tools, ref: JobRef, *, in_another_run: bool) -> Outcome | None:
     """The dead worker's message is delivered again, or lost, and the project enqueued once more."""
     let_lease_run_out(tools.engine, ref)
     with tools.engine.connect() as conn:
-        ended = overview.outcomes(conn, ref.run_id).get(ref.project_id)
+        ended = overview.outcomes(conn, ref.run_id).get(ref)
     if ended is not None:
         return ended
     if in_another_run:
-        return run_one(tools, Verb.MIGRATE, ref.project_id)
-    return WORK[Verb.MIGRATE](tools, ref, "the next worker")
+        return run_one(tools, Verb.MIGRATE, ref.subject_id)
+    return WORK[Verb.MIGRATE, ref.subject](tools, ref, "the next worker")
 
 
 def lose_what_was_not_synced(calls: Sequence[Call]) -> None:

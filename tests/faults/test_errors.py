@@ -142,7 +142,7 @@ def random_study(site: Site, name: str, sizes: dict[str, int]) -> Path:
 def migrate_next(site: Site, tools: Tools) -> tuple[JobRef, Outcome | None]:
     """Migrate the one project that is legacy."""
     (ref,) = open_run(site.engine, Verb.MIGRATE)
-    return ref, WORK[Verb.MIGRATE](tools, ref, "a worker")
+    return ref, WORK[Verb.MIGRATE, ref.subject](tools, ref, "a worker")
 
 
 def check_paused(site: Site, ref: JobRef, why: str) -> None:
@@ -152,7 +152,7 @@ def check_paused(site: Site, ref: JobRef, why: str) -> None:
     assert run.state is RunState.PAUSED
     assert why in str(run.paused_because)
     assert staged(site) == []
-    assert look(site.engine, ref.project_id).is_legacy
+    assert look(site.engine, ref.subject_id).is_legacy
     check_store(site)
 
 
@@ -221,7 +221,7 @@ def test_trees_that_are_mounted_apart_from_their_store_are_refused_by_name(site:
     assert "dataset_store and raw_datasets are on different mounts, and need one" in str(outcome.error)
     assert staged(site) == []
     assert list(trees.iterdir()) == []
-    assert look(site.engine, ref.project_id).is_legacy
+    assert look(site.engine, ref.subject_id).is_legacy
 
 
 def test_a_disk_without_free_inodes_counts_as_full(small: Site, tools: Tools):

@@ -57,14 +57,14 @@ def deliver_again(tools: Tools, verb: Verb, ref: JobRef) -> Outcome:
     parent looks for runs that have ended; what the ledger then says.
     """
     let_lease_run_out(tools.engine, ref)
-    WORK[verb](tools, ref, "the next worker")
+    WORK[verb, ref.subject](tools, ref, "the next worker")
     with tools.engine.begin() as conn:
         ledger.finish_ended_runs(conn)
     with tools.engine.connect() as conn:
         (job,) = jobs_of(conn, ref.run_id)
         assert job.state == JobState.DONE
         assert ledger.find_run(conn, str(ref.run_id)).state is RunState.FINISHED
-        return overview.outcomes(conn, ref.run_id)[ref.project_id]
+        return overview.outcomes(conn, ref.run_id)[ref]
 
 
 def test_a_migration_may_be_killed_at_every_statement(site: Site, tools: Tools, dying: Lives):
@@ -137,7 +137,7 @@ def test_a_migration_onto_a_dataset_that_is_there_may_be_killed_at_every_stateme
             # Until then the other run has the project in hand.
             let_lease_run_out(tools.engine, ref)
             (again,) = open_run(site.engine, Verb.MIGRATE, only=[project.project_id])
-            outcome = WORK[Verb.MIGRATE](tools, again, "another run")
+            outcome = WORK[Verb.MIGRATE, again.subject](tools, again, "another run")
             assert outcome is not None
             assert (outcome.status, outcome.dataset_id) == (Status.MIGRATED, first.dataset_id)
         after = look(site.engine, project.project_id)

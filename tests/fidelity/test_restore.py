@@ -364,7 +364,7 @@ def test_what_a_killed_attempt_left_beside_the_place_is_removed_by_the_next(site
     leftover = restore.building_place(str(directory), f"{ref.task_id}-1")
     shutil.copytree(site.data_dir / "raw_datasets", leftover)
 
-    outcome = WORK[Verb.ROLLBACK](tools, ref, "worker")
+    outcome = WORK[Verb.ROLLBACK, ref.subject](tools, ref, "worker")
 
     assert outcome is not None
     assert outcome.status is Status.ROLLED_BACK
@@ -428,7 +428,7 @@ def test_a_link_that_is_called_like_a_leftover_is_not_followed(
     (ref,) = open_run(site.engine, Verb.ROLLBACK, restore_files=True)
     (site.legacy_root / f"{restore.BUILDING}{name.format(job=ref.task_id)}").symlink_to(victim)
 
-    outcome = WORK[Verb.ROLLBACK](tools, ref, "worker")
+    outcome = WORK[Verb.ROLLBACK, ref.subject](tools, ref, "worker")
 
     assert outcome is not None
     assert outcome.status is Status.ROLLED_BACK, outcome

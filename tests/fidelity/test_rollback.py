@@ -76,15 +76,15 @@ def test_only_projects_that_this_program_converted_are_rolled_back(site: Site, t
         site.settings, site.engine, dry_run=False, project_ids=(), restore_files=False
     )
 
-    assert [job.project_id for job in opened.jobs if job.skipped is None] == [project.project_id]
-    skipped = {job.project_id: job.skipped for job in opened.jobs if job.skipped is not None}
+    assert [job.subject_id for job in opened.jobs if job.skipped is None] == [project.project_id]
+    skipped = {job.subject_id: job.skipped for job in opened.jobs if job.skipped is not None}
     assert skipped.keys() == {reference.project_id}
     assert "no before-image" in skipped[reference.project_id].reason
     assert skipped[reference.project_id].remedy == "Roll it back with the tool that migrated it."
     with site.engine.connect() as conn:
         jobs = {job.project_id for job in jobs_of(conn, opened.run_id)}
     assert made.project_id not in jobs
-    refs = [ledger.JobRef(run_id=opened.run_id, project_id=number) for number in jobs]
+    refs = [ledger.JobRef(run_id=opened.run_id, subject_id=number) for number in jobs]
     do(tools, Verb.ROLLBACK, refs)
     after = look(site.engine)
     for table in (*LABEL_TABLES, "project_dataset_refs"):

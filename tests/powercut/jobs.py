@@ -100,7 +100,7 @@ def _do(
     """Do one job by a worker that is ready before it begins; if what it waits for does not come it follows
     the others.
     """
-    engine = connect(settings, f"worker of project {task.ref.project_id}")
+    engine = connect(settings, f"worker of project {task.ref.subject_id}")
     engine.connect().close()
     event.listen(engine, "commit", witness.note)
     while task.begins_with is not None and _inode(task.begins_with) in {before, None}:
@@ -110,7 +110,7 @@ def _do(
         tools = Tools(
             settings=settings, engine=engine, threads=threads, limit=Throttle(task.bytes_per_second)
         )
-        outcome = WORK[task.verb](tools, task.ref, "worker")
+        outcome = WORK[task.verb, task.ref.subject](tools, task.ref, "worker")
     engine.dispose()
     return outcome
 

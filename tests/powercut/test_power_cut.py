@@ -165,7 +165,7 @@ def _wait_for(path: Path, doing: Future[Done]) -> None:
 
 
 def _again(site: Site, task: Task) -> Task:
-    (ref,) = open_run(site.engine, task.verb, only=[task.ref.project_id], restore_files=True)
+    (ref,) = open_run(site.engine, task.verb, only=[task.ref.subject_id], restore_files=True)
     return Task(verb=task.verb, ref=ref)
 
 

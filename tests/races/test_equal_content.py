@@ -50,14 +50,16 @@ def open_run(engine: Engine, project_ids: Sequence[int]) -> list[JobRef]:
     run_id = uuid.uuid4()
     with engine.begin() as conn:
         rows = conn.execute(
-            text("select project_id, project_name, path from projects where project_id = any(:ids)"),
+            text(
+                "select project_id as subject_id, project_name as subject_name, path from projects where project_id = any(:ids)"
+            ),
             {"ids": list(project_ids)},
         )
         jobs = [NewJob(**row) for row in rows.mappings()]
         ledger.open_run(conn, run_id, Verb.MIGRATE, dry_run=False, selection={})
         ledger.add_jobs(conn, run_id, jobs)
         ledger.start_run(conn, run_id)
-    return [JobRef(run_id=run_id, project_id=number) for number in project_ids]
+    return [JobRef(run_id=run_id, subject_id=number) for number in project_ids]
 
 
 @contextmanager
@@ -347,7 +349,7 @@ def test_two_runs_of_many_projects_at_once_migrate_each_project_once(
 
     assert [one.returncode for one in done] == [0, 0], [one.stderr for one in done]
     refs = rows(site, "select project_id from project_dataset_refs order by 1")
-    assert [ref.project_id for ref in refs] == sorted(projects)
+    assert [ref.subject_id for ref in refs] == sorted(projects)
     assert len(rows(site, "select from project_conversions")) == len(projects)
     assert len(rows(site, "select from raw_datasets")) == 10
     states = Counter(row.state for row in rows(site, "select state from migration_jobs"))

@@ -340,7 +340,9 @@ def _whole_story(role: Role) -> None:
 def _do(tools: Tools, opened: Opened) -> Run:
     """Do every job of a run as a worker does, and collect it."""
     for job in opened.jobs:
-        runs.WORK[opened.verb](tools, JobRef(run_id=opened.run_id, project_id=job.project_id), "w")
+        runs.WORK[opened.verb, job.subject](
+            tools, JobRef(run_id=opened.run_id, subject_id=job.subject_id), "w"
+        )
     run = _run(tools.engine, opened)
     collected = collect.collect(tools.settings, tools.engine, run, timeout_s=10)
     assert collected.stopped is None
@@ -354,7 +356,7 @@ def _drive(site: Site, opened: Opened) -> None:
     status.describe(engine, run)
     status.all_runs(engine, 5)
     control.throttle(engine, run, 1 << 20)
-    refs = [JobRef(run_id=run.run_id, project_id=job.project_id) for job in opened.jobs if not job.skipped]
+    refs = [JobRef(run_id=run.run_id, subject_id=job.subject_id) for job in opened.jobs if not job.skipped]
     with engine.begin() as conn:
         dead, alive = (
             leases.take_lease(conn, ref, "w", lease_s) for ref, lease_s in zip(refs, (0, 60), strict=True)

@@ -35,7 +35,7 @@ def make_run(
     run_id = run_id or uuid.uuid4()
     jobs = [
         NewJob(
-            **{"project_id": number, "project_name": f"study {number}", "path": f"/studies/{number}"}
+            **{"subject_id": number, "subject_name": f"study {number}", "path": f"/studies/{number}"}
             | columns
         )
         for number in projects
@@ -51,7 +51,7 @@ def make_run(
 def take(engine: Engine, run_id: uuid.UUID, project_id: int = 1, worker: str = "w") -> Lease | None:
     """Try to take a job's lease, as a delivery of its message does."""
     with engine.begin() as conn:
-        return leases.take_lease(conn, JobRef(run_id=run_id, project_id=project_id), worker, LEASE_S)
+        return leases.take_lease(conn, JobRef(run_id=run_id, subject_id=project_id), worker, LEASE_S)
 
 
 def must_take(engine: Engine, run_id: uuid.UUID, project_id: int = 1, worker: str = "w") -> Lease:
@@ -107,7 +107,7 @@ def outcome(project_id: int = 1, status: Status = Status.MIGRATED, **changes: An
 
 def end(engine: Engine, lease: Lease, ended: Outcome | None = None) -> None:
     with engine.begin() as conn:
-        leases.end_job(conn, lease, ended or outcome(lease.ref.project_id))
+        leases.end_job(conn, lease, ended or outcome(lease.ref.subject_id))
 
 
 def set_run_state(engine: Engine, run_id: uuid.UUID, state: str) -> None:

@@ -25,7 +25,7 @@ from tests.support.runs import WORK
 from tests.support.sites import Site
 from worker import settings as settings_module
 from worker.jobs.tools import Tools, connect
-from worker.messages import JobRef, Verb
+from worker.messages import JobRef, Subject, Verb
 from worker.runtime import log
 
 _FILE_EVENTS = {"os.mkdir", "os.rename", "os.link", "os.remove", "os.rmdir", "os.chmod", "os.listdir", "open"}
@@ -92,7 +92,8 @@ class Lives:
         order = {
             "verb": verb.value,
             "run_id": str(ref.run_id),
-            "project_id": ref.project_id,
+            "subject": ref.subject.value,
+            "subject_id": ref.subject_id,
             "at": at,
             "stop": stop,
         }
@@ -128,11 +129,13 @@ def live(order: Mapping[str, Any]) -> None:
     event.listen(engine, "rollback", lambda _conn: watch.pass_by("rollback"))
     if order["stop"] == signal.SIGSTOP:
         sys.addaudithook(watch.hear)
-    ref = JobRef(run_id=uuid.UUID(order["run_id"]), project_id=order["project_id"])
+    ref = JobRef(
+        run_id=uuid.UUID(order["run_id"]), subject_id=order["subject_id"], subject=Subject(order["subject"])
+    )
     # One thread, so that files come in the same order each time.
     with ThreadPoolExecutor(1, thread_name_prefix=_OUR_THREADS) as threads:
         tools = Tools(settings=settings, engine=engine, threads=threads)
-        WORK[Verb(order["verb"])](tools, ref, "worker of one job")
+        WORK[Verb(order["verb"]), ref.subject](tools, ref, "worker of one job")
 
 
 class _Watch:

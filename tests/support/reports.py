@@ -17,6 +17,7 @@ from worker.messages import (
     Verb,
     Warning_,
 )
+from worker.wording import VERB_WORDS
 
 BEGIN = datetime(2026, 3, 7, 13, 2, 11, 120_000, tzinfo=UTC)
 RUN_ID = uuid.UUID("6f3c1d9e-52a0-4f7b-9c51-0d0f8c2b7a14")
@@ -123,7 +124,8 @@ def any_outcome(draw: st.DrawFn, run: report.RunFacts) -> Outcome:
     """An outcome that a job of `run` can have, its figures independent of its status."""
     begun = draw(st.booleans())
     started_at = draw(_TIMES)
-    status = draw(st.sampled_from([run.success, Status.FAILED, Status.SKIPPED, Status.CANCELLED]))
+    success = VERB_WORDS[run.verb].success(dry_run=run.dry_run)
+    status = draw(st.sampled_from([success, Status.FAILED, Status.SKIPPED, Status.CANCELLED]))
     return Outcome(
         project_id=draw(st.integers(min_value=1, max_value=40)),
         project_name=draw(st.none() | _TEXTS),

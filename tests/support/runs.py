@@ -7,24 +7,25 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
 from tests.support.ledger_rows import await_old_server
 from tests.support.sites import LEASE_S, Site
 from tests.support.waiting import PATIENCE_S
-from worker.db import ledger, projects
+from worker.db import datasets, ledger, projects
 from worker.db.ledger import NewJob
 from worker.jobs.migrate import migrate
 from worker.jobs.rollback import rollback
 from worker.jobs.tools import Tools, connect
 from worker.jobs.verify import verify_sessions
-from worker.messages import JobRef, Outcome, Status, Verb
+from worker.messages import THE_STORE, JobRef, Outcome, Status, Subject, Verb
 
-WORK: dict[Verb, Callable[[Tools, JobRef, str], Outcome | None]] = {
-    Verb.MIGRATE: migrate,
-    Verb.ROLLBACK: rollback,
-    Verb.VERIFY: verify_sessions,
+WORK: dict[tuple[Verb, Subject], Callable[[Tools, JobRef, str], Outcome | None]] = {
+    (Verb.MIGRATE, Subject.PROJECT): migrate,
+    (Verb.ROLLBACK, Subject.PROJECT): rollback,
+    (Verb.VERIFY, Subject.PROJECT): verify_sessions,
 }
 
 
@@ -52,34 +53,48 @@ def open_run(
     *,
     only: Iterable[int] | None = None,
     dry_run: bool = False,
+    subject: Subject = Subject.PROJECT,
     **options: object,
 ) -> list[JobRef]:
-    """Write a running run over all projects that the verb concerns, or some of them; its jobs in the order of
+    """Write a running run over all subjects that the verb concerns, or some of them; its jobs in the order of
     ids.
     """
     run_id = uuid.uuid4()
     with engine.begin() as conn:
-        if verb is Verb.MIGRATE:
-            found = {one.project_id: (one.project_name, one.path) for one in projects.legacy_projects(conn)}
-        else:
-            found = {one.project_id: (one.project_name, one.legacy_path) for one in projects.converted(conn)}
+        found = _subjects(conn, verb, subject)
         chosen = sorted([number for number, (_, path) in found.items() if path] if only is None else only)
         ledger.open_run(conn, run_id, verb, dry_run=dry_run, selection={"options": options})
         ledger.add_jobs(
             conn,
             run_id,
             [
-                NewJob(project_id=number, project_name=found[number][0], path=found[number][1])
+                NewJob(
+                    subject=subject,
+                    subject_id=number,
+                    subject_name=found[number][0],
+                    path=found[number][1],
+                )
                 for number in chosen
             ],
         )
         ledger.start_run(conn, run_id)
-    return [JobRef(run_id=run_id, project_id=number) for number in chosen]
+    return [JobRef(run_id=run_id, subject=subject, subject_id=number) for number in chosen]
+
+
+def _subjects(conn: Connection, verb: Verb, subject: Subject) -> dict[int, tuple[str, str | None]]:
+    """Name and path of everything that a run of this verb may have a job about."""
+    if subject is Subject.STORE:
+        return {THE_STORE: ("", None)}
+    if subject is Subject.DATASET:
+        return {one.dataset_id: (one.dataset_name, one.file_path) for one in datasets.all_of(conn)}
+    if verb is Verb.MIGRATE:
+        return {one.project_id: (one.project_name, one.path) for one in projects.legacy_projects(conn)}
+    return {one.project_id: (one.project_name, one.legacy_path) for one in projects.converted(conn)}
 
 
 def do(tools: Tools, verb: Verb, refs: Iterable[JobRef], worker: str = "worker") -> dict[int, Outcome]:
-    """Do these jobs one after the other; the outcomes of those that were ours to do, by project."""
-    outcomes = {ref.project_id: WORK[verb](tools, ref, worker) for ref in refs}
+    """Do these jobs one after the other; the outcomes of those that were ours to do, by id."""
+    outcomes = {ref.subject_id: WORK[verb, ref.subject](tools, ref, worker) for ref in refs}
     return {number: outcome for number, outcome in outcomes.items() if outcome is not None}
 
 
@@ -89,7 +104,7 @@ def run(
     *,
     only: Iterable[int] | None = None,
     dry_run: bool = False,
-    **options: object,
+    **options: Any,
 ) -> dict[int, Outcome]:
     """Open a run and do all its jobs."""
     return do(tools, verb, open_run(tools.engine, verb, only=only, dry_run=dry_run, **options))
@@ -132,5 +147,5 @@ def let_lease_run_out(engine: Engine, ref: JobRef) -> None:
                 "update migration_jobs set lease_until = clock_timestamp() - interval '1 second'"
                 " where run_id = :run_id and project_id = :project_id and state = 'running'"
             ),
-            {"run_id": ref.run_id, "project_id": ref.project_id},
+            {"run_id": ref.run_id, "project_id": ref.subject_id},
         )

@@ -167,16 +167,16 @@ def test_every_end_of_a_job_has_a_status():
 @given(runs=st.lists(st.uuids(), min_size=2, max_size=2, unique=True), project=st.integers(1, 10**6))
 @settings(deadline=None)
 def test_a_task_has_the_same_id_at_every_delivery_and_no_other_has_it(runs: list[uuid.UUID], project: int):
-    one, again = (JobRef(run_id=runs[0], project_id=project) for _ in range(2))
+    one, again = (JobRef(run_id=runs[0], subject_id=project) for _ in range(2))
 
     assert one.task_id == again.task_id
     assert str(uuid.UUID(one.task_id)) == one.task_id
-    assert one.task_id != JobRef(run_id=runs[1], project_id=project).task_id
-    assert one.task_id != JobRef(run_id=runs[0], project_id=project + 1).task_id
+    assert one.task_id != JobRef(run_id=runs[1], subject_id=project).task_id
+    assert one.task_id != JobRef(run_id=runs[0], subject_id=project + 1).task_id
 
 
 def test_the_id_of_a_task_never_changes_between_versions():
-    ref = JobRef(run_id=uuid.UUID(int=1), project_id=42)
+    ref = JobRef(run_id=uuid.UUID(int=1), subject_id=42)
 
     assert ref.task_id == str(uuid.uuid5(uuid.UUID(int=1), "project/42"))
 
@@ -199,10 +199,10 @@ def test_arguments_that_name_no_job_are_refused(fields: dict[str, Any]):
 
 
 def test_a_job_can_be_looked_up_by_its_name():
-    one = JobRef(run_id=uuid.UUID(int=1), project_id=1)
+    one = JobRef(run_id=uuid.UUID(int=1), subject_id=1)
 
-    assert {one: "here"}[JobRef(run_id=uuid.UUID(int=1), project_id=1)] == "here"
-    assert one.task_id != (JobRef(run_id=uuid.UUID(int=1), project_id=11)).task_id
+    assert {one: "here"}[JobRef(run_id=uuid.UUID(int=1), subject_id=1)] == "here"
+    assert one.task_id != (JobRef(run_id=uuid.UUID(int=1), subject_id=11)).task_id
 
 
 def test_a_run_keeps_the_options_that_it_was_given_and_no_other():

@@ -92,8 +92,8 @@ def send(settings: Settings, messages: Sequence[Message]) -> None:
     with _translated_errors(settings), app.producer_or_acquire() as producer, producer.batch(_BATCH):
         for message in messages:
             app.send_task(
-                message.verb.task,
-                args=(str(message.ref.run_id), message.ref.project_id),
+                message.task,
+                args=(str(message.ref.run_id), message.ref.subject_id),
                 task_id=message.ref.task_id,
                 producer=producer,
                 argsrepr=_shown(message),
@@ -105,7 +105,8 @@ def send(settings: Settings, messages: Sequence[Message]) -> None:
 def _shown(message: Message) -> str:
     """What Flower shows in place of the run's id: `project 42 · P001_2025_Study · 1.2 GB`."""
     size = f" · {human_bytes(message.size_bytes)}" if message.size_bytes is not None else ""
-    return f"project {message.ref.project_id} · {message.project_name}{size}"
+    name = f" · {message.subject_name}" if message.subject_name else ""
+    return f"{message.ref.words}{name}{size}"
 
 
 def workers_online(settings: Settings) -> list[str]:
@@ -171,22 +172,20 @@ def server(settings: Settings) -> Server:
     )
 
 
-def results(settings: Settings, refs: Iterable[JobRef]) -> dict[int, dict[str, Any]]:
-    """The stored results of jobs that ended, by project: Celery's document with `status` and `result`.
+def results(settings: Settings, refs: Iterable[JobRef]) -> dict[JobRef, dict[str, Any]]:
+    """The stored results of jobs that ended: Celery's document with `status` and `result`.
 
     Results are a cache: what is missing here is in the ledger.
     """
     wanted = list(refs)
-    found: dict[int, dict[str, Any]] = {}
+    found: dict[JobRef, dict[str, Any]] = {}
     backend = _app(settings).backend
     with _translated_errors(settings), _client(settings) as client:
         for start in range(0, len(wanted), _BATCH):
             part = wanted[start : start + _BATCH]
             values: list[bytes | None] = client.mget([backend.get_key_for_task(ref.task_id) for ref in part])
-            documents = {
-                ref.project_id: _document(value) for ref, value in zip(part, values, strict=True) if value
-            }
-            found |= {number: document for number, document in documents.items() if document is not None}
+            documents = {ref: _document(value) for ref, value in zip(part, values, strict=True) if value}
+            found |= {ref: document for ref, document in documents.items() if document is not None}
     return found
 
 

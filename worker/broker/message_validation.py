@@ -25,7 +25,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from worker.messages import JobRef, ProjectId, Verb
+from worker.messages import TASKS, JobRef, SubjectId
 
 MOST_BYTES = 1 << 16
 """A message of ours has one KiB and a project's name twice."""
@@ -52,8 +52,9 @@ def job_of(message: bytes) -> JobRef:
         raise RefusedError(f"larger than {MOST_BYTES} bytes")
     with _refusals():
         envelope = _JobEnvelope.model_validate_json(message)
-        (run_id, project_id), _, _ = _BODY.validate_json(base64.b64decode(envelope.body, validate=True))
-    ref = JobRef(run_id=run_id, project_id=project_id)
+        (run_id, subject_id), _, _ = _BODY.validate_json(base64.b64decode(envelope.body, validate=True))
+    _, subject = TASKS[envelope.headers.task]
+    ref = JobRef(run_id=run_id, subject_id=subject_id, subject=subject)
     if envelope.headers.id != ref.task_id:
         # Its result would be stored as another task's.
         raise RefusedError("headers.id: not the id of this job's task")
@@ -96,10 +97,6 @@ def _first_fault(error: ValidationError) -> str:
 
 
 # What a message of ours looks like --------------------------------------------------------------------------
-
-
-TASKS = {verb.task for verb in Verb}
-"""The tasks that may be asked for."""
 
 
 def _one_of_ours(name: str) -> str:
@@ -215,8 +212,8 @@ class _NothingAfterwards(_Exactly):
     chord: None
 
 
-_BODY: TypeAdapter[tuple[tuple[uuid.UUID, ProjectId], _Nothing, _NothingAfterwards]] = TypeAdapter(
-    tuple[tuple[uuid.UUID, ProjectId], _Nothing, _NothingAfterwards]
+_BODY: TypeAdapter[tuple[tuple[uuid.UUID, SubjectId], _Nothing, _NothingAfterwards]] = TypeAdapter(
+    tuple[tuple[uuid.UUID, SubjectId], _Nothing, _NothingAfterwards]
 )
 
 

@@ -64,7 +64,7 @@ def convert(
         leases.end_job(conn, lease, converted)
         return converted
 
-    return in_one_transaction(engine, f"project {lease.ref.project_id}", write, listen=listen)
+    return in_one_transaction(engine, f"project {lease.ref.subject_id}", write, listen=listen)
 
 
 def rehearse(
@@ -89,7 +89,7 @@ def rehearse(
 
     predicted = in_one_transaction(
         engine,
-        f"project {lease.ref.project_id}",
+        f"project {lease.ref.subject_id}",
         lambda conn: _all_rows(conn, lease, to, outcome, types),
         rehearse=True,
         listen=listen,
@@ -121,7 +121,7 @@ def _all_rows(
         dataset = locked
     else:
         raise DatasetGoneError(f"Dataset {tree.manifest.digest[:12]} is not there any more")
-    project = check_still_legacy(projects.lock(conn, lease.ref.project_id), lease, conn)
+    project = check_still_legacy(projects.lock(conn, lease.ref.subject_id), lease, conn)
     rows = sessions.lock_of_project(conn, project.project_id)
     settled: tuple[Warning_, ...] = ()
     if project.has_record:
@@ -162,7 +162,7 @@ def _settle(
 
 def check_still_legacy(project: Project | None, lease: leases.Lease, conn: Connection) -> Project:
     """The project as the job expects it: there, legacy, at the same path."""
-    number = lease.ref.project_id
+    number = lease.ref.subject_id
     if project is None:
         raise NothingToDoError(f"project {number}: deleted since the run was opened")
     if not project.is_legacy:
@@ -182,7 +182,7 @@ def _write_rows(
     """All rows of the project, and the before-image of each. Seven statements, however many sessions there
     are.
     """
-    project_id = lease.ref.project_id
+    project_id = lease.ref.subject_id
     written = {
         "migrated_from": MIGRATED_FROM,
         "migration_date": datetime.now(UTC).isoformat(),
@@ -234,11 +234,11 @@ def _insert_dataset(conn: Connection, lease: leases.Lease, to: _Target, path: Pa
     tree = to.tree
     return datasets.add(
         conn,
-        name=lease.project_name or path.name,
+        name=lease.subject_name or path.name,
         dataset_hash=tree.manifest.digest,
         file_path=str(path),
         size_bytes=tree.manifest.size_bytes,
-        description=f"Migrated from legacy project: {lease.project_name}",
+        description=f"Migrated from legacy project: {lease.subject_name}",
         metadata={
             "upload_timestamp": lease.started_at.strftime("%Y%m%d_%H%M%S"),
             "original_source": lease.path,

@@ -66,7 +66,7 @@ def _put_back(
 ) -> Outcome:
     """All rows of one project's rollback but the job's own."""
     dataset = datasets.lock(conn, conversion.dataset_hash)
-    project = projects.lock(conn, lease.ref.project_id)
+    project = projects.lock(conn, lease.ref.subject_id)
     is_back = check_still_converted(project, conversion, conn)
     rows = sessions.lock_of_project(conn, conversion.project_id)
     plan = put_sessions_back(conn, conversion, dataset.file_path if dataset is not None else None, rows)

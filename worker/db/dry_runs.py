@@ -20,7 +20,7 @@ def note_new_content(conn: Connection, ref: JobRef, sizes: Mapping[str, int]) ->
             from jsonb_to_recordset(cast(:rows as jsonb)) as b(digest text, size_bytes bigint)
             on conflict on constraint migration_dry_run_blobs_pkey
             do update set project_id = least(migration_dry_run_blobs.project_id, excluded.project_id)"""),
-        {"run_id": ref.run_id, "project_id": ref.project_id, "rows": json.dumps(rows)},
+        {"run_id": ref.run_id, "project_id": ref.subject_id, "rows": json.dumps(rows)},
     )
 
 

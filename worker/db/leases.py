@@ -22,14 +22,14 @@ MOST_CRASHES = 3
 class Lease:
     """The right to work on one job: valid while `attempt` is the job's number.
 
-    `busy_with` is another run that was processing the same project when the lease was taken,
+    `busy_with` is another run that was processing the same subject when the lease was taken,
     `bytes_per_second` the job's share of the run's limit then. `retries` counts how often the job was handed
     back for a transient error.
     """
 
     ref: JobRef
     attempt: int
-    project_name: str | None
+    subject_name: str | None
     path: str | None
     verb: Verb
     dry_run: bool
@@ -107,28 +107,27 @@ def take_lease(
                 worker = :worker, phase = 'scan', files_done = 0, bytes_done = 0, not_before = null,
                 lease_until = clock_timestamp() + make_interval(secs => :lease_s), started_at = clock_timestamp()
             from migration_runs r
-            where j.run_id = :run_id and j.project_id = :project_id and r.run_id = j.run_id
+            where j.run_id = :run_id and j.subject = :subject and j.subject_id = :subject_id and r.run_id = j.run_id
               and r.state in ('planned', 'running') and r.verb = coalesce(:verb, r.verb)
               and case j.state
                   when 'queued' then coalesce(j.not_before <= clock_timestamp(), true)
                   when 'running' then {_IS_OVER} and j.crashes + (not {_SERVER_WAS_AWAY})::integer < :most_crashes
                   else false end
               {f"and not {_BELOW}" if but_not_in else ""}
-            returning j.attempt, j.project_name, j.path, j.started_at, j.retries, r.verb, r.dry_run, r.selection,
+            returning j.attempt, j.subject_name, j.path, j.started_at, j.retries, r.verb, r.dry_run, r.selection,
                       r.created_at as run_created_at,
                       (select other.run_id from migration_jobs other join migration_runs their using (run_id)
-                       where other.project_id = j.project_id and other.run_id <> j.run_id
+                       where other.subject = j.subject and other.subject_id = j.subject_id and other.run_id <> j.run_id
                          and other.lease_until > clock_timestamp()
                          and their.verb = r.verb and r.verb <> 'verify' and not (r.dry_run or their.dry_run)
                        limit 1) as busy_with,
                       r.limit_bytes_per_second / case when r.limit_bytes_per_second is not null then
                           (select 1 + count(*) from migration_jobs live where live.run_id = j.run_id
-                           and live.project_id <> j.project_id and live.state = 'running'
+                           and (live.subject, live.subject_id) <> (j.subject, j.subject_id) and live.state = 'running'
                            and live.lease_until > clock_timestamp()) end::float8 as bytes_per_second"""),  # noqa: S608 - constants
         {
             **({"roots": storable(conn, list(but_not_in))} if but_not_in else {}),
-            "run_id": ref.run_id,
-            "project_id": ref.project_id,
+            **_job(ref),
             "worker": worker,
             "lease_s": lease_s,
             "verb": verb,
@@ -143,8 +142,8 @@ def is_known(conn: Connection, ref: JobRef, verb: Verb) -> bool:
     known: bool = conn.execute(
         sql("""
             select exists (select from migration_jobs join migration_runs using (run_id)
-                           where run_id = :run_id and project_id = :project_id and verb = :verb)"""),
-        {"run_id": ref.run_id, "project_id": ref.project_id, "verb": verb},
+                           where run_id = :run_id and subject = :subject and subject_id = :subject_id and verb = :verb)"""),
+        _job(ref) | {"verb": verb},
     ).scalar_one()
     return known
 
@@ -170,7 +169,7 @@ def renew_lease(
             set lease_until = clock_timestamp() + make_interval(secs => :lease_s), phase = :phase,
                 dataset_hash = :dataset_hash, files_done = :files_done, bytes_done = :bytes_done
             from migration_runs r
-            where j.run_id = :run_id and j.project_id = :project_id and j.attempt = :attempt and j.state = 'running'
+            where j.run_id = :run_id and j.subject = :subject and j.subject_id = :subject_id and j.attempt = :attempt and j.state = 'running'
               and r.run_id = j.run_id
             returning r.state, r.limit_bytes_per_second,
                       case when r.limit_bytes_per_second is not null then
@@ -209,7 +208,7 @@ def hand_back(
                 waits_for = null, waits_since = null,
                 retries = retries + (cast(:retry_in_s as float8) is not null)::integer,
                 not_before = clock_timestamp() + make_interval(secs => :retry_in_s)
-            where run_id = :run_id and project_id = :project_id and attempt = :attempt and state = 'running'"""),
+            where run_id = :run_id and subject = :subject and subject_id = :subject_id and attempt = :attempt and state = 'running'"""),
         _held(lease) | {"retry_in_s": retry_in_s, "reason": storable(conn, reason)},
     )
     _check_held(lease, result.rowcount)
@@ -226,7 +225,7 @@ def wait_for(conn: Connection, lease: Lease, what: str, reason: str) -> None:
             set state = 'queued', lease_until = null, phase = :reason, sent_at = null, waits_for = :what,
                 waits_since = case when waits_for = :what then waits_since else clock_timestamp() end,
                 not_before = clock_timestamp() + make_interval(secs => :for_s)
-            where run_id = :run_id and project_id = :project_id and attempt = :attempt and state = 'running'"""),
+            where run_id = :run_id and subject = :subject and subject_id = :subject_id and attempt = :attempt and state = 'running'"""),
         _held(lease)
         | {
             "what": storable(conn, what),
@@ -245,11 +244,10 @@ def leave_to_others(conn: Connection, ref: JobRef, root: str, reason: str) -> bo
             set phase = :reason, sent_at = null, waits_for = :root,
                 waits_since = case when waits_for = :root then waits_since else clock_timestamp() end,
                 not_before = clock_timestamp() + make_interval(secs => :for_s)
-            where run_id = :run_id and project_id = :project_id and state = 'queued'
+            where run_id = :run_id and subject = :subject and subject_id = :subject_id and state = 'queued'
               and coalesce(not_before <= clock_timestamp(), true) and {_BELOW}"""),  # noqa: S608 - a constant
         {
-            "run_id": ref.run_id,
-            "project_id": ref.project_id,
+            **_job(ref),
             "root": storable(conn, root),
             "roots": [storable(conn, root)],
             "for_s": _TRY_ELSEWHERE_S,
@@ -264,8 +262,8 @@ def want_message(conn: Connection, ref: JobRef) -> None:
     conn.execute(
         sql("""
             update migration_jobs set sent_at = null
-            where run_id = :run_id and project_id = :project_id and state = 'queued'"""),
-        {"run_id": ref.run_id, "project_id": ref.project_id},
+            where run_id = :run_id and subject = :subject and subject_id = :subject_id and state = 'queued'"""),
+        _job(ref),
     )
 
 
@@ -276,8 +274,8 @@ def note_fenced(conn: Connection, lease: Lease) -> None:
     conn.execute(
         sql("""
             update migration_jobs set fenced = fenced + 1, crashes = greatest(0, crashes - 1)
-            where run_id = :run_id and project_id = :project_id"""),
-        {"run_id": lease.ref.run_id, "project_id": lease.ref.project_id},
+            where run_id = :run_id and subject = :subject and subject_id = :subject_id"""),
+        _job(lease.ref),
     )
 
 
@@ -287,7 +285,7 @@ def expired(conn: Connection, limit: int, lease_s: float) -> list[Expired]:
     """
     rows = conn.execute(
         sql(f"""
-            select j.run_id, j.project_id, j.attempt, j.project_name, j.path, j.started_at, j.retries, j.worker,
+            select j.run_id, j.subject, j.subject_id, j.attempt, j.subject_name, j.path, j.started_at, j.retries, j.worker,
                    j.crashes + (not {_SERVER_WAS_AWAY})::integer as crashes, r.verb, r.dry_run, r.selection,
                    r.created_at as run_created_at, null as busy_with, null as bytes_per_second
             from migration_jobs j join migration_runs r using (run_id)
@@ -297,7 +295,7 @@ def expired(conn: Connection, limit: int, lease_s: float) -> list[Expired]:
     )
     return [
         Expired(
-            lease=_lease(JobRef(run_id=row.run_id, project_id=row.project_id), row),
+            lease=_lease(JobRef.from_row(row), row),
             worker=row.worker,
             crashes=row.crashes,
         )
@@ -311,7 +309,7 @@ def hand_back_for(conn: Connection, dead: Expired) -> None:
         sql("""
             update migration_jobs
             set state = 'queued', lease_until = null, phase = null, sent_at = null, crashes = :crashes
-            where run_id = :run_id and project_id = :project_id and attempt = :attempt and state = 'running'"""),
+            where run_id = :run_id and subject = :subject and subject_id = :subject_id and attempt = :attempt and state = 'running'"""),
         _held(dead.lease) | {"crashes": dead.crashes},
     )
 
@@ -324,7 +322,7 @@ def end_job(conn: Connection, lease: Lease, outcome: Outcome) -> None:
             set state = :state, outcome = cast(:outcome as jsonb), error_class = :error_class, error = :error,
                 dataset_hash = :dataset_hash, phase = null, lease_until = null, finished_at = clock_timestamp(),
                 files_done = :files, bytes_done = :bytes
-            where run_id = :run_id and project_id = :project_id and attempt = :attempt and state = 'running'"""),
+            where run_id = :run_id and subject = :subject and subject_id = :subject_id and attempt = :attempt and state = 'running'"""),
         _held(lease)
         | {
             "state": outcome.status.job_state,
@@ -343,28 +341,32 @@ def job_that_stores(conn: Connection, dataset_hash: str, except_for: JobRef) -> 
     """Which job is storing this dataset right now, for the message of a job that waits for it."""
     return conn.execute(
         sql("""
-            select format('project %s on %s', project_id, worker) from migration_jobs
+            select format('%s %s on %s', subject, subject_id, worker) from migration_jobs
             where dataset_hash = :hash and state = 'running' and phase = 'store'
-              and (run_id, project_id) <> (:run_id, :project_id)
+              and (run_id, subject, subject_id) <> (:run_id, :subject, :subject_id)
             order by started_at limit 1"""),
-        {"hash": dataset_hash, "run_id": except_for.run_id, "project_id": except_for.project_id},
+        _job(except_for) | {"hash": dataset_hash},
     ).scalar()
 
 
 def _check_held(lease: Lease, rows: int) -> None:
     if rows != 1:
-        raise LeaseLostError(f"project {lease.ref.project_id}: attempt {lease.attempt} has lost its lease")
+        raise LeaseLostError(f"{lease.ref.words}: attempt {lease.attempt} has lost its lease")
 
 
 def _held(lease: Lease) -> dict[str, Any]:
-    return {"run_id": lease.ref.run_id, "project_id": lease.ref.project_id, "attempt": lease.attempt}
+    return _job(lease.ref) | {"attempt": lease.attempt}
+
+
+def _job(ref: JobRef) -> dict[str, Any]:
+    return {"run_id": ref.run_id, "subject": ref.subject, "subject_id": ref.subject_id}
 
 
 def _lease(ref: JobRef, row: Row[Any]) -> Lease:
     return Lease(
         ref=ref,
         attempt=row.attempt,
-        project_name=row.project_name,
+        subject_name=row.subject_name,
         path=row.path,
         verb=Verb(row.verb),
         dry_run=row.dry_run,

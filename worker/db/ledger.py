@@ -12,7 +12,7 @@ from sqlalchemy.engine import Row
 from worker.db.engine import sql
 from worker.db.texts import as_json, storable
 from worker.errors import ROOM, RunNotFoundError
-from worker.messages import JobRef, JobState, Outcome, RunOptions, RunState, Verb
+from worker.messages import JobRef, JobState, Outcome, RunOptions, RunState, Subject, Verb
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,9 +54,10 @@ class Run:
 class NewJob:
     """A job as the producer plans it. Sizes are None where the producer cannot see the directory."""
 
-    project_id: int
-    project_name: str
+    subject_id: int
+    subject_name: str
     path: str | None
+    subject: Subject = Subject.PROJECT
     sessions: int | None = None
     files: int | None = None
     size_bytes: int | None = None
@@ -91,8 +92,9 @@ def add_jobs(conn: Connection, run_id: uuid.UUID, jobs: Sequence[NewJob]) -> Non
     """Write the jobs of a run in one statement; those that are skipped already carry their outcome."""
     rows = [
         {
-            "project_id": job.project_id,
-            "project_name": job.project_name,
+            "subject": job.subject,
+            "subject_id": job.subject_id,
+            "subject_name": job.subject_name,
             "path": job.path,
             "state": JobState.SKIPPED if job.skipped else JobState.QUEUED,
             "sessions_total": job.sessions,
@@ -104,13 +106,13 @@ def add_jobs(conn: Connection, run_id: uuid.UUID, jobs: Sequence[NewJob]) -> Non
     ]
     conn.execute(
         sql("""
-            insert into migration_jobs (run_id, project_id, project_name, path, state, sessions_total, files_total,
+            insert into migration_jobs (run_id, subject, subject_id, subject_name, path, state, sessions_total, files_total,
                                         bytes_total, outcome, finished_at)
-            select :run_id, j.project_id, j.project_name, j.path, j.state, j.sessions_total, j.files_total, j.bytes_total,
-                   j.outcome, case when j.outcome is not null then clock_timestamp() end
+            select :run_id, j.subject, j.subject_id, j.subject_name, j.path, j.state, j.sessions_total, j.files_total,
+                   j.bytes_total, j.outcome, case when j.outcome is not null then clock_timestamp() end
             from jsonb_to_recordset(cast(:rows as jsonb)) as j(
-                project_id integer, project_name text, path text, state text, sessions_total integer, files_total bigint,
-                bytes_total bigint, outcome jsonb)"""),
+                subject text, subject_id integer, subject_name text, path text, state text, sessions_total integer,
+                files_total bigint, bytes_total bigint, outcome jsonb)"""),
         {"run_id": run_id, "rows": as_json(rows)},
     )
 
@@ -148,15 +150,17 @@ def end_waiting_jobs_of_cancelled_runs(
         sql("""
             update migration_jobs
             set state = 'cancelled', finished_at = clock_timestamp(),
-                outcome = jsonb_build_object('project_id', project_id, 'project_name', project_name,
+                outcome = jsonb_build_object('subject', subject, 'project_id', project_id, 'project_name', project_name,
+                    'dataset_id', case when subject = 'dataset' then subject_id end,
+                    'dataset_name', case when subject = 'dataset' then subject_name end,
                     'status', 'cancelled', 'reason', cast(:reason as text), 'original_path', path)
             where run_id in (select run_id from migration_runs
                              where state = 'cancelled' and run_id = coalesce(:run_id, run_id))
               and state = 'queued'
-            returning run_id, project_id"""),
+            returning run_id, subject, subject_id"""),
         {"run_id": run_id, "reason": reason},
     )
-    return [JobRef(run_id=row.run_id, project_id=row.project_id) for row in rows]
+    return [JobRef.from_row(row) for row in rows]
 
 
 def lock_state(conn: Connection, run_id: uuid.UUID) -> RunState:
@@ -179,7 +183,7 @@ def pause_run(conn: Connection, run_id: uuid.UUID, reason: str) -> None:
 
 def pause_runs_that_only_wait(conn: Connection, root_patience_s: float) -> list[Run]:
     """Pause every run in which nothing happens any more but waiting: for room in the store, which three
-    projects lack or all that are left, or for a worker that has a legacy root, while no job at all has been
+    jobs lack or all that are left, or for a worker that has a legacy root, while no job at all has been
     running for so long. Returns these runs.
     """
     rows = conn.execute(
@@ -277,15 +281,15 @@ def failed_last(conn: Connection, verb: Verb, *, dry_run: bool) -> dict[int, uui
     """The projects whose latest job in a run of this kind has failed, with that run."""
     rows = conn.execute(
         sql("""
-            select project_id, run_id from (
-                select distinct on (j.project_id) j.project_id, j.run_id, j.state
+            select subject_id, run_id from (
+                select distinct on (j.subject_id) j.subject_id, j.run_id, j.state
                 from migration_jobs j join migration_runs r using (run_id)
-                where r.verb = :verb and r.dry_run = :dry_run and j.outcome is not null
-                order by j.project_id, r.created_at desc) as latest
+                where r.verb = :verb and r.dry_run = :dry_run and j.outcome is not null and j.subject = 'project'
+                order by j.subject_id, r.created_at desc) as latest
             where state = 'failed'"""),
         {"verb": verb, "dry_run": dry_run},
     )
-    return {row.project_id: row.run_id for row in rows}
+    return {row.subject_id: row.run_id for row in rows}
 
 
 def limit_run(conn: Connection, run_id: uuid.UUID, bytes_per_second: int | None) -> None:

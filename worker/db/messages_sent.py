@@ -15,9 +15,9 @@ _LOST_AFTER_S = 30.0
 """How long a message may be on its way before it counts as lost."""
 
 _SELECT = """
-    select j.run_id, j.project_id, j.project_name, j.bytes_total, r.verb
+    select j.run_id, j.subject, j.subject_id, j.subject_name, j.bytes_total, r.verb
     from migration_jobs j join migration_runs r using (run_id)"""
-_LARGEST_FIRST = "order by j.bytes_total desc nulls last, j.project_id"
+_LARGEST_FIRST = "order by j.bytes_total desc nulls last, j.subject_id"
 
 
 def note_sent(conn: Connection, refs: Sequence[JobRef], epoch: str) -> None:
@@ -25,11 +25,16 @@ def note_sent(conn: Connection, refs: Sequence[JobRef], epoch: str) -> None:
     conn.execute(
         sql("""
             update migration_jobs j set sent_at = clock_timestamp(), sent_epoch = :epoch
-            from jsonb_to_recordset(cast(:refs as jsonb)) as sent(run_id uuid, project_id integer)
-            where j.run_id = sent.run_id and j.project_id = sent.project_id and j.state = 'queued'"""),
+            from jsonb_to_recordset(cast(:refs as jsonb)) as sent(run_id uuid, subject text, subject_id integer)
+            where j.run_id = sent.run_id and j.subject = sent.subject and j.subject_id = sent.subject_id and j.state = 'queued'"""),
         {
             "epoch": epoch,
-            "refs": json.dumps([{"run_id": str(ref.run_id), "project_id": ref.project_id} for ref in refs]),
+            "refs": json.dumps(
+                [
+                    {"run_id": str(ref.run_id), "subject": ref.subject, "subject_id": ref.subject_id}
+                    for ref in refs
+                ]
+            ),
         },
     )
 
@@ -85,8 +90,8 @@ def _due(conn: Connection, condition: str, values: dict[str, Any]) -> list[Messa
 
 def _message(row: Row[Any]) -> Message:
     return Message(
-        ref=JobRef(run_id=row.run_id, project_id=row.project_id),
+        ref=JobRef.from_row(row),
         verb=Verb(row.verb),
-        project_name=row.project_name,
+        subject_name=row.subject_name,
         size_bytes=row.bytes_total,
     )

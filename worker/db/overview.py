@@ -13,7 +13,7 @@ from sqlalchemy.engine import Row
 from worker.db.engine import sql
 from worker.db.ledger import Run
 from worker.errors import ROOM
-from worker.messages import JobRef, JobState, Outcome, RunState
+from worker.messages import JobRef, JobState, Outcome, RunState, Subject
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +46,9 @@ class Progress:
 class CurrentAttempt:
     """A job that a worker runs right now, since when, and how far it is."""
 
-    project_id: int
-    project_name: str | None
+    subject: Subject
+    subject_id: int
+    subject_name: str | None
     worker: str
     phase: str | None
     attempt: int
@@ -65,8 +66,9 @@ class Retry:
     room in the store.
     """
 
-    project_id: int
-    project_name: str | None
+    subject: Subject
+    subject_id: int
+    subject_name: str | None
     reason: str | None
     retries: int
     wait_s: float | None
@@ -123,13 +125,13 @@ def current_attempts(conn: Connection, run_id: uuid.UUID) -> list[CurrentAttempt
     """Which worker runs which job of the run right now, the longest first."""
     rows = conn.execute(
         sql("""
-            select project_id, project_name, worker, phase, attempt, files_total, files_done, bytes_total, bytes_done,
+            select subject, subject_id, subject_name, worker, phase, attempt, files_total, files_done, bytes_total, bytes_done,
                    extract(epoch from clock_timestamp() - started_at)::float8 as age_s,
                    extract(epoch from lease_until - clock_timestamp())::float8 as lease_left_s
             from migration_jobs where run_id = :run_id and state = 'running' order by started_at"""),
         {"run_id": run_id},
     )
-    return [CurrentAttempt(**row) for row in rows.mappings()]
+    return [CurrentAttempt(**{**row, "subject": Subject(row["subject"])}) for row in rows.mappings()]
 
 
 def open_jobs(conn: Connection) -> Row[Any]:
@@ -148,14 +150,16 @@ def open_jobs(conn: Connection) -> Row[Any]:
 
 def running_jobs(conn: Connection) -> list[JobRef]:
     """Every job that a worker runs, or ran when it died."""
-    rows = conn.execute(sql("select run_id, project_id from migration_jobs where state = 'running'"))
-    return [JobRef(run_id=row.run_id, project_id=row.project_id) for row in rows]
+    rows = conn.execute(sql("select run_id, subject, subject_id from migration_jobs where state = 'running'"))
+    return [JobRef.from_row(row) for row in rows]
 
 
 def idle_jobs(conn: Connection) -> Iterator[JobRef]:
     """Every job of every run that no worker runs: one that waits, or has ended."""
-    rows = conn.execute(sql("select run_id, project_id from migration_jobs where state <> 'running'"))
-    return (JobRef(run_id=row.run_id, project_id=row.project_id) for row in rows)
+    rows = conn.execute(
+        sql("select run_id, subject, subject_id from migration_jobs where state <> 'running'")
+    )
+    return (JobRef.from_row(row) for row in rows)
 
 
 def paused_runs(conn: Connection) -> list[Run]:
@@ -196,14 +200,14 @@ def retrying(conn: Connection, run_id: uuid.UUID, limit: int) -> list[Retry]:
     """The jobs that wait to be tried again, the next one first."""
     rows = conn.execute(
         sql("""
-            select project_id, project_name, phase as reason, retries,
+            select subject, subject_id, subject_name, phase as reason, retries,
                    case when waits_for is distinct from :room then
                        greatest(0, extract(epoch from not_before - clock_timestamp()))::float8 end as wait_s
             from migration_jobs where run_id = :run_id and state = 'queued' and not_before is not null
             order by not_before limit :limit"""),
         {"run_id": run_id, "limit": limit, "room": ROOM},
     )
-    return [Retry(**row) for row in rows.mappings()]
+    return [Retry(**{**row, "subject": Subject(row["subject"])}) for row in rows.mappings()]
 
 
 def failures(conn: Connection, run_id: uuid.UUID, examples: int) -> list[FailureClass]:
@@ -211,10 +215,12 @@ def failures(conn: Connection, run_id: uuid.UUID, examples: int) -> list[Failure
     rows = conn.execute(
         sql("""
             select error_class, count(*) as count, min(outcome->>'remedy') as remedy,
-                   (array_agg(jsonb_build_object('project_id', project_id, 'project_name', project_name,
-                                                 'error', error) order by project_id)
+                   (array_agg(jsonb_build_object('subject', subject, 'subject_id', subject_id,
+                                                 'subject_name', subject_name, 'project_id', project_id,
+                                                 'project_name', project_name, 'error', error)
+                              order by subject, subject_id)
                     filter (where number <= :examples)) as examples
-            from (select *, row_number() over (partition by error_class order by project_id) as number
+            from (select *, row_number() over (partition by error_class order by subject, subject_id) as number
                   from migration_jobs where run_id = :run_id and state = 'failed') as failed
             group by error_class order by count desc, error_class"""),
         {"run_id": run_id, "examples": examples},
@@ -222,13 +228,15 @@ def failures(conn: Connection, run_id: uuid.UUID, examples: int) -> list[Failure
     return [FailureClass(**row) for row in rows.mappings()]
 
 
-def outcomes(conn: Connection, run_id: uuid.UUID) -> dict[int, Outcome]:
-    """The outcome of every job that has ended, by project."""
+def outcomes(conn: Connection, run_id: uuid.UUID) -> dict[JobRef, Outcome]:
+    """The outcome of every job that has ended."""
     rows = conn.execute(
-        sql("select project_id, outcome from migration_jobs where run_id = :run_id and outcome is not null"),
+        sql(
+            "select run_id, subject, subject_id, outcome from migration_jobs where run_id = :run_id and outcome is not null"
+        ),
         {"run_id": run_id},
     )
-    return {row.project_id: Outcome.from_json(row.outcome) for row in rows}
+    return {JobRef.from_row(row): Outcome.from_json(row.outcome) for row in rows}
 
 
 def without_outcome(conn: Connection, run_id: uuid.UUID) -> list[Row[Any]]:
@@ -236,8 +244,8 @@ def without_outcome(conn: Connection, run_id: uuid.UUID) -> list[Row[Any]]:
     return list(
         conn.execute(
             sql("""
-                select project_id, project_name, path, state from migration_jobs
-                where run_id = :run_id and outcome is null order by project_id"""),
+                select run_id, subject, subject_id, subject_name, path, state from migration_jobs
+                where run_id = :run_id and outcome is null order by subject, subject_id"""),
             {"run_id": run_id},
         )
     )
@@ -268,10 +276,10 @@ def figures(conn: Connection) -> Figures:
     failed = conn.execute(
         sql("""
             select verb, error_class, count(*) as projects from (
-                select distinct on (r.verb, j.project_id) r.verb, j.state, j.error_class
+                select distinct on (r.verb, j.subject, j.subject_id) r.verb, j.state, j.error_class
                 from migration_jobs j join migration_runs r using (run_id)
                 where not r.dry_run
-                order by r.verb, j.project_id, r.created_at desc) as latest
+                order by r.verb, j.subject, j.subject_id, r.created_at desc) as latest
             where state = 'failed' group by verb, error_class order by 1, 2""")
     ).all()
     runs = conn.execute(

@@ -34,8 +34,8 @@ class Attempt:
 
     @property
     def project_id(self) -> int:
-        """The job's project."""
-        return self.lease.ref.project_id
+        """The project of a job that is about one."""
+        return self.lease.ref.subject_id
 
     @property
     def run_id(self) -> uuid.UUID:

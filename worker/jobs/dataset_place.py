@@ -66,7 +66,7 @@ def find_or_choose(attempt: Attempt, tree: HashedTree) -> Place:
 
 def _candidates(attempt: Attempt, digest: str) -> list[Path]:
     """The names for a tree, in the order in which they are tried: only the first has not the whole digest."""
-    name = attempt.lease.project_name or "dataset"
+    name = attempt.lease.subject_name or "dataset"
     numbered = (name, *(f"{number}-{name}" for number in range(2, _NAMES)))
     return [
         attempt.store.tree_path(name, digest),

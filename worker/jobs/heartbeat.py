@@ -42,7 +42,7 @@ class Heartbeat:
         self._stopping = stopping
         self._tick_s = min(TICK_S, lease_s / 3)
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"lease-{lease.ref.project_id}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"lease-{lease.ref.subject_id}", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()

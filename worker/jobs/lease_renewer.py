@@ -95,9 +95,7 @@ class LeaseRenewer:
 
     def _apply(self, control: RunControl | None) -> None:
         if control is None:
-            self._stop.set(
-                LeaseLostError(f"project {self._lease.ref.project_id}: another worker has the job")
-            )
+            self._stop.set(LeaseLostError(f"{self._lease.ref.words}: another worker has the job"))
             return
         self._throttle.limit(control.bytes_per_second)
         match control.run_state:

@@ -138,7 +138,7 @@ def _scan(attempt: Attempt, rows: Sequence[Session]) -> Scan:
     attempt.files_seen = len(scanned.files)
     check_names(rows, scanned)
     check_paths_fit(
-        attempt.store, scanned, attempt.lease.project_name or "dataset", attempt.lease.ref.task_id
+        attempt.store, scanned, attempt.lease.subject_name or "dataset", attempt.lease.ref.task_id
     )
     return scanned
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from worker.db.leases import Lease
 from worker.jobs.endings import Ended
 from worker.legacy.ingest import Stored
-from worker.messages import ByteCounts, FileCounts, LinkCounts, Outcome, Status
+from worker.messages import ByteCounts, FileCounts, LinkCounts, Outcome, Status, subject_fields
 
 _NOTHING = Stored(files=FileCounts(), bytes=ByteCounts(), links=LinkCounts())
 
@@ -15,8 +15,7 @@ def outcome(lease: Lease, worker: str, status: Status, reason: str) -> Outcome:
     """An outcome with what the lease knows of the job; it ends now."""
     now = datetime.now(UTC)
     return Outcome(
-        project_id=lease.ref.project_id,
-        project_name=lease.project_name,
+        **subject_fields(lease.ref, lease.subject_name),
         status=status,
         reason=reason,
         original_path=lease.path,

@@ -129,7 +129,7 @@ def _send_and_finish(settings: Settings, engine: Engine, known_epoch: str | None
     with engine.begin() as conn:
         for ref in ledger.end_waiting_jobs_of_cancelled_runs(conn, "The run was cancelled"):
             # Left by an earlier release, which let a job wait again while its run was being cancelled.
-            _log.warning("waited_in_a_cancelled_run", run=str(ref.run_id), project=ref.project_id)
+            _log.warning("waited_in_a_cancelled_run", run=str(ref.run_id), subject=ref.words)
         ledger.finish_ended_runs(conn)
         for run in ledger.pause_runs_that_only_wait(conn, settings.root_patience_s):
             _log.error("run_paused", run=str(run.run_id), reason=run.paused_because)
@@ -144,7 +144,7 @@ def _requeue_expired(settings: Settings, engine: Engine) -> list[Expired]:
             _log.warning(
                 "holder_died",
                 run=str(dead.lease.ref.run_id),
-                project=dead.lease.ref.project_id,
+                subject=dead.lease.ref.words,
                 attempt=dead.lease.attempt,
                 worker=dead.worker,
                 crashes=dead.crashes,

@@ -63,7 +63,7 @@ def run_job(tools: Tools, ref: JobRef, worker: str, work: Work, verb: Verb) -> O
     lease = _take(tools, ref, worker, verb)
     if lease is None:
         return None
-    with log.bound(run=str(ref.run_id), project=ref.project_id, attempt=lease.attempt):
+    with log.bound(run=str(ref.run_id), subject=ref.words, attempt=lease.attempt):
         outcome = _run(Attempt(tools, lease, worker), work)
         if outcome is not None:
             _log.info(
@@ -98,7 +98,7 @@ def _left_to_others(tools: Tools, ref: JobRef, worker: str, lacking: Sequence[st
         with autocommit(tools.engine) as conn:
             left = leases.leave_to_others(conn, ref, root, reason)
         if left:
-            _log.info("left_to_others", run=str(ref.run_id), project=ref.project_id, reason=reason)
+            _log.info("left_to_others", run=str(ref.run_id), subject=ref.words, reason=reason)
             _pause_runs_that_only_wait(tools)
             _step_aside(tools)
             return True
@@ -117,10 +117,10 @@ def _say_why_not(tools: Tools, ref: JobRef, verb: Verb) -> None:
     with autocommit(tools.engine) as conn:
         known = leases.is_known(conn, ref, verb)
     if known:
-        _log.info("duplicate_delivery", run=str(ref.run_id), project=ref.project_id)
+        _log.info("duplicate_delivery", run=str(ref.run_id), subject=ref.words)
     else:
         reason = f"the ledger has no such job to {verb.value}"
-        _log.warning("message_refused", run=str(ref.run_id), project=ref.project_id, reason=reason)
+        _log.warning("message_refused", run=str(ref.run_id), subject=ref.words, reason=reason)
 
 
 # The attempt ------------------------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ def _result(attempt: Attempt, work: Work) -> Result:
 def _do(attempt: Attempt, work: Work) -> Outcome:
     lease = attempt.lease
     if lease.busy_with is not None:
-        raise NothingToDoError(f"project {attempt.project_id} is being processed by run {lease.busy_with}")
+        raise NothingToDoError(f"{attempt.lease.ref.words} is being processed by run {lease.busy_with}")
     with attempt.heartbeat:
         # The store is opened before anything else is done: a sync covers only what was written after that. A
         # verification reads its trees; a rollback may have to do without.

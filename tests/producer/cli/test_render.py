@@ -19,7 +19,7 @@ from worker.messages import Status, Verb
 def test_a_plan_on_a_narrow_terminal_is_shown_whole(monkeypatch: pytest.MonkeyPatch, capsys: Any):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "80")
-    job = NewJob(project_id=4711, project_name="N" * 60, path="/" + "P" * 80, files=1234, size_bytes=5)
+    job = NewJob(subject_id=4711, subject_name="N" * 60, path="/" + "P" * 80, files=1234, size_bytes=5)
     opened = Opened(run_id=uuid.uuid4(), verb=Verb.MIGRATE, dry_run=False, jobs=(job,))
 
     Terminal(as_json=False).table(plan_table(opened))
@@ -32,7 +32,7 @@ def test_a_plan_on_a_narrow_terminal_is_shown_whole(monkeypatch: pytest.MonkeyPa
 
 
 def test_control_characters_in_names_do_not_reach_the_terminal(capsys: Any):
-    job = NewJob(project_id=1, project_name="\x1b[2J\x07[red]x\r\nb", path="/a\x1b[31m\tb")
+    job = NewJob(subject_id=1, subject_name="\x1b[2J\x07[red]x\r\nb", path="/a\x1b[31m\tb")
     opened = Opened(run_id=uuid.uuid4(), verb=Verb.MIGRATE, dry_run=False, jobs=(job,))
 
     Terminal(as_json=False).table(plan_table(opened))

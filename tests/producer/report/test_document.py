@@ -22,6 +22,7 @@ from tests.support.reports import (
 )
 from worker.errors import MigratorError, UsageError
 from worker.messages import ByteCounts, Outcome, RunState, Status, Verb, Warning_
+from worker.wording import VERB_WORDS
 
 AT = datetime(2026, 3, 7, 13, 59, 58, tzinfo=UTC)
 
@@ -51,9 +52,9 @@ def test_totals_are_the_sums_over_all_outcomes(case):
 
     document = report.build(run, outcomes)
 
-    done_key = {"migrate": "migrated", "rollback": "rolled_back", "verify": "verified"}[run.verb]
+    done_key = VERB_WORDS[run.verb].done
     assert document["projects_processed"] == len(document["details"]) == len(outcomes)
-    assert document[f"projects_{done_key}"] == sum(outcome.status is run.success for outcome in outcomes)
+    assert document[f"projects_{done_key}"] == sum(run.succeeded(outcome) for outcome in outcomes)
     assert document["projects_failed"] == sum(outcome.status is Status.FAILED for outcome in outcomes)
     assert document["projects_skipped"] == sum(outcome.status is Status.SKIPPED for outcome in outcomes)
     assert document["projects_cancelled"] == sum(outcome.status is Status.CANCELLED for outcome in outcomes)
@@ -100,6 +101,7 @@ def test_migration_has_the_keys_and_types_of_the_reference(schema):
     )
     assert document["errors"] == [
         {
+            "subject": "project",
             "project_id": 1,
             "project_name": "Project 1",
             "error": "Directory does not exist: /srv/label/project_1",

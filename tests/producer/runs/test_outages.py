@@ -42,7 +42,7 @@ def open_run(site: Site, jobs: int) -> uuid.UUID:
     with site.engine.begin() as conn:
         ledger.open_run(conn, run_id, Verb.MIGRATE, dry_run=True, selection={})
         ledger.add_jobs(
-            conn, run_id, [NewJob(project_id=n, project_name="x", path="/x") for n in range(1, jobs + 1)]
+            conn, run_id, [NewJob(subject_id=n, subject_name="x", path="/x") for n in range(1, jobs + 1)]
         )
         ledger.start_run(conn, run_id)
     return run_id

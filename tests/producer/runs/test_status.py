@@ -77,8 +77,7 @@ def test_the_json_form_has_the_fields_that_scripts_read(database: Engine):
     seen = as_json(database, run_id)
 
     assert list(seen["holders"][0]) == [
-        "project_id",
-        "project_name",
+        *("project_id", "project_name", "subject", "subject_id", "subject_name"),
         "worker",
         "phase",
         "attempt",
@@ -89,7 +88,10 @@ def test_the_json_form_has_the_fields_that_scripts_read(database: Engine):
         "bytes_done",
         "bytes_total",
     ]
-    assert list(seen["retrying"][0]) == ["project_id", "project_name", "reason", "retries", "wait_s"]
+    assert list(seen["retrying"][0]) == [
+        *("project_id", "project_name", "subject", "subject_id", "subject_name"),
+        *("reason", "retries", "wait_s"),
+    ]
     assert list(seen["failures"][0]) == ["error_class", "count", "remedy", "examples"]
     assert json.loads(json.dumps(seen)) == seen
 
@@ -116,7 +118,7 @@ def test_failures_are_grouped_by_class_with_their_remedy_and_the_first_few(datab
 def test_retried_jobs_and_incidents_are_in_the_status(database: Engine):
     run_id = make_run(database, [1, 2, 3])
     with database.begin() as conn:
-        lease = leases.take_lease(conn, JobRef(run_id=run_id, project_id=1), "w", 60)
+        lease = leases.take_lease(conn, JobRef(run_id=run_id, subject_id=1), "w", 60)
         assert lease is not None
         leases.hand_back(conn, lease, retry_in_s=30, reason="the claim was lost")
     must_take(database, run_id, 2)

@@ -28,9 +28,9 @@ def closed_broker(site: Site) -> Iterator[redis.Redis]:
 def test_a_batch_that_breaks_while_it_is_sent_is_a_broker_error(site: Site, closed_broker: redis.Redis):
     messages = [
         Message(
-            ref=JobRef(run_id=uuid.uuid4(), project_id=number),
+            ref=JobRef(run_id=uuid.uuid4(), subject_id=number),
             verb=Verb.MIGRATE,
-            project_name="study",
+            subject_name="study",
             size_bytes=1,
         )
         for number in range(1, 4)

@@ -38,8 +38,8 @@ def test_a_broker_that_dies_while_a_task_runs_does_not_end_the_worker(site: Site
         taken: list[object] = []
         channel = consumer.connection.default_channel
         asking(channel, QUEUE, taken)
-        ref = JobRef(run_id=uuid.uuid4(), project_id=1)
-        send(settings, [Message(ref=ref, verb=Verb.MIGRATE, project_name="study", size_bytes=1)])
+        ref = JobRef(run_id=uuid.uuid4(), subject_id=1)
+        send(settings, [Message(ref=ref, verb=Verb.MIGRATE, subject_name="study", size_bytes=1)])
         channel._brpop_read()
         channel.connection.cycle._register_BRPOP(channel)
         asking(consumer.connection.channel(), "others", taken)

@@ -66,7 +66,7 @@ def raw(message: bytes) -> Forgery:
 
 
 RUN = "00000000-0000-0000-0000-000000000001"
-AFTERWARDS = {"task": Verb.ROLLBACK.task, "args": [RUN, 1], "kwargs": {}, "options": {}}
+AFTERWARDS = {"task": "worker.tasks.rollback_project", "args": [RUN, 1], "kwargs": {}, "options": {}}
 
 FORGERIES: Mapping[str, tuple[str, Forgery]] = {
     "no argument": ("0.0: missing", with_arguments()),
@@ -140,7 +140,11 @@ FORGERIES: Mapping[str, tuple[str, Forgery]] = {
     "an empty object": ("content-type: missing", raw(b"{}")),
     "protocol 1": (
         "content-type: missing",
-        raw(json.dumps({"task": Verb.MIGRATE.task, "id": RUN, "args": [RUN, 1], "kwargs": {}}).encode()),
+        raw(
+            json.dumps(
+                {"task": "worker.tasks.migrate_project", "id": RUN, "args": [RUN, 1], "kwargs": {}}
+            ).encode()
+        ),
     ),
 }
 
@@ -149,8 +153,8 @@ FORGERIES: Mapping[str, tuple[str, Forgery]] = {
 def genuine(stack: Stack) -> bytes:
     """A message as the producer sends it, taken out of a queue that no worker looks at."""
     settings = Settings.model_construct(redis_url=SecretStr(empty_redis(stack)))
-    ref = JobRef(run_id=uuid.UUID(RUN), project_id=1)
-    broker.send(settings, [Message(ref=ref, verb=Verb.MIGRATE, project_name="Étude 🚬", size_bytes=3)])
+    ref = JobRef(run_id=uuid.UUID(RUN), subject_id=1)
+    broker.send(settings, [Message(ref=ref, verb=Verb.MIGRATE, subject_name="Étude 🚬", size_bytes=3)])
     with redis.Redis.from_url(settings.broker.url) as client:
         message: bytes = client.rpop(QUEUE)
     return message
@@ -160,14 +164,14 @@ def genuine(stack: Stack) -> bytes:
 
 
 def test_messages_that_the_producer_sends_pass_the_filter(genuine: bytes):
-    assert job_named_by(genuine) == JobRef(run_id=uuid.UUID(RUN), project_id=1)
+    assert job_named_by(genuine) == JobRef(run_id=uuid.UUID(RUN), subject_id=1)
 
 
 def test_messages_that_a_worker_handed_back_pass_the_filter(genuine: bytes):
     envelope = json.loads(genuine)
     envelope["headers"]["redelivered"] = envelope["properties"]["delivery_info"]["redelivered"] = True
 
-    assert job_named_by(json.dumps(envelope).encode()).project_id == 1
+    assert job_named_by(json.dumps(envelope).encode()).subject_id == 1
 
 
 @pytest.mark.parametrize(
@@ -182,7 +186,7 @@ def test_messages_that_a_worker_handed_back_pass_the_filter(genuine: bytes):
     ids=["unknown headers", "an unknown property", "no group index", "no nesting", "no representation"],
 )
 def test_messages_that_a_newer_celery_might_send_pass_the_filter(genuine: bytes, newer: Forgery):
-    assert job_named_by(_forged(genuine, newer)).project_id == 1
+    assert job_named_by(_forged(genuine, newer)).subject_id == 1
 
 
 @pytest.mark.parametrize("name", FORGERIES)
@@ -270,16 +274,16 @@ def test_a_job_that_the_ledger_does_not_know_is_refused(
     run_id = make_run(site.engine, (1,))
     wrong = [
         Message(
-            ref=JobRef(run_id=uuid.uuid4(), project_id=1),
+            ref=JobRef(run_id=uuid.uuid4(), subject_id=1),
             verb=Verb.MIGRATE,
-            project_name="of no run",
+            subject_name="of no run",
             size_bytes=1,
         ),
         Message(
-            ref=JobRef(run_id=run_id, project_id=2), verb=Verb.MIGRATE, project_name="of none", size_bytes=1
+            ref=JobRef(run_id=run_id, subject_id=2), verb=Verb.MIGRATE, subject_name="of none", size_bytes=1
         ),
         Message(
-            ref=JobRef(run_id=run_id, project_id=1), verb=Verb.ROLLBACK, project_name="other", size_bytes=1
+            ref=JobRef(run_id=run_id, subject_id=1), verb=Verb.ROLLBACK, subject_name="other", size_bytes=1
         ),
     ]
     broker.send(site.settings, wrong)
@@ -300,12 +304,12 @@ def test_a_job_that_the_ledger_does_not_know_is_refused(
 def test_foreign_data_in_place_of_a_result_is_not_taken_for_one(shared_site: Site):
     site = shared_site
     run_id, number = _migrate_one(site)
-    key = f"celery-task-meta-{JobRef(run_id=run_id, project_id=number).task_id}"
+    key = f"celery-task-meta-{JobRef(run_id=run_id, subject_id=number).task_id}"
     for rubbish in (b"no JSON", b"[]", b"5", b'{"status": "SUCCESS"}', b"[" * 100_000, b"\xff"):
         with redis.Redis.from_url(site.redis_url) as client:
             client.set(key, rubbish)
 
-        assert broker.results(site.settings, [JobRef(run_id=run_id, project_id=number)]) == {}
+        assert broker.results(site.settings, [JobRef(run_id=run_id, subject_id=number)]) == {}
     collected = site.run_producer("collect")
 
     assert collected.returncode == 0, collected.stderr

@@ -18,10 +18,10 @@ def test_the_lowest_project_that_holds_a_new_content_owns_it_whatever_the_order(
 
     with database.begin() as conn:
         for number, digests in ((2, ["aa", "bb"]), (3, ["bb", "cc"]), (1, ["bb"]), (1, ["bb"])):
-            ref = JobRef(run_id=run_id, project_id=number)
+            ref = JobRef(run_id=run_id, subject_id=number)
             dry_runs.note_new_content(conn, ref, {digest: sizes[digest] for digest in digests})
-        dry_runs.note_new_content(conn, JobRef(run_id=other_run, project_id=1), {"aa": 10})
-        dry_runs.note_new_content(conn, JobRef(run_id=run_id, project_id=1), {})
+        dry_runs.note_new_content(conn, JobRef(run_id=other_run, subject_id=1), {"aa": 10})
+        dry_runs.note_new_content(conn, JobRef(run_id=run_id, subject_id=1), {})
 
         assert dry_runs.new_content_by_project(conn, run_id) == {1: (1, 20), 2: (1, 10), 3: (1, 40)}
         assert dry_runs.new_content_by_project(conn, other_run) == {1: (1, 10)}
@@ -39,7 +39,7 @@ def test_projects_that_note_the_same_contents_at_once_do_not_deadlock(database: 
         def note(engine: Engine) -> None:
             number = numbers[id(engine)]
             with engine.begin() as conn:
-                ref = JobRef(run_id=run_id, project_id=number)
+                ref = JobRef(run_id=run_id, subject_id=number)
                 dry_runs.note_new_content(conn, ref, dict.fromkeys(orders[number % 2], 1))
 
         at_once(engines, note)
@@ -51,7 +51,7 @@ def test_projects_that_note_the_same_contents_at_once_do_not_deadlock(database: 
 def test_notes_of_a_dry_run_are_deleted_with_the_run(database: Engine):
     run_id = make_run(database, [1], dry_run=True)
     with database.begin() as conn:
-        dry_runs.note_new_content(conn, JobRef(run_id=run_id, project_id=1), {"aa": 1})
+        dry_runs.note_new_content(conn, JobRef(run_id=run_id, subject_id=1), {"aa": 1})
 
         conn.execute(text("delete from migration_runs where run_id = :id"), {"id": run_id})
 

@@ -32,8 +32,8 @@ def test_a_lease_has_all_that_its_job_needs(database: Engine):
 
     lease = must_take(database, run_id, 7, "worker@host")
 
-    assert lease.ref == JobRef(run_id=run_id, project_id=7)
-    assert (lease.attempt, lease.project_name, lease.path) == (1, "study 7", "/studies/7")
+    assert lease.ref == JobRef(run_id=run_id, subject_id=7)
+    assert (lease.attempt, lease.subject_name, lease.path) == (1, "study 7", "/studies/7")
     assert (lease.verb, lease.dry_run, lease.options) == (Verb.MIGRATE, True, RunOptions(limit=5))
     assert abs(datetime.now(UTC) - lease.started_at) < timedelta(minutes=1)
     job = job_of(database, run_id, 7)
@@ -109,11 +109,11 @@ def test_jobs_that_do_not_exist_are_not_taken(database: Engine):
 
 def test_project_names_and_paths_are_kept_as_they_are(database: Engine):
     name = 'it\'s "größe" 研究 🙂 \\ %s :x {0}'
-    run_id = make_run(database, [1], project_name=name, path=f"/{name}")
+    run_id = make_run(database, [1], subject_name=name, path=f"/{name}")
 
     lease = must_take(database, run_id)
 
-    assert (lease.project_name, lease.path) == (name, f"/{name}")
+    assert (lease.subject_name, lease.path) == (name, f"/{name}")
 
 
 # Holding and losing it --------------------------------------------------------------------------------------
@@ -212,7 +212,7 @@ def test_an_outcome_is_kept_whole_and_its_head_in_columns(database: Engine):
     assert job["finished_at"] >= job["started_at"]
     assert job["files_done"] == 5
     with database.connect() as conn:
-        assert overview.outcomes(conn, run_id) == {7: failed}
+        assert overview.outcomes(conn, run_id) == {JobRef(run_id=run_id, subject_id=7): failed}
 
 
 @pytest.mark.parametrize(
@@ -232,14 +232,14 @@ def test_a_message_of_any_bytes_does_not_cost_a_job_its_outcome(database: Engine
 
     assert job_of(database, run_id)["error"] == kept
     with database.connect() as conn:
-        found = overview.outcomes(conn, run_id)[1]
+        found = overview.outcomes(conn, run_id)[JobRef(run_id=run_id, subject_id=1)]
     assert (found.reason, found.error, found.differences) == (kept, kept, (kept,))
 
 
 def test_the_job_that_stores_a_dataset_is_named_to_those_that_wait(database: Engine):
     run_id = make_run(database, [1, 2])
     lease = must_take(database, run_id, 1, "worker@host")
-    asking = JobRef(run_id=run_id, project_id=2)
+    asking = JobRef(run_id=run_id, subject_id=2)
 
     def holder() -> str | None:
         with database.connect() as conn:

@@ -20,7 +20,7 @@ from tests.support.ledger_rows import (
 from worker.db import ledger, overview
 from worker.db.ledger import NewJob
 from worker.errors import DatabaseRefusedError, RunNotFoundError
-from worker.messages import RunState, Status, Verb
+from worker.messages import JobRef, RunState, Status, Verb
 
 
 def finish(engine: Engine, run_id: uuid.UUID) -> str:
@@ -87,7 +87,7 @@ def test_a_run_whose_jobs_are_all_skipped_is_finished_at_once(database: Engine):
 
     assert finish(database, run_id) == "finished"
     with database.connect() as conn:
-        assert overview.outcomes(conn, run_id)[1].status is Status.SKIPPED
+        assert overview.outcomes(conn, run_id)[JobRef(run_id=run_id, subject_id=1)].status is Status.SKIPPED
 
 
 def test_a_cancelled_run_stays_cancelled(database: Engine):
@@ -114,7 +114,7 @@ def test_cancelling_ends_what_waits_and_leaves_what_runs_and_what_ended(database
         "cancelled",
     ]
     with database.connect() as conn:
-        cancelled = overview.outcomes(conn, run_id)[3]
+        cancelled = overview.outcomes(conn, run_id)[JobRef(run_id=run_id, subject_id=3)]
     assert (cancelled.status, cancelled.reason) == (Status.CANCELLED, "it's enough")
     assert (cancelled.project_name, cancelled.original_path) == ("study 3", "/studies/3")
 
@@ -187,4 +187,4 @@ def test_a_project_has_one_job_a_run(database: Engine):
     run_id = make_run(database, [1])
 
     with pytest.raises(DatabaseRefusedError), database.begin() as conn:
-        ledger.add_jobs(conn, run_id, [NewJob(project_id=1, project_name="twice", path="/x")])
+        ledger.add_jobs(conn, run_id, [NewJob(subject_id=1, subject_name="twice", path="/x")])

@@ -69,7 +69,7 @@ def test_a_job_that_waits_for_others_stops_with_its_worker(
             told.set()
             assert done.result(20) == {}
 
-        job = job_of(site.engine, ref.run_id, ref.project_id)
+        job = job_of(site.engine, ref.run_id, ref.subject_id)
         assert (job["state"], job["retries"]) == ("queued", 0)
         assert [one.status for one in do(tools, verb, [ref]).values()] == [
             Status.MIGRATED if verb is Verb.MIGRATE else Status.ROLLED_BACK

@@ -123,7 +123,7 @@ def test_a_lease_that_ran_out_while_the_server_was_away_is_no_crash(site: Site):
 
     with site.engine.begin() as conn:
         still_waited_for = leases.expired(conn, 10, lease_s=86_400)
-        taken = leases.take_lease(conn, JobRef(run_id=run_id, project_id=1), "w", 86_400)
+        taken = leases.take_lease(conn, JobRef(run_id=run_id, subject_id=1), "w", 86_400)
         (over,) = leases.expired(conn, 10, lease_s=0.001)
 
     assert (still_waited_for, taken) == ([], None)
@@ -237,8 +237,8 @@ def test_what_a_dead_attempt_had_in_staging_is_removed_and_nothing_else(
     must_take(site.engine, run_id, 1)
     expire(site.engine, run_id)
     staging = site.settings.store_dir / "staging"
-    dead = JobRef(run_id=run_id, project_id=1).task_id
-    alive = JobRef(run_id=run_id, project_id=2).task_id
+    dead = JobRef(run_id=run_id, subject_id=1).task_id
+    alive = JobRef(run_id=run_id, subject_id=2).task_id
     for name in (f"{dead}-1", f"{dead}-1-arrivals", f"{alive}-1"):
         (staging / name / "tree").mkdir(parents=True)
         (staging / name / "tree" / "file").write_bytes(b"1")
@@ -316,12 +316,12 @@ def test_jobs_whose_messages_are_in_the_queue_are_not_queried(site: Site):
     epoch = reap(site.settings, site.engine)
     sent(site, waiting, seconds_ago=0)
     with site.engine.begin() as conn:
-        messages_sent.note_sent(conn, [JobRef(run_id=waiting, project_id=1)], "a life that is over")
+        messages_sent.note_sent(conn, [JobRef(run_id=waiting, subject_id=1)], "a life that is over")
     broker.send(
         site.settings,
         [
             Message(
-                ref=JobRef(run_id=waiting, project_id=2), verb=Verb.MIGRATE, project_name="a", size_bytes=1
+                ref=JobRef(run_id=waiting, subject_id=2), verb=Verb.MIGRATE, subject_name="a", size_bytes=1
             )
         ],
     )

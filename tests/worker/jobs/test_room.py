@@ -118,7 +118,7 @@ def test_a_project_that_does_not_fit_now_waits_and_the_others_go_on(site: Site, 
 
     state, why = run_of(site, large)
     assert (state, f"{20 << 20} bytes are to be stored" in str(why)) == ("paused", True)
-    assert job_of(site.engine, large.run_id, large.project_id)["retries"] == 0
+    assert job_of(site.engine, large.run_id, large.subject_id)["retries"] == 0
     disk(total=8 << 30, free=1 << 30)
     with site.engine.begin() as conn:
         ledger.resume_run(conn, large.run_id)

@@ -40,7 +40,7 @@ def tools(site: Site) -> Iterator[Tools]:
 
 
 def ref_of(run_id: uuid.UUID) -> JobRef:
-    return JobRef(run_id=run_id, project_id=1)
+    return JobRef(run_id=run_id, subject_id=1)
 
 
 def raising(error: BaseException) -> Callable[[Attempt], NoReturn]:

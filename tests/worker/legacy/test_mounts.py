@@ -59,13 +59,13 @@ def test_a_missing_legacy_root_fails_no_project(site: Site, tools: Tools, harm: 
 
     assert do(tools, verb, [ref], worker="w1@host") == {}
 
-    job = job_of(site.engine, ref.run_id, ref.project_id)
+    job = job_of(site.engine, ref.run_id, ref.subject_id)
     assert (job["state"], job["retries"], job["crashes"], job["attempt"]) == ("queued", 0, 0, 1)
     (waiting,) = status.describe(site.engine, run_of(site, ref)).retrying
     assert waiting.reason.startswith(f"w1@host: {site.legacy_root} of LEGACY_ROOTS ")
     its_time_comes(site)
     assert do(tools, verb, [ref], worker="w1@host") == {}
-    assert job_of(site.engine, ref.run_id, ref.project_id)["attempt"] == 1, "it is not even taken"
+    assert job_of(site.engine, ref.run_id, ref.subject_id)["attempt"] == 1, "it is not even taken"
     its_time_comes(site)
     if harm is remove:
         site.legacy_root.mkdir()
