@@ -12,7 +12,8 @@ from producer.cli.exit_codes import Exit, verdict
 from producer.cli.render import escape, report_lines
 from producer.cli.terminal import Terminal
 from producer.report import files, html
-from producer.report.document import RunFacts, build
+from producer.report.document import build
+from producer.report.facts import RunFacts
 from producer.runs.collect import Collected, collect
 from worker.db.ledger import Run
 from worker.messages import RunState

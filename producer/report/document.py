@@ -6,49 +6,19 @@ migration scripts), with more beside them; the JSON Schema is shipped as `report
 
 import json
 import math
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import resources
 from typing import Any
 
-from worker.errors import MigratorError
-from worker.messages import FileCounts, Outcome, RunState, Status, Subject, Verb, subject_words
+from producer.report.facts import ReportInconsistentError, RunFacts
+from worker.messages import FileCounts, Outcome, Status, Subject, Verb, subject_words
 from worker.wording import VERB_WORDS, VerbWords
 
 SCHEMA_VERSION = 1
 """Goes up when a key changes its meaning or goes away; new keys do not count."""
-
-
-class ReportInconsistentError(MigratorError):
-    """Outcomes contradict each other or their run, or totals do not add up: a defect of this program."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunFacts:
-    """What a report says about its run, besides what the outcomes say.
-
-    Times are aware; `finished_at` is the end of the last outcome (not the time of the call), so
-    that the same outcomes give the same bytes. `selection` is what the ledger keeps: the options
-    the run was opened with, and under `left_out` the projects they left out (project_id,
-    project_name, reason). It must hold JSON values and no secret.
-    """
-
-    run_id: uuid.UUID
-    verb: Verb
-    dry_run: bool
-    state: RunState
-    started_at: datetime
-    finished_at: datetime
-    selection: Mapping[str, Any]
-    interim: str | None = None
-    """Why the report was written before the run's end; None for a final one."""
-
-    def succeeded(self, outcome: Outcome) -> bool:
-        """Did the job do what the run is for, or in a dry run: would it?"""
-        return outcome.status in VERB_WORDS[self.verb].successes(dry_run=self.dry_run)
 
 
 def build(run: RunFacts, outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -71,7 +41,7 @@ def build(run: RunFacts, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         **_project_counts(run, ordered),
         "bytes": _bytes_total(ordered),
         "files": _files_total(ordered),
-        **PARTS.get(run.verb, _nothing_more)(run, ordered),
+        **_PARTS.get(run.verb, _nothing_more)(run, ordered),
         "errors": [_error(outcome) for outcome in ordered if outcome.status is Status.FAILED],
         "warnings": list(_warnings(ordered)),
         # Through JSON and sorted: PostgreSQL's jsonb promises no order of keys, a report does.
@@ -82,10 +52,8 @@ def build(run: RunFacts, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     return document
 
 
-Part = Callable[[RunFacts, Sequence[Outcome]], dict[str, Any]]
+_PARTS: dict[Verb, Callable[[RunFacts, Sequence[Outcome]], dict[str, Any]]] = {}
 """Makes the keys that only the reports of one verb have, out of its outcomes in their order."""
-
-PARTS: dict[Verb, Part] = {}
 
 
 def _nothing_more(_run: RunFacts, _ordered: Sequence[Outcome]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from producer.report import document as report
+from producer.report.facts import RunFacts
 from worker.messages import (
     ByteCounts,
     FileCounts,
@@ -31,8 +31,8 @@ HOSTILE = (
 )
 
 
-def run_facts(**changes: Any) -> report.RunFacts:
-    return report.RunFacts(
+def run_facts(**changes: Any) -> RunFacts:
+    return RunFacts(
         **{
             "run_id": RUN_ID,
             "verb": Verb.MIGRATE,
@@ -109,7 +109,7 @@ _TIMES = st.datetimes(datetime(2026, 1, 1), datetime(2026, 1, 2), timezones=st.j
 
 
 @st.composite
-def any_run(draw: st.DrawFn) -> report.RunFacts:
+def any_run(draw: st.DrawFn) -> RunFacts:
     """A run of any verb; verification has no dry run."""
     verb = draw(st.sampled_from(Verb))
     return run_facts(
@@ -120,7 +120,7 @@ def any_run(draw: st.DrawFn) -> report.RunFacts:
 
 
 @st.composite
-def any_outcome(draw: st.DrawFn, run: report.RunFacts) -> Outcome:
+def any_outcome(draw: st.DrawFn, run: RunFacts) -> Outcome:
     """An outcome that a job of `run` can have, its figures independent of its status."""
     begun = draw(st.booleans())
     started_at = draw(_TIMES)
@@ -155,7 +155,7 @@ def any_outcome(draw: st.DrawFn, run: report.RunFacts) -> Outcome:
 
 
 @st.composite
-def any_outcomes(draw: st.DrawFn) -> tuple[report.RunFacts, list[Outcome]]:
+def any_outcomes(draw: st.DrawFn) -> tuple[RunFacts, list[Outcome]]:
     """A run and the outcomes of all its jobs, in any order."""
     run = draw(any_run())
     outcomes = draw(st.lists(any_outcome(run), max_size=12, unique_by=lambda outcome: outcome.project_id))

@@ -70,7 +70,7 @@ def test_excluded_projects_and_those_beyond_the_limit_are_left_out_with_the_reas
         first: "excluded",
         third: "beyond --limit",
     }
-    assert f"left out: {first} one: excluded" in done.stderr
+    assert f"left out: project {first} one: excluded" in done.stderr
     assert runs(site.engine) == [("running", 1)]
 
 

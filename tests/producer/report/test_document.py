@@ -12,6 +12,7 @@ from jsonschema import Draft202012Validator
 
 from producer.report import document as report
 from producer.report import files
+from producer.report.facts import ReportInconsistentError
 from tests.support.reports import (
     BEGIN,
     any_outcomes,
@@ -222,7 +223,7 @@ def test_the_selection_is_kept_in_the_report_with_its_keys_in_order():
     ],
 )
 def test_outcomes_that_contradict_their_run_are_an_internal_error(outcomes, why):
-    with pytest.raises(report.ReportInconsistentError, match=why):
+    with pytest.raises(ReportInconsistentError, match=why):
         report.build(run_facts(), outcomes)
 
 
@@ -259,7 +260,7 @@ def test_totals_that_do_not_add_up_are_an_internal_error(spoil):
 
     spoil(document)
 
-    with pytest.raises(report.ReportInconsistentError, match="do not add up") as caught:
+    with pytest.raises(ReportInconsistentError, match="do not add up") as caught:
         report.check_totals(document)
     assert not isinstance(caught.value, UsageError)
     assert isinstance(caught.value, MigratorError)

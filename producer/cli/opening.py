@@ -1,0 +1,88 @@
+"""Opening a run for a call: its plan on the terminal, then followed or left to `producer collect`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from producer.cli.exit_codes import Exit
+from producer.cli.follow import Following, follow
+from producer.cli.render import escape, left_out_lines, plan_table
+from producer.cli.session import connected, find_run
+from producer.cli.terminal import Terminal
+from producer.doctor.worker_checks import WORKER_COMMAND
+from producer.runs.open import Opened
+from worker.broker import client as broker
+from worker.errors import BrokerUnavailableError
+from worker.settings import Settings
+
+
+def open_and_follow(
+    terminal: Terminal, following: Following, open_run: Callable[..., Opened], *, nothing: str
+) -> None:
+    """Open a run, show its plan, and follow it or say how to; ends the program with the run's exit code.
+
+    `nothing` is what a person reads when no project is left to do.
+    """
+    code = Exit.WELL
+    with connected() as (settings, engine):
+        following.check(terminal)
+        with terminal.listing() as on_listing:
+            opened = open_run(settings, engine, on_listing=on_listing)
+        _show_plan(terminal, settings, opened, nothing=nothing)
+        document = _plan(opened)
+        if following.wait:
+            run = find_run(engine, str(opened.run_id))
+            code, outcome = follow(terminal, settings, engine, run, following)
+            document |= outcome
+        elif document["plan"]:
+            short = str(opened.run_id)[:8]
+            terminal.say(f"Queued {len(document['plan'])} projects. Follow them: producer collect {short}")
+    terminal.document(document)
+    raise typer.Exit(code)
+
+
+def _show_plan(terminal: Terminal, settings: Settings, opened: Opened, *, nothing: str) -> None:
+    has_work = any(not job.skipped for job in opened.jobs)
+    if has_work:
+        terminal.table(plan_table(opened))
+    else:
+        terminal.say(nothing)
+    for line in left_out_lines(opened):
+        terminal.say(line)
+    for warning in opened.warnings:
+        terminal.say(f"[yellow]{escape(warning)}.[/]")
+    if has_work and _no_worker_is_online(settings):
+        terminal.say(f"[yellow]No worker is online.[/] Start one: {WORKER_COMMAND}")
+
+
+def _no_worker_is_online(settings: Settings) -> bool:
+    """Whether the broker says so. Where it does not answer there is nothing to warn of: the run is queued."""
+    try:
+        return not broker.workers_online(settings)
+    except BrokerUnavailableError:
+        return False
+
+
+def _plan(opened: Opened) -> dict[str, Any]:
+    """A run that was opened, as JSON."""
+    return {
+        "run_id": str(opened.run_id),
+        "verb": opened.verb.value,
+        "dry_run": opened.dry_run,
+        "plan": [
+            {
+                "subject": job.subject.value,
+                f"{job.subject}_id": job.subject_id,
+                f"{job.subject}_name": job.subject_name,
+                "path": job.path,
+                "sessions": job.sessions,
+                "files": job.files,
+                "bytes": job.size_bytes,
+            }
+            for job in opened.jobs
+            if not job.skipped
+        ],
+        "left_out": [one.to_json() for one in opened.left_out],
+        "warnings": list(opened.warnings),
+    }
