@@ -5,6 +5,7 @@ database.
 import json
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -107,6 +108,15 @@ class Manifest:
                 return Manifest(algorithm, tuple(_entry(row) for row in rows))
             case _:
                 raise ValueError("not a manifest of a format that this version reads")
+
+
+def salvage(content: bytes) -> list[Entry]:
+    """The entries that can still be read of a manifest that is damaged: any of them may be wrong, too."""
+    found: list[Entry] = []
+    for line in content.splitlines():
+        with suppress(ValueError):
+            found.append(_entry(json.loads(line.rstrip(b","))))
+    return found
 
 
 def _row(entry: Entry) -> list[Any]:

@@ -40,14 +40,7 @@ class Quarantine:
         place may be another worker's good one. That is equal to the new one, and removed. Raises
         `FileNotFoundError` when nothing is at the place.
         """
-        target = self._free_name(path)
-        os.makedirs(self.folder, exist_ok=True)
-        if is_directory(path):
-            # Only root moves a directory that cannot be written.
-            os.chmod(path, 0o755)
-        # The reason comes first: a crash in between must not leave a thing without an explanation.
-        explanation = Path(f"{target}.reason.txt")
-        explanation.write_text(f"{printable(path)}\n{reason}\n", encoding="utf-8")
+        target, explanation = self._make_ready(path, reason)
         try:
             put_in_place(good, path, target)
         except OSError:
@@ -57,6 +50,31 @@ class Quarantine:
         if not is_bad(target):
             remove_tree(target)
             explanation.unlink()
+
+    def take(self, path: str, reason: str) -> None:
+        """Move a thing here that has no place where it is, its reason beside it; one that is gone is no
+        hindrance.
+        """
+        if not os.path.lexists(path):
+            return
+        target, explanation = self._make_ready(path, reason)
+        try:
+            os.rename(path, target)
+        except FileNotFoundError:
+            explanation.unlink()
+
+    def _make_ready(self, path: str, reason: str) -> tuple[str, Path]:
+        """Where a thing goes, and its reason, which comes first: a crash in between must not leave a thing
+        without an explanation.
+        """
+        target = self._free_name(path)
+        os.makedirs(self.folder, exist_ok=True)
+        if is_directory(path):
+            # Only root moves a directory that cannot be written.
+            os.chmod(path, 0o755)
+        explanation = Path(f"{target}.reason.txt")
+        explanation.write_text(f"{printable(path)}\n{reason}\n", encoding="utf-8")
+        return target, explanation
 
     def move_here(self, path: str) -> None:
         """Empty a place, without a reason: of what is there another name exists, or will be made. Nothing may

@@ -205,15 +205,18 @@ class Store:
         self.admitted.add(digest)
         return True
 
-    def replace_blob(self, digest: str, good: str) -> None:
+    def replace_blob(self, digest: str, good: str, story: str = "") -> None:
         """Let durable bytes take the name of a bad blob, in one moment: others may be linking it. The bad one
-        goes to quarantine; one that is gone already is no hindrance.
+        goes to quarantine, with what is told of it; one that is gone already is no hindrance.
         """
         final = self.blob_path(digest)
         with writing(final):
             os.makedirs(os.path.dirname(final), exist_ok=True)
             self._quarantine.replace_if_there(
-                good, final, "its bytes are not those of its digest", self._has_other_bytes(digest)
+                good,
+                final,
+                _told("its bytes are not those of its digest", story),
+                self._has_other_bytes(digest),
             )
         self.admitted.add(digest)
 
@@ -276,11 +279,14 @@ class Store:
         """
         refresh(*{os.path.dirname(self.blob_path(digest)) for digest in digests})
 
-    def replace_in_tree(self, good: str, path: str, staging: str, *, bad_copy_of: str | None = None) -> None:
+    def replace_in_tree(
+        self, good: str, path: str, staging: str, *, bad_copy_of: str | None = None, story: str = ""
+    ) -> None:
         """Let a tree's file be these durable bytes; readers see the old file or the new one, whole.
 
         What was there is a link of a blob that goes to quarantine by itself, unless it is a bad copy of a
-        digest, which goes there now. A directory that is gone is left to the next job that needs its dataset.
+        digest, which goes there now with its story. A directory that is gone is left to the next job that
+        needs its dataset.
         A crash here: `path` is the one or the other, its directory may be open for writing until this is done
         again.
         """
@@ -297,7 +303,7 @@ class Store:
                     self._quarantine.replace_if_there(
                         draft,
                         path,
-                        "this copy's bytes are not those of its digest",
+                        _told("this copy's bytes are not those of its digest", story),
                         self._has_other_bytes(bad_copy_of),
                     )
                 elif is_nfs(directory):
@@ -306,6 +312,43 @@ class Store:
                     os.rename(draft, path)
             finally:
                 os.chmod(directory, 0o555)
+
+    def remove_from_tree(self, path: str, story: str) -> None:
+        """Move what does not belong into a tree to quarantine; nothing if it is gone already. A crash here:
+        its directory may be open for writing until a job repairs that tree again.
+        """
+        folder = os.path.dirname(path)
+        with writing(path):
+            os.chmod(folder, 0o755)
+            try:
+                self._quarantine.take(path, _told("it is not in its dataset's manifest", story))
+            finally:
+                os.chmod(folder, 0o555)
+
+    def make_directory_in_tree(self, path: str) -> None:
+        """Make a directory that a tree should have, read-only; its own directory is there."""
+        above = os.path.dirname(path)
+        with writing(path):
+            os.chmod(above, 0o755)
+            try:
+                with suppress(FileExistsError):
+                    os.mkdir(path, 0o555)
+            finally:
+                os.chmod(above, 0o555)
+
+    def replace_manifest(self, manifest: Manifest, staging: str, story: str) -> None:
+        """Give a dataset its manifest again, durably. A damaged one goes to quarantine."""
+        staged = f"{staging}/manifest.json"
+        path = self.manifest_path(manifest.digest)
+        with writing(path):
+            _write(manifest, staged)
+            self._quarantine.replace_if_there(
+                staged,
+                path,
+                _told("it does not have the bytes that its name promises", story),
+                lambda aside: not bytes_have_digest(aside, manifest.digest, manifest.algorithm),
+            )
+        self.sync()
 
     def _put_over_on_nfs(self, draft: str, path: str) -> None:
         """Moved away first: to replace a file that a program has open leaves a name `.nfs…` beside it, which
@@ -502,11 +545,19 @@ class Store:
 
     def _write_manifest(self, manifest: Manifest, staging: str) -> None:
         staged = f"{staging}/manifest.json"
-        with new_file(staged, durably=True) as descriptor:
-            with open(descriptor, "wb", closefd=False) as file:
-                file.writelines(manifest.parts())
-            os.fchmod(descriptor, 0o444)
+        _write(manifest, staged)
         os.rename(staged, self.manifest_path(manifest.digest))
+
+
+def _write(manifest: Manifest, staged: str) -> None:
+    with new_file(staged, durably=True) as descriptor:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.writelines(manifest.parts())
+        os.fchmod(descriptor, 0o444)
+
+
+def _told(reason: str, story: str) -> str:
+    return f"{reason}\n{story}" if story else reason
 
 
 def _is_file_of(path: str, size_bytes: int) -> bool:
