@@ -235,6 +235,8 @@ create table if not exists migration_indexed_datasets (
     indexed_at   timestamptz not null default clock_timestamp()
 );
 comment on table migration_indexed_datasets is 'The datasets whose content migration_dataset_blobs lists in full';
+alter table migration_indexed_datasets add column if not exists checked_at timestamptz;
+comment on column migration_indexed_datasets.checked_at is 'When manifest and tree of the dataset were last found to be whole';
 
 create table if not exists migration_blob_readers (
     run_id     uuid    not null references migration_runs on delete cascade,

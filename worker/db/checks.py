@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from worker.db.engine import sql
 
-_UNSIGNED = 1 << 64
+UNSIGNED = 1 << 64
 
 
 def fresh(
@@ -24,7 +24,7 @@ def fresh(
               and (checked_at > clock_timestamp() - make_interval(secs => :age_s) or checked_at >= :since)"""),
         {"digests": sorted(set(digests)), "age_s": max_age_days * 86_400, "since": or_since},
     )
-    return {row.digest: (row.inode % _UNSIGNED, row.mtime_ns) for row in rows}
+    return {row.digest: (row.inode % UNSIGNED, row.mtime_ns) for row in rows}
 
 
 def record(conn: Connection, seen: Mapping[str, tuple[int, int]]) -> None:
@@ -52,4 +52,4 @@ def record(conn: Connection, seen: Mapping[str, tuple[int, int]]) -> None:
 
 def _signed(number: int) -> int:
     """The same 64 bits as a bigint: inodes may be numbered from 2^63 on, and times be past 2262."""
-    return (number + _UNSIGNED // 2) % _UNSIGNED - _UNSIGNED // 2
+    return (number + UNSIGNED // 2) % UNSIGNED - UNSIGNED // 2

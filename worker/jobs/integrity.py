@@ -11,24 +11,18 @@ from typing import TypeVar
 
 from sqlalchemy import Connection
 
-from worker.db import checks, datasets
-from worker.errors import EntryUnreadableError, SourceChangedError, StoredBytesMismatchError
+from worker.db import checks
 from worker.jobs.attempt import Attempt
-from worker.legacy.hash import has_digest
+from worker.jobs.good_bytes import in_incoming
+from worker.jobs.indexing import index_rest
+from worker.jobs.judging import is_right
+from worker.jobs.repair import CLAIM, Needs, Tree, replace_blobs, replace_copies
 from worker.legacy.hashed_tree import HashedTree
-from worker.legacy.ingest import copy_durably, in_batches
-from worker.runtime import log
-from worker.store.digest import printable
-from worker.store.files import check_answers, fresh_status
-from worker.store.manifest import File, Manifest
+from worker.store.files import fresh_status
+from worker.store.manifest import File
 from worker.store.store import Store
 
-_log = log.get(__name__)
-
 _BATCH = 10_000
-
-_LOOKS = 3
-"""How often a file is checked that is replaced meanwhile."""
 
 T = TypeVar("T")
 
@@ -112,8 +106,7 @@ def repair(attempt: Attempt, tree: HashedTree, suspects: Mapping[str, str], plac
     """
     bad = _bad_ones(attempt, suspects)
     if bad:
-        # The name of the claim is known to workers of earlier releases.
-        with attempt.claim(["mending"], "mending"):
+        with attempt.claim([CLAIM], CLAIM):
             _replace(attempt, tree, _bad_ones(attempt, bad), place)
     if suspects:
         with attempt.engine.begin() as conn:
@@ -123,41 +116,28 @@ def repair(attempt: Attempt, tree: HashedTree, suspects: Mapping[str, str], plac
 def _bad_ones(attempt: Attempt, files: Mapping[str, str]) -> dict[str, str]:
     """Those of these files that are gone, or whose bytes are not those of the digest."""
     asked = sorted(files.items())
-    right = attempt.tools.threads.map(lambda file: _is_right(attempt, *file), asked)
-    return {path: digest for (path, digest), is_right in zip(asked, right, strict=True) if not is_right}
+    right = attempt.tools.threads.map(lambda file: is_right(attempt, *file), asked)
+    return {path: digest for (path, digest), good in zip(asked, right, strict=True) if not good}
 
 
 def _replace(attempt: Attempt, tree: HashedTree, bad: Mapping[str, str], place: Path) -> None:
-    """Put good copies into the trees first, and last under the blobs' names: as long as a blob is bad it is
-    suspect, so that the next job after a crash in between begins again. A good blob then takes the place of
-    its bad copies.
+    """Replace bad blobs by the legacy directory's bytes, in every tree that has them, and bad copies by their
+    blob.
     """
     if not bad:
         return
-    blobs = {digest for path, digest in bad.items() if path == attempt.store.blob_path(digest)}
+    blobs = {
+        digest: tree.distinct[digest].signature.size_bytes
+        for path, digest in bad.items()
+        if path == attempt.store.blob_path(digest)
+    }
+    copies = {os.path.relpath(path, place): digest for path, digest in bad.items() if digest not in blobs}
+    index_rest(attempt)
+    own = Tree(path=place, dataset_hash=tree.manifest.digest)
+    needs = Needs(attempt, blobs, own, tree.manifest)
     with attempt.store.staging(f"{attempt.name}-mend") as staging:
-        for batch in in_batches(tree, blobs):
-            copies = copy_durably(
-                attempt.store,
-                tree,
-                batch,
-                staging,
-                attempt.tools.threads,
-                attempt.heartbeat.advance,
-                attempt.pace,
-            )
-            _replace_in_trees(attempt, tree, place, copies, staging)
-            for digest, copy in copies.items():
-                attempt.pace(0)
-                _log.warning("bad_blob", digest=digest)
-                attempt.store.replace_blob(digest, copy)
-        for path, digest in bad.items():
-            attempt.pace(0)
-            if digest not in blobs:
-                _log.warning("bad_copy", path=printable(path))
-                attempt.store.replace_in_tree(
-                    attempt.store.blob_path(digest), path, staging, bad_copy_of=digest
-                )
+        replace_blobs(attempt, blobs, needs, in_incoming(attempt, tree), staging)
+        replace_copies(attempt, copies, own, staging)
         attempt.store.sync()
 
 
@@ -176,63 +156,6 @@ def _batches(items: Iterable[T]) -> Iterator[list[T]]:
     rest = iter(items)
     while batch := list(islice(rest, _BATCH)):
         yield batch
-
-
-def _is_right(attempt: Attempt, path: str, digest: str) -> bool:
-    """Are the bytes at a path those of the digest? Asked anew of the file system, and again before it says
-    no.
-
-    Another worker may be putting a good file there: then what was judged is not what is there now, and that
-    is judged. On a network file system a name may lead to the old file for seconds after it was replaced.
-    """
-    for _ in range(_LOOKS):
-        before = fresh_status(path)
-        try:
-            if before is not None and has_digest(path, digest, attempt.store.algorithm, attempt.pace):
-                return True
-        except (EntryUnreadableError, SourceChangedError) as error:
-            check_answers(error)
-        if _identity(before) == _identity(fresh_status(path)):
-            break
-    return False
-
-
-def _identity(status: os.stat_result | None) -> tuple[int, int, int] | None:
-    return (status.st_ino, status.st_size, status.st_mtime_ns) if status is not None else None
-
-
-def _replace_in_trees(
-    attempt: Attempt, tree: HashedTree, place: Path, copies: Mapping[str, str], staging: str
-) -> None:
-    """Give every tree that holds one of these contents the good copy; this dataset's own also if no row knows
-    it yet.
-    """
-    for path, manifest in _trees(attempt, tree, place):
-        for file in manifest.files:
-            attempt.pace(0)
-            if file.digest in copies:
-                attempt.store.replace_in_tree(copies[file.digest], f"{path}/{file.path}", staging)
-
-
-def _trees(attempt: Attempt, tree: HashedTree, place: Path) -> Iterator[tuple[Path, Manifest]]:
-    yield place, tree.manifest
-    with attempt.engine.connect() as conn:
-        known = datasets.all_of(conn)
-    for dataset in known:
-        path = Path(dataset.file_path)
-        if path.parent == attempt.store.trees and path != place and path.is_dir():
-            manifest = _manifest(attempt, dataset.dataset_hash)
-            if manifest is not None:
-                yield path, manifest
-
-
-def _manifest(attempt: Attempt, dataset_hash: str) -> Manifest | None:
-    """A dataset's manifest; None for one that this program did not store, or whose manifest is damaged."""
-    try:
-        return attempt.store.read_manifest(dataset_hash)
-    except StoredBytesMismatchError as error:
-        _log.warning("manifest_not_read", reason=str(error))
-        return None
 
 
 def _blob(store: Store, digest: str) -> _File | None:

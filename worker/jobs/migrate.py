@@ -25,6 +25,7 @@ from worker.errors import (
 from worker.jobs import leftovers
 from worker.jobs.attempt import Attempt
 from worker.jobs.dataset_place import Place, find_or_choose, find_stored
+from worker.jobs.indexing import index
 from worker.jobs.integrity import record_verified, repair, unverified
 from worker.jobs.read_once import Reading, big_files_claimed, read_once
 from worker.jobs.runner import run_job
@@ -208,6 +209,7 @@ def _remember(attempt: Attempt, reading: Reading, proved: Iterable[str]) -> None
 def _convert(attempt: Attempt, tree: HashedTree, place: Place, stored: Stored | None = None) -> Outcome:
     """Re-point the project to the dataset and end its job. Without `stored` the dataset was stored before."""
     attempt.heartbeat.enter("convert", tree.manifest.digest)
+    index(attempt, tree.manifest)
     if stored is None:
         reason = f"reused dataset {place.dataset_id}: equal content was stored before"
         stored = counted(tree, attempt.store.admitted)

@@ -11,7 +11,7 @@ from tests.support.runs import migrate_all
 from tests.support.sites import Site
 from tests.support.studies import damage, plain_study
 from tests.support.trees import link_while_reading
-from worker.jobs import integrity
+from worker.jobs import integrity, judging
 from worker.jobs.tools import Tools
 from worker.legacy import hash as hashing
 from worker.messages import Outcome
@@ -92,9 +92,9 @@ def test_a_fresh_check_is_trusted_and_an_old_one_is_repeated(
     site: Site, tools: Tools, monkeypatch: pytest.MonkeyPatch
 ):
     read: list[str] = []
-    really = integrity._is_right
+    really = integrity.is_right
     monkeypatch.setattr(
-        integrity, "_is_right", lambda job, *file: (read.append(file[0]), really(job, *file))[1]
+        integrity, "is_right", lambda job, *file: (read.append(file[0]), really(job, *file))[1]
     )
     plain_study(site, "first", 1)
     migrate_all(site, tools)
@@ -143,7 +143,7 @@ def test_of_two_that_repair_a_blob_the_second_keeps_what_the_first_put_there(
     make_old(site, 31)
     plain_study(site, "second", 1)
     read: list[bool] = []
-    real = integrity.has_digest
+    real = judging.has_digest
 
     def another_is_faster(place: str, *args: Any) -> bool:
         found = real(place, *args)
@@ -158,7 +158,7 @@ def test_of_two_that_repair_a_blob_the_second_keeps_what_the_first_put_there(
                 path.parent.chmod(0o555)
         return found
 
-    monkeypatch.setattr(integrity, "has_digest", another_is_faster)
+    monkeypatch.setattr(judging, "has_digest", another_is_faster)
 
     migrate_all(site, tools)
 

@@ -1,0 +1,51 @@
+"""Keeps the index of who needs which blob: its rows are there before any project refers to a dataset."""
+
+import os
+from collections.abc import Iterator
+from itertools import islice
+
+from worker.db import blob_index, datasets
+from worker.db.engine import autocommit
+from worker.jobs.attempt import Attempt
+from worker.jobs.repair import manifest_or_none
+from worker.store.manifest import Manifest
+
+_PORTION = 10_000
+"""So many files of a manifest are written in one transaction."""
+
+
+def index(attempt: Attempt, manifest: Manifest) -> None:
+    """See that the index has all blobs of a dataset. Twice or at once: rows that are there stay. Dying in the
+    middle: the dataset does not count as indexed, and the next job that needs it writes the rest.
+    """
+    with autocommit(attempt.engine) as conn:
+        if not blob_index.not_indexed(conn, [manifest.digest]):
+            return
+    for sizes in _portions(manifest):
+        attempt.pace(0)
+        with attempt.engine.begin() as conn:
+            blob_index.add(conn, manifest.digest, sizes)
+    with autocommit(attempt.engine) as conn:
+        blob_index.mark_indexed(conn, manifest.digest)
+
+
+def index_rest(attempt: Attempt) -> None:
+    """The same for every dataset that has a manifest and is not in the index: those that an earlier release
+    stored. To be called before the index is relied upon.
+    """
+    with attempt.engine.connect() as conn:
+        missing = blob_index.not_indexed(conn, (one.dataset_hash for one in datasets.all_of(conn)))
+    for dataset_hash in sorted(missing):
+        attempt.pace(0)
+        if not os.path.exists(attempt.store.manifest_path(dataset_hash)):
+            # Label registered it itself, or it is damaged: nothing tells what it needs.
+            continue
+        manifest = manifest_or_none(attempt, dataset_hash)
+        if manifest is not None:
+            index(attempt, manifest)
+
+
+def _portions(manifest: Manifest) -> Iterator[dict[str, int]]:
+    files = iter(manifest.files)
+    while some := {file.digest: file.size_bytes for file in islice(files, _PORTION)}:
+        yield some
