@@ -265,13 +265,15 @@ class VerifiedCounts:
     """What a verification covered of a dataset: all its files and their bytes, and those that it read.
 
     A blob that several datasets share counts for the one whose job read it; `bytes_total` counts it there,
-    too. `oldest_check`: when the least recently read of the dataset's files was read, now.
+    too. `oldest_check`: when the least recently read of the dataset's files was read, now. `left_to`: the
+    datasets whose jobs read what this one shares with them.
     """
 
     files: int = 0
     bytes_total: int = 0
     bytes_verified: int = 0
     oldest_check: datetime | None = None
+    left_to: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)

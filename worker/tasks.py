@@ -16,7 +16,8 @@ from worker.jobs.progress import Progress
 from worker.jobs.rollback import rollback
 from worker.jobs.tools import Tools, connect
 from worker.jobs.verify import verify_sessions
-from worker.messages import JobRef, Outcome, Status
+from worker.jobs.verify_store import verify_store
+from worker.messages import JobRef, Outcome, Status, Subject
 from worker.runtime import shutdown
 from worker.runtime.latest_call import LatestCall
 from worker.runtime.throttle import Throttle
@@ -63,6 +64,17 @@ def verify_project(self: Task, run_id: str, project_id: int) -> "Result":
     """Prove that one migrated project's sessions read as before; the outcome as JSON, all that is written."""
     ref = JobRef(run_id=uuid.UUID(run_id), subject_id=project_id)
     return _result(verify_sessions(_tools_of(self), ref, self.request.hostname))
+
+
+@shared_task(name="worker.tasks.verify_dataset", bind=True, throws=(JobFailedError,))
+def verify_dataset(self: Task, run_id: str, dataset_id: int) -> "Result":
+    """Verify one stored dataset, and repair it if the run asks for that; the outcome as JSON.
+
+    Twice, at once, or dying here: as `migrate_project`. What was read in this run is not read again, and a
+    repair leaves each file bad or good, never half.
+    """
+    ref = JobRef(run_id=uuid.UUID(run_id), subject_id=dataset_id, subject=Subject.DATASET)
+    return _result(verify_store(_tools_of(self), ref, self.request.hostname))
 
 
 class Result:

@@ -20,12 +20,14 @@ from worker.jobs.migrate import migrate
 from worker.jobs.rollback import rollback
 from worker.jobs.tools import Tools, connect
 from worker.jobs.verify import verify_sessions
+from worker.jobs.verify_store import verify_store
 from worker.messages import THE_STORE, JobRef, Outcome, Status, Subject, Verb
 
 WORK: dict[tuple[Verb, Subject], Callable[[Tools, JobRef, str], Outcome | None]] = {
     (Verb.MIGRATE, Subject.PROJECT): migrate,
     (Verb.ROLLBACK, Subject.PROJECT): rollback,
     (Verb.VERIFY, Subject.PROJECT): verify_sessions,
+    (Verb.VERIFY, Subject.DATASET): verify_store,
 }
 
 
@@ -114,6 +116,12 @@ def migrate_all(site: Site, tools: Tools) -> list[Outcome]:
     """Migrate every project, each of which must be; their outcomes by the order of ids."""
     outcomes = do(tools, Verb.MIGRATE, open_run(site.engine, Verb.MIGRATE))
     assert {outcome.status for outcome in outcomes.values()} == {Status.MIGRATED}
+    return [outcomes[number] for number in sorted(outcomes)]
+
+
+def verify_datasets(tools: Tools, *, only: Iterable[int] | None = None, **options: Any) -> list[Outcome]:
+    """Verify stored datasets, all or some; their outcomes by the order of ids."""
+    outcomes = run(tools, Verb.VERIFY, only=only, subject=Subject.DATASET, store=True, **options)
     return [outcomes[number] for number in sorted(outcomes)]
 
 

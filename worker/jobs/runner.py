@@ -154,7 +154,7 @@ def _do(attempt: Attempt, work: Work) -> Outcome:
         # verification reads its trees; a rollback may have to do without.
         if lease.verb is not Verb.ROLLBACK:
             _ = attempt.store
-        if lease.verb is Verb.MIGRATE and lease.attempt > 1:
+        if lease.verb is not Verb.ROLLBACK and lease.attempt > 1:
             _clear_staging_of_former(attempt)
         try:
             return work(attempt)
