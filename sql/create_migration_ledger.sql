@@ -86,6 +86,9 @@ begin
         alter table migration_jobs add column subject text not null default 'project'
             check (subject in ('project', 'dataset', 'store'));
         alter table migration_jobs drop constraint migration_jobs_pkey;
+        -- Newer servers name this constraint for the column.
+        alter table migration_jobs alter column subject_id drop not null;
+        alter table migration_jobs alter column subject_id set not null;
         alter table migration_jobs add constraint migration_jobs_pkey primary key (run_id, subject, subject_id);
         drop index migration_jobs_project;
     end if;
