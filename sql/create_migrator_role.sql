@@ -38,7 +38,7 @@ grant select (session_id, project_id, session_name, start_ns, stop_ns, parent_se
     on sessions to :"migrator";
 
 -- Datasets are added and stay. They are locked while a project is led to one: updated_at stands for that.
-grant select (dataset_id, dataset_name, dataset_hash, file_path),
+grant select (dataset_id, dataset_name, dataset_hash, file_path, file_size_bytes, metadata),
       insert (dataset_name, dataset_hash, file_path, file_size_bytes, session_count, description, metadata),
       update (updated_at)
     on raw_datasets to :"migrator";
@@ -58,6 +58,10 @@ grant select, insert, update on migration_runs, migration_jobs, migration_dry_ru
     to :"migrator";
 grant select, insert, update (rolled_back_at, rollback_run_id) on project_conversions to :"migrator";
 grant select, insert, update (claimed_at) on dataset_claims to :"migrator";
+-- Who needs which blob, and what a verification reads.
+grant select, insert on migration_dataset_blobs, migration_blob_readers to :"migrator";
+grant select, insert, update (checked_at) on migration_indexed_datasets to :"migrator";
+grant select on migration_reclaims to :"migrator";
 
 -- Identity columns need no right of their own. Tables that were made by hand may number their rows by a default.
 select format('grant usage on sequence %s to %I', pg_get_serial_sequence(t.name, t.key), :'migrator')

@@ -10,8 +10,8 @@ from typer.exceptions import TyperException
 from typer.rich_utils import rich_format_error
 
 from producer.cli import control_commands, run_commands, setup_commands, store_commands, watch_commands
+from producer.cli.escaping import escape
 from producer.cli.exit_codes import EXIT_CODES, Exit, exit_code
-from producer.cli.render import escape
 from worker.doctor.protocol import edition
 from worker.errors import MigratorError, UnexpectedError, UsageError
 

@@ -68,10 +68,10 @@ def verdict(document: Mapping[str, Any], run: Run) -> Exit:
 
 
 def _left_unverified(document: Mapping[str, Any], run: Run) -> bool:
-    """Was nothing verified of what was due, or not all of what was named? Then the run has proved nothing."""
-    due = {detail["project_id"] for detail in document["details"]}
-    verified = {
-        detail["project_id"] for detail in document["details"] if detail["status"] == Status.VERIFIED.value
-    }
-    named = set(run.options.project_ids)
-    return bool(named - verified) or bool(due and not verified)
+    """Was nothing verified of what was due, or not all of what was named? Then the run has proved nothing.
+
+    Where something was named, every job is about it, or about what it stands for.
+    """
+    proved = [detail["status"] in {Status.VERIFIED, Status.REPAIRED} for detail in document["details"]]
+    names_some = bool(run.options.project_ids or run.options.dataset_ids)
+    return not all(proved) if names_some else bool(proved) and not any(proved)

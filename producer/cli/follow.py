@@ -8,8 +8,9 @@ from typing import Any
 
 from sqlalchemy import Engine
 
+from producer.cli.escaping import escape
 from producer.cli.exit_codes import Exit, verdict
-from producer.cli.render import escape, report_lines
+from producer.cli.render import report_lines
 from producer.cli.terminal import Terminal
 from producer.report import files, html
 from producer.report.document import build
@@ -80,12 +81,17 @@ def _stopped(terminal: Terminal, collected: Collected, directory: Path) -> dict[
 def _write_report(
     terminal: Terminal, collected: Collected, directory: Path, *, interim: str | None = None
 ) -> tuple[dict[str, Any], Path]:
-    document = build(_facts(collected, interim), collected.outcomes)
+    document = report_of(collected, interim=interim)
     page = html.render(document)
     path = files.write(document, directory, collected.run.verb, datetime.now(UTC), html=page)
     for line in report_lines(document):
         terminal.say(line)
     return document, path
+
+
+def report_of(collected: Collected, *, interim: str | None = None) -> dict[str, Any]:
+    """The report of a run that was collected; `interim` says why it is not the final one."""
+    return build(_facts(collected, interim), collected.outcomes)
 
 
 def _facts(collected: Collected, interim: str | None) -> RunFacts:

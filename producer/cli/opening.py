@@ -5,9 +5,10 @@ from typing import Any
 
 import typer
 
+from producer.cli.escaping import escape
 from producer.cli.exit_codes import Exit
 from producer.cli.follow import Following, follow
-from producer.cli.render import escape, left_out_lines, plan_table
+from producer.cli.render import left_out_lines, plan_table
 from producer.cli.session import connected, find_run
 from producer.cli.terminal import Terminal
 from producer.doctor.worker_checks import WORKER_COMMAND

@@ -4,9 +4,10 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.markup import escape as escape_markup
 from rich.table import Table
 
+from producer.cli.escaping import CONTROLS, escape
+from producer.cli.verification_lines import verification_lines
 from producer.doctor.findings import Diagnosis
 from producer.runs.open import Opened
 from producer.runs.status import ListedRun, RunStatus
@@ -21,7 +22,6 @@ from worker.wording import VERB_WORDS, VerbWords, run_words, status_words
 
 _ROWS = 40
 """A plan of thousands of projects is a file to read, not a screen; --json has them all."""
-_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 _MARKS = {Verdict.PASS: "[green]✓[/]", Verdict.WARN: "[yellow]![/]", Verdict.FAIL: "[red]✗[/]"}
 _SUMMARY = {Verdict.FAIL: "all failures:", Verdict.WARN: "all warnings:"}
 _NAMES_WIDTH = 24
@@ -67,9 +67,14 @@ def left_out_lines(opened: Opened) -> Iterator[str]:
 def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
     """A report's summary: what was done, the space, what failed and what to do about it."""
     verb = Verb(report["verb"])
-    yield _outcome_line(report, VERB_WORDS[verb])
+    if report["projects_processed"] or "datasets_processed" not in report:
+        yield _outcome_line(report, VERB_WORDS[verb], Subject.PROJECT)
+    if "datasets_processed" in report:
+        yield _outcome_line(report, VERB_WORDS[verb], Subject.DATASET)
     if verb is Verb.MIGRATE:
         yield _space_line(report)
+    if verb is Verb.VERIFY:
+        yield from verification_lines(report)
     if verb is Verb.VERIFY and report["warnings"]:
         unread = f"{len(report['warnings'])} sessions could be read neither from their legacy directory nor"
         yield f"[yellow]{unread} from their dataset[/]"
@@ -92,14 +97,15 @@ def _subject(entry: Mapping[str, Any]) -> str:
     return f"{subject} {entry[f'{subject}_id']} {escape(entry[f'{subject}_name'] or '')}"
 
 
-def _outcome_line(report: Mapping[str, Any], words: VerbWords) -> str:
+def _outcome_line(report: Mapping[str, Any], words: VerbWords, subject: Subject) -> str:
     dry_run = report["dry_run"]
     success = status_words(words.success(dry_run=dry_run), dry_run=dry_run)
-    counts = [f"[bold]{report[words.done_key]}[/] of {report['projects_processed']} projects {success}"]
+    done, processed = report[words.key_of(subject)], report[f"{subject}s_processed"]
+    counts = [f"[bold]{done}[/] of {processed} {subject}s {success}"]
     counts += [
         f"{count} {status_words(status, dry_run=dry_run)}"
         for status in (Status.FAILED, Status.SKIPPED, Status.CANCELLED)
-        if (count := report[f"projects_{status}"])
+        if (count := report[f"{subject}s_{status}"])
     ]
     return ", ".join(counts)
 
@@ -263,7 +269,7 @@ def diagnosis_lines(diagnosis: Diagnosis, width: int) -> Iterator[str]:
 def _entry(mark: str, name: str, words: str, width: int) -> Iterator[str]:
     """A line, continued below its own text. Names and paths are not cut, but they may be broken."""
     room = max(20, width - _NAMES_WIDTH - 4)
-    first, *rest = textwrap.wrap(words.translate(_CONTROLS), room, break_on_hyphens=False) or [""]
+    first, *rest = textwrap.wrap(words.translate(CONTROLS), room, break_on_hyphens=False) or [""]
     yield f"  {mark} {name:<{_NAMES_WIDTH}}{escape(first)}"
     for line in rest:
         yield f"    {'':<{_NAMES_WIDTH}}{escape(line)}"
@@ -271,8 +277,3 @@ def _entry(mark: str, name: str, words: str, width: int) -> Iterator[str]:
 
 def _number(value: int | None) -> str:
     return "?" if value is None else f"{value:,}"
-
-
-def escape(text: str) -> str:
-    """Text from outside, made safe for a line: it can neither style it nor control the terminal."""
-    return escape_markup(text.translate(_CONTROLS))

@@ -5,9 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
+from producer.cli.escaping import escape
 from producer.cli.exit_codes import Exit, epilog
 from producer.cli.options import AsJson
-from producer.cli.render import diagnosis_lines, escape, schema_lines
+from producer.cli.render import diagnosis_lines, schema_lines
 from producer.cli.session import connected
 from producer.cli.terminal import Terminal
 from producer.doctor.diagnose import diagnose

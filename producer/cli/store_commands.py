@@ -10,15 +10,19 @@ from producer.cli.follow import Following
 from producer.cli.opening import open_and_follow
 from producer.cli.options import AsJson, Exclude, Limit, ProjectIds, ReportDir, Timeout
 from producer.cli.terminal import Terminal
-from producer.runs import migrated_projects
-from worker.errors import UsageError
+from producer.runs import verification
+from producer.runs.verification import Wanted
 
 app = typer.Typer()
 
 
-@app.command(epilog=epilog("producer verify --sessions --sample 10"))
+@app.command(epilog=epilog("producer verify --store --sample 10 --repair"))
 def verify(
     *,
+    store: Annotated[
+        bool,
+        typer.Option("--store", help="Read stored datasets and compare their bytes with their digests."),
+    ] = False,
     sessions: Annotated[
         bool,
         typer.Option(
@@ -27,30 +31,65 @@ def verify(
         ),
     ] = False,
     project_id: ProjectIds = None,
+    dataset: Annotated[
+        list[int] | None,
+        typer.Option("--dataset", metavar="ID", help="Only this dataset; repeat it for more."),
+    ] = None,
     exclude: Exclude = None,
     limit: Limit = None,
     sample: Annotated[
         float | None,
         typer.Option(
-            "--sample", metavar="P", min=0, max=100, help="Read only P percent of each project's sessions."
+            "--sample",
+            metavar="P",
+            min=0,
+            max=100,
+            help="Only P percent: of the store's bytes the least recently read ones, of each project's sessions any.",
+        ),
+    ] = None,
+    older_than: Annotated[
+        float | None,
+        typer.Option(
+            "--older-than", metavar="DAYS", min=0, help="Only stored bytes that were last read longer ago."
+        ),
+    ] = None,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair", help="Replace what is damaged by bytes that have the digest, if any are found."
+        ),
+    ] = False,
+    from_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--from",
+            metavar="DIR",
+            help="With --repair: a backup that may have good copies; repeat it for more.",
         ),
     ] = None,
     report_dir: ReportDir = None,
     timeout: Timeout = None,
     as_json: AsJson = False,
 ) -> None:
-    """Verify that migrated projects read as before, follow the run and write its report (exit 4 if not)."""
-    if not sessions:
-        raise UsageError("Say what to verify: --sessions")
+    """Verify stored datasets and that migrated projects read as before; exit 4 while anything is damaged.
+
+    Without --store and --sessions both are verified. Follows the run and writes its report.
+    """
+    wanted = Wanted(
+        store=store,
+        sessions=sessions,
+        project_ids=tuple(project_id or ()),
+        dataset_ids=tuple(dataset or ()),
+        exclude=tuple(exclude or ()),
+        limit=limit,
+        sample=sample,
+        older_than_days=older_than,
+        repair=repair,
+        repair_from=tuple(from_ or ()),
+    )
     open_and_follow(
         Terminal(as_json=as_json),
         Following(timeout_s=timeout, report_dir=report_dir),
-        partial(
-            migrated_projects.verify_sessions,
-            project_ids=project_id or (),
-            exclude=exclude or (),
-            limit=limit,
-            sample=sample,
-        ),
-        nothing="Nothing to do: no project is migrated.",
+        partial(verification.verify, wanted=wanted),
+        nothing="Nothing to do: nothing that is stored or migrated is due.",
     )

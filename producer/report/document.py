@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from importlib import resources
 from typing import Any
 
+from producer.report import verification
 from producer.report.facts import ReportInconsistentError, RunFacts
 from worker.messages import FileCounts, Outcome, Status, Subject, Verb, subject_words
 from worker.wording import VERB_WORDS, VerbWords
@@ -52,7 +53,9 @@ def build(run: RunFacts, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     return document
 
 
-_PARTS: dict[Verb, Callable[[RunFacts, Sequence[Outcome]], dict[str, Any]]] = {}
+_PARTS: dict[Verb, Callable[[RunFacts, Sequence[Outcome]], dict[str, Any]]] = {
+    Verb.VERIFY: verification.part,
+}
 """Makes the keys that only the reports of one verb have, out of its outcomes in their order."""
 
 

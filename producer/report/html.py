@@ -251,7 +251,7 @@ def _options(selection: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         (name.replace("_", " "), _option_text(value))
         for name, value in sorted(options.items())
-        if name not in {"options", "left_out"} and value not in (None, [], {}, "", False)
+        if name not in {"options", "left_out", "coverage"} and value not in (None, [], {}, "", False)
     ]
 
 

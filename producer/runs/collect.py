@@ -14,13 +14,14 @@ from pydantic import ValidationError
 from sqlalchemy import Engine
 from sqlalchemy.engine import Row
 
+from producer.runs.shared_files import settle_shared_files
 from worker.broker import client as broker
 from worker.db import dry_runs, ledger, overview
 from worker.db.ledger import Run
 from worker.db.overview import Progress
 from worker.db.retry import when_there
 from worker.errors import BrokerUnavailableError, OutcomeMissingError
-from worker.messages import ByteCounts, FileCounts, JobRef, Outcome, RunState, Status, subject_fields
+from worker.messages import ByteCounts, FileCounts, JobRef, Outcome, RunState, Status, Verb, subject_fields
 from worker.runtime import log
 from worker.settings import Settings
 
@@ -66,6 +67,8 @@ def collect(
     }
     if run.dry_run:
         outcomes = settle_between_equals(outcomes, owned)
+    if run.verb is Verb.VERIFY:
+        outcomes = settle_shared_files(outcomes)
     return Collected(
         run=run,
         outcomes=tuple(sorted(outcomes.values(), key=lambda outcome: outcome.key)),

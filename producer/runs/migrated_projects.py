@@ -1,4 +1,4 @@
-"""Opening runs over converted projects: rollback and verification. Reverts and compares nothing itself."""
+"""Opening runs over converted projects, and which projects these are. Reverts and compares nothing itself."""
 
 from collections.abc import Callable, Container, Sequence
 from functools import partial
@@ -6,10 +6,11 @@ from functools import partial
 from sqlalchemy import Engine
 
 from producer.runs.open import Opened, open_run, skipped_job
-from producer.runs.selection import check_ids, choose
+from producer.runs.selection import LeftOut, check_ids, choose
 from producer.runs.survey import OnListing, in_order_of_sending, survey_all
 from worker.broker import client as broker
 from worker.db import column_types, projects
+from worker.db.ledger import NewJob
 from worker.db.projects import Project
 from worker.messages import RunOptions, Verb
 from worker.settings import Settings
@@ -49,32 +50,6 @@ def rollback(  # noqa: PLR0913 - an option is an argument
     )
 
 
-def verify_sessions(
-    settings: Settings,
-    engine: Engine,
-    *,
-    project_ids: Sequence[int],
-    sample: float | None,
-    exclude: Sequence[int] = (),
-    limit: int | None = None,
-    on_listing: OnListing = lambda _listing: None,
-) -> Opened:
-    """Open a verification run: workers read the sessions, or `sample` percent of them, both ways and
-    compare.
-    """
-    return _open(
-        settings,
-        engine,
-        Verb.VERIFY,
-        RunOptions(
-            project_ids=tuple(project_ids), exclude=tuple(exclude), limit=limit, sessions=True, sample=sample
-        ),
-        dry_run=False,
-        confirm=lambda _count: None,
-        on_listing=on_listing,
-    )
-
-
 def _open(
     settings: Settings,
     engine: Engine,
@@ -88,6 +63,29 @@ def _open(
     broker.check(settings)
     if verb is Verb.ROLLBACK:
         column_types.require(engine, column_types.OF_ROLLBACK)
+    jobs, left_out = jobs_of(engine, verb, options, confirm=confirm, on_listing=on_listing)
+    return open_run(
+        settings,
+        engine,
+        verb=verb,
+        dry_run=dry_run,
+        jobs=jobs,
+        left_out=left_out,
+        options=options,
+    )
+
+
+def jobs_of(
+    engine: Engine,
+    verb: Verb,
+    options: RunOptions,
+    *,
+    confirm: Callable[[int], None] = lambda _count: None,
+    on_listing: OnListing = lambda _listing: None,
+) -> tuple[list[NewJob], list[LeftOut]]:
+    """The jobs of a run over converted projects, and which projects it leaves out. Raises `UsageError` as
+    `rollback`.
+    """
     with engine.connect() as conn:
         converted = projects.converted(conn)
         by_others = {project.project_id: project for project in projects.converted_by_others(conn)}
@@ -102,15 +100,7 @@ def _open(
         if not options.project_ids and one.project_id not in options.exclude
     ]
     surveyed = survey_all(chosen, lambda one: one.legacy_path, on_listing)
-    return open_run(
-        settings,
-        engine,
-        verb=verb,
-        dry_run=dry_run,
-        jobs=[*skipped, *in_order_of_sending(surveyed)],
-        left_out=left_out,
-        options=options,
-    )
+    return [*skipped, *in_order_of_sending(surveyed)], left_out
 
 
 def _why_not(by_others: Container[int], project: Project) -> str:

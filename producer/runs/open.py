@@ -3,8 +3,9 @@ chosen.
 """
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Engine
 
@@ -34,7 +35,7 @@ class Opened:
     warnings: tuple[str, ...] = ()
 
 
-def open_run(
+def open_run(  # noqa: PLR0913 - what a run keeps
     settings: Settings,
     engine: Engine,
     *,
@@ -44,15 +45,21 @@ def open_run(
     left_out: Sequence[LeftOut],
     options: RunOptions,
     limit_bytes_per_second: int | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> Opened:
     """Write a run and its jobs, commit, then send one message for each waiting job.
 
     In this order a message never speaks of a job that is not there. If the broker goes away between, the run
-    is cancelled and says so: nothing is left that would start by itself later.
+    is cancelled and says so: nothing is left that would start by itself later. `facts` is what the run keeps
+    for its report beside its options: JSON values.
     """
     run_id = uuid.uuid4()
     left_out = [*left_out, *(_left_out(job.skipped) for job in jobs if job.skipped)]
-    selection = {"options": options.to_json(), "left_out": [one.to_json() for one in left_out]}
+    selection = {
+        "options": options.to_json(),
+        "left_out": [one.to_json() for one in left_out],
+        **(facts or {}),
+    }
     with engine.begin() as conn:
         ledger.open_run(
             conn,

@@ -333,10 +333,9 @@ def test_a_session_that_differs_gives_exit_code_4_and_is_named(
     assert spoiled["remedy"] in made.words
 
 
-def test_options_of_a_verification_that_contradict_each_other_are_refused(shared_site: Site):
+def test_sessions_of_a_project_that_is_not_migrated_cannot_be_verified(shared_site: Site):
     (legacy,) = make(shared_site, "still legacy")
 
-    assert "--sessions" in fails_with_usage(shared_site, "verify")
     words = fails_with_usage(shared_site, "verify", "--sessions", "--project-id", str(legacy.project_id))
     assert f"cannot be verified: {legacy.project_id} (not migrated)" in words
 

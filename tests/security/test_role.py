@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import pytest
 from sqlalchemy import Connection, Engine, event, text
 
-from producer.runs import collect, control, legacy_projects, migrated_projects, status
+from producer.runs import collect, control, legacy_projects, migrated_projects, status, verification
 from producer.runs.open import Opened
 from tests.estate import every_form, make_project, record_session, split_session
 from tests.support import runs
+from tests.support.damages import flip
 from tests.support.psql import SQL, psql
 from tests.support.sites import Site
 from worker.db import health, leases, ledger, recordings, schema, tables
@@ -328,7 +329,8 @@ def _whole_story(role: Role) -> None:
     with runs.tools_of(site) as tools:
         _do(tools, legacy_projects.enqueue(settings, engine, dry_run=True))
         migration = _do(tools, legacy_projects.enqueue(settings, engine, dry_run=False))
-        _do(tools, migrated_projects.verify_sessions(settings, engine, project_ids=(), sample=None))
+        flip(next(site.settings.store_dir.glob("blobs/*/*")))
+        _do(tools, verification.verify(settings, engine, wanted=verification.Wanted(repair=True)))
         _do(
             tools,
             migrated_projects.rollback(settings, engine, dry_run=False, project_ids=(), restore_files=True),
@@ -341,7 +343,7 @@ def _do(tools: Tools, opened: Opened) -> Run:
     """Do every job of a run as a worker does, and collect it."""
     for job in opened.jobs:
         runs.WORK[opened.verb, job.subject](
-            tools, JobRef(run_id=opened.run_id, subject_id=job.subject_id), "w"
+            tools, JobRef(run_id=opened.run_id, subject=job.subject, subject_id=job.subject_id), "w"
         )
     run = _run(tools.engine, opened)
     collected = collect.collect(tools.settings, tools.engine, run, timeout_s=10)

@@ -1,4 +1,4 @@
-"""Every kind of damage that a store can take, and a store to take it: two datasets with a common recording."""
+"""Every kind of damage that a store can take, and a store to take it: two datasets with one recording."""
 
 import os
 import shutil

@@ -175,6 +175,14 @@ def get(conn: Connection, dataset_id: int) -> Dataset | None:
     return _dataset(row) if row is not None else None
 
 
+def is_held(conn: Connection, dataset_id: int) -> bool:
+    """Is the dataset's row there? Then it cannot be deleted until the transaction ends."""
+    row = conn.execute(
+        sql("select from raw_datasets where dataset_id = :id for share"), {"id": dataset_id}
+    ).one_or_none()
+    return row is not None
+
+
 def drop_reference(conn: Connection, ref_id: int | None) -> None:
     """Remove one reference, if it is there: the conversion's own, never one that people made."""
     conn.execute(sql("delete from project_dataset_refs where ref_id = :id"), {"id": ref_id})

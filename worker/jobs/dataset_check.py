@@ -106,6 +106,9 @@ class DatasetCheck:
             ]
             copies = [_copy(tree, one) for one in here if one.inode != inodes[one.file.digest]]
             self._read([*blobs.values(), *copies])
+        if any(one.what is What.MISSING and one.digest is None for one in self.findings.bad):
+            # Of a directory that is missing, what should be in it.
+            self.check_blobs({file.digest: file.size_bytes for file in manifest.files})
 
     def check_blobs(self, sizes: Mapping[str, int]) -> None:
         """The bytes of blobs by digest, of a dataset whose manifest is damaged."""

@@ -19,7 +19,6 @@ from worker.jobs.good_bytes import (
     in_trees,
     is_allowed,
 )
-from worker.jobs.indexing import index_rest
 from worker.jobs.judging import is_right
 from worker.jobs.manifest_again import rebuild
 from worker.jobs.repair import (
@@ -133,7 +132,6 @@ def _repair_blobs(
     origins = {one.path: MEANWHILE for one in named if one.digest not in wrong}
     if not wrong:
         return origins
-    index_rest(attempt)
     needs = Needs(attempt, wrong, tree, manifest)
     found = replace_blobs(attempt, wrong, needs, _sources(attempt, needs), staging)
     origins |= {attempt.store.blob_path(digest): origin for digest, origin in found.items()}

@@ -3,7 +3,8 @@ when it was stored? On request what is damaged is repaired.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -19,11 +20,12 @@ from worker.jobs.attempt import Attempt
 from worker.jobs.dataset_check import Bad, DatasetCheck
 from worker.jobs.dataset_damage import name_damage
 from worker.jobs.dataset_repair import Origins, repair_blobs, repair_manifest, repair_tree
-from worker.jobs.indexing import index
+from worker.jobs.indexing import index, index_rest
 from worker.jobs.repair import Tree, manifest_or_none
 from worker.jobs.runner import run_job
 from worker.jobs.tools import Tools
 from worker.messages import Damage, JobRef, Outcome, Status, Verb, VerifiedCounts
+from worker.store.files import fresh_status
 from worker.store.inspection import What
 from worker.store.manifest import Manifest
 from worker.units import human_bytes
@@ -60,6 +62,9 @@ class _Dataset:
     def verify(self) -> None:
         """Manifest, tree, blobs, copies; each repaired as soon as it is known."""
         if self.manifest is None:
+            with self._held():
+                self.manifest = manifest_or_none(self.attempt, self.tree.dataset_hash)
+        if self.manifest is None:
             self._without_manifest()
         if self.manifest is not None:
             index(self.attempt, self.manifest)
@@ -84,9 +89,11 @@ class _Dataset:
 
     def _settle(self, manifest: Manifest | None) -> None:
         """Name what was found, repair it if that is asked for, and see what is still bad then."""
-        bad, self.check.findings.bad = self.check.findings.bad, []
+        bad, self.check.findings.bad = self._confirmed(self.check.findings.bad), []
         if not bad:
             return
+        # Who else needs what is bad, datasets of earlier releases included.
+        index_rest(self.attempt)
         named = name_damage(self.attempt, bad, self.tree, manifest)
         if not self.repairs:
             self.damage += named
@@ -96,6 +103,25 @@ class _Dataset:
         else:
             origins = repair_tree(self.attempt, bad, self.tree, manifest)
         self._note(bad, named, origins, self.check.check_again(bad, manifest, self.tree), manifest)
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """While the dataset's row is locked, nothing of it is moved away. It may have been, and have been
+        brought back since: what was missing then is no damage.
+        """
+        with self.attempt.engine.begin() as conn:
+            if not datasets.is_held(conn, self.attempt.lease.ref.subject_id):
+                raise _gone(self.attempt)
+            yield
+
+    def _confirmed(self, bad: Sequence[Bad]) -> list[Bad]:
+        """What is wrong indeed, and was not only missing for a moment."""
+        if not bad:
+            return []
+        with self._held():
+            back = {one.path for one in bad if one.what is What.MISSING and fresh_status(one.path)}
+        again = [one for one in bad if one.path in back]
+        return [one for one in bad if one.path not in back] + self.check.check_again(again, None, self.tree)
 
     def _note(
         self,
