@@ -1,6 +1,4 @@
-"""What the steps of the protocol change, each a small number: rows, directories, stored bytes and locks. Knows
-no verb.
-"""
+"""What the steps of the protocol change, each a small number: rows, directories, stored bytes, locks. No verbs."""
 
 from enum import StrEnum
 from typing import NamedTuple
