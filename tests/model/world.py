@@ -1,4 +1,4 @@
-"""What the steps of the protocol change, each a small number: rows, directories, stored bytes, locks. No verbs."""
+"""What the steps of the protocol change, each a small number: rows, directories, bytes and locks."""
 
 from enum import StrEnum
 from typing import NamedTuple
