@@ -24,12 +24,12 @@ from typing import Any
 from sqlalchemy import event
 
 from tests.support.forking import Forks, forks
+from tests.support.runs import WORK
 from tests.support.shim import Call, Fault, calls, environment, order
 from tests.support.sites import Site
 from worker import settings as settings_module
-from worker.jobs.migrate import migrate
 from worker.jobs.tools import Tools, connect
-from worker.messages import JobRef
+from worker.messages import JobRef, Subject, Verb
 from worker.runtime import log
 from worker.store import batches
 from worker.store.store import Store
@@ -68,11 +68,27 @@ class Children:
         """Let a worker do a job; the answer has its `status` and `error`, None when no outcome was its to
         say.
         """
+        return self.do(
+            Verb.MIGRATE, ref, fault, blobs_can_be_linked=blobs_can_be_linked, batch_bytes=batch_bytes
+        )
+
+    def do(
+        self,
+        verb: Verb,
+        ref: JobRef,
+        fault: Fault | None = None,
+        *,
+        blobs_can_be_linked: bool = True,
+        batch_bytes: int = batches.BATCH_BYTES,
+    ) -> End:
+        """The same for a job of any verb, about whatever it is."""
         return self._do(
             fault,
-            work="migrate",
+            work="job",
+            verb=verb.value,
             run_id=str(ref.run_id),
-            project_id=ref.subject_id,
+            subject=ref.subject.value,
+            subject_id=ref.subject_id,
             blobs_can_be_linked=blobs_can_be_linked,
             batch_bytes=batch_bytes,
         )
@@ -113,7 +129,7 @@ def obey(asked: dict[str, Any]) -> None:
     os.write(1, json.dumps(answer).encode())
 
 
-def _migrate(asked: dict[str, Any]) -> dict[str, Any]:
+def _do_job(asked: dict[str, Any]) -> dict[str, Any]:
     """What a Celery child does for one task."""
     if not asked["blobs_can_be_linked"]:
         _refuse_links_of_blobs()
@@ -128,9 +144,11 @@ def _migrate(asked: dict[str, Any]) -> dict[str, Any]:
             statements.append(args[2])
 
     event.listen(engine, "before_cursor_execute", take_down)
-    ref = JobRef(run_id=uuid.UUID(asked["run_id"]), subject_id=asked["project_id"])
+    subject = Subject(asked["subject"])
+    ref = JobRef(run_id=uuid.UUID(asked["run_id"]), subject=subject, subject_id=asked["subject_id"])
     with ThreadPoolExecutor(2) as threads:
-        outcome = migrate(Tools(settings=settings, engine=engine, threads=threads), ref, "a child")
+        work = WORK[Verb(asked["verb"]), subject]
+        outcome = work(Tools(settings=settings, engine=engine, threads=threads), ref, "a child")
     return {
         "status": outcome.status.value if outcome is not None else None,
         "error": outcome.error if outcome is not None else None,
@@ -160,6 +178,6 @@ def _open_store(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 _WORK: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
-    "migrate": _migrate,
+    "job": _do_job,
     "open_store": _open_store,
 }

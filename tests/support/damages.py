@@ -47,13 +47,13 @@ class Twins:
         """The first dataset's manifest."""
         return self.site.settings.store_dir / "manifests" / f"{self.first.dataset_hash}.json"
 
-    def check_whole(self) -> None:
+    def check_whole(self, *, may_leave_staging: bool = False) -> None:
         """Every tree is what it was, the shared recording is one file again, and nothing is in staging."""
         for tree, before in zip(self.trees, self.before, strict=True):
-            assert _contents(tree) == before
+            assert contents(tree) == before
         assert len({path.stat().st_ino for path in (*self.shared, self.blob)}) == 1
         check_store(self.site)
-        assert os.listdir(self.site.settings.store_dir / "staging") == []
+        assert may_leave_staging or os.listdir(self.site.settings.store_dir / "staging") == []
 
 
 def twins(site: Site, tools: Tools) -> Twins:
@@ -67,11 +67,12 @@ def twins(site: Site, tools: Tools) -> Twins:
         first=first,
         second=second,
         content=(trees[0] / "day 2" / "accelerometer_data.csv").read_bytes(),
-        before=tuple(_contents(tree) for tree in trees),
+        before=tuple(contents(tree) for tree in trees),
     )
 
 
-def _contents(tree: Path) -> dict[bytes, object]:
+def contents(tree: Path) -> dict[bytes, object]:
+    """Every entry of a tree with its mode and its bytes."""
     return {name: (one.kind, one.mode, one.content) for name, one in snapshot_tree(tree).items()}
 
 

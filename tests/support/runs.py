@@ -153,7 +153,7 @@ def let_lease_run_out(engine: Engine, ref: JobRef) -> None:
         conn.execute(
             text(
                 "update migration_jobs set lease_until = clock_timestamp() - interval '1 second'"
-                " where run_id = :run_id and project_id = :project_id and state = 'running'"
+                " where run_id = :run_id and subject = :subject and subject_id = :id and state = 'running'"
             ),
-            {"run_id": ref.run_id, "project_id": ref.subject_id},
+            {"run_id": ref.run_id, "subject": ref.subject, "id": ref.subject_id},
         )

@@ -3,6 +3,7 @@ copies get good bytes, last the manifest. Knows no outcome.
 """
 
 import os
+import stat
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from uuid import UUID
@@ -87,6 +88,31 @@ def repair_manifest(attempt: Attempt, tree: Tree) -> Manifest | None:
         attempt.heartbeat.enter("repair", tree.dataset_hash)
         # Another job may have made it meanwhile.
         return manifest_or_none(attempt, tree.dataset_hash) or rebuild(attempt, tree, staging)
+
+
+def close_tree(attempt: Attempt, tree: Tree, manifest: Manifest) -> None:
+    """Close directories that a repair left open for writing when it was cut off. Claims as `repair_tree`, but
+    only where there are any: whoever replaces a file opens its directory for a moment.
+    """
+    folders = [os.fspath(tree.path), *(f"{tree.path}/{one.path}" for one in manifest.directories)]
+    if not any(_is_open(attempt, folder) for folder in folders):
+        return
+    with (
+        attempt.claim([tree.dataset_hash], f"dataset {tree.dataset_hash[:12]}"),
+        attempt.claim([CLAIM], CLAIM),
+    ):
+        for folder in folders:
+            if _is_open(attempt, folder):
+                attempt.store.close_directory(folder)
+
+
+def _is_open(attempt: Attempt, folder: str) -> bool:
+    attempt.pace(0)
+    try:
+        status = os.lstat(folder)
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and bool(status.st_mode & 0o222)
 
 
 def _tidy(attempt: Attempt, tree: Tree, manifest: Manifest) -> Origins:

@@ -4,13 +4,15 @@ if the result has the digest that names the dataset.
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice, product
 from pathlib import Path
 
-from worker.db import blob_index
+from worker.db import blob_index, verifications
 from worker.errors import EntryUnreadableError, SourceChangedError
 from worker.jobs.attempt import Attempt
+from worker.jobs.good_bytes import is_allowed
 from worker.jobs.repair import Tree, story
 from worker.legacy.parallel import buffer_for
 from worker.runtime import log
@@ -18,6 +20,9 @@ from worker.store.digest import BIG_BYTES, new_hasher, printable, read_stored
 from worker.store.manifest import Directory, Entry, File, Manifest, salvage
 
 _log = log.get(__name__)
+
+_MOST_GUESSES = 1_000
+"""So many combinations of contents are tried for files of a tree whose own bytes are wrong."""
 
 
 def rebuild(attempt: Attempt, tree: Tree, staging: str) -> Manifest | None:
@@ -35,19 +40,42 @@ def rebuild(attempt: Attempt, tree: Tree, staging: str) -> Manifest | None:
 
 
 def _candidates(attempt: Attempt, tree: Tree, sizes: Mapping[str, int]) -> Iterator[Manifest]:
-    """The tree as it is; then with what remains of the manifest where the tree has content that the dataset
-    does not, or lacks something, or has too much. `sizes` are the blobs that the index has of it.
+    """The tree as it is; then with what remains of the manifest, and what the dataset has of that size, where
+    the tree has content that the dataset does not, or lacks something, or has too much; then legacy
+    directories. `sizes` are the blobs that the index has of the dataset.
     """
     algorithm = attempt.store.algorithm
     found = {entry.path: entry for entry in _entries(attempt, tree.path, sizes)}
     yield Manifest.of(algorithm, found.values())
     remains = {entry.path: entry for entry in _remains(attempt, tree, sizes)}
-    if not remains:
-        return
     known = {path: entry for path, entry in found.items() if _is_known(entry, sizes)}
-    yield Manifest.of(algorithm, {**found, **remains, **known}.values())
+    for guess in _guesses([entry for path, entry in found.items() if path not in known], sizes):
+        yield Manifest.of(algorithm, {**found, **guess, **known}.values())
+        yield Manifest.of(algorithm, {**found, **guess, **remains, **known}.values())
     yield Manifest.of(algorithm, {**remains, **known}.values())
     yield Manifest.of(algorithm, {**known, **remains}.values())
+    with attempt.engine.connect() as conn:
+        directories = verifications.legacy_directories(conn, [tree.dataset_hash])
+    for folder in directories.get(tree.dataset_hash, ()):
+        if is_allowed(folder, os.path.realpath(folder), attempt.tools.roots):
+            yield Manifest.of(algorithm, _entries(attempt, Path(folder), {}))
+
+
+def _guesses(unknown: Sequence[Entry], sizes: Mapping[str, int]) -> Iterator[dict[str, Entry]]:
+    """What the files of a tree should be whose bytes the dataset does not have: any of its contents that have
+    their size, of which there is seldom more than one. Beginning with none.
+    """
+    by_size: dict[int, list[str]] = {}
+    for digest, size_bytes in sizes.items():
+        by_size.setdefault(size_bytes, []).append(digest)
+    files = [one for one in unknown if isinstance(one, File) and one.size_bytes in by_size]
+    yield {}
+    choices = product(*(by_size[file.size_bytes] for file in files))
+    for digests in islice(choices, _MOST_GUESSES if files else 0):
+        yield {
+            file.path: File(file.path, file.size_bytes, digest)
+            for file, digest in zip(files, digests, strict=True)
+        }
 
 
 def _remains(attempt: Attempt, tree: Tree, sizes: Mapping[str, int]) -> list[Entry]:

@@ -19,7 +19,7 @@ from worker.errors import NothingToDoError, StoredBytesMismatchError
 from worker.jobs.attempt import Attempt
 from worker.jobs.dataset_check import Bad, DatasetCheck
 from worker.jobs.dataset_damage import name_damage
-from worker.jobs.dataset_repair import Origins, repair_blobs, repair_manifest, repair_tree
+from worker.jobs.dataset_repair import Origins, close_tree, repair_blobs, repair_manifest, repair_tree
 from worker.jobs.indexing import index, index_rest
 from worker.jobs.repair import Tree, manifest_or_none
 from worker.jobs.runner import run_job
@@ -70,6 +70,8 @@ class _Dataset:
             index(self.attempt, self.manifest)
             self.check.check_tree(self.manifest, self.tree)
             self._settle(self.manifest)
+            if self.repairs:
+                close_tree(self.attempt, self.tree, self.manifest)
 
     def _without_manifest(self) -> None:
         """The index still knows the blobs; with these whole, the manifest can be made again from the tree."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from worker.store.digest import printable
-from worker.store.files import is_directory, put_in_place
+from worker.store.files import is_directory, new_file, put_in_place
 from worker.store.removal import remove_tree
 
 _MOST_NAME_BYTES = 200
@@ -73,7 +73,9 @@ class Quarantine:
             # Only root moves a directory that cannot be written.
             os.chmod(path, 0o755)
         explanation = Path(f"{target}.reason.txt")
-        explanation.write_text(f"{printable(path)}\n{reason}\n", encoding="utf-8")
+        with new_file(f"{explanation}", durably=True) as descriptor:
+            os.write(descriptor, f"{printable(path)}\n{reason}\n".encode())
+            os.fchmod(descriptor, 0o644)
         return target, explanation
 
     def move_here(self, path: str) -> None:

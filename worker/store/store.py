@@ -325,6 +325,11 @@ class Store:
             finally:
                 os.chmod(folder, 0o555)
 
+    def close_directory(self, path: str) -> None:
+        """Close a directory of a tree for writing."""
+        with writing(path):
+            os.chmod(path, 0o555)
+
     def make_directory_in_tree(self, path: str) -> None:
         """Make a directory that a tree should have, read-only; its own directory is there."""
         above = os.path.dirname(path)

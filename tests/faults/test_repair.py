@@ -1,0 +1,163 @@
+"""A repair that is cut off, or meets an error, at any call: every stored file is as bad as it was or good,
+and the next attempt ends it.
+"""
+
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.faults.child import Children, End
+from tests.faults.stories import first_of_each_kind
+from tests.faults.test_cut_off import lose_what_was_not_synced
+from tests.support.damages import HAS_BYTES, Twins, flip, open_for_writing, separate, twins
+from tests.support.runs import WORK, let_lease_run_out, open_run
+from tests.support.shim import Act, Call, Fault
+from tests.support.sites import Site
+from worker.db import ledger, overview
+from worker.jobs.tools import Tools
+from worker.messages import JobRef, Outcome, RunState, Status, Subject, Verb
+
+
+def everything(stored: Twins) -> None:
+    """A bad blob, a bad copy, a missing file and one too many, all in one dataset."""
+    flip(stored.blob)
+    tree = stored.trees[0]
+    flip(separate(tree / "day 1" / "accelerometer_data.csv"))
+    open_for_writing(tree)
+    (tree / "a note").write_text("left here")
+    tree.chmod(0o555)
+    shutil.rmtree(str(stored.first.original_path))
+
+
+KINDS: dict[str, Callable[[Twins], None]] = {
+    "everything": everything,
+    "missing directory": HAS_BYTES["missing directory"],
+    "missing tree": HAS_BYTES["missing tree"],
+    "manifest and copy": HAS_BYTES["manifest and copy"],
+}
+
+
+class Repair:
+    """A dataset's repair, each time from the same damage."""
+
+    def __init__(self, site: Site, tools: Tools, watched: Children, kind: str) -> None:
+        self._site, self._tools, self._watched = site, tools, watched
+        self._damage = KINDS[kind]
+
+    def calls(self) -> list[Call]:
+        """The calls of the whole repair, undisturbed."""
+        _, end = self.start(None)
+        assert end.answer["status"] == Status.REPAIRED, end.answer
+        self.stored.check_whole()
+        return end.counted
+
+    def start(self, fault: Fault | None) -> tuple[JobRef, End]:
+        self._site.empty()
+        self.stored = twins(self._site, self._tools)
+        self.good = self._files()
+        self._damage(self.stored)
+        self.bad = self._files()
+        (ref,) = open_run(
+            self._site.engine,
+            Verb.VERIFY,
+            only=[self.stored.first.dataset_id],
+            subject=Subject.DATASET,
+            store=True,
+            repair=True,
+        )
+        return ref, self._watched.do(Verb.VERIFY, ref, fault)
+
+    def check_between(self) -> None:
+        """Under every name is what was there before, or what should be: nothing half, nothing of zeros."""
+        for path, content in self._files().items():
+            assert content in {self.bad.get(path), self.good.get(path)}, path
+
+    def check_end(self, outcome: Outcome, *, may_leave_staging: bool = False) -> None:
+        assert outcome.status in {Status.REPAIRED, Status.VERIFIED}, outcome
+        self.stored.check_whole(may_leave_staging=may_leave_staging)
+        kept = {
+            path.read_bytes(): path.with_name(f"{path.name}.reason.txt").read_text()
+            for path in (self._site.settings.store_dir / "quarantine").iterdir()
+            if not path.name.endswith(".reason.txt")
+        }
+        bad = {content for path, content in self.bad.items() if content != self.good.get(path)}
+        assert bad <= kept.keys()
+        assert all("found at" in kept[content] for content in bad)
+
+    def go_on(self, ref: JobRef) -> Outcome:
+        """The message comes again when the lease has run out; a paused run is resumed before."""
+        let_lease_run_out(self._site.engine, ref)
+        with self._site.engine.begin() as conn:
+            if ledger.find_run(conn, str(ref.run_id)).state is RunState.PAUSED:
+                ledger.resume_run(conn, ref.run_id)
+            ended = overview.outcomes(conn, ref.run_id).get(ref)
+        outcome = ended or WORK[Verb.VERIFY, Subject.DATASET](self._tools, ref, "the next worker")
+        assert outcome is not None
+        return outcome
+
+    def _files(self) -> dict[bytes, bytes]:
+        found = {}
+        for folder in (*self.stored.trees, self._site.settings.store_dir / "blobs"):
+            for above, _, names in os.walk(os.fsencode(folder)):
+                for name in names:
+                    path = os.path.join(above, name)
+                    found[path] = Path(os.fsdecode(path)).read_bytes()
+        return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_repair_that_is_cut_off_is_ended_by_the_next_attempt(
+    site: Site, tools: Tools, watched: Children, kind: str
+):
+    """At the first call of each kind, with the plug pulled."""
+    told = Repair(site, tools, watched, kind)
+    points = first_of_each_kind(told.calls())
+
+    for point in points:
+        ref, end = told.start(Fault(act=Act.KILL_BEFORE, at=point))
+        assert end.died
+        lose_what_was_not_synced(end.calls)
+        told.check_between()
+        told.check_end(told.go_on(ref))
+
+    assert len(points) >= 10
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_repair_may_be_killed_at_every_call(site: Site, tools: Tools, watched: Children, kind: str):
+    told = Repair(site, tools, watched, kind)
+
+    for call in told.calls():
+        ref, end = told.start(Fault(act=Act.KILL_BEFORE, at=call.number))
+        assert end.died
+        told.check_between()
+        told.check_end(told.go_on(ref))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO], ids=["full disk", "bad disk"])
+def test_a_disk_that_fails_while_it_is_repaired_pauses_the_run_and_nothing_is_lost(
+    site: Site, tools: Tools, watched: Children, number: int
+):
+    told = Repair(site, tools, watched, "everything")
+    paused = 0
+    for point in first_of_each_kind(told.calls()):
+        ref, end = told.start(Fault(act=Act.FAIL_ONCE, at=point, errno=number))
+        told.check_between()
+        if end.answer["status"] is None:
+            with site.engine.connect() as conn:
+                assert ledger.find_run(conn, str(ref.run_id)).state is RunState.PAUSED
+            paused += 1
+        outcome = told.go_on(ref)
+        if outcome.status is Status.FAILED:
+            # A file that could not be read counts as bad: its repair is for the next run.
+            assert outcome.error_class == "StoredBytesMismatchError", outcome
+            continue
+        # What could not be removed the next job removes.
+        told.check_end(outcome, may_leave_staging=True)
+    assert paused >= 5
