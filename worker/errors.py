@@ -316,6 +316,22 @@ class PlaceTakenError(TransientError):
     remedy = "Enqueue the project again; its data then gets another directory."
 
 
+class GarbageTripwireError(PermanentError):
+    """More datasets would go than an operator is likely to mean; nothing was touched."""
+
+    remedy = (
+        "See what would go: producer gc --dry-run. If it is right, say the number: producer gc --expect N"
+    )
+
+
+class GarbageNotRestoredError(PermanentError):
+    """An entry of the quarantine that cannot be brought back; it stays as it is."""
+
+    remedy = (
+        "The report of the gc that took it names its id; what is in quarantine now: producer gc --dry-run"
+    )
+
+
 # What became of an attempt ----------------------------------------------------------------------------------
 
 

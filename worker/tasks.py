@@ -11,6 +11,7 @@ from celery import Task, shared_task
 from celery.exceptions import Ignore
 
 from worker import settings as settings_module
+from worker.jobs import collect_garbage as jobs_gc
 from worker.jobs.migrate import migrate
 from worker.jobs.progress import Progress
 from worker.jobs.rollback import rollback
@@ -75,6 +76,16 @@ def verify_dataset(self: Task, run_id: str, dataset_id: int) -> "Result":
     """
     ref = JobRef(run_id=uuid.UUID(run_id), subject_id=dataset_id, subject=Subject.DATASET)
     return _result(verify_store(_tools_of(self), ref, self.request.hostname))
+
+
+@shared_task(name="worker.tasks.collect_garbage", bind=True, throws=(JobFailedError,))
+def collect_garbage(self: Task, run_id: str, subject_id: int) -> "Result":
+    """Collect what nothing refers to, or rehearse that, or bring an entry back; the outcome as JSON.
+
+    Twice, at once, or dying here: as `migrate_project`; of two at once the second waits for the first.
+    """
+    ref = JobRef(run_id=uuid.UUID(run_id), subject_id=subject_id, subject=Subject.STORE)
+    return _result(jobs_gc.collect_garbage(_tools_of(self), ref, self.request.hostname))
 
 
 class Result:

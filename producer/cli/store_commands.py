@@ -1,5 +1,6 @@
-"""The verbs about the store as the only copy: verify."""
+"""The verbs about the store as the only copy: verify, gc."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated
 
@@ -8,10 +9,12 @@ import typer
 from producer.cli.exit_codes import epilog
 from producer.cli.follow import Following
 from producer.cli.opening import open_and_follow
-from producer.cli.options import AsJson, Exclude, Limit, ProjectIds, ReportDir, Timeout
-from producer.cli.terminal import Terminal
-from producer.runs import verification
+from producer.cli.options import AsJson, DryRun, Exclude, Limit, ProjectIds, ReportDir, Timeout, Wait, Yes
+from producer.cli.terminal import Terminal, confirm
+from producer.runs import garbage, verification
+from producer.runs.open import Opened
 from producer.runs.verification import Wanted
+from worker.errors import UsageError
 
 app = typer.Typer()
 
@@ -93,3 +96,53 @@ def verify(
         partial(verification.verify, wanted=wanted),
         nothing="Nothing to do: nothing that is stored or migrated is due.",
     )
+
+
+@app.command(epilog=epilog("producer gc --dry-run"))
+def gc(
+    *,
+    dry_run: DryRun = False,
+    grace: Annotated[
+        float,
+        typer.Option("--grace", metavar="HOURS", min=0, help="Leave alone what is younger than this."),
+    ] = 24,
+    expect: Annotated[
+        int | None,
+        typer.Option(
+            "--expect", metavar="N", min=0, help="So many datasets may go, even if that is more than a tenth."
+        ),
+    ] = None,
+    restore: Annotated[
+        str | None,
+        typer.Option("--restore", metavar="ID", help="Bring this entry of the quarantine back instead."),
+    ] = None,
+    yes: Yes = False,
+    wait: Wait = False,
+    report_dir: ReportDir = None,
+    timeout: Timeout = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put what nothing refers to into quarantine, and remove what has been there for the grace time."""
+    if restore is not None:
+        if dry_run or expect is not None:
+            raise UsageError("--restore goes with neither --dry-run nor --expect")
+        open_run: Callable[..., Opened] = partial(garbage.restore, entry_id=restore)
+    else:
+        open_run = partial(
+            garbage.collect,
+            dry_run=dry_run,
+            grace_hours=grace,
+            expect=expect,
+            confirm=lambda count: None if yes else confirm(_gc_question(count), needs_yes=True),
+        )
+    open_and_follow(
+        Terminal(as_json=as_json),
+        Following(wait=wait, timeout_s=timeout, report_dir=report_dir),
+        open_run,
+        nothing="Nothing to do.",
+    )
+
+
+def _gc_question(count: int) -> str:
+    datasets = f"{count} dataset{'' if count == 1 else 's'}"
+    return f"Put {datasets} and everything else that nothing refers to into quarantine?"

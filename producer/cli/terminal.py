@@ -177,11 +177,13 @@ def _lines(console: Console, what: str) -> Callable[[Progress], None]:
     return update
 
 
-def confirm(question: str) -> None:
-    """Ask the person at the terminal; a call without one goes on. Raises `UsageError` for anything but
-    yes.
+def confirm(question: str, *, needs_yes: bool = False) -> None:
+    """Ask the person at the terminal; a call without one goes on, unless what it does `needs_yes`. Raises
+    `UsageError` for anything but yes.
     """
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        if needs_yes:
+            raise UsageError(f"{question} There is no terminal to ask at: say --yes")
         return
     try:
         confirmed = typer.confirm(question, err=True)

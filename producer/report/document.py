@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from importlib import resources
 from typing import Any
 
-from producer.report import verification
+from producer.report import garbage, verification
 from producer.report.facts import ReportInconsistentError, RunFacts
 from worker.messages import FileCounts, Outcome, Status, Subject, Verb, subject_words
 from worker.wording import VERB_WORDS, VerbWords
@@ -47,7 +47,9 @@ def build(run: RunFacts, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "warnings": list(_warnings(ordered)),
         # Through JSON and sorted: PostgreSQL's jsonb promises no order of keys, a report does.
         "selection": json.loads(json.dumps(dict(run.selection), sort_keys=True)),
-        "details": [_detail(run, outcome) for outcome in ordered],
+        "details": garbage.details(ordered)
+        if run.verb is Verb.GC
+        else [_detail(run, outcome) for outcome in ordered],
     }
     check_totals(document)
     return document
@@ -55,6 +57,7 @@ def build(run: RunFacts, outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 _PARTS: dict[Verb, Callable[[RunFacts, Sequence[Outcome]], dict[str, Any]]] = {
     Verb.VERIFY: verification.part,
+    Verb.GC: garbage.part,
 }
 """Makes the keys that only the reports of one verb have, out of its outcomes in their order."""
 
@@ -65,6 +68,9 @@ def _nothing_more(_run: RunFacts, _ordered: Sequence[Outcome]) -> dict[str, Any]
 
 def check_totals(document: Mapping[str, Any]) -> None:
     """Raise `ReportInconsistentError` unless every total equals the sum over the projects (design, I5)."""
+    if document["verb"] == Verb.GC:
+        # Its details are what it found, not jobs.
+        return
     details = document["details"]
     words = VERB_WORDS[Verb(document["verb"])]
     successes = words.successes(dry_run=document["dry_run"])

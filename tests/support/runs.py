@@ -16,6 +16,7 @@ from tests.support.sites import LEASE_S, Site
 from tests.support.waiting import PATIENCE_S
 from worker.db import datasets, ledger, projects
 from worker.db.ledger import NewJob
+from worker.jobs.collect_garbage import collect_garbage
 from worker.jobs.migrate import migrate
 from worker.jobs.rollback import rollback
 from worker.jobs.tools import Tools, connect
@@ -27,6 +28,7 @@ WORK: dict[tuple[Verb, Subject], Callable[[Tools, JobRef, str], Outcome | None]]
     (Verb.MIGRATE, Subject.PROJECT): migrate,
     (Verb.ROLLBACK, Subject.PROJECT): rollback,
     (Verb.VERIFY, Subject.PROJECT): verify_sessions,
+    (Verb.GC, Subject.STORE): collect_garbage,
     (Verb.VERIFY, Subject.DATASET): verify_store,
 }
 

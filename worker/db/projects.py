@@ -272,6 +272,12 @@ def converted(conn: Connection) -> list[Project]:
     ]
 
 
+def converted_paths(conn: Connection) -> list[str]:
+    """The legacy directories of all conversions, also of those that were rolled back."""
+    rows = conn.execute(sql("select distinct legacy_path from project_conversions order by legacy_path"))
+    return [row.legacy_path for row in rows]
+
+
 def converted_by_others(conn: Connection) -> list[Project]:
     """Projects that another tool converted: they carry its mark, and there is no before-image to go back
     by.

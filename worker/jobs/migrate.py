@@ -8,7 +8,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from worker.conversion.convert import check_still_legacy, convert, rehearse
 from worker.conversion.session_plan import check_names
-from worker.db import column_types, dry_runs, leases, recordings, sessions
+from worker.db import column_types, dry_runs, garbage, leases, recordings, sessions
 from worker.db.claims import Claim
 from worker.db.engine import autocommit
 from worker.db.sessions import Session
@@ -47,6 +47,9 @@ def _steps(attempt: Attempt, rows: Sequence[Session]) -> Outcome:
     """The steps of a migration. A dataset that is stored already is neither claimed nor stored again."""
     scanned = _scan(attempt, rows)
     reading = read_once(attempt, scanned)
+    if not attempt.lease.dry_run:
+        with attempt.engine.begin() as conn:
+            garbage.unmark(conn, "blob", reading.tree.distinct)
 
     def claim_store_convert() -> Outcome:
         if attempt.lease.dry_run:

@@ -1,0 +1,326 @@
+"""What nothing refers to: marks, the last check before something goes, and rows that go and come back. Opens
+no transaction.
+
+A mark says since when gc has seen nothing refer to a thing. It is written twice: unripe, committed, and only
+then with its time (`ripen`). So every job whose lease is younger than a ripe mark sees that mark when it
+removes the marks of what it is to use (`unmark`), and every older one is seen to be running (`_NOT_IN_USE`).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from sqlalchemy import Connection
+
+from worker.db.engine import sql
+from worker.db.retry import GIVE_WAY
+from worker.db.texts import as_json
+
+Kind = Literal["dataset", "manifest", "blob"]
+
+_NOT_IN_USE = """
+    not exists (select from migration_jobs j join migration_runs r using (run_id)
+                where j.state = 'running' and r.verb = 'migrate' and not r.dry_run and j.started_at <= m.marked_at)"""
+"""Has every migration ended that may have looked for the marked thing before it had its mark?"""
+
+_UNREFERENCED = """
+    not exists (select from project_dataset_refs r where r.dataset_id = d.dataset_id)
+    and not exists (select from project_split_configs c where c.dataset_id = d.dataset_id)
+    and not exists (select from sessions s where s.dataset_id = d.dataset_id)
+    and not exists (select from sessions s
+                    where starts_with(s.parent_session_data_path || '/', d.file_path || '/'))
+    and not exists (select from project_conversions c join projects p using (project_id)
+                    where c.dataset_id = d.dataset_id and c.rolled_back_at is null)"""
+"""Does nothing refer to the dataset, and can no rollback need it?"""
+
+_OURS = "exists (select from project_conversions c where c.dataset_hash = d.dataset_hash)"
+"""Did a conversion of ours make the dataset? What Label registered itself is never touched."""
+
+_LAST_WORD = """
+    (select max(c.rolled_back_at) from project_conversions c where c.dataset_id = d.dataset_id
+     having bool_and(c.rolled_back_at is not null))"""
+"""When the last of its conversions was rolled back; null if the ledger does not say how it became
+unreferenced: its projects were deleted.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unreferenced:
+    """A dataset that nothing refers to, and since when; None while gc has not marked it yet."""
+
+    dataset_id: int
+    dataset_name: str
+    dataset_hash: str
+    file_path: str
+    since: datetime | None
+    is_due: bool
+
+
+_MOST = 10
+_SHARE = 10
+
+
+def would_trip(count: int, datasets: int, expect: int | None) -> bool:
+    """Are so many datasets, more than ten and more than a tenth of all, too many to go unless the operator
+    expects just so many?
+    """
+    return count > _MOST and count * _SHARE > datasets and count != expect
+
+
+# Marks ------------------------------------------------------------------------------------------------------
+
+
+def mark(conn: Connection, kind: Kind, names: Iterable[str]) -> None:
+    """Mark these things, unripe, unless they have a mark. To be committed before `ripen`."""
+    conn.execute(
+        sql("""
+            insert into migration_unreferenced (kind, name, marked_at)
+            select :kind, name, 'infinity' from unnest(cast(:names as text[])) as name order by name
+            on conflict do nothing"""),
+        {"kind": kind, "names": sorted(set(names))},
+    )
+
+
+def ripen(conn: Connection) -> None:
+    """Date every mark that was committed before."""
+    conn.execute(
+        sql("""
+            with unripe as (select kind, name from migration_unreferenced
+                            where marked_at = 'infinity' order by kind, name for update)
+            update migration_unreferenced m set marked_at = clock_timestamp()
+            from unripe where (m.kind, m.name) = (unripe.kind, unripe.name)""")
+    )
+
+
+def unmark(conn: Connection, kind: Kind, names: Iterable[str]) -> None:
+    """These things are to be used. To be committed before it is looked whether they are there: a gc that is
+    taking one of them is waited for. Where nothing is marked this costs one short question: a mark that comes
+    later is younger than the lease of the job that asks.
+    """
+    if not conn.execute(sql("select exists (select from migration_unreferenced)")).scalar_one():
+        return
+    conn.execute(
+        sql("""
+            with marked as (select kind, name from migration_unreferenced
+                            where kind = :kind and name = any(:names) order by name for update)
+            delete from migration_unreferenced m using marked
+            where (m.kind, m.name) = (marked.kind, marked.name)"""),
+        {"kind": kind, "names": sorted(set(names))},
+    )
+
+
+def lock_due(conn: Connection, kind: Kind, names: Sequence[str], grace_h: float) -> list[str]:
+    """Those of these things whose marks are older than the grace time and that no running migration may rely
+    on; their marks are locked until the transaction ends, in which they are to go.
+    """
+    rows = conn.execute(
+        sql(f"""
+            select m.name from migration_unreferenced m
+            where m.kind = :kind and m.name = any(:names)
+              and m.marked_at <= clock_timestamp() - make_interval(secs => :grace_s) and {_NOT_IN_USE}
+            order by m.name for update of m"""),  # noqa: S608 - a constant
+        {"kind": kind, "names": sorted(names), "grace_s": grace_h * 3600},
+    )
+    return [row.name for row in rows]
+
+
+def since(conn: Connection, kind: Kind, names: Sequence[str]) -> dict[str, datetime]:
+    """Since when things are marked; an unripe mark says nothing yet."""
+    rows = conn.execute(
+        sql("""
+            select name, marked_at from migration_unreferenced
+            where kind = :kind and name = any(:names) and marked_at < 'infinity'"""),
+        {"kind": kind, "names": sorted(names)},
+    )
+    return {row.name: row.marked_at for row in rows}
+
+
+# Datasets ---------------------------------------------------------------------------------------------------
+
+
+def unreferenced(conn: Connection, grace_h: float) -> list[Unreferenced]:
+    """The datasets of ours that nothing refers to; due are those that have been so for `grace_h` hours."""
+    rows = conn.execute(
+        sql(f"""
+            with found as (
+                select d.dataset_id, d.dataset_name, d.dataset_hash, d.file_path,
+                       coalesce({_LAST_WORD}, (select m.marked_at from migration_unreferenced m
+                                               where m.kind = 'dataset' and m.name = d.dataset_hash
+                                                 and m.marked_at < 'infinity')) as since
+                from raw_datasets d where {_OURS} and {_UNREFERENCED})
+            select *, coalesce(since <= clock_timestamp() - make_interval(secs => :grace_s), false) as is_due
+            from found order by dataset_id"""),  # noqa: S608 - constants
+        {"grace_s": grace_h * 3600},
+    )
+    return [Unreferenced(**row) for row in rows.mappings()]
+
+
+def count_datasets(conn: Connection) -> int:
+    """All datasets, ours and Label's own."""
+    count: int = conn.execute(sql("select count(*) from raw_datasets")).scalar_one()
+    return count
+
+
+def forget_referenced(conn: Connection) -> None:
+    """Remove the marks of datasets that something refers to again, or that are gone."""
+    conn.execute(
+        sql(f"""
+            delete from migration_unreferenced m
+            where m.kind = 'dataset'
+              and not exists (select from raw_datasets d where d.dataset_hash = m.name and {_UNREFERENCED})""")  # noqa: S608 - a constant
+    )
+
+
+def take_rows(conn: Connection, dataset_hash: str) -> dict[str, Any] | None:
+    """Lock a dataset's row, and if still nothing refers to it remove it with its sessions and its part of the
+    index; what was there, to bring it back. None if the row is gone or something refers to it.
+
+    Gives way to people. The caller has the dataset's claim.
+    """
+    row = conn.execute(
+        sql(f"""
+            {GIVE_WAY}
+            select d.dataset_id from raw_datasets d
+            where d.dataset_hash = :hash and {_OURS} for update"""),  # noqa: S608 - constants
+        {"hash": dataset_hash},
+    ).one_or_none()
+    if row is None:
+        return None
+    # Asked under the lock, in a statement of its own: a conversion that held it before has committed by now.
+    kept = conn.execute(
+        sql(f"""
+            select to_jsonb(d) as dataset,
+                   coalesce((select jsonb_agg(to_jsonb(s) order by s.session_id) from raw_dataset_sessions s
+                             where s.dataset_id = d.dataset_id), '[]') as sessions
+            from raw_datasets d where d.dataset_id = :id and {_UNREFERENCED}"""),  # noqa: S608 - a constant
+        {"id": row.dataset_id},
+    ).one_or_none()
+    if kept is None:
+        return None
+    conn.execute(sql("delete from raw_dataset_sessions where dataset_id = :id"), {"id": row.dataset_id})
+    conn.execute(sql("delete from raw_datasets where dataset_id = :id"), {"id": row.dataset_id})
+    forget_index(conn, dataset_hash)
+    return {"dataset": kept.dataset, "sessions": kept.sessions}
+
+
+def put_rows_back(conn: Connection, kept: Mapping[str, Any]) -> int:
+    """Write a dataset's rows as `take_rows` found them, with their ids; the dataset's id.
+
+    Raises `DatabaseRefusedError` when its id, digest or place is another dataset's by now.
+    """
+    dataset_id: int = conn.execute(
+        sql("""
+            insert into raw_datasets select * from jsonb_populate_record(null::raw_datasets, cast(:row as jsonb))
+            returning dataset_id"""),
+        {"row": as_json(kept["dataset"])},
+    ).scalar_one()
+    conn.execute(
+        sql("""
+            insert into raw_dataset_sessions
+            select * from jsonb_populate_recordset(null::raw_dataset_sessions, cast(:rows as jsonb))"""),
+        {"rows": as_json(kept["sessions"])},
+    )
+    return dataset_id
+
+
+def has_row(conn: Connection, dataset_hash: str) -> bool:
+    """Is there a dataset with this digest?"""
+    found: bool = conn.execute(
+        sql("select exists (select from raw_datasets where dataset_hash = :hash)"), {"hash": dataset_hash}
+    ).scalar_one()
+    return found
+
+
+# Blobs, manifests, trees ------------------------------------------------------------------------------------
+
+
+def forget_index(conn: Connection, dataset_hash: str) -> None:
+    """Nothing needs blobs for this dataset any more."""
+    for table in ("migration_indexed_datasets", "migration_dataset_blobs"):
+        conn.execute(sql(f"delete from {table} where dataset_hash = :hash"), {"hash": dataset_hash})  # noqa: S608 - constants
+
+
+def needed(conn: Connection, digests: Iterable[str]) -> frozenset[str]:
+    """Those of these blobs that some dataset of the index needs."""
+    rows = conn.execute(
+        sql("select distinct digest from migration_dataset_blobs where digest = any(:digests)"),
+        {"digests": sorted(set(digests))},
+    )
+    return frozenset(row.digest for row in rows)
+
+
+def without_index(conn: Connection) -> list[str]:
+    """The digests of our datasets whose blobs the index does not list: no blob is known to be loose then."""
+    rows = conn.execute(
+        sql(f"""
+            select d.dataset_hash from raw_datasets d
+            where {_OURS}
+              and not exists (select from migration_indexed_datasets i where i.dataset_hash = d.dataset_hash)
+            order by d.dataset_id""")  # noqa: S608 - a constant
+    )
+    return [row.dataset_hash for row in rows]
+
+
+def registered(conn: Connection) -> tuple[frozenset[str], frozenset[str]]:
+    """The digests of all datasets, and the names of the directories that rows point to."""
+    rows = conn.execute(sql("select dataset_hash, file_path from raw_datasets")).all()
+    names = (row.file_path.rstrip("/").rpartition("/")[2] for row in rows)
+    return frozenset(row.dataset_hash for row in rows), frozenset(names)
+
+
+# The ledger -------------------------------------------------------------------------------------------------
+
+_PRUNED = {
+    "migration_dry_run_blobs": """
+        delete from migration_dry_run_blobs b using migration_runs r
+        where b.run_id = r.run_id and r.state in ('finished', 'cancelled')
+          and r.finished_at < clock_timestamp() - make_interval(secs => :grace_s)""",
+    "migration_blob_readers": """
+        delete from migration_blob_readers b using migration_runs r
+        where b.run_id = r.run_id and r.state in ('finished', 'cancelled')""",
+    # A job that waits for a claim may have made sure of its row just now.
+    "dataset_claims": """
+        delete from dataset_claims c using (
+            select dataset_hash from dataset_claims
+            where claimed_at < clock_timestamp() - make_interval(secs => :grace_s)
+              and not exists (select from migration_jobs where state = 'running' and run_id <> :own_run)
+            order by dataset_hash for update skip locked) old
+        where c.dataset_hash = old.dataset_hash""",
+    "migration_dataset_blobs": """
+        delete from migration_dataset_blobs b
+        where not exists (select from migration_indexed_datasets i where i.dataset_hash = b.dataset_hash)
+          and not exists (select from migration_jobs where state = 'running' and run_id <> :own_run)
+          and not exists (select from raw_datasets d where d.dataset_hash = b.dataset_hash)""",
+}
+"""What no job needs any more: contents that ended dry runs have met, who read what in ended verifications,
+claims that no job holds, parts of an index that was never completed.
+"""
+
+
+def prune(conn: Connection, table: str, grace_h: float, own_run: Any) -> int:
+    """Remove from one table of the ledger what no job needs any more; how many rows. One of `PRUNABLE`."""
+    values = {"grace_s": grace_h * 3600, "own_run": own_run}
+    statement = _PRUNED[table]
+    return conn.execute(
+        sql(statement), {name: value for name, value in values.items() if f":{name}" in statement}
+    ).rowcount
+
+
+PRUNABLE = tuple(_PRUNED)
+
+
+def checked_digests(conn: Connection, after: str, limit: int) -> list[str]:
+    """Some of the keys of checks, in their order: `digest` for a blob, `digest:inode` for a copy."""
+    rows = conn.execute(
+        sql("select digest from migration_blob_checks where digest > :after order by digest limit :limit"),
+        {"after": after, "limit": limit},
+    )
+    return [row.digest for row in rows]
+
+
+def forget_checks(conn: Connection, keys: Sequence[str]) -> int:
+    """Remove the checks of blobs that are gone."""
+    return conn.execute(
+        sql("delete from migration_blob_checks where digest = any(:keys)"), {"keys": sorted(keys)}
+    ).rowcount

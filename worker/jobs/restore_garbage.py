@@ -1,0 +1,84 @@
+"""Bringing an entry of the quarantine back: as a migration stores, with the index first and the rows last."""
+
+import os
+
+from worker.db import garbage
+from worker.db.engine import autocommit
+from worker.errors import DatabaseRefusedError, GarbageNotRestoredError
+from worker.jobs.attempt import Attempt
+from worker.jobs.indexing import index
+from worker.messages import GarbageEntry, Outcome, Status
+from worker.store.digest import printable
+from worker.store.garbage import Entry, Garbage
+
+
+def restore_entry(attempt: Attempt, entry_id: str) -> Outcome:
+    """Bring back all of an entry: blobs, manifest, tree, and a dataset's rows with their ids. Its outcome.
+
+    Raises `GarbageNotRestoredError` when there is no such entry, its dataset was stored again meanwhile, its
+    place is taken, or bytes of it are gone; the entry stays then. Dying anywhere: the next call completes it.
+    """
+    taken = Garbage(attempt.store)
+    entry = taken.find(entry_id)
+    if entry is None:
+        raise GarbageNotRestoredError(f"There is no entry {printable(entry_id)} in quarantine")
+    if entry.dataset_hash is None:
+        files = taken.restore_loose(entry, attempt.pace)
+    else:
+        with attempt.claim([entry.dataset_hash], f"dataset {entry.dataset_hash[:12]}"):
+            files = _restore_dataset(attempt, taken, entry)
+    taken.remove(entry, attempt.pace)
+    found = GarbageEntry(
+        action="restored",
+        entry_id=entry.entry_id,
+        kind=entry.kind,
+        dataset_id=entry.dataset_id,
+        name=printable(entry.name),
+        reason=entry.reason,
+        since=entry.since,
+        files=files,
+    )
+    return attempt.outcome(Status.RESTORED, f"brought back {found.name}: {files:,} files").with_changes(
+        garbage=(found,)
+    )
+
+
+def _restore_dataset(attempt: Attempt, taken: Garbage, entry: Entry) -> int:
+    """The caller has the dataset's claim. Index and marks come before the blobs are looked for: a gc that
+    comes later, or is at work on them, must not take what was just brought back.
+    """
+    _check_place(attempt, entry)
+    manifest = taken.manifest_of(entry)
+    if entry.rows is not None:
+        index(attempt, manifest)
+    with attempt.engine.begin() as conn:
+        garbage.unmark(conn, "blob", {file.digest for file in manifest.files})
+        garbage.unmark(conn, "manifest", [manifest.digest])
+    lacking = taken.restore_blobs(entry, manifest, attempt.pace)
+    if lacking:
+        raise GarbageNotRestoredError(
+            f"{len(lacking)} of its contents are gone, the first is {lacking[0]}; nothing was brought back"
+        )
+    taken.restore_tree(entry)
+    if entry.rows is not None:
+        try:
+            with attempt.engine.begin() as conn:
+                garbage.put_rows_back(conn, entry.rows)
+        except DatabaseRefusedError as error:
+            raise GarbageNotRestoredError(f"Its rows cannot be written: {error}") from error
+    return len(manifest.files)
+
+
+def _check_place(attempt: Attempt, entry: Entry) -> None:
+    with autocommit(attempt.engine) as conn:
+        if garbage.has_row(conn, entry.dataset_hash or ""):
+            raise GarbageNotRestoredError(
+                f"Dataset {(entry.dataset_hash or '')[:12]} was stored again since; the entry is not needed"
+            )
+    if entry.tree is not None and os.path.lexists(entry.tree) and _is_taken(attempt, entry):
+        raise GarbageNotRestoredError(f"Something else is at {printable(entry.tree)}")
+
+
+def _is_taken(attempt: Attempt, entry: Entry) -> bool:
+    """Is what lies at the tree's place another one? The entry then has a tree of its own."""
+    return os.path.lexists(f"{attempt.store.root}/quarantine/{entry.entry_id}/tree")
