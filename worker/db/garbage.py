@@ -191,7 +191,7 @@ def take_rows(conn: Connection, dataset_hash: str) -> dict[str, Any] | None:
     kept = conn.execute(
         sql(f"""
             select to_jsonb(d) as dataset,
-                   coalesce((select jsonb_agg(to_jsonb(s) order by s.session_id) from raw_dataset_sessions s
+                   coalesce((select jsonb_agg(to_jsonb(s) order by s.raw_session_id) from raw_dataset_sessions s
                              where s.dataset_id = d.dataset_id), '[]') as sessions
             from raw_datasets d where d.dataset_id = :id and {_UNREFERENCED}"""),  # noqa: S608 - a constant
         {"id": row.dataset_id},

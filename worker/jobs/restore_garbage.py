@@ -38,9 +38,9 @@ def restore_entry(attempt: Attempt, entry_id: str) -> Outcome:
         since=entry.since,
         files=files,
     )
-    return attempt.outcome(Status.RESTORED, f"brought back {found.name}: {files:,} files").with_changes(
-        garbage=(found,)
-    )
+    return attempt.outcome(
+        Status.RESTORED, f"brought back {entry.kind} {found.name}: {files:,} files"
+    ).with_changes(garbage=(found,))
 
 
 def _restore_dataset(attempt: Attempt, taken: Garbage, entry: Entry) -> int:
