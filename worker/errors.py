@@ -327,9 +327,7 @@ class GarbageTripwireError(PermanentError):
 class GarbageNotRestoredError(PermanentError):
     """An entry of the quarantine that cannot be brought back; it stays as it is."""
 
-    remedy = (
-        "The report of the gc that took it names its id; what is in quarantine now: producer gc --dry-run"
-    )
+    remedy = "The report of the gc that took it names its id; what is in quarantine now are the directories of DATA_DIR/dataset_store/quarantine."
 
 
 # What became of an attempt ----------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from producer.doctor.worker_checks import WORKER_COMMAND
 from producer.runs.open import Opened
 from worker.broker import client as broker
 from worker.errors import BrokerUnavailableError
+from worker.messages import Verb
 from worker.settings import Settings
 
 
@@ -45,7 +46,9 @@ def open_and_follow(
 
 def _show_plan(terminal: Terminal, settings: Settings, opened: Opened, *, nothing: str) -> None:
     has_work = any(not job.skipped for job in opened.jobs)
-    if has_work:
+    if has_work and opened.verb is Verb.GC:
+        terminal.say(f"Run {opened.run_id}")
+    elif has_work:
         terminal.table(plan_table(opened))
     else:
         terminal.say(nothing)

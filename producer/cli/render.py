@@ -9,6 +9,7 @@ from rich.table import Table
 from producer.cli.escaping import CONTROLS, escape
 from producer.cli.verification_lines import verification_lines
 from producer.doctor.findings import Diagnosis
+from producer.report import garbage
 from producer.runs.open import Opened
 from producer.runs.status import ListedRun, RunStatus
 from producer.runs.survey import Listing
@@ -67,10 +68,7 @@ def left_out_lines(opened: Opened) -> Iterator[str]:
 def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
     """A report's summary: what was done, the space, what failed and what to do about it."""
     verb = Verb(report["verb"])
-    if report["projects_processed"] or "datasets_processed" not in report:
-        yield _outcome_line(report, VERB_WORDS[verb], Subject.PROJECT)
-    if "datasets_processed" in report:
-        yield _outcome_line(report, VERB_WORDS[verb], Subject.DATASET)
+    yield from _gc_lines(report) if verb is Verb.GC else _outcome_lines(report, VERB_WORDS[verb])
     if verb is Verb.MIGRATE:
         yield _space_line(report)
     if verb is Verb.VERIFY:
@@ -87,6 +85,25 @@ def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"       [dim]{escape(error['remedy'] or '')}[/]"
     if len(report["errors"]) > _ROWS:
         yield f"[red]… and {len(report['errors']) - _ROWS} more failures in the report[/]"
+
+
+def _outcome_lines(report: Mapping[str, Any], words: VerbWords) -> Iterator[str]:
+    if report["projects_processed"] or "datasets_processed" not in report:
+        yield _outcome_line(report, words, Subject.PROJECT)
+    if "datasets_processed" in report:
+        yield _outcome_line(report, words, Subject.DATASET)
+
+
+def _gc_lines(report: Mapping[str, Any]) -> Iterator[str]:
+    """What a gc did, and each entry with the id by which it comes back."""
+    yield garbage.words(report)
+    for entry in report["details"][:_ROWS]:
+        place = f"[bold]{entry['id']}[/] " if entry["id"] else ""
+        yield f"  {place}{entry['kind']} {escape(entry['name'])}: {entry['reason']}, {human_bytes(entry['bytes'])}"
+    if len(report["details"]) > _ROWS:
+        yield f"[dim]  … and {len(report['details']) - _ROWS} more in the report[/]"
+    if report["pruned"]["rows"]:
+        yield f"[dim]{report['pruned']['rows']:,} rows of the ledger that no job needs any more are gone[/]"
 
 
 def _subject(entry: Mapping[str, Any]) -> str:

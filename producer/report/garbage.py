@@ -1,11 +1,13 @@
 """What only the report of a gc has: entries instead of jobs, and counts with bytes by what became of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC
 from typing import Any
 
 from producer.report.facts import RunFacts
+from producer.report.notation import plural
 from worker.messages import GarbageEntry, Outcome
+from worker.units import human_bytes
 
 
 def part(_run: RunFacts, ordered: Sequence[Outcome]) -> dict[str, Any]:
@@ -26,6 +28,24 @@ def part(_run: RunFacts, ordered: Sequence[Outcome]) -> dict[str, Any]:
 def details(ordered: Sequence[Outcome]) -> list[dict[str, Any]]:
     """Each entry, in the order in which it was found."""
     return [_detail(entry) for outcome in ordered for entry in outcome.garbage]
+
+
+def words(document: Mapping[str, Any]) -> str:
+    """What a gc did, or in a dry run would do: `1 entry put into quarantine (20.3 MB), 2 removed`."""
+    would = "would be " if document["dry_run"] else ""
+    acts = {
+        "quarantined": "put into quarantine",
+        "removed": "removed from quarantine for good",
+        "staging": "removed that jobs had left behind",
+        "restored": "brought back from quarantine",
+    }
+    said = [
+        f"{document[key]['count']} {plural(document[key]['count'], 'entry', 'entries')} {would}{act} "
+        f"({human_bytes(document[key]['bytes'])})"
+        for key, act in acts.items()
+        if document[key]["count"]
+    ]
+    return ("; ".join(said) or "Nothing to collect") + "."
 
 
 def _count(found: Sequence[GarbageEntry], action: str) -> dict[str, int]:

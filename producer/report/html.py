@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from producer.report import garbage
 from producer.report.notation import clock, human_duration, in_words, moment, percent, plural, rate
 from producer.report.timeline import timeline
 from worker.messages import RunState, Status, Verb
@@ -91,6 +92,8 @@ class SharedDataset:
 
 def render(document: Mapping[str, Any]) -> str:
     """Show a report as one self-contained HTML page. The same document gives the same page."""
+    entries: Sequence[Detail] = document["details"] if document["verb"] == Verb.GC else ()
+    document = {**document, "details": []} if entries else document
     details: Sequence[Detail] = document["details"]
     words = VERB_WORDS[Verb(document["verb"])]
     return _template().render(
@@ -116,6 +119,7 @@ def render(document: Mapping[str, Any]) -> str:
         statuses=sorted({detail["status"] for detail in details}),
         options=_options(document["selection"]),
         left_out=_left_out(document),
+        entries=_shown(entries, _MOST_NOTES),
         style=_asset("report.css"),
         script=_asset("report.js"),
         policy=_policy(),
@@ -129,6 +133,8 @@ def verdict(document: Mapping[str, Any]) -> Verdict:
     """Say in one sentence what became of the run, its failures before anything else that went otherwise."""
     if document.get("interim"):
         return Verdict(tone="open", headline=_interim_headline(document))
+    if document["verb"] == Verb.GC:
+        return _verdict_of_gc(document)
     if document["projects_processed"] == 0:
         return Verdict(tone="open", headline="Nothing to do: no project was selected.")
     headline = _headline(document)
@@ -150,6 +156,12 @@ def _interim_headline(document: Mapping[str, Any]) -> str:
     done, failed = document[words.done_key], document["projects_failed"]
     so_far = f"{done:,} {plural(done, 'project')} {words.done_word} and {failed:,} failed so far"
     return f"Interim report, because {document['interim']}: {so_far}."
+
+
+def _verdict_of_gc(document: Mapping[str, Any]) -> Verdict:
+    if document["errors"]:
+        return Verdict(tone="bad", headline=f"The gc failed: {document['errors'][0]['error']}")
+    return Verdict(tone="good", headline=garbage.words(document))
 
 
 def _headline(document: Mapping[str, Any]) -> str:
