@@ -18,8 +18,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from producer.runs.survey import room_in, store_id_in
 from worker.broker import client as broker
-from worker.db import overview, stores
+from worker.db import overview, stores, verifications
 from worker.db.overview import Figures
+from worker.db.verifications import Coverage
 from worker.errors import MigratorError, StoreElsewhereError, UsageError
 from worker.runtime import log
 from worker.settings import Settings
@@ -33,6 +34,12 @@ _WITHIN_S = 8.0
 """
 
 _WAITS_FOR_NAME_S = 1.0
+
+_COVERAGE = "coverage"
+"""The part that asks the database of what is stored: apart, because of a big store that takes a while."""
+
+_COVERAGE_EVERY_S = 60.0
+"""How old the figures of the store's coverage may be."""
 
 Look = Callable[[], Iterable[Metric]]
 
@@ -53,7 +60,9 @@ class LedgerCollector(Collector):
             "database": self._ledger,
             "broker": self._broker,
             "store": self._store,
+            _COVERAGE: self._coverage,
         }
+        self._covered: tuple[float, list[Metric]] | None = None
         self._named: str | None = None
         self._named_is_known = threading.Event()
         self._asking = threading.Lock()
@@ -70,7 +79,8 @@ class LedgerCollector(Collector):
         up = _gauge("up", "Whether a part answered this scrape", ["part"])
         for part, answer in asked.items():
             found = _answered(part, answer, deadline)
-            up.add_metric([part], float(found is not None))
+            if part != _COVERAGE:
+                up.add_metric([part], float(found is not None))
             yield from found or ()
         yield up
 
@@ -125,6 +135,14 @@ class LedgerCollector(Collector):
                 )
             yield _single("store_room_bytes", "Bytes that the store accepts before it is full", room)
 
+    def _coverage(self) -> Iterable[Metric]:
+        """How much of the store was read when: of a store of millions of files it is asked for seldom."""
+        now = time.monotonic()
+        if self._covered is None or now - self._covered[0] > _COVERAGE_EVERY_S:
+            with self._engine.connect() as conn:
+                self._covered = now, list(_of_store(verifications.coverage(conn)))
+        return self._covered[1]
+
 
 def _look(look: Look, answer: Future[list[Metric]]) -> None:
     """Let a thread look, and leave what it saw, or the error that it met, in the answer."""
@@ -165,6 +183,18 @@ def _of_jobs(found: Figures) -> Iterator[Metric]:
         failures,
     )
     yield _counted("incidents", "Incidents that were recovered from", ["kind"], incidents)
+
+
+def _of_store(found: Coverage) -> Iterator[Metric]:
+    yield _single("stored_datasets", "Datasets that this program stored", found.datasets)
+    yield _single("stored_bytes", "Bytes of all stored files, each blob once", found.size_bytes)
+    yield _single("stored_bytes_never_read", "Those of them that were never verified", found.never_read_bytes)
+    if found.oldest_check is not None:
+        yield _single(
+            "oldest_check_timestamp_seconds",
+            "When the least recently read byte of the store was read; absent while some never was",
+            found.oldest_check.timestamp(),
+        )
 
 
 def _counted(name: str, words: str, labels: list[str], counts: Mapping[Any, float]) -> Metric:

@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from producer.cli.escaping import CONTROLS, escape
-from producer.cli.verification_lines import verification_lines
+from producer.cli.verification_lines import store_line, verification_lines
 from producer.doctor.findings import Diagnosis
 from producer.report import garbage
 from producer.runs.open import Opened
@@ -150,6 +150,8 @@ def status_lines(status: RunStatus) -> Iterator[str]:
         yield f"  [yellow]{_waits(job.wait_s)}[/]: {subject_words(job.subject, job.subject_id)}, {escape(job.reason or '')}"
     for failure in status.failures:
         yield from _failure_lines(failure)
+    if status.coverage is not None:
+        yield store_line(status.coverage)
     counts = status.progress
     if counts.crashes or counts.fenced or counts.retries:
         yield (

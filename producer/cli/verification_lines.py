@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from producer.cli.escaping import escape
+from worker.db.verifications import Coverage
 from worker.units import human_bytes
 
 _ROWS = 40
@@ -30,6 +31,15 @@ def coverage_line(coverage: Mapping[str, Any]) -> str:
     if not coverage["bytes_total"]:
         return "nothing is stored"
     return f"{coverage['files']:,} stored files read: {read} of {total}; {oldest_words(coverage['oldest_check'])}"
+
+
+def store_line(found: Coverage) -> str:
+    """How much is stored now, and how old the oldest check is."""
+    oldest = found.oldest_check.isoformat() if found.oldest_check is not None else None
+    return (
+        f"store: {found.datasets:,} datasets, {human_bytes(found.size_bytes)}; "
+        f"{oldest_words(oldest) if found.size_bytes else 'nothing is stored'}"
+    )
 
 
 def oldest_words(moment: str | None) -> str:

@@ -22,7 +22,7 @@ from markupsafe import Markup
 from producer.report import garbage
 from producer.report.notation import clock, human_duration, in_words, moment, percent, plural, rate
 from producer.report.timeline import timeline
-from worker.messages import RunState, Status, Verb
+from worker.messages import RunState, Status, Subject, Verb
 from worker.units import human_bytes
 from worker.wording import STATUS_WORDS, VERB_WORDS, status_words
 
@@ -112,8 +112,9 @@ def render(document: Mapping[str, Any]) -> str:
         timeline=timeline(details),
         slowest=sorted(
             (detail for detail in details if detail["duration_s"] > 0),
-            key=lambda detail: (-detail["duration_s"], detail["project_id"]),
+            key=lambda detail: (-detail["duration_s"], detail["subject"], _id(detail)),
         )[:_MOST_SLOW],
+        damaged=_shown(sorted(document.get("damaged", ()), key=lambda one: one["repaired"]), _MOST_NOTES),
         warnings=_shown(document["warnings"], _MOST_NOTES),
         differences=_shown([detail for detail in details if detail["differences"]], _MOST_NOTES),
         statuses=sorted({detail["status"] for detail in details}),
@@ -129,14 +130,48 @@ def render(document: Mapping[str, Any]) -> str:
 # What is said -----------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """How many jobs a report is about, and what became of them. `noun` is what they are about."""
+
+    noun: str
+    processed: int
+    done: int
+    failed: int
+    skipped: int
+    cancelled: int
+
+
+def tally_of(document: Mapping[str, Any]) -> Tally:
+    """Projects and datasets together."""
+    words = VERB_WORDS[Verb(document["verb"])]
+    has_datasets = document.get("datasets_processed", 0) > 0
+    noun = (
+        "job" if has_datasets and document["projects_processed"] else "dataset" if has_datasets else "project"
+    )
+
+    def count(end: str) -> int:
+        return sum(document.get(f"{subject}s_{end}", 0) for subject in (Subject.PROJECT, Subject.DATASET))
+
+    return Tally(
+        noun=noun,
+        processed=count("processed"),
+        done=count(words.done),
+        failed=count(Status.FAILED),
+        skipped=count(Status.SKIPPED),
+        cancelled=count(Status.CANCELLED),
+    )
+
+
 def verdict(document: Mapping[str, Any]) -> Verdict:
     """Say in one sentence what became of the run, its failures before anything else that went otherwise."""
     if document.get("interim"):
         return Verdict(tone="open", headline=_interim_headline(document))
     if document["verb"] == Verb.GC:
         return _verdict_of_gc(document)
-    if document["projects_processed"] == 0:
-        return Verdict(tone="open", headline="Nothing to do: no project was selected.")
+    tally = tally_of(document)
+    if tally.processed == 0:
+        return Verdict(tone="open", headline=f"Nothing to do: no {tally.noun} was selected.")
     headline = _headline(document)
     finished = document["state"] == RunState.FINISHED
     if not finished:
@@ -144,17 +179,15 @@ def verdict(document: Mapping[str, Any]) -> Verdict:
             "Cancelled" if document["state"] == RunState.CANCELLED else f"Not finished ({document['state']})"
         )
         headline = f"{state}: {headline[0].lower()}{headline[1:]}"
-    if document["projects_failed"]:
+    if tally.failed:
         return Verdict(tone="bad", headline=headline)
-    return Verdict(
-        tone="good" if finished and not document["projects_cancelled"] else "open", headline=headline
-    )
+    return Verdict(tone="good" if finished and not tally.cancelled else "open", headline=headline)
 
 
 def _interim_headline(document: Mapping[str, Any]) -> str:
     words = VERB_WORDS[Verb(document["verb"])]
-    done, failed = document[words.done_key], document["projects_failed"]
-    so_far = f"{done:,} {plural(done, 'project')} {words.done_word} and {failed:,} failed so far"
+    tally = tally_of(document)
+    so_far = f"{tally.done:,} {plural(tally.done, tally.noun)} {words.done_word} and {tally.failed:,} failed so far"
     return f"Interim report, because {document['interim']}: {so_far}."
 
 
@@ -167,41 +200,40 @@ def _verdict_of_gc(document: Mapping[str, Any]) -> Verdict:
 def _headline(document: Mapping[str, Any]) -> str:
     """What became of the projects: `1 of 3 projects was migrated; 1 failed, 1 was skipped`."""
     words = VERB_WORDS[Verb(document["verb"])]
-    total, done = document["projects_processed"], document[words.done_key]
+    tally = tally_of(document)
+    total, done = tally.processed, tally.done
 
     def acted(count: int, word: str) -> str:
         return f"would be {word}" if document["dry_run"] else f"{plural(count, 'was', 'were')} {word}"
 
     if done == total:
-        subject = "The project" if total == 1 else f"All {total:,} projects"
+        subject = f"The {tally.noun}" if total == 1 else f"All {total:,} {tally.noun}s"
         return f"{subject} {acted(total, words.done_word)}."
-    failed, skipped, cancelled = (
-        document[f"projects_{status}"] for status in (Status.FAILED, Status.SKIPPED, Status.CANCELLED)
-    )
     others = {
-        status_words(Status.FAILED, dry_run=document["dry_run"]): failed,
-        acted(skipped, "skipped"): skipped,
-        f"{plural(cancelled, 'was', 'were')} cancelled": cancelled,
+        status_words(Status.FAILED, dry_run=document["dry_run"]): tally.failed,
+        acted(tally.skipped, "skipped"): tally.skipped,
+        f"{plural(tally.cancelled, 'was', 'were')} cancelled": tally.cancelled,
     }
     counted = ", ".join(f"{count:,} {what}" for what, count in others.items() if count)
-    return f"{done:,} of {total:,} {plural(total, 'project')} {acted(done, words.done_word)}; {counted}."
+    return f"{done:,} of {total:,} {plural(total, tally.noun)} {acted(done, words.done_word)}; {counted}."
 
 
 def _project_segments(document: Mapping[str, Any]) -> tuple[Segment, ...]:
-    """Arrange all projects by what became of them as one bar."""
+    """Arrange all projects and datasets by what became of them as one bar."""
     words, predicted = VERB_WORDS[Verb(document["verb"])], document["dry_run"]
-    labels = {
-        words.done_key: ("done", STATUS_WORDS[words.success(dry_run=predicted)]),
-        "projects_failed": ("failed", status_words(Status.FAILED, dry_run=predicted)),
-        "projects_skipped": ("other", status_words(Status.SKIPPED, dry_run=predicted)),
-        "projects_cancelled": ("other", STATUS_WORDS[Status.CANCELLED]),
-    }
+    tally = tally_of(document)
+    parts = (
+        (tally.done, "done", STATUS_WORDS[words.success(dry_run=predicted)]),
+        (tally.failed, "failed", status_words(Status.FAILED, dry_run=predicted)),
+        (tally.skipped, "other", status_words(Status.SKIPPED, dry_run=predicted)),
+        (tally.cancelled, "other", STATUS_WORDS[Status.CANCELLED]),
+    )
     segments: list[Segment] = []
     start = 0.0
-    for key, (kind, label) in labels.items():
-        if document[key]:
-            width = 100 * document[key] / document["projects_processed"]
-            segments.append(Segment(kind=kind, label=label, value=document[key], start=start, width=width))
+    for value, kind, label in parts:
+        if value:
+            width = 100 * value / tally.processed
+            segments.append(Segment(kind=kind, label=label, value=value, start=start, width=width))
             start += width
     return tuple(segments)
 
@@ -234,7 +266,11 @@ def _passed_over(details: Iterable[Detail]) -> list[Group]:
 def _shared(details: Iterable[Detail]) -> Shown[SharedDataset]:
     """Collect datasets that several projects share, or that the store had before; greatest saving first."""
     sound = [
-        d for d in details if d["dataset_hash"] and d["status"] not in {"failed", "skipped", "cancelled"}
+        d
+        for d in details
+        if d["subject"] == Subject.PROJECT
+        and d["dataset_hash"]
+        and d["status"] not in {"failed", "skipped", "cancelled"}
     ]
     datasets = [
         _shared_dataset(members)
@@ -278,9 +314,18 @@ def _option_text(value: object) -> str:
 def _left_out(document: Mapping[str, Any]) -> Shown[Mapping[str, Any]]:
     """Take the projects that got no job, each with its reason, unless they are among the details."""
     entries = document["selection"].get("left_out")
-    shown = {detail["project_id"] for detail in document["details"]}
+    shown = {(detail["subject"], _id(detail)) for detail in document["details"]}
     others = [_mapping(entry) for entry in entries] if isinstance(entries, list) else []
-    return _shown([entry for entry in others if entry.get("project_id") not in shown], _MOST_NOTES)
+    return _shown(
+        [entry for entry in others if (entry.get("subject", Subject.PROJECT), _id(entry)) not in shown],
+        _MOST_NOTES,
+    )
+
+
+def _id(entry: Mapping[str, Any]) -> int:
+    """The id of what an entry is about; 0 of the store, or where there is none."""
+    found = entry.get(f"{entry.get('subject', Subject.PROJECT)}_id")
+    return found if isinstance(found, int) else 0
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from worker.messages import THE_STORE, Subject, subject_words
+
 MOST_LANES = 32
 """Workers drawn; the others are counted."""
 
@@ -102,9 +104,14 @@ def _job(detail: Mapping[str, Any], zero: datetime) -> _Job:
         # Two machines' clocks may disagree; a job never ends before it starts.
         end=max((end - zero).total_seconds(), (start - zero).total_seconds()),
         kind={"failed": "failed", "skipped": "other", "cancelled": "other"}.get(detail["status"], "done"),
-        label=detail["project_name"] or f"project {detail['project_id']}",
+        label=detail["project_name"] or detail.get("dataset_name") or _about(detail),
         bytes_read=detail["bytes_read"],
     )
+
+
+def _about(detail: Mapping[str, Any]) -> str:
+    subject = Subject(detail["subject"])
+    return subject_words(subject, detail.get(f"{subject}_id") or THE_STORE)
 
 
 def _lane(worker: str, jobs: Sequence[_Job], seconds: float) -> Lane:

@@ -8,10 +8,11 @@ from typing import Any
 from sqlalchemy import Engine
 
 from worker.broker import client as broker
-from worker.db import health, ledger, overview
+from worker.db import health, ledger, overview, verifications
 from worker.db.ledger import Run
 from worker.db.overview import CurrentAttempt, FailureClass, Progress, Retry
-from worker.messages import RunState, Subject
+from worker.db.verifications import Coverage
+from worker.messages import RunState, Subject, Verb
 from worker.settings import Settings
 
 _GOING = {RunState.PLANNED, RunState.RUNNING}
@@ -53,6 +54,8 @@ class RunStatus:
     attempts: Sequence[CurrentAttempt]
     retrying: Sequence[Retry]
     failures: Sequence[FailureClass]
+    coverage: Coverage | None = None
+    """How much of the store was read when, for a verification of it that does not go on."""
 
     @property
     def is_going(self) -> bool:
@@ -110,6 +113,7 @@ class RunStatus:
                 _project(one) | asdict(one) | {"wait_s": _tenths(one.wait_s)} for one in self.retrying
             ],
             "failures": [asdict(one) for one in self.failures],
+            "store": _coverage_json(self.coverage),
             "incidents": {
                 "leases_run_out": counts.crashes,
                 "attempts_fenced": counts.fenced,
@@ -134,10 +138,16 @@ def describe(engine: Engine, run: Run, settings: Settings | None = None) -> RunS
             attempts=overview.current_attempts(conn, run.run_id),
             retrying=overview.retrying(conn, run.run_id, EXAMPLES),
             failures=overview.failures(conn, run.run_id, EXAMPLES) if progress.failed else (),
+            # Counted over all files of the store: not every second of a run that is watched.
+            coverage=verifications.coverage(conn) if _has_read_the_store(run) else None,
         )
     if settings is None or not described.is_going or described.waiting_because:
         return described
     return replace(described, waiting_because=broker.trouble(settings))
+
+
+def _has_read_the_store(run: Run) -> bool:
+    return run.verb is Verb.VERIFY and run.options.store and run.state not in _GOING
 
 
 def all_runs(engine: Engine, limit: int) -> list[ListedRun]:
@@ -165,6 +175,18 @@ def _project(one: CurrentAttempt | Retry) -> dict[str, Any]:
     """The names under which earlier releases showed a subject that is a project."""
     is_one = one.subject is Subject.PROJECT
     return {"project_id": one.subject_id, "project_name": one.subject_name} if is_one else {}
+
+
+def _coverage_json(coverage: Coverage | None) -> dict[str, Any] | None:
+    if coverage is None:
+        return None
+    oldest = coverage.oldest_check
+    return {
+        "datasets": coverage.datasets,
+        "bytes_total": coverage.size_bytes,
+        "bytes_never_read": coverage.never_read_bytes,
+        "oldest_check": oldest.isoformat() if oldest is not None else None,
+    }
 
 
 def _tenths(seconds: float | None) -> float | None:

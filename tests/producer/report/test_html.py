@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 from collections import defaultdict
+from dataclasses import replace
 from datetime import timedelta
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -25,7 +26,18 @@ from tests.support.reports import (
     run_facts,
     skipped,
 )
-from worker.messages import ByteCounts, FileCounts, Outcome, RunState, Status, Verb, Warning_
+from worker.messages import (
+    ByteCounts,
+    Damage,
+    FileCounts,
+    Outcome,
+    RunState,
+    Status,
+    Subject,
+    Verb,
+    VerifiedCounts,
+    Warning_,
+)
 
 _VOID = {"meta", "link", "input"}
 
@@ -357,3 +369,41 @@ def test_ten_thousand_projects_are_all_in_the_table_and_the_rest_stays_short():
     assert html.count("<tr") < 10_200
     assert "and 1,096 more projects" in html
     assert "and 9,900 more warnings" in html
+
+
+def test_a_verification_of_the_store_shows_coverage_and_damage():
+    damage = Damage(
+        digest="a" * 64,
+        what="wrong_bytes",
+        path="/srv/blobs/<b>",
+        dataset_ids=(17, 18),
+        project_ids=(4,),
+        sessions=("4: day 1",),
+    )
+    healed = replace(damage, path="/srv/blobs/healed", repaired=True, source="/backup/<i>")
+    outcomes = [
+        Outcome(
+            subject=Subject.DATASET,
+            project_id=None,
+            project_name=None,
+            dataset_id=17 + number,
+            dataset_name=f"Week <{number}>",
+            status=status,
+            reason="read",
+            duration_s=1.0,
+            damaged=(one,),
+            verified=VerifiedCounts(files=2, bytes_total=10, bytes_verified=10, oldest_check=BEGIN),
+        )
+        for number, (status, one) in enumerate(((Status.FAILED, damage), (Status.REPAIRED, healed)))
+    ]
+    held = {"bytes_total": 20, "oldest_check": None, "bytes_elsewhere": 0, "oldest_check_elsewhere": None}
+
+    document, page = _page(outcomes, verb=Verb.VERIFY, selection={"coverage": held})
+
+    assert document["coverage"]["oldest_check"] == "2026-03-07T13:02:11.120000+00:00"
+    text = " ".join(page.texts["html"])
+    assert "1 of 2 datasets was verified, 1 failed." in text.replace("; ", ", ")
+    for words in ("/srv/blobs/<b>", "datasets 17, 18", "4: day 1", "/backup/<i>", "Week <0>", "not repaired"):
+        assert words in text
+    for key in ("coverage.bytes_total", "coverage.bytes_verified", "coverage.files"):
+        assert page.figures[key] == {str(_look_up(document, key))}

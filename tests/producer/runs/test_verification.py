@@ -15,8 +15,11 @@ from sqlalchemy import text
 
 from producer.cli.exit_codes import Exit, verdict
 from producer.cli.follow import report_of
+from producer.cli.render import status_lines
+from producer.metrics import as_json
 from producer.runs import verification
 from producer.runs.collect import collect
+from producer.runs.status import describe
 from producer.runs.verification import Wanted
 from tests.support.damages import HAS_BYTES, NEEDS_BYTES, Twins, flip, separate, twins
 from tests.support.runs import WORK, migrate_all, run_one
@@ -287,3 +290,26 @@ def test_what_was_only_away_for_a_moment_is_no_damage(
     document, code = Verification(site, tools, store=True).end()
 
     assert (code, document["damaged"]) == (Exit.WELL, [])
+
+
+def test_status_and_metrics_say_how_old_the_oldest_check_is(site: Site, tools: Tools, stored: Twins):
+    make_old(site, 9)
+    half = Verification(site, tools, store=True, dataset_ids=(stored.first.dataset_id,))
+    half.end()
+    total = sum(path.stat().st_size for path in site.settings.store_dir.glob("blobs/*/*"))
+
+    with site.engine.connect() as conn:
+        seen = describe(site.engine, ledger.find_run(conn, str(half.opened.run_id)))
+        oldest = conn.scalar(text("select min(checked_at) from migration_blob_checks"))
+    metrics = as_json(site.settings, site.engine)
+
+    assert seen.to_json()["store"] == {
+        "datasets": 2,
+        "bytes_total": total,
+        "bytes_never_read": 0,
+        "oldest_check": oldest.isoformat(),
+    }
+    assert any("all of the store was read since" in line for line in status_lines(seen))
+    values = {name: samples[0]["value"] for name, samples in metrics.items() if samples}
+    assert values["label_migrator_stored_bytes"] == total
+    assert values["label_migrator_oldest_check_timestamp_seconds"] == pytest.approx(oldest.timestamp())
