@@ -29,10 +29,13 @@ _UNREFERENCED = """
     and not exists (select from project_split_configs c where c.dataset_id = d.dataset_id)
     and not exists (select from sessions s where s.dataset_id = d.dataset_id)
     and not exists (select from sessions s
-                    where starts_with(s.parent_session_data_path || '/', d.file_path || '/'))
+                    where strpos(s.parent_session_data_path || '/',
+                                 '/' || regexp_replace(rtrim(d.file_path, '/'), '^.*/', '') || '/') > 0)
     and not exists (select from project_conversions c join projects p using (project_id)
                     where c.dataset_id = d.dataset_id and c.rolled_back_at is null)"""
-"""Does nothing refer to the dataset, and can no rollback need it?"""
+"""Does nothing refer to the dataset, and can no rollback need it? A session's path counts by the name of the
+tree, which has its digest, because DATA_DIR may be spelled in several ways.
+"""
 
 _OURS = "exists (select from project_conversions c where c.dataset_hash = d.dataset_hash)"
 """Did a conversion of ours make the dataset? What Label registered itself is never touched."""
@@ -42,6 +45,15 @@ _LAST_WORD = """
      having bool_and(c.rolled_back_at is not null))"""
 """When the last of its conversions was rolled back; null if the ledger does not say how it became
 unreferenced: its projects were deleted.
+"""
+
+
+_SINCE = f"""
+    greatest({_LAST_WORD},
+             (select m.marked_at from migration_unreferenced m
+              where m.kind = 'dataset' and m.name = d.dataset_hash and m.marked_at < 'infinity'))"""  # noqa: S608 - a constant
+"""Since when nothing refers to a dataset. Only one of which the ledger says nothing is marked by gc; one that
+was brought back from quarantine is marked then.
 """
 
 
@@ -144,10 +156,7 @@ def unreferenced(conn: Connection, grace_h: float) -> list[Unreferenced]:
     rows = conn.execute(
         sql(f"""
             with found as (
-                select d.dataset_id, d.dataset_name, d.dataset_hash, d.file_path,
-                       coalesce({_LAST_WORD}, (select m.marked_at from migration_unreferenced m
-                                               where m.kind = 'dataset' and m.name = d.dataset_hash
-                                                 and m.marked_at < 'infinity')) as since
+                select d.dataset_id, d.dataset_name, d.dataset_hash, d.file_path, {_SINCE} as since
                 from raw_datasets d where {_OURS} and {_UNREFERENCED})
             select *, coalesce(since <= clock_timestamp() - make_interval(secs => :grace_s), false) as is_due
             from found order by dataset_id"""),  # noqa: S608 - constants
@@ -163,18 +172,21 @@ def count_datasets(conn: Connection) -> int:
 
 
 def forget_referenced(conn: Connection) -> None:
-    """Remove the marks of datasets that something refers to again, or that are gone."""
+    """Remove the marks of datasets that something refers to again, or that are gone, and of manifests that
+    have a dataset.
+    """
     conn.execute(
         sql(f"""
             delete from migration_unreferenced m
             where m.kind = 'dataset'
-              and not exists (select from raw_datasets d where d.dataset_hash = m.name and {_UNREFERENCED})""")  # noqa: S608 - a constant
+              and not exists (select from raw_datasets d where d.dataset_hash = m.name and {_UNREFERENCED})
+               or m.kind = 'manifest' and exists (select from raw_datasets d where d.dataset_hash = m.name)""")  # noqa: S608 - a constant
     )
 
 
-def take_rows(conn: Connection, dataset_hash: str) -> dict[str, Any] | None:
-    """Lock a dataset's row, and if still nothing refers to it remove it with its sessions and its part of the
-    index; what was there, to bring it back. None if the row is gone or something refers to it.
+def take_rows(conn: Connection, dataset_hash: str, grace_h: float) -> dict[str, Any] | None:
+    """Lock a dataset's row, and if still nothing refers to it, for as long as `grace_h` hours, remove it with
+    its sessions and its part of the index; what was there, to bring it back. None otherwise.
 
     Gives way to people. The caller has the dataset's claim.
     """
@@ -193,8 +205,10 @@ def take_rows(conn: Connection, dataset_hash: str) -> dict[str, Any] | None:
             select to_jsonb(d) as dataset,
                    coalesce((select jsonb_agg(to_jsonb(s) order by s.raw_session_id) from raw_dataset_sessions s
                              where s.dataset_id = d.dataset_id), '[]') as sessions
-            from raw_datasets d where d.dataset_id = :id and {_UNREFERENCED}"""),  # noqa: S608 - a constant
-        {"id": row.dataset_id},
+            from raw_datasets d
+            where d.dataset_id = :id and {_UNREFERENCED}
+              and {_SINCE} <= clock_timestamp() - make_interval(secs => :grace_s)"""),  # noqa: S608 - constants
+        {"id": row.dataset_id, "grace_s": grace_h * 3600},
     ).one_or_none()
     if kept is None:
         return None
@@ -224,12 +238,11 @@ def put_rows_back(conn: Connection, kept: Mapping[str, Any]) -> int:
     return dataset_id
 
 
-def has_row(conn: Connection, dataset_hash: str) -> bool:
-    """Is there a dataset with this digest?"""
-    found: bool = conn.execute(
-        sql("select exists (select from raw_datasets where dataset_hash = :hash)"), {"hash": dataset_hash}
-    ).scalar_one()
-    return found
+def id_of(conn: Connection, dataset_hash: str) -> int | None:
+    """The id of the dataset with this digest, if there is one."""
+    return conn.execute(
+        sql("select dataset_id from raw_datasets where dataset_hash = :hash"), {"hash": dataset_hash}
+    ).scalar_one_or_none()
 
 
 # Blobs, manifests, trees ------------------------------------------------------------------------------------

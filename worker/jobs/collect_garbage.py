@@ -124,25 +124,28 @@ class _Collection:
             size = attempt.store.staged_size(task)
             if not self.dry_run:
                 attempt.store.clear_staging(task, staged[task])
-            self.found.append(
-                GarbageEntry(
-                    action="staging",
-                    entry_id=None,
-                    kind="staging",
-                    dataset_id=None,
-                    name=task,
-                    reason="its job is over",
-                    since=None,
-                    size_bytes=size,
-                )
-            )
-        if self.dry_run:
-            return
+            self._note_leftover(task, size)
         with autocommit(attempt.engine) as conn:
             paths = projects.converted_paths(conn)
         for path in {os.path.dirname(os.path.normpath(path)): path for path in paths}.values():
             attempt.pace(0)
-            remove_finished(path, attempt.tools.roots, partial(leftovers.over, attempt.engine))
+            over = partial(leftovers.over, attempt.engine)
+            for name in remove_finished(path, attempt.tools.roots, over, rehearse=self.dry_run):
+                self._note_leftover(f"{os.path.dirname(os.path.normpath(path))}/{name}", 0)
+
+    def _note_leftover(self, name: str, size_bytes: int) -> None:
+        self.found.append(
+            GarbageEntry(
+                action="staging",
+                entry_id=None,
+                kind="staging",
+                dataset_id=None,
+                name=printable(name),
+                reason="its job is over",
+                since=None,
+                size_bytes=size_bytes,
+            )
+        )
 
     # Datasets -----------------------------------------------------------------------------------------------
 
@@ -158,7 +161,7 @@ class _Collection:
                 f"{len(due)} of {total} datasets would go, which is more than one in ten; nothing was taken"
             )
         if not self.dry_run:
-            mark(self.attempt, "dataset", [one.dataset_hash for one in found])
+            mark(self.attempt, "dataset", [one.dataset_hash for one in found if one.since is None])
         for one in due:
             self.attempt.pace(0)
             self._take_dataset(one)
@@ -185,7 +188,7 @@ class _Collection:
 
         def take() -> Entry | None:
             with self.attempt.engine.begin() as conn:
-                rows = garbage.take_rows(conn, entry.dataset_hash or "")
+                rows = garbage.take_rows(conn, entry.dataset_hash or "", self.grace_h)
                 if rows is None:
                     return None
                 described = replace(entry, rows=rows)
@@ -201,7 +204,7 @@ class _Collection:
         stays, and the entry keeps what it has.
         """
         with autocommit(self.attempt.engine) as conn:
-            is_back = garbage.has_row(conn, entry.dataset_hash or "")
+            is_back = garbage.id_of(conn, entry.dataset_hash or "") is not None
         if not is_back:
             try:
                 manifest = self.garbage.manifest_of(entry)
@@ -241,7 +244,7 @@ class _Collection:
         with self.attempt.claim([digest], f"dataset {digest[:12]}"):
             with self.attempt.engine.begin() as conn:
                 due = garbage.lock_due(conn, "manifest", [digest], self.grace_h)
-                if not due or garbage.has_row(conn, digest):
+                if not due or garbage.id_of(conn, digest) is not None:
                     return
                 self.garbage.describe(entry)
                 garbage.forget_index(conn, digest)

@@ -47,7 +47,8 @@ def _restore_dataset(attempt: Attempt, taken: Garbage, entry: Entry) -> int:
     """The caller has the dataset's claim. Index and marks come before the blobs are looked for: a gc that
     comes later, or is at work on them, must not take what was just brought back.
     """
-    _check_place(attempt, entry)
+    if _is_back(attempt, entry):
+        return 0
     manifest = taken.manifest_of(entry)
     if entry.rows is not None:
         index(attempt, manifest)
@@ -56,6 +57,8 @@ def _restore_dataset(attempt: Attempt, taken: Garbage, entry: Entry) -> int:
         garbage.unmark(conn, "manifest", [manifest.digest])
     lacking = taken.restore_blobs(entry, manifest, attempt.pace)
     if lacking:
+        with attempt.engine.begin() as conn:
+            garbage.forget_index(conn, manifest.digest)
         raise GarbageNotRestoredError(
             f"{len(lacking)} of its contents are gone, the first is {lacking[0]}; nothing was brought back"
         )
@@ -64,19 +67,28 @@ def _restore_dataset(attempt: Attempt, taken: Garbage, entry: Entry) -> int:
         try:
             with attempt.engine.begin() as conn:
                 garbage.put_rows_back(conn, entry.rows)
+                garbage.mark(conn, "dataset", [manifest.digest])
+                garbage.ripen(conn)
         except DatabaseRefusedError as error:
             raise GarbageNotRestoredError(f"Its rows cannot be written: {error}") from error
     return len(manifest.files)
 
 
-def _check_place(attempt: Attempt, entry: Entry) -> None:
+def _is_back(attempt: Attempt, entry: Entry) -> bool:
+    """Did an attempt that died bring all of it back? Raises `GarbageNotRestoredError` when the place is
+    another one's.
+    """
     with autocommit(attempt.engine) as conn:
-        if garbage.has_row(conn, entry.dataset_hash or ""):
-            raise GarbageNotRestoredError(
-                f"Dataset {(entry.dataset_hash or '')[:12]} was stored again since; the entry is not needed"
-            )
+        dataset_id = garbage.id_of(conn, entry.dataset_hash or "")
+    if dataset_id is not None and dataset_id == entry.dataset_id:
+        return True
+    if dataset_id is not None:
+        raise GarbageNotRestoredError(
+            f"Dataset {(entry.dataset_hash or '')[:12]} was stored again since, as dataset {dataset_id}; the entry is not needed"
+        )
     if entry.tree is not None and os.path.lexists(entry.tree) and _is_taken(attempt, entry):
         raise GarbageNotRestoredError(f"Something else is at {printable(entry.tree)}")
+    return False
 
 
 def _is_taken(attempt: Attempt, entry: Entry) -> bool:

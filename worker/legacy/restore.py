@@ -98,26 +98,32 @@ def restore_tree(
     raise AssertionError("the last try returns or raises")
 
 
-def remove_finished(legacy_path: str, roots: Roots, over: Over) -> None:
-    """Remove what jobs that are over left beside the place of a directory; what cannot go stays."""
+def remove_finished(legacy_path: str, roots: Roots, over: Over, *, rehearse: bool = False) -> list[str]:
+    """Remove what jobs that are over left beside the place of a directory, unless `rehearse`; their names.
+    What cannot go stays.
+    """
+    removed: list[str] = []
     try:
         folder = open_resolved(
             os.path.realpath(os.path.dirname(_target(legacy_path, roots))), os.O_RDONLY | os.O_DIRECTORY
         )
     except OSError:
         # What hinders here is told by the rebuilding itself.
-        return
+        return removed
     try:
         found = {name: task for name in os.listdir(folder) if (task := _task_of(name)) is not None}
         # Asked after the list was made: what is in it and has no job now had one that ended.
         ended = over(set(found.values())) if found else ()
         for name, task in found.items():
             if task in ended:
-                _remove_leftover(folder, name)
+                if not rehearse:
+                    _remove_leftover(folder, name)
+                removed.append(name)
     except OSError as error:
         _log.warning("leftovers_not_removed", reason=str(error))
     finally:
         os.close(folder)
+    return removed
 
 
 def settle(legacy_path: str) -> None:
