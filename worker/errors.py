@@ -249,6 +249,114 @@ class RollbackRefusedError(ProjectError):
     remedy = "Read the differences; restore the directory or resolve the edit by hand, then roll back again."
 
 
+# Why a legacy directory stays where it is -------------------------------------------------------------------
+
+
+class ReclaimRefusedError(ProjectError):
+    """A legacy directory that is not moved away, moved back, removed or shared: its project is skipped, and
+    nothing was changed.
+    """
+
+    remedy = "Resolve what the message names; then reclaim the project again."
+
+
+class ConvertedLatelyError(ReclaimRefusedError):
+    """The project was migrated less than `--older-than` days ago."""
+
+    remedy = "Wait, or say a smaller number of days: producer reclaim --older-than DAYS"
+
+
+class DirectoryGoneError(ReclaimRefusedError):
+    """Nothing is at the legacy path: there is nothing to reclaim."""
+
+    remedy = "None needed. To have the directory again: producer rollback --restore-files"
+
+
+class DirectoryChangedError(ReclaimRefusedError):
+    """The legacy directory is not, or not any more, what was migrated."""
+
+    remedy = (
+        "Compare what the message names with the dataset, and put it back; or keep what is new: "
+        "producer rollback, then enqueue the project again."
+    )
+
+
+class DatasetUnsoundError(ReclaimRefusedError):
+    """The dataset does not have every byte that it promises, so that the legacy directory is needed."""
+
+    remedy = (
+        "Repair it while the legacy directory is there: producer verify --store --repair; then reclaim again."
+    )
+
+
+class LegacyProjectThereError(ReclaimRefusedError):
+    """A legacy project owns a directory at, in or around the one that is to go."""
+
+    remedy = "Migrate the project that the message names, or give it a directory of its own."
+
+
+class SessionReadsThereError(ReclaimRefusedError):
+    """A session reads from the directory, or from a place that its conversion could not judge."""
+
+    remedy = "Point the session's parent path to a dataset, or delete the session, in Label."
+
+
+class MigratedProjectThereError(ReclaimRefusedError):
+    """Another migrated project has its directory at, in or around the one that is to go."""
+
+    remedy = "Name both: producer reclaim --project-id N --project-id M"
+
+
+class MovedAwayThereError(ReclaimRefusedError):
+    """What was moved away from inside the directory lies in it still."""
+
+    remedy = "Move it back or remove it first: producer reclaim --undo, or producer reclaim --purge"
+
+
+class NotADirectoryOfItsOwnError(ReclaimRefusedError):
+    """The directory is a mount point or a legacy root, or has one in it: it cannot be moved as a whole."""
+
+    remedy = (
+        "Unmount it, or give the project a directory below its mount point; or leave it out with --exclude."
+    )
+
+
+class MountReadOnlyError(ReclaimRefusedError):
+    """The worker sees the legacy directory on a read-only mount."""
+
+    remedy = "Mount it writable on the worker that the message names, for the time of the reclaim; then reclaim again."
+
+
+class PlaceNotWritableError(ReclaimRefusedError):
+    """The directory above the legacy one, or the one it would be moved to, takes no change from us."""
+
+    remedy = "Give the migrator's user the right to write to the directory that the message names."
+
+
+class LegacyPlaceTakenError(ReclaimRefusedError):
+    """Something has the name that the directory is to get."""
+
+    remedy = "Move away what is there now; then try again."
+
+
+class MovedAwayMissingError(ReclaimRefusedError):
+    """What was moved away is not where it was moved to."""
+
+    remedy = "Put it back where the message says; or rebuild it: producer rollback --restore-files"
+
+
+class PurgeBegunError(ReclaimRefusedError):
+    """The directory is being removed, or has been."""
+
+    remedy = "Rebuild it from the store: producer rollback --restore-files"
+
+
+class SharingUnsupportedError(PermanentError):
+    """The file system of a legacy directory cannot share blocks with the store (exit code 5)."""
+
+    remedy = "Free the space by moving the directories away: producer reclaim, without --share"
+
+
 # What is wrong with the store -------------------------------------------------------------------------------
 
 

@@ -13,6 +13,11 @@ from pydantic.dataclasses import dataclass
 QUEUE = "label_migration"
 """The one queue of the broker."""
 
+MOVED_AWAY = ".label-reclaimed"
+"""How the directories are called into which legacy directories are moved away. Whatever lists a legacy
+directory passes over an entry of this name.
+"""
+
 _STRICT = ConfigDict(extra="forbid")
 
 SubjectId = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from worker.db.ledger import NewJob
 from worker.db.projects import Project
+from worker.messages import MOVED_AWAY
 from worker.settings import Settings
 from worker.units import human_bytes, reserve_of
 
@@ -55,6 +56,8 @@ def survey(path: str) -> Survey | None:
             directory = pending.pop()
             with os.scandir(directory) as entries:
                 for entry in entries:
+                    if entry.name == MOVED_AWAY:
+                        continue
                     if entry.is_dir(follow_symlinks=False):
                         sessions += directory == path
                         pending.append(entry.path)

@@ -17,9 +17,9 @@ import pytest
 
 from tests.estate import snapshot_tree
 from tests.faults.child import Children
-from tests.faults.disks import fill, fill_with_names, mounted_twice, overcommitted_disk, small_disk
 from tests.faults.disturbing import NUMBERS, check_what_is_said, disturb, go_on
 from tests.faults.stories import STORIES, BigFiles, Mending, Story, first_of_each_kind
+from tests.support.disks import fill, fill_with_names, mounted_twice, overcommitted_disk, small_disk
 from tests.support.runs import WORK, open_run
 from tests.support.shim import Act, Fault
 from tests.support.sites import Site

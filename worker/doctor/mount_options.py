@@ -1,14 +1,11 @@
-"""Which mount a directory lies on, and whether its options are safe (proc(5), nfs(5))."""
+"""Whether the options of the mounts that directories lie on are safe (nfs(5))."""
 
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from worker.findings import Check, failed, passed, warned
-
-MOUNTINFO = "/proc/self/mountinfo"
+from worker.legacy.mount_table import Mount, current_mounts, mount_of
 
 _NFS = {"nfs", "nfs4"}
 _SOFT = {"soft", "softerr"}
@@ -18,50 +15,10 @@ _NO_CACHE = ({"noac"}, {"acregmin=0", "acregmax=0", "acdirmin=0", "acdirmax=0"})
 _REMEDY = "Mount it so (docs/operations.md, Several machines, one file system): "
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mount:
-    """One line of mountinfo: mount point, file system type, all options of mount and file system."""
-
-    point: str
-    kind: str
-    options: frozenset[str]
-
-    @property
-    def is_writable(self) -> bool:
-        """Neither the mount nor its file system is read-only."""
-        return "ro" not in self.options
-
-
-def mounts(mountinfo: str) -> list[Mount]:
-    """All mounts, in the order in which they were made."""
-    return [mount for line in mountinfo.splitlines() if (mount := _mount(line)) is not None]
-
-
-def _mount(line: str) -> Mount | None:
-    here, found, there = line.partition(" - ")
-    fields, of_file_system = here.split(" "), there.split(" ")
-    if not found or len(fields) < 6 or len(of_file_system) < 3:
-        return None
-    options = frozenset((*fields[5].split(","), *of_file_system[2].split(",")))
-    return Mount(point=_unescaped(fields[4]), kind=of_file_system[0], options=options)
-
-
-def _unescaped(text: str) -> str:
-    r"""A space is written \040."""
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
-
-
-def mount_of(place: str, among: Sequence[Mount]) -> Mount | None:
-    """The mount that a resolved path lies on: the deepest one, and of several at one point the latest."""
-    above = [one for one in among if place == one.point or place.startswith(f"{one.point.rstrip('/')}/")]
-    return max(reversed(above), key=lambda one: len(one.point), default=None)
-
-
 def check_mounts(data_places: Sequence[str], legacy_roots: Sequence[str]) -> Check:
     """Check the mounts of these directories on this machine."""
-    text = Path(MOUNTINFO).read_text(encoding="utf-8", errors="surrogateescape")
     resolved = {place: os.path.realpath(place) for place in (*data_places, *legacy_roots)}
-    return mounts_check(mounts(text), data_places, legacy_roots, resolved)
+    return mounts_check(current_mounts(), data_places, legacy_roots, resolved)
 
 
 def mounts_check(

@@ -19,6 +19,7 @@ from worker.errors import (
 from worker.legacy.file_list import FileList, ScannedFile
 from worker.legacy.noise import Noise, is_noise
 from worker.legacy.roots import Roots, check_apart_from_store, check_place, is_within
+from worker.messages import MOVED_AWAY
 from worker.runtime.throttle import Pace, unlimited
 from worker.store.beneath import PATH_MOST_BYTES, directory, status_of
 from worker.store.digest import (
@@ -308,9 +309,10 @@ def _opened(real: str) -> Iterator[int]:
 
 
 def _names(descriptor: int, real: str) -> Sequence[str]:
-    """The entries of an open directory in byte order."""
+    """The entries of an open directory in byte order, without what reclaims have moved away."""
     with reading(real):
-        return sorted(os.listdir(descriptor), key=os.fsencode)
+        found = sorted(os.listdir(descriptor), key=os.fsencode)
+    return [name for name in found if name != MOVED_AWAY] if MOVED_AWAY in found else found
 
 
 def too_long(path: str) -> EntryRefusedError:

@@ -166,13 +166,15 @@ def is_nfs(path: str) -> bool:
     return _kind(buffer) == _NFS
 
 
-def rename_without_replacing(source: str, target: str, folder: int) -> bool:
-    """Rename within a directory; False when something has the target's name already (renameat2(2)).
+def rename_without_replacing(source: str, target: str, folder: int, to_folder: int | None = None) -> bool:
+    """Rename within a directory, or into another one; False when something has the target's name already
+    (renameat2(2)).
 
     Not every file system knows the flag (NFS does not): raises an `OSError` with EINVAL there.
     """
     names = os.fsencode(source), os.fsencode(target)
-    if _libc.renameat2(folder, names[0], folder, names[1], _RENAME_NOREPLACE) == 0:
+    into = folder if to_folder is None else to_folder
+    if _libc.renameat2(folder, names[0], into, names[1], _RENAME_NOREPLACE) == 0:
         return True
     if ctypes.get_errno() == errno.EEXIST:
         return False

@@ -10,6 +10,7 @@ from producer.doctor.same_checks import hosts_check
 from worker.doctor import mount_options
 from worker.doctor.protocol import Evidence, Machine
 from worker.findings import Verdict
+from worker.legacy import mount_table
 
 NFS = (
     "rw,vers=4.2,rsize=1048576,wsize=1048576,namlen=255,{options},proto=tcp,timeo=600,retrans=2,sec=sys,"
@@ -27,7 +28,7 @@ def line(point: str, options: str, *, how: str = "rw,noatime") -> str:
 def judge(*lines: str, legacy: str = "/srv/legacy") -> tuple[Verdict, str]:
     places = ["/srv/label", "/srv/label/dataset_store"]
     check = mount_options.mounts_check(
-        mount_options.mounts("\n".join([ROOT, *lines])),
+        mount_table.mounts("\n".join([ROOT, *lines])),
         places,
         [legacy],
         {one: one for one in (*places, legacy)},

@@ -2,9 +2,10 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -25,6 +26,31 @@ def small_disk(place: Path, folder: Path, *, megabytes: int = 16, inodes: int = 
             yield
     finally:
         image.unlink()
+
+
+_MAKING = {"ext4": ("-q", "-F", "-m", "0"), "xfs": ("-q", "-f"), "btrfs": ("-q", "-f")}
+
+
+@contextmanager
+def file_system(kind: str, place: Path, folder: Path, *, megabytes: int = 320) -> Iterator[None]:
+    """Mount a new file system of a kind at an empty directory; its image lies, with holes, in another one.
+    Where that is not possible the test is skipped, and fails in continuous integration.
+    """
+    image = folder / f"{kind}.img"
+    with image.open("wb") as file:
+        file.truncate(megabytes * _MEGABYTE)
+    try:
+        _run(f"mkfs.{kind}", *_MAKING[kind], str(image), or_else=_fail_in_ci)
+        with _mounted(place, str(image), "loop", or_else=_fail_in_ci):
+            yield
+    finally:
+        image.unlink()
+
+
+def _fail_in_ci(reason: str) -> NoReturn:
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 @contextmanager
@@ -53,15 +79,25 @@ def mounted_twice(place: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _mounted(place: Path, what: str, options: str, *more: str) -> Iterator[None]:
-    _run("mount", "-o", options, *more, what, str(place))
+def read_only(place: Path) -> Iterator[None]:
+    """Mount a directory at itself so that nothing can be written to it. Skips where that is not possible."""
+    with _mounted(place, str(place), "bind"):
+        _run("mount", "-o", "remount,bind,ro", str(place))
+        yield
+
+
+@contextmanager
+def _mounted(
+    place: Path, what: str, options: str, *more: str, or_else: Callable[[str], NoReturn] = pytest.skip
+) -> Iterator[None]:
+    _run("mount", "-o", options, *more, what, str(place), or_else=or_else)
     try:
         yield
     finally:
         subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
-def _run(*command: str) -> None:
+def _run(*command: str, or_else: Callable[[str], NoReturn] = pytest.skip) -> None:
     """Do what needs a privilege, or skip the test and say why."""
     path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
     try:
@@ -73,9 +109,9 @@ def _run(*command: str) -> None:
             env=os.environ | {"PATH": path, "LC_ALL": "C"},
         )
     except FileNotFoundError as error:
-        pytest.skip(f"cannot make a small file system: {error}")
+        or_else(f"cannot make a small file system: {error}")
     except subprocess.CalledProcessError as error:
-        pytest.skip(f"cannot make a small file system: {' '.join(command)}: {error.stderr.strip()}")
+        or_else(f"cannot make a small file system: {' '.join(command)}: {error.stderr.strip()}")
 
 
 def fill(folder: Path, name: str = "filler") -> None:
