@@ -183,11 +183,12 @@ def read_by(
 ) -> tuple[frozenset[str], dict[str, int]]:
     """Decide which files of those that are due the dataset's job is to read: those that no other job of the
     run has taken. And which of all its files other datasets' jobs have taken. A later attempt finds what an
-    earlier one took.
+    earlier one took. Without waiting for the disk: what a crash of the server takes is read once more.
     """
     wanted = {"run_id": run_id, "dataset_id": dataset_id, "keys": sorted(due)}
     conn.execute(
         sql("""
+            set local synchronous_commit = off;
             insert into migration_blob_readers (run_id, digest, dataset_id)
             select :run_id, key, :dataset_id from unnest(cast(:keys as text[])) as key order by key
             on conflict do nothing"""),

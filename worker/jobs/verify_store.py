@@ -24,7 +24,8 @@ from worker.jobs.indexing import index, index_rest
 from worker.jobs.repair import Tree, manifest_or_none
 from worker.jobs.runner import run_job
 from worker.jobs.tools import Tools
-from worker.messages import Damage, JobRef, Outcome, Status, Verb, VerifiedCounts
+from worker.messages import Damage, JobRef, Outcome, Status, Verb, VerifiedCounts, Warning_
+from worker.store.digest import printable
 from worker.store.files import fresh_status
 from worker.store.inspection import What
 from worker.store.manifest import Manifest
@@ -203,7 +204,16 @@ def _outcome(attempt: Attempt, found: _Dataset) -> Outcome:
     if not left:
         return outcome
     error = StoredBytesMismatchError(reason)
-    return outcome.with_changes(error_class=error.error_class, error=reason, remedy=error.remedy)
+    return outcome.with_changes(
+        error_class=error.error_class,
+        error=reason,
+        remedy=error.remedy,
+        warnings=tuple(
+            Warning_(message=f"--from {printable(folder)} is not a directory on {attempt.worker}")
+            for folder in attempt.lease.options.repair_from
+            if not os.path.isdir(folder)
+        ),
+    )
 
 
 def _counts(conn: Connection, found: _Dataset) -> VerifiedCounts:

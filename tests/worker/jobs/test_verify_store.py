@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from tests.support.damages import HAS_BYTES, NEEDS_BYTES, Twins, flip, separate, twins
-from tests.support.runs import verify_datasets
+from tests.support.runs import migrate_all, verify_datasets
 from tests.support.sites import Site
 from tests.support.studies import plain_study
 from worker.jobs.tools import Tools
-from worker.messages import Status
+from worker.messages import Outcome, Status
+from worker.store.store import Store
 
 
 @pytest.fixture
@@ -149,9 +150,43 @@ def test_an_equal_project_still_reuses_what_was_repaired(stored: Twins, tools: T
     flip(stored.blob)
     verify_datasets(tools, repair=True)
     plain_study(stored.site, "third", 1, 2)
-    from tests.support.runs import migrate_all
 
     (third,) = migrate_all(stored.site, tools)
 
     assert third.dataset_id == stored.first.dataset_id
     assert third.bytes.stored == 0
+
+
+def test_a_backup_that_this_machine_does_not_have_is_named(stored: Twins, tools: Tools):
+    nothing(stored)
+    flip(stored.blob)
+
+    (outcome, _) = verify_datasets(tools, repair=True, repair_from=["/nowhere"])
+
+    assert outcome.status is Status.FAILED
+    assert [one.message for one in outcome.warnings] == ["--from /nowhere is not a directory on worker"]
+
+
+def test_one_blob_in_many_datasets_opens_no_other_manifest(
+    site: Site, tools: Tools, monkeypatch: pytest.MonkeyPatch
+):
+    for number in range(12):
+        plain_study(site, f"study {number}", number, rows=20)
+    outcomes = migrate_all(site, tools)
+    blob = next(path for path in site.settings.store_dir.glob("blobs/*/*"))
+    flip(blob)
+    read: list[str] = []
+    really = Store.read_manifest
+    monkeypatch.setattr(
+        Store, "read_manifest", lambda store, digest: (read.append(digest), really(store, digest))[1]
+    )
+    owner = next(one for one in outcomes if _has(one, blob))
+
+    (outcome,) = verify_datasets(tools, only=[owner.dataset_id], repair=True)
+
+    assert outcome.status is Status.REPAIRED
+    assert set(read) == {owner.dataset_hash}
+
+
+def _has(one: Outcome, blob: Path) -> bool:
+    return any(path.samefile(blob) for path in Path(str(one.dataset_path)).rglob("*.csv"))
