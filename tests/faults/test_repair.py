@@ -5,7 +5,7 @@ and the next attempt ends it.
 import errno
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,8 @@ from tests.faults.child import Children, End
 from tests.faults.stories import first_of_each_kind
 from tests.faults.test_cut_off import lose_what_was_not_synced
 from tests.support.damages import HAS_BYTES, Twins, flip, open_for_writing, separate, twins
-from tests.support.runs import WORK, let_lease_run_out, open_run
+from tests.support.points import Lives, Points, lives
+from tests.support.runs import WORK, at_once, let_lease_run_out, open_run
 from tests.support.shim import Act, Call, Fault
 from tests.support.sites import Site
 from worker.db import ledger, overview
@@ -56,6 +57,11 @@ class Repair:
         return end.counted
 
     def start(self, fault: Fault | None) -> tuple[JobRef, End]:
+        ref = self.begin()
+        return ref, self._watched.do(Verb.VERIFY, ref, fault)
+
+    def begin(self) -> JobRef:
+        """The damage, and a run that is to repair it."""
         self._site.empty()
         self.stored = twins(self._site, self._tools)
         self.good = self._files()
@@ -69,7 +75,7 @@ class Repair:
             store=True,
             repair=True,
         )
-        return ref, self._watched.do(Verb.VERIFY, ref, fault)
+        return ref
 
     def check_between(self) -> None:
         """Under every name is what was there before, or what should be: nothing half, nothing of zeros."""
@@ -161,3 +167,52 @@ def test_a_disk_that_fails_while_it_is_repaired_pauses_the_run_and_nothing_is_lo
         # What could not be removed the next job removes.
         told.check_end(outcome, may_leave_staging=True)
     assert paused >= 5
+
+
+@pytest.fixture(scope="module")
+def dying(module_site: Site) -> Iterator[Lives]:
+    """Bring up workers that die when told to."""
+    with lives(module_site) as started:
+        yield started
+
+
+def test_a_repair_may_be_killed_at_every_statement(site: Site, tools: Tools, watched: Children, dying: Lives):
+    told = Repair(site, tools, watched, "everything")
+    points, died = Points(), 0
+    for point in points:
+        ref = told.begin()
+        life = dying.until_death(Verb.VERIFY, ref, at=point)
+        points.learn(life)
+        told.check_between()
+        told.check_end(told.go_on(ref))
+        died += life.stopped
+
+    assert died >= 25
+
+
+def test_two_jobs_that_repair_the_same_blob_at_once_leave_it_whole(site: Site, tools: Tools):
+    """Each in a run of its own, so that neither leaves the blob to the other."""
+    for _ in range(5):
+        site.empty()
+        stored = twins(site, tools)
+        flip(separate(stored.shared[1]))
+        flip(stored.blob)
+        refs = [
+            ref
+            for one in (stored.first, stored.second)
+            for ref in open_run(
+                site.engine,
+                Verb.VERIFY,
+                only=[one.dataset_id],
+                subject=Subject.DATASET,
+                store=True,
+                repair=True,
+            )
+        ]
+
+        outcomes = at_once(site, [(Verb.VERIFY, ref) for ref in refs])
+
+        assert {one.status for one in outcomes if one is not None} <= {Status.REPAIRED, Status.VERIFIED}
+        stored.check_whole()
+        kept = site.settings.store_dir / "quarantine"
+        assert len([path for path in kept.iterdir() if not path.name.endswith(".reason.txt")]) == 2

@@ -142,7 +142,7 @@ def at_once(site: Site, jobs: Sequence[tuple[Verb, JobRef]]) -> list[Outcome | N
         verb, ref = jobs[number]
         with another_worker(site, f"worker {number}") as tools:
             together.wait(PATIENCE_S)
-            return WORK[verb](tools, ref, f"worker {number}")
+            return WORK[verb, ref.subject](tools, ref, f"worker {number}")
 
     with ThreadPoolExecutor(len(jobs)) as threads:
         return list(threads.map(work, range(len(jobs))))
