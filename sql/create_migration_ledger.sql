@@ -255,7 +255,7 @@ create table if not exists migration_reclaims (
     conversion_id         bigint      not null,
     project_id            integer     not null,
     run_id                uuid        not null,
-    legacy_path           text        not null,        -- the project's own directory, as the conversion recorded it
+    legacy_path           text        not null,        -- the project's own directory, links in its path resolved
     moved_from            text        not null,        -- the directory that is renamed: its own, or one around it
     moved_to              text        not null,
     carried_by_project_id integer,
@@ -270,6 +270,8 @@ create table if not exists migration_reclaims (
 );
 comment on table  migration_reclaims is 'Legacy directories that a reclaim moved away; written before the directory is renamed, so that a crash can be completed';
 comment on column migration_reclaims.carried_by_project_id is 'The project with whose directory, which is the same or around it, this one was moved; null: it was moved itself';
+alter table migration_reclaims add column if not exists tree_attributes bytea;
+comment on column migration_reclaims.tree_attributes is 'Modes and times of the directory as it was moved away (zlib, JSON), in the manifest''s order: what a purge may remove';
 comment on column migration_reclaims.bytes is 'Allocated on disk, hard links counted once; 0 for a carried one';
 create unique index if not exists migration_reclaims_active on migration_reclaims (conversion_id) where state <> 'undone';
 create index if not exists migration_reclaims_project on migration_reclaims (project_id);

@@ -266,6 +266,20 @@ class ConvertedLatelyError(ReclaimRefusedError):
     remedy = "Wait, or say a smaller number of days: producer reclaim --older-than DAYS"
 
 
+class ReclaimedLatelyError(ReclaimRefusedError):
+    """The directory was moved away less than `--grace` days ago."""
+
+    remedy = "Wait, or say a smaller number of days: producer reclaim --purge --grace DAYS"
+
+
+class AlreadyReclaimedError(ReclaimRefusedError):
+    """The directory is away already."""
+
+    remedy = (
+        "None needed. To free its space: producer reclaim --purge; to move it back: producer reclaim --undo"
+    )
+
+
 class DirectoryGoneError(ReclaimRefusedError):
     """Nothing is at the legacy path: there is nothing to reclaim."""
 
@@ -349,6 +363,18 @@ class PurgeBegunError(ReclaimRefusedError):
     """The directory is being removed, or has been."""
 
     remedy = "Rebuild it from the store: producer rollback --restore-files"
+
+
+class PurgedError(ProjectError):
+    """The legacy directory was moved away by a reclaim and removed by its purge."""
+
+    remedy = "Rebuild it from the store: producer rollback --restore-files"
+
+
+class ReclaimedMeanwhileError(TransientError):
+    """A reclaim moved the directory while a rollback was looking at it; it looks again."""
+
+    remedy = "Roll the project back again; its directory is moved back first."
 
 
 class SharingUnsupportedError(PermanentError):

@@ -14,6 +14,7 @@ from worker import settings as settings_module
 from worker.jobs import collect_garbage as jobs_gc
 from worker.jobs.migrate import migrate
 from worker.jobs.progress import Progress
+from worker.jobs.reclaim import reclaim
 from worker.jobs.rollback import rollback
 from worker.jobs.tools import Tools, connect
 from worker.jobs.verify import verify_sessions
@@ -76,6 +77,16 @@ def verify_dataset(self: Task, run_id: str, dataset_id: int) -> "Result":
     """
     ref = JobRef(run_id=uuid.UUID(run_id), subject_id=dataset_id, subject=Subject.DATASET)
     return _result(verify_store(_tools_of(self), ref, self.request.hostname))
+
+
+@shared_task(name="worker.tasks.reclaim_project", bind=True, throws=(JobFailedError,))
+def reclaim_project(self: Task, run_id: str, project_id: int) -> "Result":
+    """Move one migrated project's legacy directory away, or undo, purge or share it; the outcome as JSON.
+
+    Twice, at once, or dying here: as `migrate_project`; a directory that was being moved is found by its row.
+    """
+    ref = JobRef(run_id=uuid.UUID(run_id), subject_id=project_id)
+    return _result(reclaim(_tools_of(self), ref, self.request.hostname))
 
 
 @shared_task(name="worker.tasks.collect_garbage", bind=True, throws=(JobFailedError,))

@@ -62,7 +62,11 @@ def verdict(document: Mapping[str, Any], run: Run) -> Exit:
         return Exit.WORK_LEFT
     if any(error["error_class"] in _MISMATCHES for error in document["errors"]):
         return Exit.BYTES_MISMATCH
+    if any(error["error_class"] == errors.SharingUnsupportedError.__name__ for error in document["errors"]):
+        return Exit.NOT_READY
     if document["errors"] or (run.verb is Verb.VERIFY and _left_unverified(document, run)):
+        return Exit.SOME_FAILED
+    if run.verb is Verb.RECLAIM and run.options.project_ids and document["projects_skipped"]:
         return Exit.SOME_FAILED
     return Exit.WELL
 

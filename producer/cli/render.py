@@ -9,7 +9,7 @@ from rich.table import Table
 from producer.cli.escaping import CONTROLS, escape
 from producer.cli.verification_lines import store_line, verification_lines
 from producer.doctor.findings import Diagnosis
-from producer.report import garbage
+from producer.report import garbage, reclaim
 from producer.runs.open import Opened
 from producer.runs.status import ListedRun, RunStatus
 from producer.runs.survey import Listing
@@ -68,7 +68,13 @@ def left_out_lines(opened: Opened) -> Iterator[str]:
 def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
     """A report's summary: what was done, the space, what failed and what to do about it."""
     verb = Verb(report["verb"])
-    yield from _gc_lines(report) if verb is Verb.GC else _outcome_lines(report, VERB_WORDS[verb])
+    match verb:
+        case Verb.GC:
+            yield from _gc_lines(report)
+        case Verb.RECLAIM:
+            yield from _reclaim_lines(report)
+        case _:
+            yield from _outcome_lines(report, VERB_WORDS[verb])
     if verb is Verb.MIGRATE:
         yield _space_line(report)
     if verb is Verb.VERIFY:
@@ -92,6 +98,17 @@ def _outcome_lines(report: Mapping[str, Any], words: VerbWords) -> Iterator[str]
         yield _outcome_line(report, words, Subject.PROJECT)
     if "datasets_processed" in report:
         yield _outcome_line(report, words, Subject.DATASET)
+
+
+def _reclaim_lines(report: Mapping[str, Any]) -> Iterator[str]:
+    """What a reclaim did, and why it left what it left."""
+    yield from reclaim.words(report)
+    skipped = [detail for detail in report["details"] if detail["status"] == Status.SKIPPED]
+    for detail in skipped[:_ROWS]:
+        yield f"[yellow]skipped[/] {_subject(detail)}: {escape(detail['reason'])}"
+        yield f"       [dim]{escape(detail['remedy'] or '')}[/]"
+    if len(skipped) > _ROWS:
+        yield f"[yellow]… and {len(skipped) - _ROWS} more skipped in the report[/]"
 
 
 def _gc_lines(report: Mapping[str, Any]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The verbs about the store as the only copy: verify, gc."""
+"""The verbs about the store as the only copy: verify, reclaim, gc."""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,10 +11,11 @@ from producer.cli.follow import Following
 from producer.cli.opening import open_and_follow
 from producer.cli.options import AsJson, DryRun, Exclude, Limit, ProjectIds, ReportDir, Timeout, Wait, Yes
 from producer.cli.terminal import Terminal, confirm
-from producer.runs import garbage, verification
+from producer.runs import garbage, reclaims, verification
 from producer.runs.open import Opened
 from producer.runs.verification import Wanted
 from worker.errors import UsageError
+from worker.messages import RunOptions
 
 app = typer.Typer()
 
@@ -95,6 +96,66 @@ def verify(
         Following(timeout_s=timeout, report_dir=report_dir),
         partial(verification.verify, wanted=wanted),
         nothing="Nothing to do: nothing that is stored or migrated is due.",
+    )
+
+
+@app.command(epilog=epilog("producer reclaim --dry-run --wait"))
+def reclaim(
+    *,
+    dry_run: DryRun = False,
+    project_id: ProjectIds = None,
+    exclude: Exclude = None,
+    limit: Limit = None,
+    older_than: Annotated[
+        float,
+        typer.Option("--older-than", metavar="DAYS", min=0, help="Leave what was migrated more recently."),
+    ] = 7,
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Move the directories of these projects back (--project-id).")
+    ] = False,
+    purge: Annotated[
+        bool, typer.Option("--purge", help="Remove what was moved away long enough ago.")
+    ] = False,
+    grace: Annotated[
+        float | None,
+        typer.Option("--grace", metavar="DAYS", min=0, help="With --purge: how long ago; 30 if not given."),
+    ] = None,
+    share: Annotated[
+        bool, typer.Option("--share", help="Move nothing; share blocks with the store (XFS and Btrfs).")
+    ] = False,
+    yes: Yes = False,
+    wait: Wait = False,
+    report_dir: ReportDir = None,
+    timeout: Timeout = None,
+    as_json: AsJson = False,
+) -> None:
+    """Move the legacy directories of migrated projects away, so that the store is the only copy."""
+    if undo + purge + share > 1:
+        raise UsageError("Only one of --undo, --purge and --share at a time")
+    if undo and not project_id:
+        raise UsageError("--undo needs to know of which projects: --project-id N")
+    if grace is not None and not purge:
+        raise UsageError("--grace belongs to --purge")
+    options = RunOptions(project_ids=tuple(project_id or ()), exclude=tuple(exclude or ()), limit=limit)
+    act = {name: True for name, wanted in (("undo", undo), ("purge", purge), ("share", share)) if wanted}
+    days = {"grace_days": 30 if grace is None else grace} if purge else {}
+    days |= {} if act else {"older_than_days": older_than}
+    asks = not (dry_run or undo or share or yes)
+    question = (
+        "Remove what was moved away for {} projects?"
+        if purge
+        else "Move the directories of {} projects away?"
+    )
+    open_and_follow(
+        Terminal(as_json=as_json),
+        Following(wait=wait, timeout_s=timeout, report_dir=report_dir),
+        partial(
+            reclaims.reclaim,
+            dry_run=dry_run,
+            options=options.model_copy(update=act | days),
+            confirm=lambda count: confirm(question.format(count), needs_yes=True) if asks else None,
+        ),
+        nothing="Nothing to do: no directory of a migrated project is left for that.",
     )
 
 

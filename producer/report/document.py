@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from importlib import resources
 from typing import Any
 
-from producer.report import garbage, verification
+from producer.report import garbage, reclaim, verification
 from producer.report.facts import ReportInconsistentError, RunFacts
 from worker.messages import FileCounts, Outcome, Status, Subject, Verb, subject_words
 from worker.wording import VERB_WORDS, VerbWords
@@ -40,7 +40,7 @@ def build(run: RunFacts, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "start_time": _utc_text(run.started_at),
         "end_time": _utc_text(run.finished_at),
         **_project_counts(run, ordered),
-        "bytes": _bytes_total(ordered),
+        "bytes": _bytes_total(ordered) | (reclaim.bytes_on_disk(ordered) if run.verb is Verb.RECLAIM else {}),
         "files": _files_total(ordered),
         **_PARTS.get(run.verb, _nothing_more)(run, ordered),
         "errors": [_error(outcome) for outcome in ordered if outcome.status is Status.FAILED],
@@ -90,7 +90,7 @@ def check_totals(document: Mapping[str, Any]) -> None:
     found = {
         **{key: document.get(key) for key in counts},
         "errors": len(document["errors"]),
-        **{f"bytes.{key}": value for key, value in document["bytes"].items()},
+        **{f"bytes.{key}": document["bytes"][key] for key in ("read", "saved", "stored", "reused")},
         **{f"files.{key}": value for key, value in document["files"].items()},
     }
     wrong = {key: (found.get(key), value) for key, value in expected.items() if found.get(key) != value}
@@ -218,6 +218,7 @@ def _detail(run: RunFacts, outcome: Outcome) -> dict[str, Any]:
         "bytes_read": outcome.bytes.read,
         "bytes_stored": outcome.bytes.stored,
         "bytes_reused": outcome.bytes.reused,
+        **(reclaim.detail(run, outcome) if run.verb is Verb.RECLAIM else {}),
         "files": _files(outcome.files),
         "links": asdict(outcome.links),
         "duration_s": outcome.duration_s,

@@ -18,6 +18,7 @@ from worker.db import datasets, ledger, projects
 from worker.db.ledger import NewJob
 from worker.jobs.collect_garbage import collect_garbage
 from worker.jobs.migrate import migrate
+from worker.jobs.reclaim import reclaim
 from worker.jobs.rollback import rollback
 from worker.jobs.tools import Tools, connect
 from worker.jobs.verify import verify_sessions
@@ -29,6 +30,7 @@ WORK: dict[tuple[Verb, Subject], Callable[[Tools, JobRef, str], Outcome | None]]
     (Verb.ROLLBACK, Subject.PROJECT): rollback,
     (Verb.VERIFY, Subject.PROJECT): verify_sessions,
     (Verb.GC, Subject.STORE): collect_garbage,
+    (Verb.RECLAIM, Subject.PROJECT): reclaim,
     (Verb.VERIFY, Subject.DATASET): verify_store,
 }
 

@@ -8,10 +8,10 @@ from sqlalchemy import Connection, Engine
 
 from worker.conversion.return_plan import put_sessions_back
 from worker.conversion.transaction import in_one_transaction
-from worker.db import column_types, datasets, leases, projects, sessions
+from worker.db import column_types, datasets, leases, projects, reclaims, sessions
 from worker.db.column_types import ColumnTypes
 from worker.db.projects import Conversion, Project
-from worker.errors import NothingToDoError, RollbackRefusedError
+from worker.errors import NothingToDoError, ReclaimedMeanwhileError, RollbackRefusedError
 from worker.messages import Outcome, Warning_
 
 
@@ -21,18 +21,26 @@ def revert(
     conversion: Conversion,
     outcome: Outcome,
     listen: Callable[[], None] = lambda: None,
+    *,
+    purged_seen: bool = False,
 ) -> Outcome:
     """Take the project's conversion back and end the job, in one transaction.
 
     Locks, in the same order as the conversion and giving way like it: the dataset's row, the project's row,
     its sessions. The dataset and its files stay: others may refer to them. Raises `NothingToDoError` when the
     project is gone or back already, `RollbackRefusedError` when an edit since would be lost. A crash anywhere
-    leaves the project migrated. Raises `RowRefusedError` for what the database does not let be written.
+    leaves the project migrated. Raises `RowRefusedError` for what the database does not let be written, and
+    `ReclaimedMeanwhileError` when a reclaim has moved the directory since it was looked at; `purged_seen`:
+    that it was removed is known.
     """
     types = column_types.known(engine, column_types.OF_ROLLBACK)
 
     def write(conn: Connection) -> Outcome:
         reverted = _put_back(conn, lease, conversion, outcome, types)
+        if reclaims.blocks_rollback(conn, conversion.conversion_id, purged_seen=purged_seen):
+            raise ReclaimedMeanwhileError(
+                f"project {conversion.project_id}: a reclaim has moved its directory meanwhile"
+            )
         leases.end_job(conn, lease, reverted)
         return reverted
 

@@ -3,15 +3,20 @@
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from worker.db.column_types import ColumnTypes
 from worker.db.datasets import Dataset
 from worker.db.engine import sql
 from worker.db.texts import as_json
 
+_SELECT_CONVERSION = """
+    select conversion_id, project_id, run_id, dataset_id, dataset_hash, legacy_path, before, tree_attributes,
+           converted_at
+    from project_conversions"""
 _SELECT = "select project_id, project_name, path, legacy_path, project_type from projects p"
 
 
@@ -46,6 +51,7 @@ class Conversion:
     legacy_path: str
     before: Mapping[str, Any]
     tree_attributes: bytes
+    converted_at: datetime
 
 
 def legacy_projects(conn: Connection) -> list[Project]:
@@ -162,26 +168,20 @@ def make_dataset_based(
 def active_conversions(conn: Connection, ids: Iterable[int] | None = None) -> dict[int, Conversion]:
     """The before-images that have not been rolled back, by project; of all projects, or of some."""
     rows = conn.execute(
-        sql("""
-            select conversion_id, project_id, run_id, dataset_id, dataset_hash, legacy_path, before, tree_attributes
-            from project_conversions
+        sql(f"""{_SELECT_CONVERSION}
             where rolled_back_at is null and (cast(:ids as bigint[]) is null or project_id = any(:ids))
             order by project_id"""),
         {"ids": None if ids is None else list(ids)},
     )
-    return {
-        row.project_id: Conversion(
-            conversion_id=row.conversion_id,
-            project_id=row.project_id,
-            run_id=row.run_id,
-            dataset_id=row.dataset_id,
-            dataset_hash=row.dataset_hash,
-            legacy_path=row.legacy_path,
-            before=row.before,
-            tree_attributes=bytes(row.tree_attributes),
-        )
-        for row in rows
-    }
+    return {row.project_id: _conversion(row) for row in rows}
+
+
+def conversion(conn: Connection, conversion_id: int) -> Conversion | None:
+    """One before-image, also of a conversion that was rolled back."""
+    row = conn.execute(
+        sql(f"{_SELECT_CONVERSION} where conversion_id = :id"), {"id": conversion_id}
+    ).one_or_none()
+    return _conversion(row) if row is not None else None
 
 
 def added_to_config(conn: Connection, conversion_id: int) -> list[str]:
@@ -300,3 +300,8 @@ def _project(row: Any) -> Project:
         legacy_path=row.legacy_path,
         project_type=row.project_type,
     )
+
+
+def _conversion(row: Row[Any]) -> Conversion:
+    named = dict(row._mapping)  # noqa: SLF001 - the public name of a row as a mapping
+    return Conversion(**named | {"tree_attributes": bytes(row.tree_attributes)})

@@ -81,8 +81,10 @@ class _File:
 class DatasetCheck:
     """Checks one dataset for a job; what is found is gathered in `findings`."""
 
-    def __init__(self, attempt: Attempt, dataset_id: int, due: Due) -> None:
+    def __init__(self, attempt: Attempt, dataset_id: int, due: Due, *, alone: bool = False) -> None:
+        """With `alone` nothing that is due is left to another job of the run: the answer is needed now."""
         self.findings = Findings()
+        self._alone = alone
         self._attempt = attempt
         self._dataset_id = dataset_id
         self._due = due
@@ -176,10 +178,12 @@ class DatasetCheck:
         due = {
             key: file for key, file in by_key.items() if file.is_suspect or known.get(key) != file.identity
         }
-        with self._attempt.engine.begin() as conn:
-            mine, others = verifications.read_by(
-                conn, self._attempt.run_id, self._dataset_id, due.keys(), by_key.keys()
-            )
+        mine, others = frozenset(due), dict[str, int]()
+        if not self._alone:
+            with self._attempt.engine.begin() as conn:
+                mine, others = verifications.read_by(
+                    conn, self._attempt.run_id, self._dataset_id, due.keys(), by_key.keys()
+                )
         self.findings.left_to |= set(others.values())
         own = [file for key, file in by_key.items() if key not in others]
         self.findings.bytes_total += sum(file.size_bytes for file in own)

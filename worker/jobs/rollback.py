@@ -24,14 +24,17 @@ from worker.errors import (
     LegacyPathMissingError,
     MigratorError,
     NothingToDoError,
+    PurgedError,
     RollbackRefusedError,
     RunCancelledError,
 )
 from worker.jobs import leftovers
 from worker.jobs.attempt import Attempt
+from worker.jobs.moved_directory import Away, bring_home, settle_moves
 from worker.jobs.runner import run_job
 from worker.jobs.tools import Tools
 from worker.legacy.hash import hash_tree
+from worker.legacy.hashed_tree import HashedTree
 from worker.legacy.restore import (
     rehearse_restore,
     remove_finished,
@@ -61,10 +64,12 @@ def rollback(tools: Tools, ref: JobRef, worker: str) -> Outcome | None:
 
 
 def _work(attempt: Attempt) -> Outcome:
+    settle_moves(attempt, attempt.project_id)
     conversion = _conversion(attempt)
-    rebuilt = _rebuild_if_gone(attempt, conversion)
-    if rebuilt is None:
-        _compare(attempt, conversion)
+    away = bring_home(attempt, conversion)
+    rebuilt = away.words or _rebuild_if_gone(attempt, conversion, away)
+    if rebuilt is None or away.words:
+        compare(attempt, conversion, away.path)
     if attempt.lease.dry_run:
         return _predict(attempt, conversion, rebuilt)
     # The attempt or person that made what was found there may not have waited for the disk yet.
@@ -72,7 +77,12 @@ def _work(attempt: Attempt) -> Outcome:
     attempt.heartbeat.enter("revert", conversion.dataset_hash)
     outcome = attempt.outcome(Status.ROLLED_BACK, rebuilt or "its legacy directory is unchanged")
     return revert(
-        attempt.engine, attempt.lease, conversion, _of_dataset(outcome, conversion), attempt.heartbeat.listen
+        attempt.engine,
+        attempt.lease,
+        conversion,
+        _of_dataset(outcome, conversion),
+        attempt.heartbeat.listen,
+        purged_seen=away.purged,
     )
 
 
@@ -91,7 +101,7 @@ def _conversion(attempt: Attempt) -> Conversion:
     return conversion
 
 
-def _rebuild_if_gone(attempt: Attempt, conversion: Conversion) -> str | None:
+def _rebuild_if_gone(attempt: Attempt, conversion: Conversion, away: Away) -> str | None:
     """Rebuild the legacy directory if it is gone and the operator wants that; what was done, None if nothing.
 
     A project may lie inside another one's directory. Were only the inner one rebuilt, the outer one's place
@@ -101,6 +111,8 @@ def _rebuild_if_gone(attempt: Attempt, conversion: Conversion) -> str | None:
     if os.path.lexists(path):
         return None
     if not attempt.lease.options.restore_files:
+        if away.purged:
+            raise PurgedError(f"Legacy path was reclaimed and purged: {printable(path)}")
         raise LegacyPathMissingError(f"Legacy path no longer exists: {printable(path)}")
     manifest = attempt.store.read_manifest(conversion.dataset_hash)
     attempt.heartbeat.enter("restore", conversion.dataset_hash)
@@ -142,33 +154,36 @@ def _gone_around(attempt: Attempt, conversion: Conversion) -> list[Conversion]:
     return sorted(found.values(), key=lambda other: len(os.path.normpath(other.legacy_path)))
 
 
-def _compare(attempt: Attempt, conversion: Conversion) -> None:
-    """Raise `RollbackRefusedError` unless the legacy tree still has the content that was converted.
+def compare(attempt: Attempt, conversion: Conversion, path: str | None = None) -> HashedTree:
+    """The legacy tree, as it was just read; `path` is where it is, if not at its own place.
 
-    Its digest alone says so.
+    Raises `RollbackRefusedError` unless it still has the content that was converted. Its digest alone says
+    so.
     """
-    path = conversion.legacy_path
+    path = path or conversion.legacy_path
     if not os.path.isdir(path):
         raise RollbackRefusedError(f"Legacy path is not a directory any more: {printable(path)}")
-    last: Manifest | None = None
-    for algorithm in _algorithms(attempt, conversion):
-        if last is not None:
+    likely, *others = _algorithms(attempt, conversion)
+    tree = _hashed(attempt, conversion, path, likely)
+    for algorithm in others:
+        if tree.manifest.digest != conversion.dataset_hash:
             attempt.heartbeat.restart()
-        last = _manifest(attempt, conversion, algorithm)
-        if last.digest == conversion.dataset_hash:
-            return
-    _refuse(attempt, conversion, last)
+            tree = _hashed(attempt, conversion, path, algorithm)
+    if tree.manifest.digest != conversion.dataset_hash:
+        _refuse(attempt, conversion, path, tree.manifest)
+    return tree
 
 
-def _refuse(attempt: Attempt, conversion: Conversion, last: Manifest | None) -> NoReturn:
+def _refuse(attempt: Attempt, conversion: Conversion, path: str, last: Manifest) -> NoReturn:
     """Raise `RollbackRefusedError`, naming what differs from the store's manifest, where there is one. `last`
     is what was found by the algorithm that was tried last.
     """
-    changed = f"Legacy path is not what was migrated: {printable(conversion.legacy_path)}"
+    changed = f"Legacy path is not what was migrated: {printable(path)}"
     try:
         expected = attempt.store.read_manifest(conversion.dataset_hash)
-        found = last if last and last.algorithm == expected.algorithm else None
-        names = list(differences(expected, found or _manifest(attempt, conversion, expected.algorithm)))
+        found = last if last.algorithm == expected.algorithm else None
+        found = found or _hashed(attempt, conversion, path, expected.algorithm).manifest
+        names = list(differences(expected, found))
     except (HandBackError, RunCancelledError, LeaseLostError):
         raise
     except MigratorError as error:
@@ -194,14 +209,14 @@ def _algorithms(attempt: Attempt, conversion: Conversion) -> tuple[Algorithm, ..
     return (likely, "sha256" if likely == "blake3" else "blake3")
 
 
-def _manifest(attempt: Attempt, conversion: Conversion, algorithm: Algorithm) -> Manifest:
-    """The manifest of the legacy tree as it is now. Reads every byte of it, and nothing of the store."""
+def _hashed(attempt: Attempt, conversion: Conversion, path: str, algorithm: Algorithm) -> HashedTree:
+    """The legacy tree as it is now. Reads every byte of it, and nothing of the store."""
     settings = attempt.tools.settings
-    scanned = scan(conversion.legacy_path, attempt.tools.roots, attempt.pace, needs_sessions=False)
+    scanned = scan(path, attempt.tools.roots, attempt.pace, needs_sessions=False)
     attempt.files_seen = len(scanned.files)
     attempt.heartbeat.enter("compare", conversion.dataset_hash)
     named_by = Store(settings.store_dir, settings.datasets_dir, algorithm, None)
-    tree = hash_tree(
+    return hash_tree(
         scanned,
         roots=attempt.tools.roots,
         store=named_by,
@@ -209,7 +224,6 @@ def _manifest(attempt: Attempt, conversion: Conversion, algorithm: Algorithm) ->
         advance=attempt.heartbeat.advance,
         pace=attempt.pace,
     )
-    return tree.manifest
 
 
 def differences(expected: Manifest, found: Manifest) -> Iterator[str]:

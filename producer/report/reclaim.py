@@ -1,0 +1,46 @@
+"""What only the report of a reclaim has: room on disk, counted in allocated blocks."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from producer.report.facts import RunFacts
+from producer.report.notation import plural
+from worker.messages import Outcome, Status
+from worker.units import human_bytes
+from worker.wording import status_words
+
+
+def bytes_on_disk(ordered: Sequence[Outcome]) -> dict[str, int]:
+    """Sums over the run's projects: `legacy` in the directories that were looked at, `moved` away, `freed`
+    for other files, `kept` in those of projects that were skipped.
+    """
+    return {
+        key: sum(getattr(outcome.disk, key) for outcome in ordered)
+        for key in ("legacy", "moved", "freed", "kept")
+    }
+
+
+def words(report: Mapping[str, Any]) -> Iterator[str]:
+    """What a reclaim did, or in a dry run would do, in lines for a person; skipped projects with the reason.
+    """
+    dry_run = report["dry_run"]
+    counts = Counter(detail["status"] for detail in report["details"])
+    said = [f"{count} {status_words(Status(status), dry_run=dry_run)}" for status, count in counts.items()]
+    total = report["projects_processed"]
+    yield f"{total} {plural(total, 'project')}: {', '.join(said)}" if said else "No project was due"
+    size = report["bytes"]
+    acts = {
+        "moved": "moved away, nothing is freed yet",
+        "freed": "given back",
+        "kept": "kept for skipped projects",
+    }
+    parts = [f"{human_bytes(size[key])} {act}" for key, act in acts.items() if size[key]]
+    yield f"{human_bytes(size['legacy'])} on disk in these directories" + "".join(
+        f"; {part}" for part in parts
+    )
+
+
+def detail(_run: RunFacts, outcome: Outcome) -> dict[str, Any]:
+    """The same of one project."""
+    return {"disk": bytes_on_disk([outcome])}

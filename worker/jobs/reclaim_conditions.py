@@ -1,0 +1,240 @@
+"""May a project's legacy directory be moved away? Each reason against it is an error of its own. Moves
+nothing.
+"""
+
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from worker.conversion.revert import check_still_converted
+from worker.db import datasets, projects, reclaims
+from worker.db.projects import Conversion
+from worker.db.reclaims import Neighbour
+from worker.db.verifications import Due
+from worker.errors import (
+    AlreadyReclaimedError,
+    ConvertedLatelyError,
+    DatasetUnsoundError,
+    DirectoryChangedError,
+    DirectoryGoneError,
+    LegacyProjectThereError,
+    MigratedProjectThereError,
+    MovedAwayThereError,
+    NothingToDoError,
+    PurgeBegunError,
+    RollbackRefusedError,
+    SessionReadsThereError,
+    StoredBytesMismatchError,
+)
+from worker.jobs.attempt import Attempt
+from worker.jobs.dataset_check import DatasetCheck
+from worker.jobs.repair import Tree
+from worker.jobs.rollback import compare
+from worker.legacy.hashed_tree import HashedTree
+from worker.legacy.roots import is_within
+from worker.store.digest import printable
+from worker.store.manifest import Manifest
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """A project whose directory goes when another one's does: at the same place, inside it or around it.
+    `place` is its directory, links in its path resolved.
+    """
+
+    conversion: Conversion
+    place: str
+
+    @property
+    def project_id(self) -> int:
+        """Its project."""
+        return self.conversion.project_id
+
+
+# The group --------------------------------------------------------------------------------------------------
+
+
+def group_of(attempt: Attempt, conversion: Conversion) -> list[Member]:
+    """All projects that go together with this one, outermost first, then by id.
+
+    Raises `MigratedProjectThereError` naming one that the run has no job for, `MovedAwayThereError` when what
+    was moved away from one of them lies in the directory.
+    """
+    with attempt.engine.connect() as conn:
+        around = reclaims.neighbours(conn)
+        named = reclaims.projects_of_run(conn, attempt.run_id)
+    found = _connected(around, conversion.project_id)
+    top = min((place for _, place in found), key=len)
+    _check_nothing_moved_in(around, top)
+    for one, place in found:
+        if one.project_id not in named:
+            where = relation(place, os.path.realpath(conversion.legacy_path))
+            raise MigratedProjectThereError(
+                f"project {one.project_id} has its directory {where} it; name both"
+            )
+    with attempt.engine.connect() as conn:
+        conversions = projects.active_conversions(conn, [one.project_id for one, _ in found])
+    members = [
+        Member(conversion=conversions[one.project_id], place=place)
+        for one, place in found
+        if one.project_id in conversions
+    ]
+    return sorted(members, key=lambda one: (len(one.place), one.project_id))
+
+
+def _connected(around: Sequence[Neighbour], project_id: int) -> list[tuple[Neighbour, str]]:
+    """A project's neighbours that are at their place, their neighbours, and so on; itself among them."""
+    here = [
+        (one, os.path.realpath(one.legacy_path))
+        for one in around
+        if one.state is None or one.project_id == project_id
+    ]
+    group = [pair for pair in here if pair[0].project_id == project_id]
+    grown = True
+    while grown:
+        rest = [pair for pair in here if pair not in group]
+        more = [pair for pair in rest if any(touches(pair[1], place) for _, place in group)]
+        group += more
+        grown = bool(more)
+    return group
+
+
+def _check_nothing_moved_in(around: Sequence[Neighbour], top: str) -> None:
+    for one in around:
+        if one.state in reclaims.ACTIVE and one.moved_to is not None and is_within(one.moved_to, top):
+            raise MovedAwayThereError(
+                f"What was moved away for project {one.project_id} lies in it: {printable(one.moved_to)}"
+            )
+
+
+def touches(one: str, other: str) -> bool:
+    """Is one of two directories the other, or in it?"""
+    return is_within(one, other) or is_within(other, one)
+
+
+def relation(place: str, own: str) -> str:
+    """Where another directory is, in the words of the reasons: at, in or around."""
+    if place == own:
+        return "at"
+    return "in" if is_within(place, own) else "around"
+
+
+# Rows -------------------------------------------------------------------------------------------------------
+
+
+def check_rows(conn: Connection, attempt: Attempt, members: Sequence[Member]) -> None:
+    """What the database says against it; asked at first, under the rows' locks, and after the rename."""
+    for member in members:
+        _check_project(conn, attempt, member)
+    top = members[0].place
+    _check_others(conn, top, {member.project_id for member in members})
+    names = {os.path.basename(member.conversion.legacy_path.rstrip("/")) for member in members}
+    for name in {os.path.basename(top), *names}:
+        for row in reclaims.session_paths(conn, name):
+            if is_within(os.path.realpath(row.path), top):
+                raise SessionReadsThereError(
+                    f"session {printable(row.session_name)} of project {row.project_id} reads from it: {printable(row.path)}"
+                )
+
+
+def _check_project(conn: Connection, attempt: Attempt, member: Member) -> None:
+    number = member.project_id
+    project = projects.by_ids(conn, [number]).get(number)
+    if check_still_converted(project, member.conversion, conn):
+        raise NothingToDoError(f"project {number}: its row was returned to legacy by another program")
+    _check_age(attempt, member.conversion)
+    name = reclaims.unjudged_session(conn, number, _tree_name(conn, member.conversion))
+    if name is not None:
+        raise SessionReadsThereError(
+            f"session {printable(name)} of project {number} does not read from its dataset"
+        )
+
+
+def _check_others(conn: Connection, top: str, own: Collection[int]) -> None:
+    for number, path in reclaims.legacy_places(conn):
+        place = os.path.realpath(path)
+        if touches(place, top):
+            raise LegacyProjectThereError(
+                f"legacy project {number} has its directory {relation(place, top)} it"
+            )
+    for one in reclaims.neighbours(conn):
+        place = os.path.realpath(one.legacy_path)
+        if one.project_id not in own and one.state is None and touches(place, top):
+            raise MigratedProjectThereError(
+                f"project {one.project_id} has its directory {relation(place, top)} it; name both"
+            )
+
+
+def _check_age(attempt: Attempt, conversion: Conversion) -> None:
+    days = attempt.lease.options.older_than_days
+    age = datetime.now(UTC) - conversion.converted_at
+    if days is not None and age < timedelta(days=days):
+        raise ConvertedLatelyError(
+            f"project {conversion.project_id} was migrated {age.total_seconds() / 86_400:.1f} days ago, less than {days:g}"
+        )
+
+
+def _tree_name(conn: Connection, conversion: Conversion) -> str:
+    dataset = datasets.get(conn, conversion.dataset_id)
+    if dataset is None:
+        raise DatasetUnsoundError(f"dataset {conversion.dataset_id} has no row any more")
+    return os.path.basename(dataset.file_path.rstrip("/"))
+
+
+def check_not_away(attempt: Attempt, conversion: Conversion) -> None:
+    """Raise if the directory was moved away already."""
+    with attempt.engine.connect() as conn:
+        row = reclaims.of_conversion(conn, conversion.conversion_id)
+    if row is None:
+        return
+    if row.state in {"purging", "purged"}:
+        raise PurgeBegunError(f"project {conversion.project_id} was reclaimed and purged already")
+    raise AlreadyReclaimedError(
+        f"project {conversion.project_id} was reclaimed already: its directory is at {printable(row.moved_to)}"
+    )
+
+
+# Bytes ------------------------------------------------------------------------------------------------------
+
+
+def check_unchanged(attempt: Attempt, member: Member) -> HashedTree:
+    """The directory as it was just read. Raises `DirectoryChangedError` unless it is what was migrated."""
+    path = member.conversion.legacy_path
+    if not os.path.lexists(path):
+        attempt.check_root(path)
+        raise DirectoryGoneError(f"Legacy path no longer exists: {printable(path)}")
+    try:
+        return compare(attempt, member.conversion)
+    except RollbackRefusedError as error:
+        raise DirectoryChangedError(str(error), error.differences) from error
+
+
+def check_sound(attempt: Attempt, conversion: Conversion, *, read_since: datetime) -> Manifest:
+    """The dataset's manifest, if that, the tree, and every blob and copy are right, read since then or now.
+
+    Raises `DatasetUnsoundError` naming what is not.
+    """
+    with attempt.engine.connect() as conn:
+        dataset = datasets.get(conn, conversion.dataset_id)
+    if dataset is None:
+        raise DatasetUnsoundError(f"dataset {conversion.dataset_id} has no row any more")
+    try:
+        manifest = attempt.store.read_manifest(conversion.dataset_hash)
+    except StoredBytesMismatchError as error:
+        raise DatasetUnsoundError(f"dataset {conversion.dataset_id}: {error}") from error
+    tree = Tree(
+        path=Path(dataset.file_path), dataset_hash=dataset.dataset_hash, dataset_id=dataset.dataset_id
+    )
+    check = DatasetCheck(attempt, dataset.dataset_id, Due(before=read_since), alone=True)
+    check.check_tree(manifest, tree)
+    bad = check.findings.bad
+    if bad:
+        names = "; ".join(f"{printable(one.path)} ({one.what.replace('_', ' ')})" for one in bad[:_SHOWN])
+        raise DatasetUnsoundError(f"dataset {dataset.dataset_id} is damaged: {names}")
+    return manifest
