@@ -57,14 +57,14 @@ class _Taking:
     def steps(self) -> Iterator[Step]:
         """In their order."""
         d = self.dataset
-        described = self._step("describe", self._describe, "worker.store.garbage")
-        deleted = self._step("delete", self._delete, "worker.db.garbage")
+        described = self._step("describe", self._describe, "worker.store.garbage.Garbage.describe")
+        deleted = self._step("delete", self._delete, "worker.db.garbage.take_rows")
         is_late = self.weak is Weak.DESCRIBES_AFTER_DELETING
         yield self._step("claim", self._claim, "worker.db.claims.hold")
-        yield self._step("look", self._look, "worker.store.garbage")
+        yield self._step("look", self._look, "worker.jobs.collect_garbage._Collection.run")
         yield from (deleted, described) if is_late else (described, deleted)
-        yield self._step("tree", self._move_tree, "worker.store.garbage")
-        yield self._step("manifest", self._move_manifest, "worker.store.garbage")
+        yield self._step("tree", self._move_tree, "worker.store.garbage.Garbage.take_tree")
+        yield self._step("manifest", self._move_manifest, "worker.store.garbage.Garbage.take_tree")
         yield from _TakingBlob(entry=d, otherwise=f"release {d}", weak=self.weak).steps()
         yield self._step("release", self._release, "worker.db.claims.hold")
         yield self._step("done", lambda w, _job, _seen: then(w))
@@ -134,9 +134,9 @@ class _TakingBlob:
     def steps(self) -> Iterator[Step]:
         """In their order."""
         name = "loose" if self.entry is None else self.entry
-        moved = Step(f"blob {name}", self._move, "worker.store.garbage")
-        committed = Step(f"commit {name}", self._commit, "worker.db.garbage")
-        yield Step(f"mark {name}", self._lock, "worker.db.garbage")
+        moved = Step(f"blob {name}", self._move, "worker.store.garbage.Garbage.take_blobs")
+        committed = Step(f"commit {name}", self._commit, "worker.jobs.garbage_blobs._take")
+        yield Step(f"mark {name}", self._lock, "worker.db.garbage.lock_due")
         yield from (committed, moved) if self.weak is Weak.MOVES_BLOBS_AFTER_COMMIT else (moved, committed)
 
     def _lock(self, w: World, job: Job, _: int) -> Steps:
@@ -158,11 +158,11 @@ class _TakingBlob:
 
 def gc(weak: Weak | None, datasets: tuple[int, ...]) -> Play:
     """One garbage collection."""
-    mark = Step("mark", _mark, "worker.db.garbage")
+    mark = Step("mark", _mark, "worker.db.garbage.mark")
     if weak is Weak.MARK_DATED_BEFORE_ITS_COMMIT:
         steps = [Step("date", _date_before), mark]
     else:
-        steps = [mark, Step("ripen", _ripen, "worker.db.garbage")]
+        steps = [mark, Step("ripen", _ripen, "worker.db.garbage.ripen")]
     for d in datasets:
         steps += _Taking(dataset=d, weak=weak).steps()
     steps += _TakingBlob(entry=None, otherwise="end", weak=weak).steps()
@@ -226,18 +226,18 @@ def restore(weak: Weak | None) -> Play:
     """A dataset comes back from quarantine."""
     begin = (
         Step("claim", _claim_dataset, "worker.db.claims.hold"),
-        Step("entry", _find_entry, "worker.store.garbage"),
+        Step("entry", _find_entry, "worker.store.garbage.Garbage.find"),
     )
-    index = (Step("index", _index_again, "worker.db.blob_index"),)
-    unmark = (Step("unmark", _unmark, "worker.db.garbage"),)
-    blob = (Step("blob", _bring_blob, "worker.store.garbage"),)
+    index = (Step("index", _index_again, "worker.jobs.indexing.index"),)
+    unmark = (Step("unmark", _unmark, "worker.db.garbage.unmark"),)
+    blob = (Step("blob", _bring_blob, "worker.store.garbage.Garbage.restore_blobs"),)
     put_back = (
         *blob,
-        Step("manifest", _bring_manifest, "worker.store.garbage"),
-        Step("tree", _bring_tree, "worker.store.garbage"),
+        Step("manifest", _bring_manifest, "worker.store.garbage.Garbage.restore_tree"),
+        Step("tree", _bring_tree, "worker.store.garbage.Garbage.restore_tree"),
     )
-    rows = (Step("rows", _bring_rows, "worker.db.garbage"),)
-    forget = (Step("forget", _forget_entry, "worker.store.garbage"),)
+    rows = (Step("rows", _bring_rows, "worker.db.garbage.put_rows_back"),)
+    forget = (Step("forget", _forget_entry, "worker.store.garbage.Garbage.remove"),)
     match weak:
         case Weak.RESTORES_INDEX_LAST:
             return Play("restore", (*begin, *unmark, *put_back, *rows, *index, *forget))

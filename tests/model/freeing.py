@@ -118,18 +118,18 @@ def reclaim(weak: Weak | None) -> Play:
     """One group's directory is moved away."""
     conditions = (
         Step("claim", _claim, "worker.db.claims.hold"),
-        Step("settle", _settle, "worker.jobs.reclaim"),
+        Step("settle", _settle),
         Step("hash", _hash, "worker.legacy.hash.hash_tree"),
-        Step("read", _read_dataset, "worker.jobs.dataset_check"),
+        Step("read", _read_dataset),
     )
-    intent = (Step("intent", _write_intent, "worker.db.reclaims"),)
-    lock = (Step("lock", _lock_and_recheck, "worker.jobs.reclaim"),)
-    rename = (Step("rename", _rename, "worker.legacy.moved_away"),)
+    intent = (Step("intent", _write_intent),)
+    lock = (Step("lock", _lock_and_recheck),)
+    rename = (Step("rename", _rename),)
     rest = (
-        Step("look again", _look_again, "worker.legacy.moved_away"),
-        Step("back", move_back, "worker.legacy.moved_away"),
-        Step("given up", _give_up, "worker.db.reclaims"),
-        Step("reclaimed", _say_reclaimed, "worker.db.reclaims"),
+        Step("look again", _look_again),
+        Step("back", move_back),
+        Step("given up", _give_up),
+        Step("reclaimed", _say_reclaimed),
     )
     if weak is Weak.RENAMES_BEFORE_THE_INTENT:
         return Play("reclaim", (*conditions, *rename, *intent, *lock, *rest))
@@ -154,9 +154,9 @@ def undo(weak: Weak | None) -> Play:
     """The directory that was moved away comes back."""
     claim = (Step("claim", _claim, "worker.db.claims.hold"),)
     steps = (
-        Step("undoing", _say_undoing, "worker.db.reclaims"),
-        Step("rename", move_back, "worker.legacy.moved_away"),
-        Step("undone", _say_undone, "worker.db.reclaims"),
+        Step("undoing", _say_undoing),
+        Step("rename", move_back),
+        Step("undone", _say_undone),
     )
     return Play("undo", steps if weak is Weak.UNDOES_WITHOUT_CLAIM else (*claim, *steps))
 
@@ -206,11 +206,11 @@ def purge(weak: Weak | None) -> Play:
     """What was moved away is removed."""
     claim = (Step("claim", _claim, "worker.db.claims.hold"),)
     steps = (
-        Step("row", _find_reclaimed, "worker.db.reclaims"),
-        Step("read", _read_before_purge, "worker.jobs.dataset_check"),
-        Step("purging", _say_purging, "worker.db.reclaims"),
-        Step("remove", _remove_some, "worker.legacy.moved_away"),
-        Step("remove the rest", _remove_rest, "worker.legacy.moved_away"),
-        Step("purged", _say_purged, "worker.db.reclaims"),
+        Step("row", _find_reclaimed),
+        Step("read", _read_before_purge),
+        Step("purging", _say_purging),
+        Step("remove", _remove_some),
+        Step("remove the rest", _remove_rest),
+        Step("purged", _say_purged),
     )
     return Play("purge", steps if weak is Weak.PURGES_WITHOUT_CLAIM else (*claim, *steps))

@@ -130,7 +130,7 @@ def migrate(weak: Weak | None) -> Play:
         Step("admit", _admit, "worker.store.store.Store.admit"),
         Step("manifest", _publish_manifest, "worker.store.store.Store.publish"),
         Step("tree", _publish_tree, "worker.store.store.Store.publish"),
-        Step("index", _write_index, "worker.db.blob_index.write"),
+        Step("index", _write_index, "worker.jobs.indexing.index"),
         Step("convert", _convert, "worker.conversion.convert.convert"),
     )
     if weak is Weak.LOOKS_BEFORE_THE_MARK_IS_DELETED:
@@ -170,9 +170,9 @@ def verify(_weak: Weak | None) -> Play:
     return Play(
         "verify",
         (
-            Step("row", _find_dataset, "worker.db.datasets.get"),
-            Step("read", _read_stored, "worker.jobs.verify_store.verify_dataset"),
-            Step("name damage", _name_damage, "worker.jobs.verify_store.verify_dataset"),
+            Step("row", _find_dataset, "worker.jobs.verify_store._row"),
+            Step("read", _read_stored, "worker.jobs.dataset_check.DatasetCheck.check_tree"),
+            Step("name damage", _name_damage, "worker.jobs.verify_store._Dataset._confirmed"),
         ),
     )
 
@@ -207,10 +207,10 @@ def _mend_blob(w: World, job: Job, _: int) -> list[Next]:
 REPAIR = Play(
     "repair",
     (
-        Step("find", _find_bad, "worker.jobs.verify_store.verify_dataset"),
+        Step("find", _find_bad, "worker.jobs.dataset_check.DatasetCheck.check_blobs"),
         Step("claim", _claim_mending, "worker.db.claims.hold"),
-        Step("find again", _find_bad, "worker.jobs.repair.repair"),
-        Step("stage", _stage_good_bytes, "worker.jobs.good_bytes.find"),
+        Step("find again", _find_bad, "worker.jobs.dataset_repair._repair_blobs"),
+        Step("stage", _stage_good_bytes, "worker.jobs.good_bytes.in_legacy_directories"),
         Step("trees", _mend_trees, "worker.store.store.Store.replace_in_tree"),
         Step("blob", _mend_blob, "worker.store.store.Store.replace_blob"),
     ),
@@ -301,9 +301,9 @@ def rollback(weak: Weak | None) -> Play:
     find = Step("conversion", _find_conversion, "worker.jobs.rollback._conversion")
     back = (
         Step("claim", _claim_reclaiming, "worker.db.claims.hold"),
-        Step("where", _look_where_it_is, "worker.jobs.moving_back.take_back"),
-        Step("rename", move_back, "worker.legacy.moved_away.move_back"),
-        Step("undone", _say_undone, "worker.db.reclaims.set_state"),
+        Step("where", _look_where_it_is),
+        Step("rename", move_back),
+        Step("undone", _say_undone),
     )
     rest = (
         Step("rebuild", _rebuild, "worker.legacy.restore.restore_tree"),

@@ -2,8 +2,10 @@
 interleaving, with crashes, beside what Label and people do; and each of its precautions is needed.
 """
 
+import importlib
 import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 import pytest
 
@@ -75,6 +77,30 @@ def _hold(size: int) -> int:
 def test_every_verb_of_the_messages_has_its_steps_here():
     assert OF_VERB.keys() == set(Verb)
     assert set().union(*OF_VERB.values()) | {"split", "delete", "edit", "flip"} == set(VERBS)
+
+
+def test_the_functions_that_steps_stand_for_are_there():
+    named = {
+        step.stands_for
+        for actor in ALPHABET
+        for step in actor.play(None, OVERLAPPING).steps
+        if step.stands_for.startswith("worker.")
+    }
+
+    assert len(named) > 30
+    assert [name for name in sorted(named) if not _is_there(name)] == []
+
+
+def _is_there(name: str) -> bool:
+    """Is this a function or method of a module of ours?"""
+    parts = name.split(".")
+    for length in range(len(parts) - 1, 1, -1):
+        with suppress(ModuleNotFoundError):
+            found: object = importlib.import_module(".".join(parts[:length]))
+            for part in parts[length:]:
+                found = getattr(found, part, None)
+            return callable(found)
+    return False
 
 
 @pytest.mark.parametrize("size", [1, 2])
