@@ -9,7 +9,7 @@ from tests.histories.history import ALPHABET, Player, plan
 from tests.support.runs import another_worker
 from tests.support.sites import Site
 
-SHORT = 60
+SHORT = 30
 """As many as fit into half a minute."""
 
 _AGAIN = "HISTORIES=1 HISTORY_SEED={} .venv/bin/python -m pytest -m long tests/histories"
