@@ -349,7 +349,7 @@ def test_two_runs_of_many_projects_at_once_migrate_each_project_once(
 
     assert [one.returncode for one in done] == [0, 0], [one.stderr for one in done]
     refs = rows(site, "select project_id from project_dataset_refs order by 1")
-    assert [ref.subject_id for ref in refs] == sorted(projects)
+    assert [ref.project_id for ref in refs] == sorted(projects)
     assert len(rows(site, "select from project_conversions")) == len(projects)
     assert len(rows(site, "select from raw_datasets")) == 10
     states = Counter(row.state for row in rows(site, "select state from migration_jobs"))
