@@ -239,7 +239,7 @@ def legacy_directories(conn: Connection, hashes: Iterable[str]) -> dict[str, lis
     """
     rows = conn.execute(
         sql("""
-            select distinct c.dataset_hash, c.legacy_path, r.moved_from, r.moved_to
+            select distinct c.dataset_hash, c.legacy_path, r.legacy_path as resolved, r.moved_from, r.moved_to
             from project_conversions c
             left join migration_reclaims r
                 on r.conversion_id = c.conversion_id and r.state in ('moving', 'reclaimed', 'undoing')
@@ -256,7 +256,7 @@ def _places(row: Row[Any]) -> list[str]:
     places = [row.legacy_path]
     if row.moved_to is not None:
         # Of a project that was carried along the directory around it was renamed.
-        places.append(row.moved_to + row.legacy_path.rstrip("/").removeprefix(row.moved_from.rstrip("/")))
+        places.append(row.moved_to + row.resolved.rstrip("/").removeprefix(row.moved_from.rstrip("/")))
     return places
 
 

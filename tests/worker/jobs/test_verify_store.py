@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from tests.support.damages import HAS_BYTES, NEEDS_BYTES, Twins, flip, separate, twins
 from tests.support.runs import migrate_all, verify_datasets
@@ -190,3 +191,28 @@ def test_one_blob_in_many_datasets_opens_no_other_manifest(
 
 def _has(one: Outcome, blob: Path) -> bool:
     return any(path.samefile(blob) for path in Path(str(one.dataset_path)).rglob("*.csv"))
+
+
+def test_bytes_come_back_from_a_directory_that_a_reclaim_moved_away(stored: Twins, tools: Tools):
+    """Also that of a project which was carried along: the directory around its own was renamed."""
+    shutil.rmtree(str(stored.second.original_path))
+    place = Path(str(stored.first.original_path))
+    around, moved = place.parent, stored.site.folder / "legacy" / ".label-reclaimed" / "1-abc"
+    moved.mkdir(parents=True)
+    place.rename(moved / place.name)
+    with stored.site.engine.begin() as conn:
+        conn.execute(
+            text("""
+                insert into migration_reclaims (conversion_id, project_id, run_id, legacy_path, moved_from, moved_to,
+                                                state)
+                select conversion_id, project_id, run_id, :place, :around, :moved, 'reclaimed'
+                from project_conversions where project_id = :id"""),
+            {"place": str(place), "around": str(around), "moved": str(moved), "id": stored.first.project_id},
+        )
+    flip(stored.blob)
+
+    outcomes = verify_datasets(tools, repair=True)
+
+    (damage,) = (one for outcome in outcomes for one in outcome.damaged)
+    assert damage.source == str(moved / place.name / "day 2" / "accelerometer_data.csv")
+    stored.check_whole()
