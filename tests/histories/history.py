@@ -128,8 +128,6 @@ class Player:
     def _open(self, lab: Lab, move: Move, tools: Tools) -> list[JobRef]:
         """The jobs of a run that a producer would open for this move; none if there is nothing to do."""
         verb, options = JOBS[move.name]
-        if verb is Verb.RECLAIM and (verb, Subject.PROJECT) not in WORK:
-            return []
         if verb is Verb.GC:
             if move.name == "restore":
                 entries = [entry.entry_id for entry in Garbage(tools.open_store(create=False)).entries()]

@@ -142,7 +142,7 @@ class Lab:
         with self.site.engine.connect() as conn:
             rows = conn.execute(
                 text(
-                    "select moved_to from migration_reclaims where state in ('moving', 'reclaimed', 'undoing')"
+                    "select distinct moved_to from migration_reclaims where state in ('moving', 'reclaimed', 'undoing')"
                     " and moved_from = :folder"
                 ),
                 {"folder": str(folder)},

@@ -118,18 +118,18 @@ def reclaim(weak: Weak | None) -> Play:
     """One group's directory is moved away."""
     conditions = (
         Step("claim", _claim, "worker.db.claims.hold"),
-        Step("settle", _settle),
+        Step("settle", _settle, "worker.jobs.moved_directory.settle_moves"),
         Step("hash", _hash, "worker.legacy.hash.hash_tree"),
-        Step("read", _read_dataset),
+        Step("read", _read_dataset, "worker.jobs.reclaim_conditions.check_sound"),
     )
-    intent = (Step("intent", _write_intent),)
-    lock = (Step("lock", _lock_and_recheck),)
-    rename = (Step("rename", _rename),)
+    intent = (Step("intent", _write_intent, "worker.jobs.reclaim._Moving._begin"),)
+    lock = (Step("lock", _lock_and_recheck, "worker.jobs.reclaim._Moving._lock_and_check"),)
+    rename = (Step("rename", _rename, "worker.legacy.moved_away.move_away"),)
     rest = (
-        Step("look again", _look_again),
-        Step("back", move_back),
-        Step("given up", _give_up),
-        Step("reclaimed", _say_reclaimed),
+        Step("look again", _look_again, "worker.jobs.reclaim._Moving._confirm"),
+        Step("back", move_back, "worker.legacy.moved_away.move_back"),
+        Step("given up", _give_up, "worker.jobs.reclaim._Moving._give_up"),
+        Step("reclaimed", _say_reclaimed, "worker.jobs.reclaim._Moving._end"),
     )
     if weak is Weak.RENAMES_BEFORE_THE_INTENT:
         return Play("reclaim", (*conditions, *rename, *intent, *lock, *rest))
@@ -154,9 +154,9 @@ def undo(weak: Weak | None) -> Play:
     """The directory that was moved away comes back."""
     claim = (Step("claim", _claim, "worker.db.claims.hold"),)
     steps = (
-        Step("undoing", _say_undoing),
-        Step("rename", move_back),
-        Step("undone", _say_undone),
+        Step("undoing", _say_undoing, "worker.jobs.moved_directory.take_back"),
+        Step("rename", move_back, "worker.legacy.moved_away.move_back"),
+        Step("undone", _say_undone, "worker.jobs.moved_directory.take_back"),
     )
     return Play("undo", steps if weak is Weak.UNDOES_WITHOUT_CLAIM else (*claim, *steps))
 
@@ -206,11 +206,11 @@ def purge(weak: Weak | None) -> Play:
     """What was moved away is removed."""
     claim = (Step("claim", _claim, "worker.db.claims.hold"),)
     steps = (
-        Step("row", _find_reclaimed),
-        Step("read", _read_before_purge),
-        Step("purging", _say_purging),
-        Step("remove", _remove_some),
-        Step("remove the rest", _remove_rest),
-        Step("purged", _say_purged),
+        Step("row", _find_reclaimed, "worker.jobs.purge._row"),
+        Step("read", _read_before_purge, "worker.jobs.purge._check_sound"),
+        Step("purging", _say_purging, "worker.jobs.purge._begin"),
+        Step("remove", _remove_some, "worker.legacy.purge.purge_tree"),
+        Step("remove the rest", _remove_rest, "worker.legacy.purge.purge_tree"),
+        Step("purged", _say_purged, "worker.jobs.purge._end"),
     )
     return Play("purge", steps if weak is Weak.PURGES_WITHOUT_CLAIM else (*claim, *steps))

@@ -301,13 +301,13 @@ def rollback(weak: Weak | None) -> Play:
     find = Step("conversion", _find_conversion, "worker.jobs.rollback._conversion")
     back = (
         Step("claim", _claim_reclaiming, "worker.db.claims.hold"),
-        Step("where", _look_where_it_is),
-        Step("rename", move_back),
-        Step("undone", _say_undone),
+        Step("where", _look_where_it_is, "worker.jobs.moved_directory.bring_home"),
+        Step("rename", move_back, "worker.legacy.moved_away.move_back"),
+        Step("undone", _say_undone, "worker.jobs.moved_directory.take_back"),
     )
     rest = (
         Step("rebuild", _rebuild, "worker.legacy.restore.restore_tree"),
-        Step("compare", _compare, "worker.jobs.rollback._compare"),
+        Step("compare", _compare, "worker.jobs.rollback.compare"),
         Step("revert", _revert, "worker.conversion.revert.revert"),
     )
     if weak is Weak.REBUILDS_WITHOUT_CLAIM:

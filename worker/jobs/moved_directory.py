@@ -62,15 +62,19 @@ def settle_moves(attempt: Attempt, project_id: int) -> None:
 
     Before anything is judged of the project: it may be deleted, or migrated anew since.
     """
-    with autocommit(attempt.engine) as conn:
-        rows = reclaims.of_project(conn, project_id)
-    if not any(row.state in {"moving", "undoing"} for row in rows) or attempt.lease.dry_run:
+    if attempt.lease.dry_run or not _between(attempt, project_id):
         return
     with reclaiming(attempt):
-        for row in rows:
-            if row.state in {"moving", "undoing"}:
-                _log.info("move_settled", project=project_id, at=row.moved_to)
-                take_back(attempt, row)
+        # A job that lives has brought what it was moving to its end by now.
+        for row in _between(attempt, project_id):
+            _log.info("move_settled", project=project_id, at=row.moved_to)
+            take_back(attempt, row)
+
+
+def _between(attempt: Attempt, project_id: int) -> list[Reclaim]:
+    with autocommit(attempt.engine) as conn:
+        rows = reclaims.of_project(conn, project_id)
+    return [row for row in rows if row.state in {"moving", "undoing"}]
 
 
 def bring_home(attempt: Attempt, conversion: Conversion) -> Away:

@@ -64,12 +64,16 @@ def group_of(attempt: Attempt, conversion: Conversion) -> list[Member]:
     """All projects that go together with this one, outermost first, then by id.
 
     Raises `MigratedProjectThereError` naming one that the run has no job for, `MovedAwayThereError` when what
-    was moved away from one of them lies in the directory.
+    was moved away from one of them lies in the directory, `NothingToDoError` when the project was rolled back
+    meanwhile.
     """
     with attempt.engine.connect() as conn:
         around = reclaims.neighbours(conn)
         named = reclaims.projects_of_run(conn, attempt.run_id)
     found = _connected(around, conversion.project_id)
+    gone = NothingToDoError(f"project {conversion.project_id}: rolled back since")
+    if not found:
+        raise gone
     top = min((place for _, place in found), key=len)
     _check_nothing_moved_in(around, top)
     for one, place in found:
@@ -85,6 +89,8 @@ def group_of(attempt: Attempt, conversion: Conversion) -> list[Member]:
         for one, place in found
         if one.project_id in conversions
     ]
+    if conversion.project_id not in {member.project_id for member in members}:
+        raise gone
     return sorted(members, key=lambda one: (len(one.place), one.project_id))
 
 
