@@ -37,31 +37,28 @@ grant select (session_id, project_id, session_name, start_ns, stop_ns, parent_se
       update (parent_session_data_path, raw_session_name, dataset_id, data_start_offset, data_end_offset, split_config_id)
     on sessions to :"migrator";
 
--- Datasets are added and stay. They are locked while a project is led to one: updated_at stands for that.
-grant select (dataset_id, dataset_name, dataset_hash, file_path, file_size_bytes, metadata),
-      insert (dataset_name, dataset_hash, file_path, file_size_bytes, session_count, description, metadata),
-      update (updated_at)
-    on raw_datasets to :"migrator";
-grant insert (dataset_id, session_name, session_path, original_labels_json, file_count)
-    on raw_dataset_sessions to :"migrator";
+-- Datasets are added, and those that nothing refers to are taken out and may come back, as they were (gc). They are locked while a
+-- project is re-pointed to one: updated_at stands for that.
+grant select, insert, update (updated_at), delete on raw_datasets to :"migrator";
+grant select, insert, delete on raw_dataset_sessions to :"migrator";
 -- What a migration adds for a project, its rollback takes away.
 grant select (ref_id, project_id, dataset_id), insert (project_id, dataset_id), delete
     on project_dataset_refs to :"migrator";
-grant select (config_id, raw_session_name),
+grant select (config_id, dataset_id, raw_session_name),
       insert (project_id, dataset_id, raw_session_name, split_strategy, split_parameters), delete
     on project_split_configs to :"migrator";
 
--- The ledger. No row of it is ever deleted, and no before-image is rewritten.
+-- The ledger. No run, job, outcome or before-image is ever deleted, and no before-image is rewritten.
 grant select on migration_state_arrows, schema_steps to :"migrator";
 grant select, insert on migration_recording_counts to :"migrator";
-grant select, insert, update on migration_runs, migration_jobs, migration_dry_run_blobs, migration_blob_checks, migration_store
-    to :"migrator";
+grant select, insert, update on migration_runs, migration_jobs, migration_store to :"migrator";
+grant select, insert, update, delete on migration_dry_run_blobs, migration_blob_checks, migration_unreferenced to :"migrator";
 grant select, insert, update (rolled_back_at, rollback_run_id) on project_conversions to :"migrator";
-grant select, insert, update (claimed_at) on dataset_claims to :"migrator";
--- Who needs which blob, and what a verification reads.
-grant select, insert on migration_dataset_blobs, migration_blob_readers to :"migrator";
-grant select, insert, update (checked_at) on migration_indexed_datasets to :"migrator";
-grant select on migration_reclaims to :"migrator";
+grant select, insert, update (claimed_at), delete on dataset_claims to :"migrator";
+-- Who needs which blob, what a verification reads, and which directories were moved away.
+grant select, insert, delete on migration_dataset_blobs, migration_blob_readers to :"migrator";
+grant select, insert, update (checked_at), delete on migration_indexed_datasets to :"migrator";
+grant select, insert, update (state, reclaimed_at, ended_at, ended_by_run_id) on migration_reclaims to :"migrator";
 
 -- Identity columns need no right of their own. Tables that were made by hand may number their rows by a default.
 select format('grant usage on sequence %s to %I', pg_get_serial_sequence(t.name, t.key), :'migrator')
@@ -71,7 +68,6 @@ join pg_attribute a on a.attrelid = t.name::regclass and a.attname = t.key and a
 where pg_get_serial_sequence(t.name, t.key) is not null \gexec
 
 -- To be able to say that a sequence is behind its table, after rows were imported with their numbers.
-grant select (raw_session_id) on raw_dataset_sessions to :"migrator";
 select format('grant select on sequence %s to %I', pg_get_serial_sequence(t.name, t.key), :'migrator')
 from (values ('raw_datasets', 'dataset_id'), ('raw_dataset_sessions', 'raw_session_id'),
              ('project_dataset_refs', 'ref_id'), ('project_split_configs', 'config_id'),

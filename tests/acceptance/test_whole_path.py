@@ -143,7 +143,9 @@ def test_projects_without_a_path_are_skipped_with_the_reason_and_get_no_task(sto
     assert left_out == {story.estate.projects[key]: reason for key, reason in reasons.items()}
     assert planned == story.real.details.keys() - left_out.keys()
     for key in story.estate.skipped:
-        assert f"left out: {story.estate.projects[key]} Study {key}: {reasons[key]}" in story.real.words
+        assert (
+            f"left out: project {story.estate.projects[key]} Study {key}: {reasons[key]}" in story.real.words
+        )
 
 
 def test_failures_are_reported_with_the_remedy_and_give_exit_code_3(story: Story):

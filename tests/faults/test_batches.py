@@ -139,7 +139,7 @@ def no_blob_is_read(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Fail when a blob is read to find out whether it is right."""
     with monkeypatch.context() as patch:
         patch.setattr(
-            integrity, "_is_right", lambda _job, path, _digest: pytest.fail(f"was read again: {path}")
+            integrity, "is_right", lambda _job, path, _digest: pytest.fail(f"was read again: {path}")
         )
         yield
 

@@ -141,9 +141,9 @@ def test_a_copy_that_was_checked_is_trusted_like_a_blob(
     """It is read before its tree is reused for the first time: whoever made it has not looked at it."""
     assert first[1].links.hard == 4
     read: list[str] = []
-    really = integrity._is_right
+    really = integrity.is_right
     monkeypatch.setattr(
-        integrity, "_is_right", lambda job, *file: (read.append(file[0]), really(job, *file))[1]
+        integrity, "is_right", lambda job, *file: (read.append(file[0]), really(job, *file))[1]
     )
     tree, _ = migrate(tools, study(site, "original", 1, 8))
 

@@ -11,7 +11,16 @@ from typing import Any, NamedTuple
 import pytest
 from sqlalchemy import Connection, Engine, event, text
 
-from producer.runs import collect, control, legacy_projects, migrated_projects, status, verification
+from producer.runs import (
+    collect,
+    control,
+    garbage,
+    legacy_projects,
+    migrated_projects,
+    reclaims,
+    status,
+    verification,
+)
 from producer.runs.open import Opened
 from tests.estate import every_form, make_project, record_session, split_session
 from tests.support import runs
@@ -24,7 +33,8 @@ from worker.db.ledger import Run
 from worker.errors import DatabaseRefusedError, PermanentError
 from worker.jobs import reaper
 from worker.jobs.tools import Tools
-from worker.messages import JobRef, Verb
+from worker.messages import JobRef, RunOptions, Verb
+from worker.store.garbage import Garbage
 
 FILE = SQL / "create_migrator_role.sql"
 
@@ -331,10 +341,16 @@ def _whole_story(role: Role) -> None:
         migration = _do(tools, legacy_projects.enqueue(settings, engine, dry_run=False))
         flip(next(site.settings.store_dir.glob("blobs/*/*")))
         _do(tools, verification.verify(settings, engine, wanted=verification.Wanted(repair=True)))
+        for act in ({}, {"undo": True}, {}, {"purge": True, "grace_days": 0}):
+            options = RunOptions(**act)
+            _do(tools, reclaims.reclaim(settings, engine, dry_run=False, options=options))
         _do(
             tools,
             migrated_projects.rollback(settings, engine, dry_run=False, project_ids=(), restore_files=True),
         )
+        _do(tools, garbage.collect(settings, engine, dry_run=False, grace_hours=0, expect=None))
+        (entry, *_) = Garbage(tools.open_store(create=False)).entries()
+        _do(tools, garbage.restore(settings, engine, entry_id=entry.entry_id))
     control.retry(settings, engine, migration)
     _drive(site, legacy_projects.enqueue(settings, engine, dry_run=True, limit=2))
 

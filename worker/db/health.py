@@ -14,22 +14,27 @@ from worker.db.refusals import NUMBERED, catch_up
 NEEDED_RIGHTS = {
     "projects": ("select", "update"),
     "sessions": ("select", "update"),
-    "raw_datasets": ("select", "insert", "update"),
-    "raw_dataset_sessions": ("insert",),
+    "raw_datasets": ("select", "insert", "update", "delete"),
+    "raw_dataset_sessions": ("select", "insert", "delete"),
     "project_dataset_refs": ("select", "insert", "delete"),
     "project_split_configs": ("select", "insert", "delete"),
     "project_conversions": ("select", "insert", "update"),
     "migration_state_arrows": ("select",),
     "migration_runs": ("select", "insert", "update"),
     "migration_jobs": ("select", "insert", "update"),
-    "migration_dry_run_blobs": ("select", "insert", "update"),
+    "migration_dry_run_blobs": ("select", "insert", "update", "delete"),
     "migration_recording_counts": ("select", "insert"),
-    "migration_blob_checks": ("select", "insert", "update"),
-    "dataset_claims": ("select", "insert", "update"),
+    "migration_blob_checks": ("select", "insert", "update", "delete"),
+    "dataset_claims": ("select", "insert", "update", "delete"),
+    "migration_dataset_blobs": ("select", "insert", "delete"),
+    "migration_indexed_datasets": ("select", "insert", "update", "delete"),
+    "migration_blob_readers": ("select", "insert", "delete"),
+    "migration_reclaims": ("select", "insert", "update"),
+    "migration_unreferenced": ("select", "insert", "update", "delete"),
     "migration_store": ("select", "insert", "update"),
     "schema_steps": ("select",),
 }
-"""What migration and rollback do to which table; `update` also to lock a row (PostgreSQL, "SELECT")."""
+"""What all verbs do to which table; `update` also to lock a row (PostgreSQL, "SELECT")."""
 
 _LABEL_COLUMNS = {
     "projects": ("project_id", "project_name", "path"),

@@ -12,14 +12,14 @@ from producer.doctor import database_checks
 from producer.doctor.database_checks import check_database
 from tests.estate import make_project, record_session, split_session
 from tests.producer.doctor.chapters import PASSWORD, bad
-from tests.support.runs import run_one, tools_of
+from tests.support.runs import run, run_one, tools_of, verify_datasets
 from tests.support.sites import Site
 from worker.db import health, schema
 from worker.db.engine import autocommit, connect
 from worker.db.health import NEEDED_RIGHTS, Server
 from worker.findings import Verdict
 from worker.jobs.reaper import reap
-from worker.messages import Verb
+from worker.messages import THE_STORE, Subject, Verb
 
 
 @contextmanager
@@ -83,8 +83,12 @@ def test_the_needed_rights_are_enough_for_every_verb(site: Site):
             run_one(tools, Verb.MIGRATE, project.project_id, dry_run=True),
             run_one(tools, Verb.MIGRATE, project.project_id),
             run_one(tools, Verb.VERIFY, project.project_id),
+            *verify_datasets(tools, repair=True),
+            run_one(tools, Verb.RECLAIM, project.project_id),
+            run_one(tools, Verb.RECLAIM, project.project_id, undo=True),
             run_one(tools, Verb.ROLLBACK, project.project_id, dry_run=True),
             run_one(tools, Verb.ROLLBACK, project.project_id),
+            run(tools, Verb.GC, only=[THE_STORE], subject=Subject.STORE, grace_hours=0)[THE_STORE],
         ]
         reap(site.settings, engine)
         assert [schema_step.state for schema_step in schema.status(engine)] == ["applied"] * 4
@@ -93,8 +97,12 @@ def test_the_needed_rights_are_enough_for_every_verb(site: Site):
         ("would_migrate", None),
         ("migrated", None),
         ("verified", None),
+        ("verified", None),
+        ("reclaimed", None),
+        ("undone", None),
         ("would_roll_back", None),
         ("rolled_back", None),
+        ("collected", None),
     ]
 
 
