@@ -29,6 +29,7 @@ from tests.support.psql import SQL, psql
 from tests.support.sites import Site
 from worker.db import health, leases, ledger, recordings, schema, tables
 from worker.db.engine import connect
+from worker.db.garbage import unreferenced
 from worker.db.ledger import Run
 from worker.errors import DatabaseRefusedError, PermanentError
 from worker.jobs import reaper
@@ -158,9 +159,7 @@ def test_the_migrator_role_cannot_harm_label_s_tables(role: Role, what: str):
         "update projects set labelings = null",
         "insert into projects (project_name, participant_id) values ('x', 1)",
         "insert into sessions (project_id, session_name, start_ns, stop_ns) values (1, 'x', 0, 1)",
-        "delete from raw_datasets",
         "update raw_datasets set file_path = '/etc'",
-        "delete from raw_dataset_sessions",
         "delete from migration_runs",
         "delete from migration_jobs",
         "delete from project_conversions",
@@ -348,7 +347,9 @@ def _whole_story(role: Role) -> None:
             tools,
             migrated_projects.rollback(settings, engine, dry_run=False, project_ids=(), restore_files=True),
         )
-        _do(tools, garbage.collect(settings, engine, dry_run=False, grace_hours=0, expect=None))
+        with engine.connect() as conn:
+            due = sum(one.is_due for one in unreferenced(conn, 0))
+        _do(tools, garbage.collect(settings, engine, dry_run=False, grace_hours=0, expect=due))
         (entry, *_) = Garbage(tools.open_store(create=False)).entries()
         _do(tools, garbage.restore(settings, engine, entry_id=entry.entry_id))
     control.retry(settings, engine, migration)
