@@ -1,0 +1,43 @@
+"""Jobs that meet over one legacy directory while it is moved."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+from sqlalchemy import text
+
+from tests.support.runs import another_worker, migrate_all, open_run, run_one, tools_of
+from tests.support.sites import Site
+from tests.support.studies import plain_study
+from tests.support.waiting import PATIENCE_S, eventually
+from worker.db import claims
+from worker.jobs.reclaim import reclaim
+from worker.messages import Status, Verb
+
+
+def say(site: Site, state: str) -> None:
+    with site.engine.begin() as conn:
+        conn.execute(text("update migration_reclaims set state = :state"), {"state": state})
+
+
+def test_what_a_living_job_moves_is_not_taken_for_left_over(site: Site):
+    legacy = plain_study(site, "study", 1)
+    with tools_of(site) as tools, another_worker(site, "late") as late, ThreadPoolExecutor(1) as thread:
+        (migrated,) = migrate_all(site, tools)
+        run_one(tools, Verb.RECLAIM, migrated.project_id, older_than_days=0)
+        # As the ledger is while a job has renamed the directory and not said so yet.
+        say(site, "moving")
+        with claims.hold(site.engine, ["reclaiming"], what="moved directories", idle_timeout_s=PATIENCE_S):
+            (ref,) = open_run(site.engine, Verb.RECLAIM, older_than_days=0)
+            second = thread.submit(reclaim, late, ref, "late")
+            eventually(lambda: waits(site), "the second job waits for the claim")
+            say(site, "reclaimed")
+        outcome = second.result(PATIENCE_S)
+
+    assert outcome is not None
+    assert outcome.status is Status.SKIPPED
+    assert not legacy.exists()
+
+
+def waits(site: Site) -> bool:
+    with site.engine.connect() as conn:
+        waiting = text("select exists (select from pg_locks where not granted)")
+        return bool(conn.scalar(waiting))
