@@ -22,7 +22,7 @@ def bytes_on_disk(ordered: Sequence[Outcome]) -> dict[str, int]:
 
 
 def words(report: Mapping[str, Any]) -> Iterator[str]:
-    """What a reclaim did, or in a dry run would do, in lines for a person; skipped projects with the reason."""
+    """What a reclaim did, or in a dry run would do, in lines for a person."""
     dry_run = report["dry_run"]
     counts = Counter(detail["status"] for detail in report["details"])
     said = [f"{count} {status_words(Status(status), dry_run=dry_run)}" for status, count in counts.items()]

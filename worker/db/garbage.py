@@ -254,6 +254,19 @@ def forget_index(conn: Connection, dataset_hash: str) -> None:
         conn.execute(sql(f"delete from {table} where dataset_hash = :hash"), {"hash": dataset_hash})  # noqa: S608 - constants
 
 
+def indexed_without_row(conn: Connection, own_run: Any) -> list[str]:
+    """The digests that the index has and no dataset; none while another job runs: it may be storing one."""
+    rows = conn.execute(
+        sql("""
+            select i.dataset_hash from migration_indexed_datasets i
+            where not exists (select from raw_datasets d where d.dataset_hash = i.dataset_hash)
+              and not exists (select from migration_jobs where state = 'running' and run_id <> :own_run)
+            order by i.dataset_hash"""),
+        {"own_run": own_run},
+    )
+    return [row.dataset_hash for row in rows]
+
+
 def needed(conn: Connection, digests: Iterable[str]) -> frozenset[str]:
     """Those of these blobs that some dataset of the index needs."""
     rows = conn.execute(

@@ -265,6 +265,7 @@ class _Collection:
 
     def _take_loose_blobs(self) -> None:
         index_rest(self.attempt)
+        self._forget_what_was_never_stored()
         with autocommit(self.attempt.engine) as conn:
             unknown = garbage.without_index(conn)
         if unknown:
@@ -279,6 +280,16 @@ class _Collection:
         files, size = LooseBlobs(self.attempt, self.garbage, self.grace_h).take(entry)
         if files:
             self._note("quarantined", entry, files, size)
+
+    def _forget_what_was_never_stored(self) -> None:
+        """A migration writes the index before its rows, and may have come to nothing since."""
+        if self.dry_run:
+            return
+        attempt = self.attempt
+        with attempt.engine.begin() as conn:
+            for digest in garbage.indexed_without_row(conn, attempt.run_id):
+                if not os.path.lexists(attempt.store.manifest_path(digest)):
+                    garbage.forget_index(conn, digest)
 
     # The ledger ---------------------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """Bringing an entry of the quarantine back: as a migration stores, with the index first and the rows last."""
 
 import os
+from dataclasses import replace
 
 from worker.db import garbage
 from worker.db.engine import autocommit
@@ -10,6 +11,7 @@ from worker.jobs.indexing import index
 from worker.messages import GarbageEntry, Outcome, Status
 from worker.store.digest import printable
 from worker.store.garbage import Entry, Garbage
+from worker.store.manifest import Manifest
 
 
 def restore_entry(attempt: Attempt, entry_id: str) -> Outcome:
@@ -47,9 +49,11 @@ def _restore_dataset(attempt: Attempt, taken: Garbage, entry: Entry) -> int:
     """The caller has the dataset's claim. Index and marks come before the blobs are looked for: a gc that
     comes later, or is at work on them, must not take what was just brought back.
     """
-    if _is_back(attempt, entry):
-        return 0
     manifest = taken.manifest_of(entry)
+    if _is_back(attempt, entry, manifest):
+        return 0
+    # Until the rows are there again, a gc that comes meanwhile completes this entry instead of a new one.
+    taken.describe(replace(entry, is_whole=False))
     if entry.rows is not None:
         index(attempt, manifest)
     with attempt.engine.begin() as conn:
@@ -59,6 +63,7 @@ def _restore_dataset(attempt: Attempt, taken: Garbage, entry: Entry) -> int:
     if lacking:
         with attempt.engine.begin() as conn:
             garbage.forget_index(conn, manifest.digest)
+        taken.finish(entry)
         raise GarbageNotRestoredError(
             f"{len(lacking)} of its contents are gone, the first is {lacking[0]}; nothing was brought back"
         )
@@ -74,7 +79,7 @@ def _restore_dataset(attempt: Attempt, taken: Garbage, entry: Entry) -> int:
     return len(manifest.files)
 
 
-def _is_back(attempt: Attempt, entry: Entry) -> bool:
+def _is_back(attempt: Attempt, entry: Entry, manifest: Manifest) -> bool:
     """Did an attempt that died bring all of it back? Raises `GarbageNotRestoredError` when the place is
     another one's.
     """
@@ -86,11 +91,12 @@ def _is_back(attempt: Attempt, entry: Entry) -> bool:
         raise GarbageNotRestoredError(
             f"Dataset {(entry.dataset_hash or '')[:12]} was stored again since, as dataset {dataset_id}; the entry is not needed"
         )
-    if entry.tree is not None and os.path.lexists(entry.tree) and _is_taken(attempt, entry):
+    if entry.tree is not None and os.path.lexists(entry.tree) and _is_taken(attempt, entry, manifest):
         raise GarbageNotRestoredError(f"Something else is at {printable(entry.tree)}")
     return False
 
 
-def _is_taken(attempt: Attempt, entry: Entry) -> bool:
-    """Is what lies at the tree's place another one? The entry then has a tree of its own."""
-    return os.path.lexists(f"{attempt.store.root}/quarantine/{entry.entry_id}/tree")
+def _is_taken(attempt: Attempt, entry: Entry, manifest: Manifest) -> bool:
+    """Is what lies at the tree's place another one? The same content may have been stored there again."""
+    own = os.path.lexists(f"{attempt.store.root}/quarantine/{entry.entry_id}/tree")
+    return own and next(attempt.store.differences(manifest, entry.tree or ""), None) is not None

@@ -148,12 +148,15 @@ class Garbage:
     # Taking -------------------------------------------------------------------------------------------------
 
     def take_tree(self, entry: Entry) -> None:
-        """Move the dataset's tree and manifest into the entry; what is there already stays."""
+        """Move the dataset's tree and manifest into the entry. If it has them already, those in the store are
+        of a later attempt to store the same content: the tree stays there, without a row an orphan.
+        """
         folder = f"{self._folder}/{entry.entry_id}"
         with writing(folder):
-            if entry.tree is not None and is_directory(entry.tree):
+            taken = os.path.lexists(f"{folder}/tree")
+            if entry.tree is not None and is_directory(entry.tree) and not taken:
                 _move_directory(entry.tree, f"{folder}/tree")
-            if entry.dataset_hash is not None:
+            if entry.dataset_hash is not None and not os.path.lexists(f"{folder}/manifest.json"):
                 _move(self._store.manifest_path(entry.dataset_hash), f"{folder}/manifest.json")
 
     def take_blobs(self, entry: Entry, digests: Sequence[str]) -> None:
