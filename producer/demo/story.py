@@ -77,10 +77,43 @@ class _Demo:
         )
         as_expected += [
             self._reads_as(before),
-            self._ends_with(0, "All sessions, verified by the workers", "verify", "--sessions", *_REPORT),
+            self._ends_with(0, "All sessions and all stored bytes, verified", "verify", *_REPORT),
         ]
-        self._space()
+        self._space("On disk after the migration")
+        as_expected += self._reclaim()
         return all(as_expected)
+
+    def _reclaim(self) -> list[bool]:
+        """The store becomes the only copy: in steps, each of which can be taken back until the purge."""
+        now = ("--older-than", "0", "--yes", "--wait", *_REPORT)
+        first = str(self._a_migrated_project())
+        return [
+            self._ends_with(0, "Space back, first step: the directories move away", "reclaim", *now),
+            self._ends_with(
+                0, "It can be taken back: a rollback", "rollback", "--project-id", first, "--wait", *_REPORT
+            ),
+            self._ends_with(0, "… and once more", "enqueue", "--project-id", first, "--wait", *_REPORT),
+            self._ends_with(0, "", "reclaim", "--project-id", first, *now),
+            self._ends_with(
+                *(0, "Second step, usually a month later: they are removed"),
+                *("reclaim", "--purge", "--grace", "0", "--yes", "--wait", *_REPORT),
+            ),
+            self._space("On disk after the purge"),
+            self._ends_with(
+                *(0, "Even then: a rollback that rebuilds the directory from the store"),
+                *("rollback", "--project-id", first, "--restore-files", "--wait", *_REPORT),
+            ),
+            self._ends_with(
+                0, "What nothing refers to, a gc would find", "gc", "--dry-run", "--wait", *_REPORT
+            ),
+        ]
+
+    def _a_migrated_project(self) -> int:
+        with self.engine.connect() as conn:
+            number: int = conn.execute(
+                text("select min(project_id) from projects where project_type = 'dataset_based'")
+            ).scalar_one()
+        return number
 
     def _record(self, megabytes: int) -> None:
         self._chapter(f"A lab with about {megabytes} MB of recordings")
@@ -94,7 +127,8 @@ class _Demo:
 
     def _ends_with(self, expected: int, title: str, *arguments: str) -> bool:
         """A chapter of one command: does it end with this exit code?"""
-        self._chapter(title)
+        if title:
+            self._chapter(title)
         return self._producer(*arguments) == expected
 
     def _reads_as(self, before: Mapping[str, pd.DataFrame]) -> bool:
@@ -129,9 +163,9 @@ class _Demo:
             rows = _session_rows(conn, ["2025-03-03_08_00_00", "2025-06-01_22_00_00.2"])
         return {row.session_name: read(row, Reader.PLOT, self.settings.data_dir) for row in rows}
 
-    def _space(self) -> None:
+    def _space(self, title: str) -> bool:
         """What is on disk now, each content counted once."""
-        self._chapter("On disk")
+        self._chapter(title)
         legacy = _allocated(
             path
             for path in self.settings.data_dir.iterdir()
@@ -141,6 +175,7 @@ class _Demo:
         self.console.print(
             f"  legacy directories {human_bytes(legacy)}, the store with all its trees {human_bytes(store)}"
         )
+        return True
 
 
 def _prepare(folder: Path) -> None:
