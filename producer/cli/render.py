@@ -77,6 +77,7 @@ def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
             yield from _outcome_lines(report, VERB_WORDS[verb])
     if verb is Verb.MIGRATE:
         yield _space_line(report)
+        yield from _disk_lines(report)
     if verb is Verb.VERIFY:
         yield from verification_lines(report)
     if verb is Verb.VERIFY and report["warnings"]:
@@ -152,6 +153,17 @@ def _space_line(report: Mapping[str, Any]) -> str:
         f"{report['datasets_created']} datasets {would}created; {read} in legacy directories, "
         f"{stored} {would}stored, {saved} {would}saved{share}"
     )
+
+
+def _disk_lines(report: Mapping[str, Any]) -> Iterator[str]:
+    """What is on disk now: a migration frees nothing."""
+    space = report["space"]
+    if space["legacy"]:
+        legacy, store = human_bytes(space["legacy"]), human_bytes(space["store"])
+        yield (
+            f"on disk: {legacy} in these directories, {'about ' if report['dry_run'] else ''}{store} more in the store; "
+            "nothing is freed until producer reclaim"
+        )
 
 
 def status_lines(status: RunStatus) -> Iterator[str]:

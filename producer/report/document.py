@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from importlib import resources
 from typing import Any
 
-from producer.report import garbage, reclaim, verification
+from producer.report import garbage, reclaim, space, verification
 from producer.report.facts import ReportInconsistentError, RunFacts
 from worker.messages import FileCounts, Outcome, Status, Subject, Verb, subject_words
 from worker.wording import VERB_WORDS, VerbWords
@@ -56,6 +56,7 @@ def build(run: RunFacts, outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 
 _PARTS: dict[Verb, Callable[[RunFacts, Sequence[Outcome]], dict[str, Any]]] = {
+    Verb.MIGRATE: space.part,
     Verb.VERIFY: verification.part,
     Verb.GC: garbage.part,
 }

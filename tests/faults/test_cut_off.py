@@ -5,22 +5,20 @@ With the plug go the bytes that no sync had put on the disk; names stay. That is
 journal may do, at its worst: a file of the right size that holds nothing.
 """
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import pytest
 
 from tests.faults.child import Children
+from tests.faults.lost_writes import lose_what_was_not_synced
 from tests.faults.stories import STORIES, Story, first_of_each_kind
 from tests.support.runs import WORK, let_lease_run_out, run_one
-from tests.support.shim import SYNCS, Act, Call, Fault
+from tests.support.shim import Act, Fault
 from tests.support.sites import Site
 from tests.support.studies import mode
 from worker.db import overview
 from worker.jobs.tools import Tools
 from worker.messages import JobRef, Outcome, Verb
-
-_FILLS = {"write", "writev", "pwrite64", "pwritev64v2", "fallocate", "sendfile64", "copy_file_range"}
 
 
 def cut_off(told: Story, point: int, *, plug: bool) -> str:
@@ -48,36 +46,6 @@ def go_on(tools: Tools, ref: JobRef, *, in_another_run: bool) -> Outcome | None:
     if in_another_run:
         return run_one(tools, Verb.MIGRATE, ref.subject_id)
     return WORK[Verb.MIGRATE, ref.subject](tools, ref, "the next worker")
-
-
-def lose_what_was_not_synced(calls: Sequence[Call]) -> None:
-    """Let every file that was written after the last sync that covers it hold nothing but zeros."""
-    unsynced: dict[str, None] = {}
-    for call in calls:
-        if call.result is None or call.result < 0:
-            continue
-        if call.name in _FILLS:
-            unsynced[call.path] = None
-        elif call.name == "syncfs":
-            unsynced.clear()
-        elif call.name in SYNCS:
-            unsynced.pop(call.path, None)
-        elif call.name == "rename":
-            unsynced = {_moved(path, call): None for path in unsynced}
-    for path in unsynced:
-        if os.path.lexists(path):
-            os.chmod(path, 0o644)
-            size = os.path.getsize(path)
-            with open(path, "r+b") as file:
-                file.write(b"\0" * size)
-            os.chmod(path, 0o444)
-
-
-def _moved(path: str, call: Call) -> str:
-    """Where a file is after a rename of it, or of a directory above it."""
-    if path == call.path or path.startswith(f"{call.path}/"):
-        return call.target + path[len(call.path) :]
-    return path
 
 
 @pytest.mark.parametrize("story", STORIES)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.faults.child import Children, End
+from tests.faults.lost_writes import lose_what_was_not_synced
 from tests.faults.stories import first_of_each_kind
-from tests.faults.test_cut_off import lose_what_was_not_synced
 from tests.support.damages import HAS_BYTES, Twins, flip, open_for_writing, separate, twins
 from tests.support.points import Lives, Points, lives
 from tests.support.runs import WORK, at_once, let_lease_run_out, open_run

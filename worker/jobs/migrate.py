@@ -30,10 +30,11 @@ from worker.jobs.integrity import record_verified, repair, unverified
 from worker.jobs.read_once import Reading, big_files_claimed, read_once
 from worker.jobs.runner import run_job
 from worker.jobs.tools import Tools
+from worker.legacy.allocation import Allocation
 from worker.legacy.hashed_tree import HashedTree
 from worker.legacy.ingest import Stored, check_paths_fit, check_room, counted, missing_from, store_tree
 from worker.legacy.scan import Scan, scan
-from worker.messages import ByteCounts, FileCounts, JobRef, LinkCounts, Outcome, Status, Verb
+from worker.messages import ByteCounts, DiskBytes, FileCounts, JobRef, LinkCounts, Outcome, Status, Verb
 from worker.runtime import log
 from worker.store.digest import BIG_BYTES
 
@@ -271,5 +272,18 @@ def _predict(attempt: Attempt, reading: Reading) -> Outcome:
 
 def _outcome(attempt: Attempt, tree: HashedTree, status: Status, reason: str, stored: Stored) -> Outcome:
     return attempt.outcome(status, reason).with_changes(
-        dataset_hash=tree.manifest.digest, files=stored.files, bytes=stored.bytes, links=stored.links
+        dataset_hash=tree.manifest.digest,
+        files=stored.files,
+        bytes=stored.bytes,
+        links=stored.links,
+        disk=DiskBytes(legacy=tree.scan.allocated_bytes, store=_taken(attempt)),
     )
+
+
+def _taken(attempt: Attempt) -> int:
+    """The room on disk of what this job has brought into the store."""
+    allocation = Allocation()
+    for digest in attempt.store.admitted:
+        with suppress(OSError):
+            allocation.add(os.lstat(attempt.store.blob_path(digest)))
+    return allocation.size_bytes

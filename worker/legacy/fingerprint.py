@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from worker.errors import DirectoryChangedError
+from worker.legacy.allocation import Allocation
 from worker.messages import MOVED_AWAY
 from worker.runtime.throttle import Pace, unlimited
 from worker.store.beneath import open_resolved
 from worker.store.digest import not_read, printable
 
-_BLOCK_BYTES = 512
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY
 
 
@@ -44,14 +44,13 @@ def fingerprint(root: str, pace: Pace = unlimited) -> Fingerprint:
     Raises `SourceChangedError` or `EntryUnreadableError` for what cannot be listed.
     """
     directories: dict[str, bytes] = {}
-    linked: set[tuple[int, int]] = set()
-    allocated = files = 0
+    allocation, files = Allocation(), 0
     try:
         top = open_resolved(root, _FOLDER)
     except OSError as error:
         raise not_read(root, error) from error
     try:
-        allocated += os.fstat(top).st_blocks * _BLOCK_BYTES
+        allocation.add(os.fstat(top))
         pending = [""]
         while pending:
             path = pending.pop()
@@ -63,12 +62,11 @@ def fingerprint(root: str, pace: Pace = unlimited) -> Fingerprint:
                     pending.append(f"{path}/{name}" if path else name)
                 else:
                     files += 1
-                if _is_counted(status, linked):
-                    allocated += status.st_blocks * _BLOCK_BYTES
+                allocation.add(status)
             directories[path] = digest.digest()
     finally:
         os.close(top)
-    return Fingerprint(directories=directories, allocated_bytes=allocated, files=files)
+    return Fingerprint(directories=directories, allocated_bytes=allocation.size_bytes, files=files)
 
 
 def _entries(top: int, path: str, root: str) -> Iterator[tuple[str, os.stat_result]]:
@@ -93,14 +91,3 @@ def _row(name: str, status: os.stat_result) -> bytes:
     if not stat.S_ISDIR(status.st_mode):
         seen += [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
     return os.fsencode(name) + b"\0" + repr(seen).encode("ascii") + b"\0"
-
-
-def _is_counted(status: os.stat_result, linked: set[tuple[int, int]]) -> bool:
-    """Is it the first name of its file that was met?"""
-    if status.st_nlink < 2 or stat.S_ISDIR(status.st_mode):
-        return True
-    identity = status.st_dev, status.st_ino
-    if identity in linked:
-        return False
-    linked.add(identity)
-    return True

@@ -16,6 +16,7 @@ from worker.errors import (
     PathRefusedError,
     SourceChangedError,
 )
+from worker.legacy.allocation import Allocation
 from worker.legacy.file_list import FileList, ScannedFile
 from worker.legacy.noise import Noise, is_noise
 from worker.legacy.roots import Roots, check_apart_from_store, check_place, is_within
@@ -55,7 +56,9 @@ _Entry = ScannedFile | ScannedDirectory
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scan:
-    """Everything below a project's directory. `links` counts links that are stored as what they point to."""
+    """Everything below a project's directory. `links` counts links that are stored as what they point to,
+    `allocated_bytes` the room that the directory takes on disk, without what links lead to.
+    """
 
     root: str
     root_mode: int
@@ -65,6 +68,7 @@ class Scan:
     files: FileList
     links: int
     noise: Noise
+    allocated_bytes: int = 0
 
     @property
     def size_bytes(self) -> int:
@@ -105,6 +109,7 @@ def scan(project_path: str, roots: Roots, pace: Pace = unlimited, *, needs_sessi
         files=files,
         links=walk.links,
         noise=walk.noise,
+        allocated_bytes=walk.allocation.size_bytes,
     )
     if needs_sessions and not found.session_names:
         raise NoSessionsError(f"No session directories found: {printable(project_path)}")
@@ -197,6 +202,7 @@ class _Walk:
         self.root = real_root
         self.links = 0
         self.noise = Noise()
+        self.allocation = Allocation()
         self._pace = pace
         self._nested = 0
 
@@ -208,6 +214,7 @@ class _Walk:
             with _opened(here.real) as descriptor:
                 if not here.path:
                     self.root_status = os.fstat(descriptor)
+                    self.allocation.add(self.root_status)
                 for name in _names(descriptor, here.real):
                     self._pace(0)
                     entry, below = self._entry(descriptor, name, here)
@@ -225,6 +232,8 @@ class _Walk:
             raise not_read(source, error) from error
         in_noise = here.in_noise or self._notice(name, path)
         left_at = here.left_at
+        if not left_at:
+            self.allocation.add(status)
         if stat.S_ISLNK(status.st_mode):
             left_at = (*left_at, here.real)
             source = self._target(source, path, left_at)

@@ -143,7 +143,7 @@ def test_only_what_was_read_longer_ago_is_due(
     assert [one["dataset_id"] for one in document["selection"]["left_out"]] == [stored.second.dataset_id]
 
 
-def test_a_dataset_that_was_removed_meanwhile_is_skipped_which_exits_3_where_it_was_named(
+def test_a_named_dataset_that_was_removed_meanwhile_is_skipped_which_exits_3(
     site: Site, tools: Tools, stored: Twins
 ):
     named = Verification(site, tools, store=True, dataset_ids=(stored.first.dataset_id,))

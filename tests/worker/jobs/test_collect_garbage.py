@@ -67,9 +67,7 @@ def everything_in(*folders: Path) -> dict[Path, bytes | None]:
     }
 
 
-def test_what_has_been_in_quarantine_for_the_grace_time_goes_for_good_and_can_be_migrated_again(
-    stored: Twins, tools: Tools
-):
+def test_what_was_in_quarantine_long_enough_goes_and_can_be_migrated_again(stored: Twins, tools: Tools):
     run_one(tools, Verb.ROLLBACK, stored.first.project_id)
     gc(tools)
 
