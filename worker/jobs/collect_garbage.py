@@ -57,6 +57,10 @@ def _work(attempt: Attempt) -> Outcome:
         done = restore_entry(attempt, entry_id) if entry_id is not None else _Collection(attempt).run()
         with attempt.engine.begin() as conn:
             leases.end_job(conn, attempt.lease, done)
+        restored = Garbage(attempt.store).find(entry_id) if entry_id is not None else None
+        if restored is not None:
+            # Only now: an attempt that dies before it has said so finds the entry again.
+            Garbage(attempt.store).remove(restored)
     return done
 
 

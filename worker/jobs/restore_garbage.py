@@ -15,7 +15,8 @@ from worker.store.manifest import Manifest
 
 
 def restore_entry(attempt: Attempt, entry_id: str) -> Outcome:
-    """Bring back all of an entry: blobs, manifest, tree, and a dataset's rows with their ids. Its outcome.
+    """Bring back all of an entry: blobs, manifest, tree, and a dataset's rows with their ids. Its outcome;
+    the entry, empty now, is the caller's to remove when that is in the ledger.
 
     Raises `GarbageNotRestoredError` when there is no such entry, its dataset was stored again meanwhile, its
     place is taken, or bytes of it are gone; the entry stays then. Dying anywhere: the next call completes it.
@@ -29,7 +30,6 @@ def restore_entry(attempt: Attempt, entry_id: str) -> Outcome:
     else:
         with attempt.claim([entry.dataset_hash], f"dataset {entry.dataset_hash[:12]}"):
             files = _restore_dataset(attempt, taken, entry)
-    taken.remove(entry, attempt.pace)
     found = GarbageEntry(
         action="restored",
         entry_id=entry.entry_id,
