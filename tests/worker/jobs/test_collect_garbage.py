@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine
+from blake3 import blake3
+from sqlalchemy import Engine, text
 
 from tests.support.damages import Twins, twins
 from tests.support.psql import contents
-from tests.support.runs import run, run_one, verify_datasets
+from tests.support.runs import WORK, let_lease_run_out, open_run, run, run_one, verify_datasets
 from tests.support.sites import Site
+from worker.db import garbage, leases
 from worker.jobs.tools import Tools
 from worker.messages import THE_STORE, Outcome, Status, Subject, Verb
 from worker.store.garbage import Garbage
@@ -78,3 +80,175 @@ def test_what_was_in_quarantine_long_enough_goes_and_can_be_migrated_again(store
     assert (again.status, again.dataset_created) == (Status.MIGRATED, True)
     assert {one.status for one in verify_datasets(tools)} == {Status.VERIFIED}
     assert not gc(tools).garbage
+
+
+# What is respected ------------------------------------------------------------------------------------------
+
+
+def _sql(stored: Twins, statement: str, **values: object) -> None:
+    with stored.site.engine.begin() as conn:
+        conn.execute(text(statement), values)
+
+
+def _refer_by_ref(stored: Twins) -> None:
+    _sql(
+        stored,
+        "insert into project_dataset_refs (project_id, dataset_id) select :id, min(dataset_id) from raw_datasets",
+        id=stored.second.project_id,
+    )
+
+
+def _refer_by_split(stored: Twins) -> None:
+    _sql(
+        stored,
+        "insert into project_split_configs (project_id, dataset_id, raw_session_name)"
+        " select :id, min(dataset_id), 'day' from raw_datasets",
+        id=stored.second.project_id,
+    )
+
+
+def _refer_by_session(stored: Twins) -> None:
+    _sql(
+        stored,
+        "update sessions set dataset_id = (select min(dataset_id) from raw_datasets)"
+        " where session_id = (select min(session_id) from sessions where project_id = :id)",
+        id=stored.first.project_id,
+    )
+
+
+def _refer_by_path(stored: Twins) -> None:
+    """DATA_DIR may be spelled otherwise than in the dataset's row."""
+    _sql(
+        stored,
+        "update sessions set parent_session_data_path = '/another/spelling/' || (select regexp_replace(file_path,"
+        " '^.*/', '') from raw_datasets order by dataset_id limit 1) || '/day'"
+        " where session_id = (select min(session_id) from sessions where project_id = :id)",
+        id=stored.first.project_id,
+    )
+
+
+def _no_record_of_ours(stored: Twins) -> None:
+    """As a dataset is that Label registered itself."""
+    _sql(stored, "delete from project_conversions where project_id = :id", id=stored.first.project_id)
+
+
+REFERENCES = {
+    "a reference": _refer_by_ref,
+    "a split configuration": _refer_by_split,
+    "a session": _refer_by_session,
+    "a session's path": _refer_by_path,
+    "Label's own": _no_record_of_ours,
+}
+
+
+@pytest.mark.parametrize("reference", REFERENCES)
+def test_a_dataset_that_is_referred_to_stays(stored: Twins, tools: Tools, reference: str):
+    run_one(tools, Verb.ROLLBACK, stored.first.project_id)
+    REFERENCES[reference](stored)
+
+    for _ in range(2):
+        done = gc(tools)
+        assert (done.status, done.garbage) == (Status.COLLECTED, ())
+
+    assert {one.status for one in verify_datasets(tools)} == {Status.VERIFIED}
+
+
+def test_what_is_young_leased_or_not_ours_stays(stored: Twins, tools: Tools):
+    store = tools.open_store(create=False)
+    foreign = [
+        store.root / "blobs" / "note",
+        store.trees / "made by hand" / "file",
+        store.root / "quarantine" / "damaged-1234.reason.txt",
+    ]
+    for path in foreign:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("not ours")
+    run_one(tools, Verb.ROLLBACK, stored.first.project_id)
+
+    young = gc(tools, grace_hours=24)
+    taken = gc(tools)
+
+    assert young.garbage == ()
+    assert [one.kind for one in taken.garbage] == ["dataset"]
+    assert [path.read_text() for path in foreign] == ["not ours"] * len(foreign)
+    shared = verify_datasets(tools)
+    assert {one.status for one in shared} == {Status.VERIFIED}, "a blob that another dataset needs stayed"
+
+
+def test_loose_blobs_and_trees_without_a_row_go_when_they_are_old_enough(stored: Twins, tools: Tools):
+    store = tools.open_store(create=False)
+    content = b"nothing needs this"
+    digest = blake3(content).hexdigest()
+    loose = Path(store.blob_path(digest))
+    loose.parent.mkdir(exist_ok=True)
+    loose.write_bytes(content)
+    run_one(tools, Verb.ROLLBACK, stored.first.project_id)
+    _sql(
+        stored,
+        "with gone as (select min(dataset_id) as id from raw_datasets), sessions_gone as"
+        " (delete from raw_dataset_sessions using gone where dataset_id = gone.id)"
+        " delete from raw_datasets using gone where dataset_id = gone.id",
+    )
+
+    young = gc(tools, grace_hours=24)
+    found = {one.kind: one for one in gc(tools).garbage}
+
+    assert young.garbage == ()
+    assert found.keys() == {"tree", "blobs"}
+    assert not loose.exists()
+    blobs = found["blobs"]
+    restored = gc(tools, restore_entry=blobs.entry_id)
+    assert restored.status is Status.RESTORED, restored.reason
+    assert loose.read_bytes() == content
+    assert {one.status for one in verify_datasets(tools)} == {Status.VERIFIED}
+
+
+def test_a_restored_dataset_is_young_again_and_a_second_copy_is_refused(stored: Twins, tools: Tools):
+    run_one(tools, Verb.ROLLBACK, stored.first.project_id)
+    _sql(stored, "update project_conversions set rolled_back_at = rolled_back_at - interval '9 days'")
+    (entry,) = gc(tools, grace_hours=24).garbage
+    assert gc(tools, restore_entry=entry.entry_id).status is Status.RESTORED
+
+    assert gc(tools, grace_hours=24).garbage == ()
+    (again,) = gc(tools).garbage
+    run_one(tools, Verb.MIGRATE, stored.first.project_id)
+    refused = gc(tools, restore_entry=again.entry_id)
+
+    assert (refused.status, refused.error_class) == (Status.FAILED, "GarbageNotRestoredError")
+    assert {one.status for one in verify_datasets(tools)} == {Status.VERIFIED}
+
+
+def test_a_migration_that_runs_keeps_the_blobs_that_it_may_rely_on(stored: Twins, tools: Tools):
+    """It looked for them before they had their marks."""
+    engine = stored.site.engine
+    run_one(tools, Verb.ROLLBACK, stored.first.project_id)
+    (ref,) = open_run(engine, Verb.MIGRATE, only=[stored.first.project_id])
+    with engine.begin() as conn:
+        lease = leases.take_lease(conn, ref, "another worker", 60.0)
+    assert lease is not None
+
+    (entry,) = gc(tools).garbage
+
+    assert entry.kind == "dataset"
+    assert not list(
+        (tools.open_store(create=False).root / "quarantine" / str(entry.entry_id)).glob("blobs/*")
+    )
+    let_lease_run_out(engine, ref)
+    assert WORK[Verb.MIGRATE, ref.subject](tools, ref, "the next worker").status is Status.MIGRATED
+    assert {one.status for one in verify_datasets(tools)} == {Status.VERIFIED}
+
+
+@pytest.mark.parametrize(
+    ("count", "datasets", "expect", "trips"),
+    [
+        (10, 10, None, False),
+        (11, 111, None, False),
+        (11, 109, None, True),
+        (11, 20, 11, False),
+        (12, 20, 11, True),
+    ],
+)
+def test_too_many_datasets_go_only_if_the_operator_says_how_many(
+    count: int, datasets: int, expect: int | None, *, trips: bool
+):
+    assert garbage.would_trip(count, datasets, expect) is trips
