@@ -15,7 +15,7 @@ from producer.doctor.worker_checks import WORKER_COMMAND
 from producer.runs.open import Opened
 from worker.broker import client as broker
 from worker.errors import BrokerUnavailableError
-from worker.messages import Verb
+from worker.messages import Subject, Verb
 from worker.settings import Settings
 
 
@@ -39,9 +39,17 @@ def open_and_follow(
             document |= outcome
         elif document["plan"]:
             short = str(opened.run_id)[:8]
-            terminal.say(f"Queued {len(document['plan'])} projects. Follow them: producer collect {short}")
+            terminal.say(
+                f"Queued {len(document['plan'])} {_subjects(opened)}. Follow them: producer collect {short}"
+            )
     terminal.document(document)
     raise typer.Exit(code)
+
+
+def _subjects(opened: Opened) -> str:
+    """What the jobs are about: `projects`, `datasets`, or `jobs` where there are several kinds."""
+    kinds = {job.subject for job in opened.jobs}
+    return f"{kinds.pop()}s" if len(kinds) == 1 and Subject.STORE not in kinds else "jobs"
 
 
 def _show_plan(terminal: Terminal, settings: Settings, opened: Opened, *, nothing: str) -> None:
