@@ -66,8 +66,12 @@ def assert_foretold(dry: Call, real: Call) -> None:
         for key in detail.keys() - ABOUT_THE_ATTEMPT - ABOUT_THE_STORING - BY_CHANCE:
             assert (number, key, foretold[key]) == (number, key, detail[key])
         assert foretold["files"]["total"] == detail["files"]["total"]
-    for key in real.report.keys() - {"run_id", "dry_run", "start_time", "end_time", "details"}:
+    for key in real.report.keys() - {"run_id", "dry_run", "start_time", "end_time", "details", "space"}:
         assert (key, dry.report[key]) == (key, real.report[key])
+    # Blocks are predicted by bytes.
+    said, took = (report.report["space"]["store"] for report in (dry, real))
+    assert said <= took <= said + 4096 * real.report["files"]["stored"]
+    assert dry.report["space"] | {"store": took} == real.report["space"]
     assert dry.exit_code == real.exit_code
 
 
