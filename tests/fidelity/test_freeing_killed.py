@@ -95,6 +95,7 @@ def test_freeing_may_be_killed_at_every_statement(site: Site, tools: Tools, dyin
         _check_end(tools, name, project, home, files)
 
     assert died > 10, "it was killed at hardly any statement"
+    assert {one.status for one in verify_datasets(tools)} <= {Status.VERIFIED}
 
 
 def _open(site: Site, act: Act, project: Project, options: dict[str, object]) -> JobRef:
@@ -124,7 +125,6 @@ def _is_at_one_place(site: Site, home: Path, files: object) -> None:
 
 def _check_end(tools: Tools, name: str, project: Project, home: Path, files: object) -> None:
     """As the act leaves it; and a rollback brings the directory back as it was, a migration the dataset."""
-    assert {one.status for one in verify_datasets(tools)} <= {Status.VERIFIED}
     if name in {"reclaim", "purge"}:
         assert not home.exists()
     if name in {"gc", "restore"}:
@@ -132,6 +132,8 @@ def _check_end(tools: Tools, name: str, project: Project, home: Path, files: obj
     back = run_one(tools, Verb.ROLLBACK, project.project_id, restore_files=True)
     assert (back.status, back.error) == (Status.ROLLED_BACK, None)
     assert snapshot_tree(home) == files
+    if name not in {"gc", "restore"}:
+        return
     gc(tools)
     gc(tools)
     assert not list(Garbage(tools.open_store(create=False)).entries())
