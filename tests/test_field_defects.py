@@ -51,7 +51,7 @@ DEFECTS = (
         number=5,
         was="the guide listed directories that sessions still read, and a verification of nothing was called good",
         guards=(
-            "fidelity/test_space.py::test_directories_that_sessions_read_are_not_listed",
+            "fidelity/test_space.py::test_directories_that_sessions_read_are_not_reclaimed",
             "acceptance/test_verify_and_rollback_cli.py::test_a_verification_that_verified_nothing_does_not_exit_with_0",
         ),
     ),

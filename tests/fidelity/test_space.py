@@ -1,25 +1,20 @@
-"""The operations guide's list of directories that nothing needs any more names none that anything reads."""
+"""A reclaim takes no directory that anything reads, however its path is spelled."""
 
-import re
 from pathlib import Path
-
-from sqlalchemy import text
 
 from tests.estate import make_project, make_session, record_session
 from tests.estate.rows import Project
 from tests.support.runs import run
 from tests.support.sites import Site
+from worker.errors import LegacyProjectThereError, SessionReadsThereError
 from worker.jobs.tools import Tools
 from worker.messages import Verb
 
-GUIDE = Path(__file__).parents[2] / "docs" / "operations.md"
-QUERY = re.search(r"```sql\n(\s*with mine.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
 
-
-def test_directories_that_sessions_read_are_not_listed(site: Site, tools: Tools) -> None:
+def test_directories_that_sessions_read_are_not_reclaimed(site: Site, tools: Tools) -> None:
     made: dict[str, Project] = {}
     with site.engine.begin() as conn:
-        for number, name in enumerate(["free", "lent", "being split", "around", "left"]):
+        for number, name in enumerate(["free", "lent", "being split", "around", "fine", "left"]):
             made[name] = make_project(conn, site.legacy_root, name)
             record_session(conn, made[name], "day", rows=20, seed=number)
         # Left alone, because its parent path is another project's.
@@ -33,8 +28,18 @@ def test_directories_that_sessions_read_are_not_listed(site: Site, tools: Tools)
         path = f"{made['being split'].path}/day"
         make_session(conn, made["being split"].project_id, "day.1", parent_path=path, offsets=(0, 9))
 
-    assert QUERY is not None
-    with site.engine.connect() as conn:
-        listed = list(conn.scalars(text(QUERY.group(1).replace(":", r"\:"))))
+    outcomes = run(
+        tools,
+        Verb.RECLAIM,
+        only=[one.project_id for name, one in made.items() if name != "left"],
+        dry_run=True,
+    )
 
-    assert listed == [made["free"].path]
+    remedies = {name: outcomes[one.project_id].remedy for name, one in made.items() if name != "left"}
+    assert remedies == {
+        "free": SessionReadsThereError.remedy,
+        "lent": SessionReadsThereError.remedy,
+        "being split": SessionReadsThereError.remedy,
+        "around": LegacyProjectThereError.remedy,
+        "fine": None,
+    }
