@@ -275,9 +275,7 @@ class ReclaimedLatelyError(ReclaimRefusedError):
 class AlreadyReclaimedError(ReclaimRefusedError):
     """The directory is away already."""
 
-    remedy = (
-        "None needed. To free its space: producer reclaim --purge; to move it back: producer reclaim --undo"
-    )
+    remedy = "None needed. To free its space: producer reclaim --purge; to move it back: producer reclaim --undo --project-id N"
 
 
 class DirectoryGoneError(ReclaimRefusedError):
@@ -324,7 +322,9 @@ class MigratedProjectThereError(ReclaimRefusedError):
 class MovedAwayThereError(ReclaimRefusedError):
     """What was moved away from inside the directory lies in it still."""
 
-    remedy = "Move it back or remove it first: producer reclaim --undo, or producer reclaim --purge"
+    remedy = (
+        "Move it back or remove it first: producer reclaim --undo --project-id N, or producer reclaim --purge"
+    )
 
 
 class NotADirectoryOfItsOwnError(ReclaimRefusedError):

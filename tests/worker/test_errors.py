@@ -23,10 +23,10 @@ def kinds(of: type[MigratorError] = MigratorError) -> Iterator[type[MigratorErro
 
 COMMANDS = sorted(
     {
-        command.strip()
+        re.sub(r"\b[A-Z]+\b", "1", command).strip()
         for kind in kinds()
         if kind.__module__ == errors.__name__
-        for command in re.findall(r"producer ((?:(?:--)?[a-z][a-z-]*\b ?)+)", kind.remedy + " ")
+        for command in re.findall(r"producer ((?:(?:(?:--)?[a-z][a-z-]*|[A-Z]+)\b ?)+)", kind.remedy + " ")
     }
 )
 

@@ -35,13 +35,13 @@ def test_a_legacy_directory_that_is_found_is_on_the_disk_before_a_row_relies_on_
     study_with_everything(site)
     run(tools, Verb.MIGRATE)
     said: list[str] = []
-    for room, name in ((rollback, "_compare"), (restore, "sync_file_system"), (rollback, "revert")):
+    for room, name in ((rollback, "compare"), (restore, "sync_file_system"), (rollback, "revert")):
         note(monkeypatch, said, room, name)
 
     (outcome,) = run(tools, Verb.ROLLBACK).values()
 
     assert outcome.status is Status.ROLLED_BACK
-    assert said == ["_compare", "sync_file_system", "revert"]
+    assert said == ["compare", "sync_file_system", "revert"]
 
 
 def test_a_legacy_file_system_that_cannot_flush_is_tried_again_later(
