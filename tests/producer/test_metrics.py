@@ -10,7 +10,7 @@ import subprocess
 import sys
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -49,6 +49,18 @@ def fail(engine: Engine, run_id: uuid.UUID, number: int) -> None:
         number, Status.FAILED, error_class=DirectoryMissingError.__name__, error="gone", remedy="mend"
     )
     end(engine, must_take(engine, run_id, number), lost)
+
+
+@contextmanager
+def hanging(pids: Sequence[int]) -> Iterator[None]:
+    """Let processes answer nothing until the block ends."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
 
 
 @contextmanager
@@ -220,29 +232,24 @@ def test_a_port_that_is_taken_is_a_usage_error(site: Site):
 def test_a_database_that_hangs_is_reported_as_away_until_it_answers(site: Site):
     with serving(site) as (process, url):
         fetch(url)
-        # A connection that lies in the pool, and a server that still takes bytes but never answers.
+        # The connections that lie in the pool, and a server that still takes bytes but never answers.
         with site.engine.connect() as conn:
-            its_server = conn.scalar(
+            its_servers = conn.scalars(
                 text(
                     "select pid from pg_stat_activity where datname = current_database() and application_name = :name"
                 ),
                 {"name": "label-migrator producer"},
-            )
-        os.kill(its_server, signal.SIGSTOP)
-        try:
-            hanging = parsed(fetch(url))
-        finally:
-            os.kill(its_server, signal.SIGCONT)
+            ).all()
+        with hanging(its_servers):
+            meanwhile = parsed(fetch(url))
         again = parsed(fetch(url))
-        os.kill(its_server, signal.SIGSTOP)
-        try:
+        with hanging(its_servers):
             process.send_signal(signal.SIGTERM)
             ended = process.wait(PATIENCE_S)
-        finally:
-            os.kill(its_server, signal.SIGCONT)
 
-    assert hanging["label_migrator_up"] == {("database",): 0, ("broker",): 1, ("store",): 1}
-    assert "label_migrator_jobs" not in hanging
-    assert hanging["label_migrator_queue_messages"] == {(): 0}
+    assert its_servers
+    assert meanwhile["label_migrator_up"] == {("database",): 0, ("broker",): 1, ("store",): 1}
+    assert "label_migrator_jobs" not in meanwhile
+    assert meanwhile["label_migrator_queue_messages"] == {(): 0}
     assert again["label_migrator_up"] == {("database",): 1, ("broker",): 1, ("store",): 1}
     assert ended == 0
