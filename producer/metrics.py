@@ -17,8 +17,9 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from producer.runs.survey import room_in, store_id_in
+from producer.store_size import StoreSize
 from worker.broker import client as broker
-from worker.db import overview, stores, verifications
+from worker.db import garbage, overview, reclaims, stores, verifications
 from worker.db.overview import Figures
 from worker.db.verifications import Coverage
 from worker.errors import MigratorError, StoreElsewhereError, UsageError
@@ -41,6 +42,9 @@ _COVERAGE = "coverage"
 _COVERAGE_EVERY_S = 60.0
 """How old the figures of the store's coverage may be."""
 
+_WAITS_FOR_WALK_S = 5.0
+"""How long a single look waits for the walk of the store; a scrape does not wait, the next one has it."""
+
 Look = Callable[[], Iterable[Metric]]
 
 
@@ -52,7 +56,7 @@ class LedgerCollector(Collector):
     its own.
     """
 
-    def __init__(self, settings: Settings, engine: Engine) -> None:
+    def __init__(self, settings: Settings, engine: Engine, *, waits_for_walk: bool) -> None:
         self._settings = settings
         self._engine = engine
         self._count_workers = broker.workers_counter(settings)
@@ -62,6 +66,8 @@ class LedgerCollector(Collector):
             "store": self._store,
             _COVERAGE: self._coverage,
         }
+        self._size = StoreSize(settings)
+        self._waits_for_walk_s = _WAITS_FOR_WALK_S if waits_for_walk else 0.0
         self._covered: tuple[float, list[Metric]] | None = None
         self._named: str | None = None
         self._named_is_known = threading.Event()
@@ -103,11 +109,18 @@ class LedgerCollector(Collector):
             self._named = named.store_id if named is not None else None
             self._named_is_known.set()
             found = overview.figures(conn)
+            reclaimed = reclaims.bytes_by_state(conn)
         yield from _of_jobs(found)
         runs = _gauge("runs", "Runs in the ledger", ["verb", "dry_run", "state"])
         for row in found.runs:
             runs.add_metric([row.verb, _text(is_true=row.dry_run), row.state], row.runs)
         yield runs
+        yield _counted(
+            "reclaimed_bytes",
+            "Allocated bytes of legacy directories that reclaims moved away: not freed yet, or purged",
+            ["state"],
+            reclaimed,
+        )
         now = found.open
         yield _single("open_bytes_total", "Bytes of all projects of open runs", now.bytes_total)
         yield _single(
@@ -134,13 +147,29 @@ class LedgerCollector(Collector):
                     f"{self._settings.store_dir} is not store {self._named} of this database"
                 )
             yield _single("store_room_bytes", "Bytes that the store accepts before it is full", room)
+            if (size := self._size.latest(self._waits_for_walk_s)) is not None:
+                yield _single(
+                    "store_allocated_bytes",
+                    "Bytes that the whole store takes on disk, hard links once; asked every ten minutes at most",
+                    size,
+                )
 
     def _coverage(self) -> Iterable[Metric]:
         """How much of the store was read when: of a store of millions of files it is asked for seldom."""
         now = time.monotonic()
         if self._covered is None or now - self._covered[0] > _COVERAGE_EVERY_S:
             with self._engine.connect() as conn:
-                self._covered = now, list(_of_store(verifications.coverage(conn)))
+                self._covered = (
+                    now,
+                    [
+                        *_of_store(verifications.coverage(conn)),
+                        _single(
+                            "unreferenced_datasets",
+                            "Datasets of this program that nothing refers to: a gc puts them into quarantine",
+                            garbage.count_unreferenced(conn),
+                        ),
+                    ],
+                )
         return self._covered[1]
 
 
@@ -221,14 +250,14 @@ def _text(*, is_true: bool) -> str:
 
 def scrape(settings: Settings, engine: Engine) -> str:
     """One look, in Prometheus' text format."""
-    return generate_latest(_registry(settings, engine)).decode("utf-8")
+    return generate_latest(_registry(settings, engine, waits_for_walk=True)).decode("utf-8")
 
 
 def as_json(settings: Settings, engine: Engine) -> dict[str, list[dict[str, Any]]]:
     """The same look as a document: the samples of each metric, with labels and value."""
     return {
         metric.name: [{"labels": sample.labels, "value": sample.value} for sample in metric.samples]
-        for metric in LedgerCollector(settings, engine).collect()
+        for metric in LedgerCollector(settings, engine, waits_for_walk=True).collect()
     }
 
 
@@ -238,7 +267,7 @@ def served(settings: Settings, engine: Engine, address: str, port: int) -> Itera
     had.
     """
     try:
-        server, thread = start_http_server(port, address, _registry(settings, engine))
+        server, thread = start_http_server(port, address, _registry(settings, engine, waits_for_walk=False))
     except OSError as error:
         raise UsageError(f"Cannot listen at {address}:{port}: {error.strerror or error}") from error
     try:
@@ -249,7 +278,7 @@ def served(settings: Settings, engine: Engine, address: str, port: int) -> Itera
         thread.join()
 
 
-def _registry(settings: Settings, engine: Engine) -> CollectorRegistry:
+def _registry(settings: Settings, engine: Engine, *, waits_for_walk: bool) -> CollectorRegistry:
     registry = CollectorRegistry()
-    registry.register(LedgerCollector(settings, engine))
+    registry.register(LedgerCollector(settings, engine, waits_for_walk=waits_for_walk))
     return registry

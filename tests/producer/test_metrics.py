@@ -8,12 +8,14 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import urllib.request
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import redis
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import Engine, event, text
@@ -22,11 +24,14 @@ from producer import metrics
 from producer.local.servers import free_port
 from tests.estate import make_project, record_session
 from tests.support.ledger_rows import end, make_run, must_take, outcome
+from tests.support.runs import migrate_all, run_one, verify_datasets
 from tests.support.sites import Site
 from tests.support.slow_jobs import signal_all
 from tests.support.waiting import PATIENCE_S, eventually
+from worker.allocation import allocated_below
 from worker.errors import DirectoryMissingError
-from worker.messages import Status
+from worker.jobs.tools import Tools
+from worker.messages import Status, Verb
 
 ROOT = Path(__file__).parents[2]
 
@@ -117,6 +122,7 @@ def test_jobs_are_counted_by_what_became_of_them(site: Site):
         ("retried",): 0,
     }
     assert seen["label_migrator_store_room_bytes"][()] > 0
+    assert seen["label_migrator_reclaimed_bytes"] == {("reclaimed",): 0, ("purged",): 0}
 
 
 def test_a_project_that_failed_counts_until_its_next_real_run_says_otherwise(site: Site):
@@ -133,9 +139,12 @@ def test_a_project_that_failed_counts_until_its_next_real_run_says_otherwise(sit
     assert seen["label_migrator_failed_jobs"] == {("DirectoryMissingError",): 1}
 
 
-def test_the_guide_s_queries_ask_for_what_is_there(site: Site):
-    run_id = make_run(site.engine, [1, 2], size_bytes=100)
-    fail(site.engine, run_id, 1)
+def test_the_guide_s_queries_ask_for_what_is_there(site: Site, tools: Tools):
+    with site.engine.begin() as conn:
+        record_session(conn, make_project(conn, site.legacy_root, "study"), "day", rows=10, seed=1)
+    migrate_all(site, tools)
+    assert {one.status for one in verify_datasets(tools)} == {Status.VERIFIED}
+    fail(site.engine, make_run(site.engine, [1, 2], size_bytes=100), 1)
 
     asked = set(re.findall(r"label_migrator_\w+", (ROOT / "docs/operations.md").read_text()))
 
@@ -161,7 +170,7 @@ def test_a_scrape_asks_the_same_few_statements_however_many_jobs_there_are(site:
         metrics.scrape(site.settings, site.engine)
         counts.append(len(asked))
 
-    assert counts == [6, 6]
+    assert counts == [8, 8]
 
 
 def test_queued_messages_are_counted(site: Site):
@@ -253,3 +262,69 @@ def test_a_database_that_hangs_is_reported_as_away_until_it_answers(site: Site):
     assert meanwhile["label_migrator_queue_messages"] == {(): 0}
     assert again["label_migrator_up"] == {("database",): 1, ("broker",): 1, ("store",): 1}
     assert ended == 0
+
+
+def test_room_that_reclaims_and_gc_could_give_back_is_told_until_it_is(site: Site, tools: Tools):
+    def look() -> tuple[float, float, float]:
+        seen = parsed(metrics.scrape(site.settings, site.engine))
+        away = seen["label_migrator_reclaimed_bytes"]
+        return away["reclaimed",], away["purged",], seen["label_migrator_unreferenced_datasets"][()]
+
+    with site.engine.begin() as conn:
+        homes = [make_project(conn, site.legacy_root, name) for name in ("reclaimed", "rolled back")]
+        for seed, home in enumerate(homes):
+            record_session(conn, home, "day", rows=10, seed=seed)
+    migrate_all(site, tools)
+    (first, second), room = [home.project_id for home in homes], du(Path(str(homes[0].path)))
+
+    assert look() == (0, 0, 0)
+    assert run_one(tools, Verb.RECLAIM, first).status is Status.RECLAIMED
+    assert run_one(tools, Verb.ROLLBACK, second).status is Status.ROLLED_BACK
+    assert look() == (room, 0, 1)
+    assert run_one(tools, Verb.RECLAIM, first, purge=True, grace_days=0).status is Status.PURGED
+    assert look() == (0, room, 1)
+
+
+def test_the_whole_store_s_room_is_told_as_du_counts_it(site: Site, tools: Tools):
+    with site.engine.begin() as conn:
+        record_session(conn, make_project(conn, site.legacy_root, "study"), "day", rows=1000, seed=1)
+    migrate_all(site, tools)
+
+    seen = parsed(metrics.scrape(site.settings, site.engine))
+
+    settings = site.settings
+    assert seen["label_migrator_store_allocated_bytes"] == {(): du(settings.store_dir, settings.datasets_dir)}
+
+
+def test_a_store_that_takes_long_to_walk_holds_up_no_scrape_and_is_walked_seldom(
+    site: Site, tools: Tools, monkeypatch: pytest.MonkeyPatch
+):
+    with site.engine.begin() as conn:
+        record_session(conn, make_project(conn, site.legacy_root, "study"), "day", rows=10, seed=1)
+    migrate_all(site, tools)
+    goes_on, walks = threading.Event(), []
+
+    def slow_walk(roots: Iterable[Path]) -> int:
+        walks.append(roots)
+        goes_on.wait(PATIENCE_S)
+        return allocated_below(roots)
+
+    monkeypatch.setattr("producer.store_size.allocated_below", slow_walk)
+    with metrics.served(site.settings, site.engine, "127.0.0.1", 0) as url:
+        first, second = parsed(fetch(url)), parsed(fetch(url))
+        goes_on.set()
+        eventually(lambda: "store_allocated_bytes" in fetch(url), "the walk's figure is there")
+        fetch(url)
+
+    for meanwhile in (first, second):
+        assert meanwhile["label_migrator_up"][("store",)] == 1
+        assert "label_migrator_store_allocated_bytes" not in meanwhile
+    assert len(walks) == 1
+
+
+def du(*roots: Path) -> int:
+    """Allocated bytes by a program that is not ours."""
+    said = subprocess.run(
+        ["du", "--summarize", "--total", "--block-size=1", *roots], capture_output=True, text=True, check=True
+    )
+    return int(said.stdout.splitlines()[-1].split()[0])

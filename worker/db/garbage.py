@@ -165,6 +165,14 @@ def unreferenced(conn: Connection, grace_h: float) -> list[Unreferenced]:
     return [Unreferenced(**row) for row in rows.mappings()]
 
 
+def count_unreferenced(conn: Connection) -> int:
+    """The datasets of ours that nothing refers to, however long."""
+    count: int = conn.execute(
+        sql(f"select count(*) from raw_datasets d where {_OURS} and {_UNREFERENCED}")  # noqa: S608 - constants
+    ).scalar_one()
+    return count
+
+
 def count_datasets(conn: Connection) -> int:
     """All datasets, ours and Label's own."""
     count: int = conn.execute(sql("select count(*) from raw_datasets")).scalar_one()

@@ -125,6 +125,17 @@ def ended_by(conn: Connection, reclaim_id: int) -> uuid.UUID | None:
     ).scalar_one_or_none()
 
 
+def bytes_by_state(conn: Connection) -> dict[str, int]:
+    """Allocated bytes of the directories that are moved away, and of those that were removed."""
+    row = conn.execute(
+        sql("""
+            select coalesce(sum(bytes) filter (where state = 'reclaimed'), 0)::bigint as reclaimed,
+                   coalesce(sum(bytes) filter (where state = 'purged'), 0)::bigint as purged
+            from migration_reclaims""")
+    ).one()
+    return {"reclaimed": row.reclaimed, "purged": row.purged}
+
+
 def begin(
     conn: Connection, run_id: uuid.UUID, moved_from: str, moved_to: str, moved: Iterable[NewReclaim]
 ) -> list[int]:

@@ -6,6 +6,7 @@ from contextlib import contextmanager, suppress
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from worker.allocation import Allocation
 from worker.conversion.convert import check_still_legacy, convert, rehearse
 from worker.conversion.session_plan import check_names
 from worker.db import column_types, dry_runs, garbage, leases, recordings, sessions
@@ -30,7 +31,6 @@ from worker.jobs.integrity import record_verified, repair, unverified
 from worker.jobs.read_once import Reading, big_files_claimed, read_once
 from worker.jobs.runner import run_job
 from worker.jobs.tools import Tools
-from worker.legacy.allocation import Allocation
 from worker.legacy.hashed_tree import HashedTree
 from worker.legacy.ingest import Stored, check_paths_fit, check_room, counted, missing_from, store_tree
 from worker.legacy.scan import Scan, scan

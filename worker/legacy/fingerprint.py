@@ -6,8 +6,8 @@ import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from worker.allocation import Allocation
 from worker.errors import DirectoryChangedError
-from worker.legacy.allocation import Allocation
 from worker.messages import MOVED_AWAY
 from worker.runtime.throttle import Pace, unlimited
 from worker.store.beneath import open_resolved

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import NoReturn
 
+from worker.allocation import Allocation
 from worker.errors import (
     DirectoryMissingError,
     EntryRefusedError,
@@ -16,7 +17,6 @@ from worker.errors import (
     PathRefusedError,
     SourceChangedError,
 )
-from worker.legacy.allocation import Allocation
 from worker.legacy.file_list import FileList, ScannedFile
 from worker.legacy.noise import Noise, is_noise
 from worker.legacy.roots import Roots, check_apart_from_store, check_place, is_within
