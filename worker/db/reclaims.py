@@ -249,15 +249,23 @@ def unjudged_session(conn: Connection, project_id: int, tree: str) -> str | None
     ).scalar_one_or_none()
 
 
-def session_paths(conn: Connection, name: str) -> list[Row[Any]]:
-    """Sessions whose parent path has a directory of this name in it: `project_id`, `session_name`, `path`."""
+def session_paths(conn: Connection) -> list[Row[Any]]:
+    """Where sessions read from: `project_id`, `session_name`, `path`. Not those that read from the tree of a
+    dataset that this program made: there are no links in it.
+    """
     return list(
         conn.execute(
             sql("""
-                select project_id, session_name, parent_session_data_path as path from sessions
-                where strpos(parent_session_data_path || '/', '/' || :name || '/') > 0
-                order by session_id"""),
-            {"name": name},
+                select s.project_id, s.session_name,
+                       coalesce(nullif(s.parent_session_data_path, ''), p.path || '/' || s.session_name) as path
+                from sessions s left join projects p using (project_id)
+                where (s.parent_session_data_path <> '' or p.path <> '')
+                  and not exists (
+                      select from raw_datasets d join project_conversions c using (dataset_id)
+                      where d.dataset_id = s.dataset_id
+                        and strpos(s.parent_session_data_path || '/',
+                                   '/' || regexp_replace(rtrim(d.file_path, '/'), '^.*/', '') || '/') > 0)
+                order by s.session_id""")
         )
     )
 

@@ -32,6 +32,7 @@ from worker.jobs.undo import undo
 from worker.legacy.fingerprint import Fingerprint, fingerprint
 from worker.legacy.moved_away import identity_of, move_away, move_back, plan_move
 from worker.legacy.tree_attributes import pack
+from worker.legacy.way_in import WayIn
 from worker.messages import DiskBytes, JobRef, Outcome, Status, Verb
 from worker.store.digest import printable
 from worker.store.syscalls import sync_file_system
@@ -122,6 +123,7 @@ class _Moving:
         self.attempt = attempt
         self.members = members
         self.top = members[0]
+        self.way_in = WayIn(self.top.place)
         self.move = plan_move(
             self.top.conversion.legacy_path,
             f"{self.top.project_id}-{str(attempt.run_id)[:8]}",
@@ -133,7 +135,7 @@ class _Moving:
         attempt = self.attempt
         attempt.heartbeat.enter("check", self.top.conversion.dataset_hash)
         with attempt.engine.connect() as conn:
-            check_rows(conn, attempt, self.members)
+            check_rows(conn, attempt, self.members, self.way_in)
         identity, before = identity_of(self.move.source), fingerprint(self.move.source, attempt.pace)
         attributes = {member.project_id: self._check_bytes(member) for member in self.members}
         if attempt.lease.dry_run:
@@ -176,7 +178,7 @@ class _Moving:
             datasets.lock(conn, member.conversion.dataset_hash)
         for member in self.members:
             projects.lock(conn, member.project_id)
-        check_rows(conn, self.attempt, self.members)
+        check_rows(conn, self.attempt, self.members, self.way_in)
 
     def _begin(self, before: Fingerprint, attributes: dict[int, bytes]) -> list[int]:
         """The row comes before the rename: a job that dies in between leaves what finds the directory."""
@@ -213,7 +215,7 @@ class _Moving:
             self._still_moving(conn, ids)
             self._lock_and_check(conn)
             move_away(self.move, identity, self.attempt.tools.roots)
-            check_rows(conn, self.attempt, self.members)
+            check_rows(conn, self.attempt, self.members, self.way_in)
 
         try:
             in_transaction(self.attempt, write)
@@ -223,12 +225,12 @@ class _Moving:
 
     def _confirm(self, ids: Sequence[int], before: Fingerprint) -> None:
         """A file that was edited in the last moment, before the rename, is in the moved directory: back with
-        it.
+        it. So it is where a link led there since paths were looked up.
         """
         try:
             before.check_same(fingerprint(self.move.target, self.attempt.pace), self.move.source)
             with self.attempt.engine.connect() as conn:
-                check_rows(conn, self.attempt, self.members)
+                check_rows(conn, self.attempt, self.members, WayIn(self.top.place))
         except Exception:
             self._give_up(ids)
             raise

@@ -36,6 +36,8 @@ from worker.jobs.repair import Tree
 from worker.jobs.rollback import compare
 from worker.legacy.hashed_tree import HashedTree
 from worker.legacy.roots import is_within
+from worker.legacy.way_in import WayIn
+from worker.sessions_csv import RECORDING
 from worker.store.digest import printable
 from worker.store.manifest import Manifest
 
@@ -128,25 +130,24 @@ def relation(place: str, own: str) -> str:
     """Where another directory is, in the words of the reasons: at, in or around."""
     if place == own:
         return "at"
-    return "in" if is_within(place, own) else "around"
+    return "around" if is_within(own, place) else "in"
 
 
 # Rows -------------------------------------------------------------------------------------------------------
 
 
-def check_rows(conn: Connection, attempt: Attempt, members: Sequence[Member]) -> None:
-    """What the database says against it; asked at first, under the rows' locks, and after the rename."""
+def check_rows(conn: Connection, attempt: Attempt, members: Sequence[Member], way_in: WayIn) -> None:
+    """What the database says against it; asked at first, under the rows' locks, and after the rename. Where
+    paths lead to is looked up once for each `way_in`: nothing is, while rows are locked, but for new paths.
+    """
     for member in members:
         _check_project(conn, attempt, member)
-    top = members[0].place
-    _check_others(conn, top, {member.project_id for member in members})
-    names = {os.path.basename(member.conversion.legacy_path.rstrip("/")) for member in members}
-    for name in {os.path.basename(top), *names}:
-        for row in reclaims.session_paths(conn, name):
-            if is_within(os.path.realpath(row.path), top):
-                raise SessionReadsThereError(
-                    f"session {printable(row.session_name)} of project {row.project_id} reads from it: {printable(row.path)}"
-                )
+    _check_others(conn, members[0].place, {member.project_id for member in members}, way_in)
+    for row in reclaims.session_paths(conn):
+        if way_in.is_taken_by(row.path, RECORDING):
+            raise SessionReadsThereError(
+                f"session {printable(row.session_name)} of project {row.project_id} reads from it: {printable(row.path)}"
+            )
 
 
 def _check_project(conn: Connection, attempt: Attempt, member: Member) -> None:
@@ -162,10 +163,10 @@ def _check_project(conn: Connection, attempt: Attempt, member: Member) -> None:
         )
 
 
-def _check_others(conn: Connection, top: str, own: Collection[int]) -> None:
+def _check_others(conn: Connection, top: str, own: Collection[int], way_in: WayIn) -> None:
     for number, path in reclaims.legacy_places(conn):
         place = os.path.realpath(path)
-        if touches(place, top):
+        if touches(place, top) or way_in.is_taken_by(path):
             raise LegacyProjectThereError(
                 f"legacy project {number} has its directory {relation(place, top)} it"
             )

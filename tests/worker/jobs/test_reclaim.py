@@ -15,6 +15,7 @@ from tests.support.sites import Site
 from worker import errors
 from worker.jobs.tools import Tools
 from worker.messages import Outcome, Status, Verb
+from worker.sessions_csv import RECORDING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,11 +65,24 @@ def _blob(lab: Lab) -> Path:
     return next(lab.site.settings.store_dir.glob("blobs/*/*"))
 
 
-def _link_into_root(lab: Lab) -> None:
+def _reads_from(lab: Lab, path: Path | str | None, project_id: int | None = None) -> None:
+    """Let a session, of another project if that is said, read from a path, or from where its project is."""
     lab.sql(
         "insert into sessions (project_id, session_name, start_ns, stop_ns, parent_session_data_path)"
-        " values (:id, 'left alone', 0, 1, '/elsewhere/day')"
+        " values (:owner, 'reads there', 0, 1, :path)",
+        owner=project_id or lab.project.project_id,
+        path=None if path is None else str(path),
     )
+
+
+def _another_reads(lab: Lab, link: str, target: Path, *, names: str | None = None) -> None:
+    """A project elsewhere has a link into the directory, and a session that reads over it; `names` is its
+    parent path in the project's directory.
+    """
+    far = lab.site.legacy_root / "far"
+    (far / link).parent.mkdir(parents=True)
+    (far / link).symlink_to(target)
+    _reads_from(lab, far / names if names else None, lab.another_at(far))
 
 
 REASONS: dict[str, tuple[Callable[[Lab], object], type[errors.ReclaimRefusedError], dict[str, object]]] = {
@@ -103,16 +117,35 @@ REASONS: dict[str, tuple[Callable[[Lab], object], type[errors.ReclaimRefusedErro
         {},
     ),
     "another project's session": (
-        lambda lab: lab.sql(
-            "insert into sessions (project_id, session_name, start_ns, stop_ns, parent_session_data_path)"
-            " values (:other, 'reads there', 0, 1, :path)",
-            other=lab.another_at(lab.site.legacy_root / "far"),
-            path=str(next(lab.home.iterdir())),
-        ),
+        lambda lab: _reads_from(lab, next(lab.home.iterdir()), lab.another_at(lab.site.legacy_root / "far")),
         errors.SessionReadsThereError,
         {},
     ),
-    "a session left alone": (_link_into_root, errors.SessionReadsThereError, {}),
+    "a session left alone": (
+        lambda lab: _reads_from(lab, "/elsewhere/day"),
+        errors.SessionReadsThereError,
+        {},
+    ),
+    "a session over a link to it": (
+        lambda lab: _another_reads(lab, "short cut", lab.home, names="short cut/day 0"),
+        errors.SessionReadsThereError,
+        {},
+    ),
+    "a session over a link to what is in it": (
+        lambda lab: _another_reads(lab, "day", lab.home / "day 0", names="day"),
+        errors.SessionReadsThereError,
+        {},
+    ),
+    "a session without a path over a link in its project": (
+        lambda lab: _another_reads(lab, "reads there", lab.home / "day 0"),
+        errors.SessionReadsThereError,
+        {},
+    ),
+    "a session whose recording is a link": (
+        lambda lab: _another_reads(lab, f"day/{RECORDING}", lab.home / "day 0" / RECORDING, names="day"),
+        errors.SessionReadsThereError,
+        {},
+    ),
 }
 
 
