@@ -8,7 +8,7 @@ import pytest
 
 from tests.estate import Project, make_project, record_session, snapshot_tree
 from tests.support.points import Lives, Points, lives
-from tests.support.runs import WORK, let_lease_run_out, open_run, run, run_one, verify_datasets
+from tests.support.runs import WORK, gc, let_lease_run_out, open_run, run_one, verify_datasets
 from tests.support.sites import Site
 from worker.db import overview
 from worker.jobs.tools import Tools
@@ -62,10 +62,6 @@ ACTS = {
     "gc": Act(verb=Verb.GC, done=Status.COLLECTED, options={"grace_hours": 0}, begin=_unreferenced),
     "restore": Act(verb=Verb.GC, done=Status.RESTORED, options={}, begin=_collected),
 }
-
-
-def gc(tools: Tools) -> Outcome:
-    return run(tools, Verb.GC, only=[THE_STORE], subject=Subject.STORE, grace_hours=0)[THE_STORE]
 
 
 @pytest.mark.slow

@@ -135,7 +135,7 @@ class _TakingBlob:
         """In their order."""
         name = "loose" if self.entry is None else self.entry
         moved = Step(f"blob {name}", self._move, "worker.store.garbage.Garbage.take_blobs")
-        committed = Step(f"commit {name}", self._commit, "worker.jobs.garbage_blobs._take")
+        committed = Step(f"commit {name}", self._commit, "worker.jobs.garbage_blobs.take_blobs")
         yield Step(f"mark {name}", self._lock, "worker.db.garbage.lock_due")
         yield from (committed, moved) if self.weak is Weak.MOVES_BLOBS_AFTER_COMMIT else (moved, committed)
 

@@ -136,6 +136,12 @@ def run_one(
     return run(tools, verb, only=[project_id], dry_run=dry_run, **options)[project_id]
 
 
+def gc(tools: Tools, *, dry_run: bool = False, **options: object) -> Outcome:
+    """A gc without a grace time, unless one is given."""
+    options = {"grace_hours": 0} | options
+    return run(tools, Verb.GC, only=[THE_STORE], subject=Subject.STORE, dry_run=dry_run, **options)[THE_STORE]
+
+
 def at_once(site: Site, jobs: Sequence[tuple[Verb, JobRef]]) -> list[Outcome | None]:
     """Do every job by a worker of its own, with connections of its own, all beginning at the same moment."""
     together = threading.Barrier(len(jobs))

@@ -94,14 +94,16 @@ def mark(conn: Connection, kind: Kind, names: Iterable[str]) -> None:
     )
 
 
-def ripen(conn: Connection) -> None:
-    """Date every mark that was committed before."""
+def ripen(conn: Connection, kind: Kind, names: Iterable[str]) -> None:
+    """Date the marks of these things, which were committed before."""
     conn.execute(
         sql("""
-            with unripe as (select kind, name from migration_unreferenced
-                            where marked_at = 'infinity' order by kind, name for update)
+            with unripe as (select name from migration_unreferenced
+                            where kind = :kind and name = any(:names) and marked_at = 'infinity'
+                            order by name for update)
             update migration_unreferenced m set marked_at = clock_timestamp()
-            from unripe where (m.kind, m.name) = (unripe.kind, unripe.name)""")
+            from unripe where m.kind = :kind and m.name = unripe.name"""),
+        {"kind": kind, "names": sorted(set(names))},
     )
 
 
@@ -137,6 +139,24 @@ def lock_due(conn: Connection, kind: Kind, names: Sequence[str], grace_h: float)
     return [row.name for row in rows]
 
 
+def due(conn: Connection, kind: Kind, names: Iterable[str], grace_h: float) -> list[str]:
+    """Those of these things that `lock_due` would find, were all marked just now that are not. Locks
+    nothing.
+    """
+    rows = conn.execute(
+        sql(f"""
+            select m.name from (
+                select wanted.name,
+                       case when u.marked_at < 'infinity' then u.marked_at else now() end as marked_at
+                from unnest(cast(:names as text[])) as wanted(name)
+                left join migration_unreferenced u on u.kind = :kind and u.name = wanted.name) m
+            where m.marked_at <= now() - make_interval(secs => :grace_s) and {_NOT_IN_USE}
+            order by m.name"""),  # noqa: S608 - a constant
+        {"kind": kind, "names": sorted(set(names)), "grace_s": grace_h * 3600},
+    )
+    return [row.name for row in rows]
+
+
 def since(conn: Connection, kind: Kind, names: Sequence[str]) -> dict[str, datetime]:
     """Since when things are marked; an unripe mark says nothing yet."""
     rows = conn.execute(
@@ -152,13 +172,15 @@ def since(conn: Connection, kind: Kind, names: Sequence[str]) -> dict[str, datet
 
 
 def unreferenced(conn: Connection, grace_h: float) -> list[Unreferenced]:
-    """The datasets of ours that nothing refers to; due are those that have been so for `grace_h` hours."""
+    """The datasets of ours that nothing refers to; due are those that have been so for `grace_h` hours, one
+    that has no mark yet if that is 0.
+    """
     rows = conn.execute(
         sql(f"""
             with found as (
                 select d.dataset_id, d.dataset_name, d.dataset_hash, d.file_path, {_SINCE} as since
                 from raw_datasets d where {_OURS} and {_UNREFERENCED})
-            select *, coalesce(since <= clock_timestamp() - make_interval(secs => :grace_s), false) as is_due
+            select *, coalesce(since <= clock_timestamp() - make_interval(secs => :grace_s), :grace_s = 0) as is_due
             from found order by dataset_id"""),  # noqa: S608 - constants
         {"grace_s": grace_h * 3600},
     )
@@ -275,11 +297,13 @@ def indexed_without_row(conn: Connection, own_run: Any) -> list[str]:
     return [row.dataset_hash for row in rows]
 
 
-def needed(conn: Connection, digests: Iterable[str]) -> frozenset[str]:
-    """Those of these blobs that some dataset of the index needs."""
+def needed(conn: Connection, digests: Iterable[str], but_for: Iterable[str] = ()) -> frozenset[str]:
+    """Those of these blobs that some dataset of the index needs, apart from these datasets."""
     rows = conn.execute(
-        sql("select distinct digest from migration_dataset_blobs where digest = any(:digests)"),
-        {"digests": sorted(set(digests))},
+        sql("""
+            select distinct digest from migration_dataset_blobs
+            where digest = any(:digests) and dataset_hash <> all(cast(:but_for as text[]))"""),
+        {"digests": sorted(set(digests)), "but_for": sorted(but_for)},
     )
     return frozenset(row.digest for row in rows)
 

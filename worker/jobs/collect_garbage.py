@@ -5,7 +5,7 @@ completed by the next gc; so it may be stopped between any two.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -13,22 +13,19 @@ from functools import partial
 from worker.db import garbage, leases, projects
 from worker.db.engine import autocommit
 from worker.db.garbage import Unreferenced
-from worker.db.retry import when_free
-from worker.errors import GarbageTripwireError, MigratorError
+from worker.errors import GarbageTripwireError
 from worker.jobs import leftovers
 from worker.jobs.attempt import Attempt
-from worker.jobs.garbage_blobs import LooseBlobs, mark, take_own_blobs
+from worker.jobs.garbage_foretold import Foretelling
+from worker.jobs.garbage_taken import Taking
 from worker.jobs.indexing import index_rest
 from worker.jobs.restore_garbage import restore_entry
 from worker.jobs.runner import run_job
 from worker.jobs.tools import Tools
 from worker.legacy.restore import remove_finished
 from worker.messages import GarbageEntry, JobRef, Outcome, Status, Verb, Warning_
-from worker.runtime import log
 from worker.store.digest import printable
-from worker.store.garbage import Entry, Garbage
-
-_log = log.get(__name__)
+from worker.store.garbage import Entry, Garbage, Size
 
 CLAIM = "collecting"
 """What one gc at a time holds."""
@@ -65,7 +62,9 @@ def _work(attempt: Attempt) -> Outcome:
 
 
 class _Collection:
-    """One gc, from what earlier ones left to the ledger's hygiene."""
+    """One gc, from what earlier ones left to the ledger's hygiene. What it finds its `hands` take; those of a
+    dry run only foretell.
+    """
 
     def __init__(self, attempt: Attempt) -> None:
         self.attempt = attempt
@@ -77,17 +76,36 @@ class _Collection:
 
     def run(self) -> Outcome:
         """In an order in which what one step frees the next one finds."""
+        found = self._unreferenced()
+        knows_needs = self._knows_needs()
+        kind = Foretelling if self.dry_run else Taking
+        self.hands: Foretelling | Taking = kind(self.attempt, self.grace_h, may_take_blobs=knows_needs)
         self._complete_begun()
         self._remove_old()
         self._clear_leftovers()
-        self._take_datasets()
+        self._take_datasets(found)
         self._take_orphans()
-        self._take_loose_blobs()
+        if knows_needs:
+            self._take_loose_blobs()
         pruned = {} if self.dry_run else dict(self._prune())
         status = Status.WOULD_COLLECT if self.dry_run else Status.COLLECTED
         return self.attempt.outcome(status, self._words(pruned)).with_changes(
             garbage=tuple(self.found), pruned=pruned, warnings=tuple(self.warnings)
         )
+
+    def _knows_needs(self) -> bool:
+        """Does the index tell what every dataset of ours needs? It is completed first, in a dry run as well:
+        it only repeats what manifests say.
+        """
+        index_rest(self.attempt)
+        with autocommit(self.attempt.engine) as conn:
+            unknown = garbage.without_index(conn)
+        if unknown:
+            self._warn(
+                f"no blob was taken: what dataset {unknown[0][:12]} needs is not known, because its manifest is damaged. "
+                "Run: producer verify --store --repair"
+            )
+        return not unknown
 
     def _words(self, pruned: dict[str, int]) -> str:
         counts = {action: sum(one.action == action for one in self.found) for action in _ACTIONS}
@@ -98,26 +116,17 @@ class _Collection:
     # What earlier ones left ---------------------------------------------------------------------------------
 
     def _complete_begun(self) -> None:
-        """Entries of a gc that died: what is still in the store follows, unless it is in use again."""
-        if self.dry_run:
-            return
-        self.garbage.finish_removals()
+        if not self.dry_run:
+            self.garbage.finish_removals()
         for entry in self.garbage.entries():
-            if entry.is_whole or entry.dataset_hash is None:
-                continue
-            _log.info("entry_completed", entry=entry.entry_id)
-            with self.attempt.claim([entry.dataset_hash], f"dataset {entry.dataset_hash[:12]}"):
-                self._take_files(entry)
+            if not entry.is_whole and entry.dataset_hash is not None:
+                self.hands.complete(entry)
 
     def _remove_old(self) -> None:
         limit = datetime.now(UTC) - timedelta(hours=self.grace_h)
-        for entry in list(self.garbage.entries()):
-            if entry.quarantined_at > limit:
-                continue
-            size = self.garbage.size_of(entry)
-            if not self.dry_run:
-                self.garbage.remove(entry, self.attempt.pace)
-            self._note("removed", entry, size.files, size.size_bytes)
+        for entry in self.garbage.entries():
+            if entry.quarantined_at <= limit:
+                self._note("removed", entry, self.hands.remove(entry))
 
     def _clear_leftovers(self) -> None:
         """Staging of jobs that no worker has, and what dead restores left beside legacy directories."""
@@ -125,19 +134,17 @@ class _Collection:
         staged = attempt.store.staged_by()
         for task in sorted(leftovers.over(attempt.engine, staged) if staged else ()):
             attempt.pace(0)
-            size = attempt.store.staged_size(task)
-            if not self.dry_run:
-                attempt.store.clear_staging(task, staged[task])
-            self._note_leftover(task, size)
+            self._note_leftover(task, self.hands.clear_staging(task, staged[task]))
         with autocommit(attempt.engine) as conn:
             paths = projects.converted_paths(conn)
-        for path in {os.path.dirname(os.path.normpath(path)): path for path in paths}.values():
+        parents = {os.path.dirname(os.path.normpath(path)): path for path in paths}
+        over = partial(leftovers.over, attempt.engine)
+        for path in {os.path.realpath(parent): path for parent, path in parents.items()}.values():
             attempt.pace(0)
-            over = partial(leftovers.over, attempt.engine)
             for name in remove_finished(path, attempt.tools.roots, over, rehearse=self.dry_run):
-                self._note_leftover(f"{os.path.dirname(os.path.normpath(path))}/{name}", 0)
+                self._note_leftover(f"{os.path.dirname(os.path.normpath(path))}/{name}", Size())
 
-    def _note_leftover(self, name: str, size_bytes: int) -> None:
+    def _note_leftover(self, name: str, size: Size) -> None:
         self.found.append(
             GarbageEntry(
                 action="staging",
@@ -147,78 +154,38 @@ class _Collection:
                 name=printable(name),
                 reason="its job is over",
                 since=None,
-                size_bytes=size_bytes,
+                files=size.files,
+                size_bytes=size.size_bytes,
             )
         )
 
     # Datasets -----------------------------------------------------------------------------------------------
 
-    def _take_datasets(self) -> None:
-        engine = self.attempt.engine
-        with autocommit(engine) as conn:
-            found = garbage.unreferenced(conn, self.grace_h)
-            total = garbage.count_datasets(conn)
-        due = [one for one in found if one.is_due]
-        expect = self.attempt.lease.options.expect
-        if not self.dry_run and garbage.would_trip(len(due), total, expect):
-            raise GarbageTripwireError(
-                f"{len(due)} of {total} datasets would go, which is more than one in ten; nothing was taken"
-            )
-        if not self.dry_run:
-            mark(self.attempt, "dataset", [one.dataset_hash for one in found if one.since is None])
-        for one in due:
-            self.attempt.pace(0)
-            self._take_dataset(one)
-        with engine.begin() as conn:
-            garbage.forget_referenced(conn)
-
-    def _take_dataset(self, one: Unreferenced) -> None:
-        entry = self._entry("dataset", one.dataset_name, "nothing refers to it", one.since)
-        entry = replace(entry, dataset_id=one.dataset_id, dataset_hash=one.dataset_hash, tree=one.file_path)
-        if self.dry_run:
-            self._note("quarantined", entry, *_tree_size(one.file_path))
-            return
-        with self.attempt.claim([one.dataset_hash], f"dataset {one.dataset_id}"):
-            described = self._take_rows(entry)
-            if described is not None:
-                self._take_files(described)
-                size = self.garbage.size_of(described)
-                self._note("quarantined", described, size.files, size.size_bytes)
-
-    def _take_rows(self, entry: Entry) -> Entry | None:
-        """The description is durable before the rows are gone. A crash between: the row is there, and the
-        next gc gives the entry up.
-        """
-
-        def take() -> Entry | None:
-            with self.attempt.engine.begin() as conn:
-                rows = garbage.take_rows(conn, entry.dataset_hash or "", self.grace_h)
-                if rows is None:
-                    return None
-                described = replace(entry, rows=rows)
-                self.garbage.describe(described)
-                return described
-
-        return when_free(take, listen=self.attempt.heartbeat.listen)
-
-    def _take_files(self, entry: Entry) -> None:
-        """Tree, manifest, and the blobs that nothing else needs. The dataset's claim is held.
-
-        Its row may be back, because a migration stored it again after a gc had died here: then what is in use
-        stays, and the entry keeps what it has.
+    def _unreferenced(self) -> list[Unreferenced]:
+        """What nothing refers to, unless more of it would go than an operator is likely to mean. Asked before
+        anything is touched, and again for each under its lock.
         """
         with autocommit(self.attempt.engine) as conn:
-            is_back = garbage.id_of(conn, entry.dataset_hash or "") is not None
-        if not is_back:
-            try:
-                manifest = self.garbage.manifest_of(entry)
-            except MigratorError as error:
-                _log.warning("blobs_left", entry=entry.entry_id, reason=str(error))
-                manifest = None
-            self.garbage.take_tree(entry)
-            if manifest is not None:
-                take_own_blobs(self.attempt, self.garbage, entry, {file.digest for file in manifest.files})
-        self.garbage.finish(entry)
+            found = garbage.unreferenced(conn, self.grace_h)
+            total = garbage.count_datasets(conn)
+        count = sum(one.is_due for one in found)
+        if garbage.would_trip(count, total, self.attempt.lease.options.expect):
+            would_go = f"{count} of {total} datasets would go, which is more than one in ten"
+            if not self.dry_run:
+                raise GarbageTripwireError(f"{would_go}; nothing was taken")
+            self._warn(f"{would_go}: that needs producer gc --expect {count}")
+        return found
+
+    def _take_datasets(self, found: Sequence[Unreferenced]) -> None:
+        self.hands.mark("dataset", [one.dataset_hash for one in found if one.since is None])
+        for one in (one for one in found if one.is_due):
+            self.attempt.pace(0)
+            entry = self._entry("dataset", one.dataset_name, "nothing refers to it", one.since)
+            entry = replace(
+                entry, dataset_id=one.dataset_id, dataset_hash=one.dataset_hash, tree=one.file_path
+            )
+            self._note_taken(entry, self.hands.take_dataset(entry))
+        self.hands.forget_referenced()
 
     # Trees without a row ------------------------------------------------------------------------------------
 
@@ -226,10 +193,9 @@ class _Collection:
         """Manifests without a row, with their trees: a job stored them, and its conversion failed."""
         with autocommit(self.attempt.engine) as conn:
             hashes, names = garbage.registered(conn)
-        orphans = [digest for digest in self.garbage.manifests() if digest not in hashes]
-        trees = {digest: self._tree_of(digest, names) for digest in orphans}
-        if not self.dry_run:
-            mark(self.attempt, "manifest", orphans)
+        orphans = [digest for digest in self.hands.manifests() if digest not in hashes]
+        trees = self._trees_without_row(names) if orphans else {}
+        self.hands.mark("manifest", orphans)
         with autocommit(self.attempt.engine) as conn:
             since = garbage.since(conn, "manifest", orphans)
         for digest in orphans:
@@ -237,63 +203,32 @@ class _Collection:
             entry = self._entry(
                 "tree", f"dataset {digest[:12]}", "stored, but no dataset has it", since.get(digest)
             )
-            self._take_orphan(replace(entry, dataset_hash=digest, tree=trees[digest]))
+            entry = replace(entry, dataset_hash=digest, tree=trees.get(digest) or trees.get(digest[:12]))
+            self._note_taken(entry, self.hands.take_orphan(entry))
 
-    def _take_orphan(self, entry: Entry) -> None:
-        digest = entry.dataset_hash or ""
-        if self.dry_run:
-            if entry.since is not None and entry.since <= datetime.now(UTC) - timedelta(hours=self.grace_h):
-                self._note("quarantined", entry, *_tree_size(entry.tree))
-            return
-        with self.attempt.claim([digest], f"dataset {digest[:12]}"):
-            with self.attempt.engine.begin() as conn:
-                due = garbage.lock_due(conn, "manifest", [digest], self.grace_h)
-                if not due or garbage.id_of(conn, digest) is not None:
-                    return
-                self.garbage.describe(entry)
-                garbage.forget_index(conn, digest)
-            self._take_files(entry)
-            with autocommit(self.attempt.engine) as conn:
-                garbage.unmark(conn, "manifest", [digest])
-            size = self.garbage.size_of(entry)
-            self._note("quarantined", entry, size.files, size.size_bytes)
-
-    def _tree_of(self, digest: str, registered: frozenset[str]) -> str | None:
-        """The directory that was built for this manifest; one that a row points to is somebody's dataset."""
-        for name in self.garbage.trees():
-            if name not in registered and name.endswith((f"-{digest}", f"-{digest[:12]}")):
-                return f"{self.attempt.store.trees}/{name}"
-        return None
+    def _trees_without_row(self, registered: frozenset[str]) -> dict[str, str]:
+        """The directories that no row points to, by the digest, or the beginning of one, that ends their
+        names. One that a row points to is somebody's dataset.
+        """
+        names = (name for name in reversed(self.garbage.trees()) if name not in registered)
+        return {name.rpartition("-")[2]: f"{self.attempt.store.trees}/{name}" for name in names}
 
     # Loose blobs --------------------------------------------------------------------------------------------
 
     def _take_loose_blobs(self) -> None:
-        index_rest(self.attempt)
         self._forget_what_was_never_stored()
-        with autocommit(self.attempt.engine) as conn:
-            unknown = garbage.without_index(conn)
-        if unknown:
-            self.warnings.append(
-                Warning_(
-                    message=f"no blob was taken for loose: what dataset {unknown[0][:12]} needs is not known, because its "
-                    "manifest is damaged. Run: producer verify --store --repair"
-                )
-            )
-            return
         entry = self._entry("blobs", "loose blobs", "no dataset needs them", None)
-        files, size = LooseBlobs(self.attempt, self.garbage, self.grace_h).take(entry)
-        if files:
-            self._note("quarantined", entry, files, size)
+        size = self.hands.take_loose(entry)
+        self._note_taken(entry, size if size.files else None)
 
     def _forget_what_was_never_stored(self) -> None:
         """A migration writes the index before its rows, and may have come to nothing since."""
-        if self.dry_run:
-            return
         attempt = self.attempt
-        with attempt.engine.begin() as conn:
-            for digest in garbage.indexed_without_row(conn, attempt.run_id):
-                if not os.path.lexists(attempt.store.manifest_path(digest)):
-                    garbage.forget_index(conn, digest)
+        with autocommit(attempt.engine) as conn:
+            found = garbage.indexed_without_row(conn, attempt.run_id)
+        self.hands.forget_index(
+            [digest for digest in found if not os.path.lexists(attempt.store.manifest_path(digest))]
+        )
 
     # The ledger ---------------------------------------------------------------------------------------------
 
@@ -337,7 +272,11 @@ class _Collection:
             since=since,
         )
 
-    def _note(self, action: str, entry: Entry, files: int, size_bytes: int) -> None:
+    def _note_taken(self, entry: Entry, size: Size | None) -> None:
+        if size is not None:
+            self._note("quarantined", entry, size)
+
+    def _note(self, action: str, entry: Entry, size: Size) -> None:
         self.found.append(
             GarbageEntry(
                 action=action,
@@ -347,18 +286,10 @@ class _Collection:
                 name=printable(entry.name),
                 reason=entry.reason,
                 since=entry.since,
-                files=files,
-                size_bytes=size_bytes,
+                files=size.files,
+                size_bytes=size.size_bytes,
             )
         )
 
-
-def _tree_size(tree: str | None) -> tuple[int, int]:
-    """Files of a tree, and the blocks that only it and its blobs have."""
-    files = size = 0
-    for above, _, names in os.walk(tree) if tree is not None else ():
-        for name in names:
-            status = os.lstat(f"{above}/{name}")
-            files += 1
-            size += status.st_blocks * 512 if status.st_nlink <= 2 else 0
-    return files, size
+    def _warn(self, message: str) -> None:
+        self.warnings.append(Warning_(message=message))

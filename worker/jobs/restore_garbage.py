@@ -73,7 +73,7 @@ def _restore_dataset(attempt: Attempt, taken: Garbage, entry: Entry) -> int:
             with attempt.engine.begin() as conn:
                 garbage.put_rows_back(conn, entry.rows)
                 garbage.mark(conn, "dataset", [manifest.digest])
-                garbage.ripen(conn)
+                garbage.ripen(conn, "dataset", [manifest.digest])
         except DatabaseRefusedError as error:
             raise GarbageNotRestoredError(f"Its rows cannot be written: {error}") from error
     return len(manifest.files)

@@ -9,6 +9,7 @@ which lie beside the entries with a text that tells their reason, are not gc's.
 import json
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -52,10 +53,44 @@ class Entry:
 
 @dataclass(slots=True)
 class Size:
-    """Files, and the blocks that they take, each file counted once."""
+    """Files, each counted once, and the blocks that come free with them."""
 
     files: int = 0
     size_bytes: int = 0
+
+
+class Room:
+    """What the file system gets back when some things go, all together: of a file that has a name elsewhere,
+    nothing. `gone`: names that have gone before, by inode, of files that are still there to be looked at.
+    """
+
+    def __init__(self, gone: Mapping[tuple[int, int], int] | None = None) -> None:
+        self.size = Size()
+        self.names: dict[tuple[int, int], int] = {}
+        self._gone = gone or {}
+
+    def add(self, path: str) -> None:
+        """Count a file, or a directory with all that is in it. What is not there counts nothing."""
+        try:
+            status = os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        if not stat.S_ISDIR(status.st_mode):
+            self._add_file(status)
+            return
+        self.size.size_bytes += status.st_blocks * 512
+        with suppress(FileNotFoundError), os.scandir(path) as entries:
+            for entry in entries:
+                self.add(entry.path)
+
+    def _add_file(self, status: os.stat_result) -> None:
+        inode = status.st_dev, status.st_ino
+        names = 1
+        if status.st_nlink > 1:
+            names = self.names[inode] = self.names.get(inode, 0) + 1
+        self.size.files += names == 1
+        if names + self._gone.get(inode, 0) == status.st_nlink:
+            self.size.size_bytes += status.st_blocks * 512
 
 
 class Garbage:
@@ -128,22 +163,27 @@ class Garbage:
                         remove_tree(f"{self._folder}/{name}")
 
     def size_of(self, entry: Entry) -> Size:
-        """What the file system gets back when the entry is removed: of a file that has a name elsewhere,
-        nothing.
-        """
-        counted = Size()
-        names: dict[tuple[int, int], int] = {}
-        for above, folders, files in os.walk(f"{self._folder}/{entry.entry_id}"):
-            for name in files:
-                status = os.lstat(f"{above}/{name}")
-                counted.files += 1
-                key = status.st_dev, status.st_ino
-                names[key] = names.get(key, 0) + 1
-                if names[key] == status.st_nlink:
-                    counted.size_bytes += status.st_blocks * 512
-            for name in folders:
-                counted.size_bytes += os.lstat(f"{above}/{name}").st_blocks * 512
-        return counted
+        """What comes free when the entry is removed, but for what gc made itself."""
+        room = Room()
+        for path in self.things(entry):
+            room.add(path)
+        return room.size
+
+    def things(self, entry: Entry) -> Iterator[str]:
+        """Where everything is that an entry has: tree, manifest, blobs."""
+        folder = f"{self._folder}/{entry.entry_id}"
+        yield f"{folder}/tree"
+        yield f"{folder}/manifest.json"
+        with suppress(FileNotFoundError), os.scandir(f"{folder}/blobs") as blobs:
+            yield from (blob.path for blob in blobs)
+
+    def things_to_come(self, entry: Entry) -> Iterator[str]:
+        """Where tree and manifest are that `take_tree` would take."""
+        folder = f"{self._folder}/{entry.entry_id}"
+        if entry.tree is not None and is_directory(entry.tree) and not os.path.lexists(f"{folder}/tree"):
+            yield entry.tree
+        if entry.dataset_hash is not None and not os.path.lexists(f"{folder}/manifest.json"):
+            yield self._store.manifest_path(entry.dataset_hash)
 
     # Taking -------------------------------------------------------------------------------------------------
 
@@ -153,11 +193,11 @@ class Garbage:
         """
         folder = f"{self._folder}/{entry.entry_id}"
         with writing(folder):
-            taken = os.path.lexists(f"{folder}/tree")
-            if entry.tree is not None and is_directory(entry.tree) and not taken:
-                _move_directory(entry.tree, f"{folder}/tree")
-            if entry.dataset_hash is not None and not os.path.lexists(f"{folder}/manifest.json"):
-                _move(self._store.manifest_path(entry.dataset_hash), f"{folder}/manifest.json")
+            for path in self.things_to_come(entry):
+                if path == entry.tree:
+                    _move_directory(path, f"{folder}/tree")
+                else:
+                    _move(path, f"{folder}/manifest.json")
 
     def take_blobs(self, entry: Entry, digests: Sequence[str]) -> None:
         """Move these blobs into the entry, each by one rename; one that is gone is no hindrance."""
@@ -278,19 +318,8 @@ class Garbage:
         return sorted(name for name in found if _DIGEST.fullmatch(name))
 
     def trees(self) -> list[str]:
-        """The names of all directories among the trees."""
-        return sorted(
-            name for name in _listed(str(self._store.trees)) if is_directory(f"{self._store.trees}/{name}")
-        )
-
-
-def blob_size(store: Store, digest: str) -> int:
-    """What the file system gets back for a blob that has no other name; 0 for one that has, or is gone."""
-    try:
-        status = os.lstat(store.blob_path(digest))
-    except OSError:
-        return 0
-    return status.st_blocks * 512 if status.st_nlink == 1 else 0
+        """The names of all that lies among the trees."""
+        return sorted(_listed(str(self._store.trees)))
 
 
 def _listed(folder: str) -> list[str]:

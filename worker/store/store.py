@@ -506,17 +506,13 @@ class Store:
                     found[task] = max(attempt, found.get(task, 0))
         return found
 
-    def staged_size(self, job: str) -> int:
-        """Allocated bytes of everything that a job's attempts have in staging."""
-        size = 0
-        for name in os.listdir(f"{self.root}/staging"):
-            if _attempt_of(job, name) is None:
-                continue
-            for above, _, files in os.walk(f"{self.root}/staging/{name}"):
-                for file in files:
-                    with suppress(FileNotFoundError):
-                        size += os.lstat(f"{above}/{file}").st_blocks * 512
-        return size
+    def staged_at(self, job: str, last_attempt: int) -> list[str]:
+        """Where everything is that a job's attempts up to this one have in staging."""
+        folder = f"{self.root}/staging"
+        found = ((name, _attempt_of(job, name)) for name in os.listdir(folder))
+        return [
+            f"{folder}/{name}" for name, attempt in found if attempt is not None and attempt <= last_attempt
+        ]
 
     def clear_staging(self, job: str, last_attempt: int) -> None:
         """Remove the staging directories of a job's attempts up to this one: they are over. A later one may

@@ -8,23 +8,17 @@ from sqlalchemy import Engine, text
 
 from tests.support.damages import Twins, twins
 from tests.support.psql import contents
-from tests.support.runs import WORK, let_lease_run_out, open_run, run, run_one, verify_datasets
+from tests.support.runs import WORK, gc, let_lease_run_out, open_run, run_one, verify_datasets
 from tests.support.sites import Site
 from worker.db import garbage, leases
 from worker.jobs.tools import Tools
-from worker.messages import THE_STORE, Outcome, Status, Subject, Verb
+from worker.messages import Status, Verb
 from worker.store.garbage import Garbage
 
 
 @pytest.fixture
 def stored(site: Site, tools: Tools) -> Twins:
     return twins(site, tools)
-
-
-def gc(tools: Tools, *, dry_run: bool = False, **options: object) -> Outcome:
-    """A gc without a grace time, unless one is given."""
-    options = {"grace_hours": 0} | options
-    return run(tools, Verb.GC, only=[THE_STORE], subject=Subject.STORE, dry_run=dry_run, **options)[THE_STORE]
 
 
 def test_a_dataset_that_was_rolled_back_goes_to_quarantine_and_comes_back_as_it_was(

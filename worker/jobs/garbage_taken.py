@@ -1,0 +1,160 @@
+"""What a gc does to one thing that it found: it goes to quarantine, or from there for good.
+
+All of it is findable after a crash, and completed by the next gc.
+"""
+
+from collections.abc import Collection
+from dataclasses import replace
+
+from worker.db import garbage
+from worker.db.engine import autocommit
+from worker.db.garbage import Kind
+from worker.db.retry import when_free
+from worker.errors import MigratorError
+from worker.jobs.attempt import Attempt
+from worker.jobs.garbage_blobs import due_blobs, loose_blobs, mark, take_blobs
+from worker.runtime import log
+from worker.store.garbage import Entry, Garbage, Room, Size
+
+_log = log.get(__name__)
+
+
+class Taking:
+    """The acts of a gc. `may_take_blobs`: does the index know what every dataset needs?"""
+
+    def __init__(self, attempt: Attempt, grace_h: float, *, may_take_blobs: bool) -> None:
+        self._attempt = attempt
+        self._garbage = Garbage(attempt.store)
+        self._grace_h = grace_h
+        self._may_take_blobs = may_take_blobs
+
+    # What earlier ones left ---------------------------------------------------------------------------------
+
+    def complete(self, entry: Entry) -> None:
+        """An entry of a gc that died: what is still in the store follows, unless it is in use again."""
+        _log.info("entry_completed", entry=entry.entry_id)
+        digest = entry.dataset_hash or ""
+        with self._attempt.claim([digest], f"dataset {digest[:12]}"):
+            self._take_files(entry)
+
+    def remove(self, entry: Entry) -> Size:
+        """An entry goes for good; what came free."""
+        size = self._garbage.size_of(entry)
+        self._garbage.remove(entry, self._attempt.pace)
+        return size
+
+    def clear_staging(self, task: str, last_attempt: int) -> Size:
+        """What a job that is over has in staging goes for good."""
+        store, room = self._attempt.store, Room()
+        for path in store.staged_at(task, last_attempt):
+            room.add(path)
+        store.clear_staging(task, last_attempt)
+        return room.size
+
+    # Datasets and trees -------------------------------------------------------------------------------------
+
+    def mark(self, kind: Kind, names: Collection[str]) -> None:
+        """Note that nothing refers to these things, since now unless that is noted already."""
+        mark(self._attempt, kind, names)
+
+    def take_dataset(self, entry: Entry) -> Size | None:
+        """A dataset, if still nothing refers to it: rows, tree, manifest, blobs that only it needs."""
+        digest = entry.dataset_hash or ""
+        with self._attempt.claim([digest], f"dataset {entry.dataset_id}"):
+            described = self._take_rows(entry)
+            if described is None:
+                return None
+            self._take_files(described)
+            return self._garbage.size_of(described)
+
+    def _take_rows(self, entry: Entry) -> Entry | None:
+        """The description is durable before the rows are gone. A crash between: the row is there, and the
+        next gc gives the entry up.
+        """
+
+        def take() -> Entry | None:
+            with self._attempt.engine.begin() as conn:
+                rows = garbage.take_rows(conn, entry.dataset_hash or "", self._grace_h)
+                if rows is None:
+                    return None
+                described = replace(entry, rows=rows)
+                self._garbage.describe(described)
+                return described
+
+        return when_free(take, listen=self._attempt.heartbeat.listen)
+
+    def manifests(self) -> list[str]:
+        """The digests of all manifests."""
+        return self._garbage.manifests()
+
+    def take_orphan(self, entry: Entry) -> Size | None:
+        """A manifest without a row, with its tree and blobs, if it is marked for long enough."""
+        digest = entry.dataset_hash or ""
+        with self._attempt.claim([digest], f"dataset {digest[:12]}"):
+            with self._attempt.engine.begin() as conn:
+                due = garbage.lock_due(conn, "manifest", [digest], self._grace_h)
+                if not due or garbage.id_of(conn, digest) is not None:
+                    return None
+                self._garbage.describe(entry)
+                garbage.forget_index(conn, digest)
+            self._take_files(entry)
+            with autocommit(self._attempt.engine) as conn:
+                garbage.unmark(conn, "manifest", [digest])
+            return self._garbage.size_of(entry)
+
+    def _take_files(self, entry: Entry) -> None:
+        """Tree, manifest, and the blobs that nothing else needs. The dataset's claim is held.
+
+        Its row may be back, because a migration stored it again after a gc had died here: then what is in use
+        stays, and the entry keeps what it has.
+        """
+        with autocommit(self._attempt.engine) as conn:
+            is_back = garbage.id_of(conn, entry.dataset_hash or "") is not None
+        if not is_back:
+            digests = own_digests(self._garbage, entry) if self._may_take_blobs else set()
+            self._garbage.take_tree(entry)
+            for loose in loose_blobs(self._attempt, sorted(digests)):
+                # What a running migration may rely on stays, and is taken for loose by a later gc.
+                self.mark("blob", loose)
+                take_blobs(self._attempt, self._garbage, entry, loose, grace_h=0)
+        self._garbage.finish(entry)
+
+    def forget_referenced(self) -> None:
+        """Marks of what is referred to again go."""
+        with self._attempt.engine.begin() as conn:
+            garbage.forget_referenced(conn)
+
+    # Blobs --------------------------------------------------------------------------------------------------
+
+    def forget_index(self, digests: Collection[str]) -> None:
+        """What was never stored needs no blobs."""
+        with self._attempt.engine.begin() as conn:
+            for digest in digests:
+                garbage.forget_index(conn, digest)
+
+    def take_loose(self, entry: Entry) -> Size:
+        """The blobs that are in no dataset's manifest: those that are new are marked, those whose time has
+        come go.
+        """
+        is_described = False
+        for folder in self._garbage.blobs():
+            for loose in loose_blobs(self._attempt, folder):
+                self.mark("blob", loose)
+                due = due_blobs(self._attempt, loose, self._grace_h)
+                if due and not is_described:
+                    self._garbage.describe(entry)
+                    is_described = True
+                if due:
+                    take_blobs(self._attempt, self._garbage, entry, due, self._grace_h)
+        if is_described:
+            self._garbage.finish(entry)
+        return self._garbage.size_of(entry)
+
+
+def own_digests(taken: Garbage, entry: Entry) -> set[str]:
+    """The blobs that an entry's dataset needs; none if its manifest is damaged: they stay."""
+    try:
+        return {file.digest for file in taken.manifest_of(entry).files}
+    except MigratorError as error:
+        _log.warning("blobs_left", entry=entry.entry_id, reason=str(error))
+        return set()
