@@ -24,7 +24,9 @@ from worker.settings import Settings
 _WITHIN_S = 120.0
 _NOT_READY = 5
 _USAGE = 2
-_OPENS = {Verb.MIGRATE: "enqueue", Verb.ROLLBACK: "rollback"}
+_MAY_END_WITH = {0, _NOT_READY}
+_MAY_FOLLOW_TO = {0, 3, 4, _NOT_READY, 8}
+"""How a verification may end, which follows its run: what it found is looked at in the ledger."""
 
 
 class CommandError(Exception):
@@ -35,7 +37,14 @@ class Operator:
     """Every command is a process of its own. `tick` is called while one is waited for."""
 
     def __init__(
-        self, processes: Forks, engine: Engine, settings: Settings, env: Mapping[str, str], folder: Path
+        self,
+        processes: Forks,
+        engine: Engine,
+        settings: Settings,
+        env: Mapping[str, str],
+        folder: Path,
+        *,
+        restores: bool,
     ) -> None:
         self.runs: list[uuid.UUID] = []
         self.tick: Callable[[], None] = lambda: time.sleep(0.02)
@@ -45,6 +54,10 @@ class Operator:
         self._env = env
         self._folder = folder
         self._numbers = itertools.count(1)
+        self._opens = {
+            Verb.MIGRATE: ("enqueue", "--json"),
+            Verb.ROLLBACK: ("rollback", *(["--restore-files"] if restores else []), "--json"),
+        }
         self.verb = Verb.MIGRATE
         self._collector: Process | None = None
         self._producers: list[Process] = []
@@ -60,14 +73,27 @@ class Operator:
         """Open one more, as soon as the servers let it. It returns when the run is in the ledger: its
         messages may be on their way yet, and the producer, which then looks for workers, still there.
         """
+        opened = self._open(*self._opens[self.verb])
+        assert opened is not None
+        return opened
+
+    def open_beside(self, *arguments: str) -> uuid.UUID | None:
+        """Open a run of another verb likewise; None when the command found nothing that it could be done
+        to.
+        """
+        return self._open(*arguments, "--json", may_refuse=True)
+
+    def _open(self, *arguments: str, may_refuse: bool = False) -> uuid.UUID | None:
         deadline = time.monotonic() + _WITHIN_S
         while True:
             known = self._known_runs()
-            process = self._start(_OPENS[self.verb], "--json")
+            process = self._start(*arguments)
             while not (opened := self._known_runs() - known) and self._forks.ended(process) is None:
                 self.tick()
             if opened or (opened := self._known_runs() - known):
                 break
+            if may_refuse and self._wait(process) in {0, _USAGE}:
+                return None
             self._check_not_ready(process, deadline)
         self._producers.append(process)
         # Whoever was waited for may have opened one, too.
@@ -78,7 +104,8 @@ class Operator:
         """Every producer that opened a run has ended well, or said that a server was away."""
         while self._producers:
             process = self._producers.pop()
-            if self._wait(process) not in {0, _NOT_READY}:
+            may_end_with = _MAY_FOLLOW_TO if process.name.endswith("-verify") else _MAY_END_WITH
+            if self._wait(process) not in may_end_with:
                 raise CommandError(f"{process.name} ended with {self._wait(process)}: {_tail(process.log)}")
 
     def open_and_die(self, verb: Verb, which: int) -> str:
@@ -87,7 +114,7 @@ class Operator:
         """
         self.verb = verb
         known = self._known_runs()
-        process = self._start(_OPENS[verb], "--json")
+        process = self._start(*self._opens[verb])
         chance = random.Random(which)
         if chance.random() < 0.3:
             time.sleep(chance.uniform(0.0, 0.3))
@@ -142,11 +169,14 @@ class Operator:
         """Publish the message of every job of every run once more, several times; how many."""
         with self._engine.connect() as conn:
             rows = conn.execute(
-                text("select run_id, project_id, verb from migration_jobs join migration_runs using (run_id)")
+                text(
+                    "select run_id, subject, subject_id, verb"
+                    " from migration_jobs join migration_runs using (run_id)"
+                )
             ).all()
         messages = [
             Message(
-                ref=JobRef(run_id=row.run_id, subject_id=row.project_id),
+                ref=JobRef.from_row(row),
                 verb=Verb(row.verb),
                 subject_name="once more",
                 size_bytes=None,
@@ -193,7 +223,7 @@ class Operator:
     def _report_of(self, process: Process) -> Path:
         code = self._wait(process)
         document = _document(process)
-        if code not in {0, 3, 8} or not document.get("report_path"):
+        if code not in {0, 3, 4, 8} or not document.get("report_path"):
             raise CommandError(f"{process.name} ended with {code}, {document}: {_tail(process.log)}")
         return self._folder / str(document["report_path"])
 

@@ -58,6 +58,11 @@ class Estate:
     made: dict[int, Row] = field(default_factory=dict)
     lineage: list[tuple[int, int]] = field(default_factory=list)
 
+    @property
+    def store(self) -> Path:
+        """Where the program keeps what it stores."""
+        return self.data_dir / "dataset_store"
+
     def label_rows(self, table: str, key: str) -> dict[int, Row]:
         """The rows of one of Label's tables as people left them, by key; sessions that they made are not
         among them.

@@ -6,7 +6,7 @@ import json
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +14,34 @@ import blake3
 from sqlalchemy import Connection, Engine, text
 
 from tests.chaos.estate import Estate, Row
+from tests.chaos.places import places, stored_manifests
 from tests.estate import differences, dump, readings, snapshot_tree
 from tests.estate.compare import CONVERTED_TABLES, Entry
 from tests.support.model import Tree, by_key, grouped, migrated, parsed
 
 Tables = dict[str, list[Row]]
 
+MOVED_AWAY = ".label-reclaimed"
+"""Where legacy directories are moved away to, in their root."""
 
-def wrong_rows_and_bytes(engine: Engine, estate: Estate) -> list[str]:
-    """Everything that is wrong with the projects, their files and the store, whatever the runs say."""
+
+def wrong_rows_and_bytes(engine: Engine, estate: Estate, flipped: Collection[str] = ()) -> list[str]:
+    """Everything that is wrong with the projects, their files and the store, whatever the runs say. Of
+    `flipped` digests there was bad content at some time.
+    """
     with engine.connect().execution_options(isolation_level="REPEATABLE READ") as conn:
-        tables = dump(conn, CONVERTED_TABLES)
+        tables = dump(conn, (*CONVERTED_TABLES, "migration_reclaims"))
         read = readings(conn, estate.data_dir)
+        there = places(conn, estate)
+        needed = {digest for files in stored_manifests(conn, estate.store).values() for digest in files}
     return [
         *_wrong_projects(tables, estate),
         *_wrong_lineage(tables, estate),
         *(f"reading: {line}" for line in differences(estate.read, read)),
-        *_wrong_legacy_trees(estate),
+        *_wrong_legacy_trees(tables, estate, there),
         *_wrong_datasets(tables, estate),
-        *_wrong_blobs(estate),
+        *_wrong_blobs(estate, loose_and_bad=set(flipped) - needed),
+        *_wrong_quarantine(estate, flipped),
         *_wrong_conversions(tables),
     ]
 
@@ -226,11 +235,25 @@ def _differing(what: str, found: Row, expected: Row) -> Iterator[str]:
 # Files ------------------------------------------------------------------------------------------------------
 
 
-def _wrong_legacy_trees(estate: Estate) -> Iterator[str]:
-    """No legacy directory is ever written, and none shares a file with the store (I3)."""
-    for number, directory in estate.directories.items():
-        for line in _differing_trees(snapshot_tree(directory), estate.trees[number]):
+def _wrong_legacy_trees(tables: Tables, estate: Estate, there: dict[int, Path]) -> Iterator[str]:
+    """Each legacy directory is where the ledger says, and nowhere else, as it was (I3); what was purged, and
+    not rebuilt since, is nowhere. None shares a file with the store.
+    """
+    for row in tables["migration_reclaims"]:
+        if row["state"] not in {"reclaimed", "undone", "purged"}:
+            yield f"project {row['project_id']}: its reclaim is left {row['state']}"
+    for number, place in there.items():
+        if not place.is_dir():
+            yield f"legacy directory of project {number} is not at {place}"
+            continue
+        for line in _differing_trees(snapshot_tree(place), estate.trees[number]):
             yield f"legacy directory of project {number}: {line}"
+    away = estate.legacy_root / MOVED_AWAY
+    known = {*there.values(), away}
+    for folder in (estate.legacy_root, away):
+        for path in sorted(folder.iterdir()) if folder.exists() else ():
+            if path not in known:
+                yield f"left among legacy directories: {path}"
 
 
 def _differing_trees(found: dict[bytes, Entry], expected: dict[bytes, Entry]) -> Iterator[str]:
@@ -265,9 +288,13 @@ def _wrong_datasets(tables: Tables, estate: Estate) -> Iterator[str]:
         }
         if rows != {name: f"{tree}/{name}" for name in names}:
             yield f"dataset {digest}: its sessions are {rows}"
+    datasets = by_key(tables["raw_datasets"], "dataset_id")
     for conversion in tables["project_conversions"]:
-        tree = Path(by_key(tables["raw_datasets"], "dataset_id")[conversion["dataset_id"]]["file_path"])
-        yield from _differing_from_legacy(tree, estate, conversion["project_id"])
+        dataset = datasets.get(conversion["dataset_id"])
+        if dataset is not None:
+            yield from _differing_from_legacy(Path(dataset["file_path"]), estate, conversion["project_id"])
+        elif conversion["rolled_back_at"] is None:
+            yield f"project {conversion['project_id']}: its dataset has no row"
 
 
 def _differing_from_manifest(tree: Path, store: Path, entries: list[list[Any]]) -> Iterator[str]:
@@ -300,9 +327,11 @@ def _differing_from_legacy(tree: Path, estate: Estate, project_id: int) -> Itera
         yield f"project {project_id}: the bytes of {tree} are not those of its legacy directory"
 
 
-def _wrong_blobs(estate: Estate) -> Iterator[str]:
-    """Every blob has the bytes of its digest (I11), none is there twice, and nothing else is there."""
-    store = estate.data_dir / "dataset_store"
+def _wrong_blobs(estate: Estate, loose_and_bad: Collection[str]) -> Iterator[str]:
+    """Every blob has the bytes of its digest (I11), none is there twice, and nothing else is there. One that
+    no dataset needs is read again when one does: it may have gone bad.
+    """
+    store = estate.store
     if not store.exists():
         return
     known = {
@@ -313,6 +342,8 @@ def _wrong_blobs(estate: Estate) -> Iterator[str]:
         path = store / "blobs" / os.fsdecode(name)
         if entry.kind == "directory":
             continue
+        if path.name in loose_and_bad:
+            continue
         seen[entry.content] += 1
         if not stat.S_ISREG(path.lstat().st_mode) or entry.mode != 0o444:
             yield f"blob {path.name} is {entry}"
@@ -321,10 +352,25 @@ def _wrong_blobs(estate: Estate) -> Iterator[str]:
         elif entry.content not in known:
             yield f"blob {path.name} is nobody's"
     yield from (f"{count} blobs have one content" for count in seen.values() if count > 1)
-    for folder in ("staging", "quarantine"):
-        for leftover in sorted(os.listdir(store / folder)):
-            inside = list(os.walk(store / folder / leftover))
-            yield f"{folder} is not empty: {leftover} {inside}"
+    for leftover in sorted(os.listdir(store / "staging")):
+        yield f"staging is not empty: {leftover} {list(os.walk(store / 'staging' / leftover))}"
+
+
+def _wrong_quarantine(estate: Estate, flipped: Collection[str]) -> Iterator[str]:
+    """What a gc took, each with its description; damaged things, each with its reason, only if there was
+    damage.
+    """
+    folder = estate.store / "quarantine"
+    for path in sorted(folder.iterdir()) if folder.exists() else ():
+        if (path / "description.json").is_file():
+            description = json.loads((path / "description.json").read_bytes())
+            if description["entry_id"] != path.name or not description["reason"]:
+                yield f"quarantine entry {path.name} is described as {description}"
+        elif path.name.endswith(".reason.txt"):
+            if not path.with_name(path.name.removesuffix(".reason.txt")).exists():
+                yield f"quarantine has a reason for nothing: {path.name}"
+        elif not flipped or not path.with_name(f"{path.name}.reason.txt").is_file():
+            yield f"quarantine is not empty: {path.name}"
 
 
 # Runs -------------------------------------------------------------------------------------------------------
@@ -337,16 +383,22 @@ def wrong_runs(conn: Connection) -> list[str]:
         for row in conn.execute(text("select run_id, state from migration_runs"))
         if row.state not in {"finished", "cancelled"}
     ]
-    query = text("select run_id, project_id, state, outcome->>'status' as status from migration_jobs")
-    fitting = {
-        "done": {"migrated", "rolled_back"},
-        "failed": {"failed"},
-        "skipped": {"skipped"},
-        "cancelled": {"cancelled"},
-    }
+    query = text(
+        "select run_id, verb, subject, subject_id, j.state, outcome->>'status' as status"
+        " from migration_jobs j join migration_runs using (run_id)"
+    )
     lines += [
-        f"run {row.run_id}, project {row.project_id}: the job is {row.state}, its outcome is {row.status}"
+        f"run {row.run_id}, {row.subject} {row.subject_id}: the job is {row.state}, its outcome is {row.status}"
         for row in conn.execute(query)
-        if row.status not in fitting.get(row.state, set())
+        if row.status not in (_DONE[row.verb] if row.state == "done" else {row.state})
     ]
     return lines
+
+
+_DONE = {
+    "migrate": {"migrated"},
+    "rollback": {"rolled_back"},
+    "verify": {"verified", "repaired"},
+    "reclaim": {"reclaimed", "undone", "purged"},
+    "gc": {"collected"},
+}

@@ -14,8 +14,9 @@ from sqlalchemy.exc import DBAPIError
 
 from tests.chaos.commands import Operator
 from tests.chaos.history import LostLease
+from tests.chaos.keeper import Keeper
 from tests.chaos.people import People
-from tests.chaos.plan import Fault, Kind
+from tests.chaos.plan import STORE_KINDS, Fault, Kind
 from tests.chaos.servers import Servers
 from tests.chaos.workers import Worker, Workers
 
@@ -23,7 +24,10 @@ _LOOK_EVERY_S = 0.02
 _AGAIN_S = 0.3
 _FROZEN_TIMES = 4
 """A server that only freezes does so for longer than one that is started again."""
-_NEEDS_SERVERS = {Kind.DUPLICATES, Kind.PAUSE, Kind.RIVAL, Kind.EDIT}
+_NEEDS_SERVERS = {Kind.DUPLICATES, Kind.PAUSE, Kind.RIVAL, Kind.EDIT} | STORE_KINDS
+_READ_EVERY_S = 0.1
+_PATIENCE_S = 6.0
+"""So long after its time an act on the store waits for something that it can be done to."""
 _MARGIN_S = 0.2
 """The clocks of a fault and of a lease are read a moment apart."""
 
@@ -46,7 +50,7 @@ class _Due:
     at: float
     number: int
     act: Callable[[], object] = field(compare=False)
-    is_fault: bool = field(compare=False)
+    fault: Fault | None = field(compare=False)
 
 
 class Nemesis:
@@ -55,18 +59,31 @@ class Nemesis:
     """
 
     def __init__(
-        self, servers: Servers, workers: Workers, operator: Operator, people: People, *, lease_s: float
+        self,
+        servers: Servers,
+        workers: Workers,
+        operator: Operator,
+        people: People,
+        keeper: Keeper,
+        *,
+        lease_s: float,
     ) -> None:
         self.injected: list[Injected] = []
         self.too_late = 0
         self.story: list[str] = []
+        self.not_read: list[str] = []
+        """What people could not read in the middle of the storm, or not as it was."""
         self._servers = servers
         self._workers = workers
         self._operator = operator
         self._people = people
+        self._keeper = keeper
         self._lease_s = lease_s
         self._due: list[_Due] = []
         self._numbers = itertools.count()
+        self._reads = itertools.count()
+        self._read_at = 0.0
+        self._storm_since = 0.0
         self._acts: dict[Kind, Callable[[Fault], None]] = {
             Kind.NOTHING: lambda _fault: self._did(Kind.NOTHING, ""),
             Kind.KILL_CHILD: self._kill_child,
@@ -84,19 +101,29 @@ class Nemesis:
             Kind.PAUSE: self._pause,
             Kind.RIVAL: self._rival,
             Kind.EDIT: self._edit,
+            Kind.RECLAIM: partial(self._keep, keeper.reclaim),
+            Kind.UNDO: partial(self._keep, keeper.undo),
+            Kind.PURGE: partial(self._keep, keeper.purge),
+            Kind.GC: partial(self._keep, keeper.collect),
+            Kind.REPAIR: partial(self._keep, keeper.repair),
+            Kind.FLIP: partial(self._keep, keeper.flip),
         }
 
     def storm(self, faults: tuple[Fault, ...], ended: Callable[[], bool]) -> None:
         """Let all faults happen in their time, and be healed; those that come after the end are left out."""
+        self._storm_since = time.monotonic()
         for fault in faults:
             if fault.kind is not Kind.KILL_PRODUCER:
-                self.later(fault.at_s, partial(self._inject, fault), is_fault=True)
+                self._later(fault.at_s, fault)
         while self._due:
-            if self._servers.postgres_is_up and ended():
-                self.too_late += sum(due.is_fault for due in self._due)
-                self._due = [due for due in self._due if not due.is_fault]
+            # An operator looks after the store also when a migration has ended; then its runs are disturbed.
+            is_over = not any(due.fault is not None and due.fault.kind in STORE_KINDS for due in self._due)
+            if is_over and self._servers.postgres_is_up and ended():
+                self.too_late += sum(due.fault is not None for due in self._due)
+                self._due = [due for due in self._due if due.fault is None]
                 heapq.heapify(self._due)
             self._do_due(healing_only=False)
+            self._read()
             time.sleep(_LOOK_EVERY_S)
 
     def tick(self) -> None:
@@ -104,13 +131,21 @@ class Nemesis:
         self._do_due(healing_only=True)
         time.sleep(_LOOK_EVERY_S)
 
-    def later(self, in_s: float, act: Callable[[], object], *, is_fault: bool = False) -> None:
+    def later(self, in_s: float, act: Callable[[], object]) -> None:
         """Do something in so many seconds."""
-        heapq.heappush(self._due, _Due(time.monotonic() + in_s, next(self._numbers), act, is_fault))
+        heapq.heappush(self._due, _Due(time.monotonic() + in_s, next(self._numbers), act, None))
+
+    def _later(self, in_s: float, fault: Fault) -> None:
+        act = partial(self._inject, fault)
+        heapq.heappush(self._due, _Due(time.monotonic() + in_s, next(self._numbers), act, fault))
 
     def note(self, kind: Kind, what: str) -> None:
         """Keep a fault that somebody else has made."""
         self._did(kind, what)
+
+    def has_flipped_before(self, moment: datetime) -> bool:
+        """Was a bit flipped before, so that what read it may have found it?"""
+        return any(one.kind is Kind.FLIP and one.at < moment for one in self.injected)
 
     def explains(self, lost: LostLease) -> bool:
         """Did anything happen to the holder of a lease, or to the database, that explains why it ran out?"""
@@ -128,7 +163,7 @@ class Nemesis:
 
     def _do_due(self, *, healing_only: bool) -> None:
         now = time.monotonic()
-        due = [one for one in self._due if one.at <= now and not (healing_only and one.is_fault)]
+        due = [one for one in self._due if one.at <= now and not (healing_only and one.fault is not None)]
         for one in sorted(due):
             if one in self._due:  # whoever acts may wait, and heal meanwhile what comes after it
                 self._due.remove(one)
@@ -143,7 +178,7 @@ class Nemesis:
             self._acts[fault.kind](fault)
 
     def _again(self, fault: Fault) -> None:
-        self.later(_AGAIN_S, partial(self._inject, fault), is_fault=True)
+        self._later(_AGAIN_S, fault)
 
     def _did(
         self, kind: Kind, what: str, victim: Worker | None = None, *, costs_leases: bool = False
@@ -274,3 +309,22 @@ class Nemesis:
                 raise
             return self._again(fault)
         return self._did(fault.kind, what)
+
+    def _keep(self, act: Callable[[int], str | None], fault: Fault) -> None:
+        what = act(fault.which)
+        if what is not None:
+            self._did(fault.kind, what)
+        elif time.monotonic() < self._storm_since + fault.at_s + _PATIENCE_S:
+            self._again(fault)
+        else:
+            self.too_late += 1
+
+    def _read(self) -> None:
+        """Somebody reads a session now and then: one can always be read, as it was."""
+        now = time.monotonic()
+        if now < self._read_at + _READ_EVERY_S or not self._servers.postgres_is_up:
+            return
+        self._read_at = now
+        # What is read from a file that has gone bad is bad.
+        if not self._keeper.unhealed:
+            self.not_read += self._people.read(next(self._reads))

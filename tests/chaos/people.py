@@ -9,9 +9,10 @@ from itertools import pairwise
 from sqlalchemy import Connection, Engine, text
 
 from tests.chaos.estate import Estate
-from tests.estate import dump, split_session
-from tests.estate.compare import session_row
-from worker.sessions_csv import Reader
+from tests.estate import differences, dump, split_session
+from tests.estate.compare import Reading, session_row
+from worker.errors import SessionUnreadableError
+from worker.sessions_csv import Reader, SessionRow, read
 
 
 class People:
@@ -43,6 +44,32 @@ class People:
             what, remember = edits[which % len(edits)](conn, which // len(edits))
         remember()
         return what
+
+    def read(self, which: int) -> list[str]:
+        """Read a session as Label does; what is wrong with that. Whoever finds nothing, because it was just
+        moved, looks again where it is now.
+        """
+        session_id, reader = self._some_session(which), list(Reader)[which % len(Reader)]
+        expected = {(session_id, reader): self._estate.read[session_id, reader]}
+        row, found = self._row(session_id), None
+        while row != found:
+            found = row
+            wrong = differences(expected, {(session_id, reader): self._reading(row, reader)})
+            if not wrong:
+                return []
+            row = self._row(session_id)
+        place = row.parent_session_data_path or f"{row.project_path}/{row.session_name}"
+        return [f"read in the storm from {place}: {line}" for line in wrong]
+
+    def _row(self, session_id: int) -> SessionRow:
+        with self._engine.connect() as conn:
+            return session_row(conn, session_id)
+
+    def _reading(self, row: SessionRow, reader: Reader) -> Reading:
+        try:
+            return read(row, reader, self._estate.data_dir)
+        except SessionUnreadableError:
+            return None
 
     def _draw_bouts(self, conn: Connection, which: int) -> tuple[str, Callable[[], None]]:
         session_id = self._some_session(which)

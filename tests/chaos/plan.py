@@ -28,6 +28,18 @@ class Kind(StrEnum):
     PAUSE = "paused, then resumed"
     RIVAL = "another run over the same projects"
     EDIT = "people edit rows"
+    RECLAIM = "legacy directories reclaimed"
+    UNDO = "reclaimed directories moved back"
+    PURGE = "reclaimed directories purged"
+    GC = "garbage collected"
+    REPAIR = "the store verified and repaired"
+    FLIP = "a bit in the store flipped"
+
+
+STORE_KINDS = frozenset({Kind.RECLAIM, Kind.UNDO, Kind.PURGE, Kind.GC, Kind.REPAIR, Kind.FLIP})
+"""What is about the store as the only copy. It waits until there is something for it to be done to, and is
+not left out because the migration has ended meanwhile.
+"""
 
 
 _WEIGHTS: dict[Kind, int] = {
@@ -46,8 +58,25 @@ _WEIGHTS: dict[Kind, int] = {
     Kind.PAUSE: 2,
     Kind.RIVAL: 1,
     Kind.EDIT: 4,
+    Kind.RECLAIM: 5,
+    Kind.UNDO: 2,
+    Kind.PURGE: 3,
+    Kind.GC: 4,
+    Kind.REPAIR: 2,
+    Kind.FLIP: 3,
 }
 """How often each kind comes; the producer and the collector are killed on their own terms."""
+
+
+_WHEN = {
+    Kind.KILL_PRODUCER: (0.0, 0.0),
+    Kind.RECLAIM: (0.3, 1.2),
+    Kind.UNDO: (0.6, 1.8),
+    Kind.PURGE: (0.6, 1.8),
+    Kind.REPAIR: (0.3, 1.5),
+    Kind.FLIP: (0.3, 1.2),
+}
+"""From when to when they come, in times that the run is meant to take: these need something to be done to."""
 
 
 class Ending(StrEnum):
@@ -55,6 +84,7 @@ class Ending(StrEnum):
 
     MIGRATED = "they stay migrated"
     ROLLED_BACK = "they are all rolled back"
+    """What was purged is then rebuilt from the store."""
     CANCELLED = "the run is cancelled in the middle, and another one does the rest"
 
 
@@ -125,6 +155,11 @@ class Plan:
     def kinds(self) -> Iterator[Kind]:
         """The kinds of all its faults."""
         yield from (fault.kind for fault in (*self.faults, *self.rollback_faults))
+
+    @property
+    def restores(self) -> bool:
+        """Does its rollback rebuild directories? Only where one may have been purged."""
+        return Kind.PURGE in self.kinds
 
 
 def make_plan(
@@ -206,10 +241,16 @@ def _faults(chance: Random, run_s: float, count: int) -> tuple[Fault, ...]:
         kinds[0] = Kind.KILL_PRODUCER
     if chance.random() < 0.2:
         kinds[-1] = Kind.KILL_COLLECTOR
+    if {Kind.UNDO, Kind.PURGE} & set(kinds):
+        # What is to be moved back or removed has to be moved away before,
+        kinds.append(Kind.RECLAIM)
+    if {Kind.FLIP, Kind.PURGE} <= set(kinds):
+        # and nothing is removed while it may be the only good copy.
+        kinds.append(Kind.REPAIR)
     faults = [
         Fault(
             kind=kind,
-            at_s=0.0 if kind is Kind.KILL_PRODUCER else round(chance.uniform(0.0, run_s), 3),
+            at_s=round(chance.uniform(*_WHEN.get(kind, (0.0, 1.0))) * run_s, 3),
             which=chance.randrange(1_000_000),
             lasts_s=round(chance.uniform(0.1, 1.0), 3),
         )

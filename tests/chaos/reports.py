@@ -13,7 +13,13 @@ from sqlalchemy import Connection, text
 
 from tests.chaos.estate import Estate
 
-_DONE = {"migrate": ("projects_migrated", "migrated"), "rollback": ("projects_rolled_back", "rolled_back")}
+_DONE = {
+    "migrate": ("migrated", {"migrated"}),
+    "rollback": ("rolled_back", {"rolled_back"}),
+    "verify": ("verified", {"verified", "repaired"}),
+    "reclaim": ("reclaimed", {"reclaimed", "undone", "purged"}),
+}
+"""Which statuses a verb's report counts under which name."""
 
 
 def wrong_reports(
@@ -25,24 +31,31 @@ def wrong_reports(
     if first.read_bytes() != second.read_bytes():
         return [f"two collections of run {run_id} differ: {first} and {second}"]
     report = json.loads(first.read_bytes())
-    query = text("select project_id, outcome from migration_jobs where run_id = :run_id")
-    outcomes = {row.project_id: row.outcome for row in conn.execute(query, {"run_id": run_id})}
+    query = text("select subject_id, outcome from migration_jobs where run_id = :run_id")
+    outcomes = {row.subject_id: row.outcome for row in conn.execute(query, {"run_id": run_id})}
+    if report["verb"] == "gc":
+        return [f"report of run {run_id}: {line}" for line in _wrong_entries(report, list(outcomes.values()))]
     return [f"report of run {run_id}: {line}" for line in _wrong(report, outcomes, estate)]
 
 
 def _wrong(report: dict[str, Any], outcomes: dict[int, dict[str, Any]], estate: Estate) -> Iterator[str]:
-    details = {detail["project_id"]: detail for detail in report["details"]}
+    subject = "dataset" if report["verb"] == "verify" else "project"
+    details = {
+        detail["dataset_id" if subject == "dataset" else "project_id"]: detail for detail in report["details"]
+    }
     if len(details) != len(report["details"]) or details.keys() != outcomes.keys():
-        yield f"its projects are {sorted(details)}, those of the run {sorted(outcomes)}"
+        yield f"its {subject}s are {sorted(details)}, those of the run {sorted(outcomes)}"
         return
     statuses = Counter(outcome["status"] for outcome in outcomes.values())
     key, done = _DONE[report["verb"]]
+    # A run over no dataset at all counts projects, of which there are none.
+    counted = subject if outcomes else "project"
     expected = {
-        "projects_processed": len(outcomes),
-        key: statuses[done],
-        "projects_failed": statuses["failed"],
-        "projects_skipped": statuses["skipped"],
-        "projects_cancelled": statuses["cancelled"],
+        f"{counted}s_processed": len(outcomes),
+        f"{counted}s_{key}": sum(statuses[status] for status in done),
+        f"{counted}s_failed": statuses["failed"],
+        f"{counted}s_skipped": statuses["skipped"],
+        f"{counted}s_cancelled": statuses["cancelled"],
         "errors": statuses["failed"],
     }
     found = {name: report[name] for name in expected} | {"errors": len(report["errors"])}
@@ -51,7 +64,7 @@ def _wrong(report: dict[str, Any], outcomes: dict[int, dict[str, Any]], estate: 
     for number, outcome in outcomes.items():
         for name in ("status", "reason", "dataset_hash", "dataset_path"):
             if details[number][name] != outcome.get(name):
-                yield f"project {number}: {name} is {details[number][name]!r}, not {outcome.get(name)!r}"
+                yield f"{subject} {number}: {name} is {details[number][name]!r}, not {outcome.get(name)!r}"
     yield from _wrong_sums(report, details, estate)
 
 
@@ -78,3 +91,16 @@ def _wrong_sums(report: dict[str, Any], details: dict[int, dict[str, Any]], esta
                 f"project {number}: {detail['bytes_read']} bytes in {detail['files']['total']} files, "
                 f"on disk {size} in {len(files)}"
             )
+
+
+def _wrong_entries(report: dict[str, Any], outcomes: list[dict[str, Any]]) -> Iterator[str]:
+    """A gc's report lists what it found, and counts that."""
+    found = [entry for outcome in outcomes for entry in outcome.get("garbage", ())]
+    listed = Counter(detail["status"] for detail in report["details"])
+    if listed != Counter(entry["action"] for entry in found):
+        yield f"it lists {dict(listed)}, the ledger {found}"
+    for action in ("quarantined", "removed", "staging"):
+        if report[action]["count"] != listed[action]:
+            yield f"it counts {report[action]} as {action}, and lists {listed[action]}"
+    if len(report["errors"]) != sum(outcome["status"] == "failed" for outcome in outcomes):
+        yield f"it has the errors {report['errors']}"

@@ -21,9 +21,13 @@ from sqlalchemy.pool import NullPool
 from tests.chaos import history, invariants
 from tests.chaos.commands import Operator
 from tests.chaos.estate import make_estate
+from tests.chaos.history import Job, LostLease
+from tests.chaos.keeper import Keeper
 from tests.chaos.nemesis import Injected, Nemesis
 from tests.chaos.people import People
-from tests.chaos.plan import Ending, Fault, Flaw, Kind, Plan
+from tests.chaos.places import stored_manifests
+from tests.chaos.plan import Ending, Fault, Kind, Plan
+from tests.chaos.reasons import RETRIED, Ended, may_fail, may_skip
 from tests.chaos.reports import wrong_reports
 from tests.chaos.servers import Servers, plain
 from tests.chaos.workers import Workers
@@ -153,11 +157,15 @@ class Schedule:
         values: dict[str, Any] = {name.lower(): value for name, value in variables.items()}
         settings = Settings(_env_file=None, **values)
         self.workers = Workers(processes, env, folder, concurrency=plan.concurrency, hurried=not plan.patient)
-        self._operator = Operator(processes, self.engine, settings, env, folder)
+        self._operator = Operator(processes, self.engine, settings, env, folder, restores=plan.restores)
         self._people = People(self.engine, self.estate)
-        self.nemesis = Nemesis(servers, self.workers, self._operator, self._people, lease_s=plan.lease_s)
+        self._keeper = Keeper(self.engine, self.estate, self._operator)
+        self.nemesis = Nemesis(
+            servers, self.workers, self._operator, self._people, self._keeper, lease_s=plan.lease_s
+        )
         self._operator.tick = self.nemesis.tick
         self._next_run_is_due = False
+        self._unhealed: list[str] = []
 
     def _bytes_per_second(self) -> int:
         """So slow that the migration takes as long as planned: each content is read twice the first time,
@@ -222,18 +230,21 @@ class Schedule:
         self.nemesis.story.append(f"run {after} was cancelled, run {opened} opened")
 
     def _finish_by_hand(self) -> None:
-        """What an operator does in the end: try again what crashed its workers, and open a run for what is
-        left.
+        """What an operator does in the end: repair the store, try again what crashed its workers or met bad
+        bytes, and open a run for what is left.
         """
+        if self._keeper.flipped:
+            self._repair()
         with self.engine.connect() as conn:
-            crashed = set(
+            failed = set(
                 conn.scalars(
-                    text("select run_id from migration_jobs where error_class = 'WorkerCrashedError'")
+                    text("select run_id from migration_jobs where error_class = any(:classes)"),
+                    {"classes": sorted(RETRIED)},
                 )
             )
-        for run_id in sorted(crashed & set(self._operator.runs)):
+        for run_id in sorted(failed & set(self._operator.runs)):
             self._operator.rein("retry", run_id)
-        if crashed:
+        if failed:
             self._settle()
         wanted, sound = self._operator.verb is Verb.ROLLBACK, self.estate.directories.keys()
         legacy = invariants.legacy_projects(self.engine)
@@ -243,6 +254,36 @@ class Schedule:
             self._operator.open_another()
             self._settle()
         self._be_quiet()
+
+    def _repair(self) -> None:
+        """One run that finds whatever is bad, and heals it."""
+        bad = [one for one in self._keeper.unhealed if self._is_needed(one.digest)]
+        what = self._keeper.repair(0)
+        if what is None:
+            return
+        self._settle()
+        self._operator.check_producers()
+        with self.engine.connect() as conn:
+            run_id = self._operator.runs[-1]
+            outcomes = conn.scalars(
+                text("select outcome from migration_jobs where run_id = :run_id"), {"run_id": run_id}
+            ).all()
+        healed = {
+            damage["path"]
+            for outcome in outcomes
+            for damage in outcome.get("damaged", ())
+            if damage["repaired"]
+        }
+        self.nemesis.story.append(f"the last repair, {what}, healed {sorted(healed)}")
+        self._unhealed = [
+            f"{one.path} was not named as repaired" for one in bad if str(one.path) not in healed
+        ]
+
+    def _is_needed(self, digest: str) -> bool:
+        with self.engine.connect() as conn:
+            needed = stored_manifests(conn, self.estate.store)
+            known = set(conn.scalars(text("select dataset_hash from raw_datasets")))
+        return digest in known or any(digest in files for files in needed.values())
 
     def _settle(self) -> None:
         """With everything healed and a worker at work, wait for the end of every run."""
@@ -286,27 +327,33 @@ class Schedule:
         legacy = invariants.legacy_projects(self.engine)
         wrong = sound & legacy if migrated else sound - legacy
         findings = [f"project {number} is not where it should be in the end" for number in sorted(wrong)]
-        findings += invariants.wrong_rows_and_bytes(self.engine, self.estate)
+        findings += self._unhealed + self.nemesis.not_read
+        flipped = {one.digest for one in self._keeper.flipped}
+        findings += invariants.wrong_rows_and_bytes(self.engine, self.estate, flipped)
         with self.engine.connect() as conn:
             findings += invariants.wrong_runs(conn)
-            findings += [f"run {run}, project {one}: ended twice" for run, one in history.ended_twice(conn)]
-            jobs = conn.execute(
-                text("""
-                    select run_id, project_id, state, error_class, error, outcome->>'reason' as reason
-                    from migration_jobs where state in ('failed', 'skipped')""")
-            ).all()
+            findings += [
+                f"run {run}, {what} {one}: ended twice" for run, what, one in history.ended_twice(conn)
+            ]
+            jobs = conn.execute(text(_ENDED_BADLY)).all()
             lost = history.lost_leases(conn)
-        for job in jobs:
-            flaw = self.estate.flaws.get(job.project_id)
-            why = f"run {job.run_id}, project {job.project_id}: {job.state}: {job.error_class}: {job.reason}"
-            if job.state == "skipped" and not _may_skip(job.reason, flaw):
+        for row in jobs:
+            job = Ended(**row._mapping)
+            why = f"run {job.run_id}, {job.verb} of {job.subject} {job.subject_id}: {job.state}: {job.error_class}: {job.reason}"
+            flaw = self.estate.flaws.get(job.subject_id) if job.subject == "project" else None
+            flips = self.nemesis.has_flipped_before(job.finished_at)
+            if job.state == "skipped" and not may_skip(job, flaw, after_flip=flips):
                 findings.append(f"{why}, for no good reason")
-            if job.state == "failed" and flaw is not Flaw.NO_DIRECTORY:
-                own = [one for one in lost if (one.run_id, one.project_id) == (job.run_id, job.project_id)]
-                explained = sum(self.nemesis.explains(one) for one in own)
-                if job.error_class != "WorkerCrashedError" or explained < _MOST_CRASHES:
-                    findings.append(f"{why}, though only {explained} of {len(own)} lost leases are explained")
+            if job.state == "failed" and not may_fail(job, flaw):
+                findings += self._unexplained(job.key, job.error_class, why, lost)
         return findings
+
+    def _unexplained(self, key: Job, error_class: str, why: str, lost: list[LostLease]) -> list[str]:
+        own = [one for one in lost if one.job == key]
+        explained = sum(self.nemesis.explains(one) for one in own)
+        if error_class == "WorkerCrashedError" and explained >= _MOST_CRASHES:
+            return []
+        return [f"{why}, though only {explained} of {len(own)} lost leases are explained"]
 
     def _look_at_reports(self) -> list[str]:
         findings = []
@@ -361,7 +408,7 @@ class Schedule:
             lines = [f"run {row}" for row in runs]
             jobs = conn.execute(
                 text("""
-                    select run_id, project_id, state, attempt, crashes, retries, worker, lease_until, not_before, phase,
+                    select run_id, subject, subject_id, state, attempt, crashes, retries, worker, lease_until, not_before, phase,
                            sent_at, sent_epoch, error from migration_jobs where outcome is null""")
             )
             lines += [f"job {row}" for row in jobs]
@@ -376,18 +423,9 @@ class _UnsettledError(Exception):
     """Something did not end in time."""
 
 
-def _may_skip(reason: str, flaw: Flaw | None) -> bool:
-    """Is it a reason to skip a project that another run may have had in hand, or to skip this one always?"""
-    if flaw is Flaw.NO_PATH:
-        return reason == "path is NULL"
-    return any(
-        words in reason
-        for words in (
-            "already migrated by run",
-            "is being processed by run",
-            "rolled back already",
-        )
-    )
+_ENDED_BADLY = """
+    select run_id, verb, subject, subject_id, j.state, error_class, outcome->>'reason' as reason, j.finished_at
+    from migration_jobs j join migration_runs using (run_id) where j.state in ('failed', 'skipped')"""
 
 
 def _costs(conn: Connection, injected: list[Injected]) -> Iterator[Happened]:
