@@ -396,8 +396,8 @@ class StoredBytesMismatchError(PermanentError):
     """A stored file does not have the bytes that its digest promises (exit code 4)."""
 
     remedy = (
-        "Find the sessions that read it: producer verify --sessions. The file is in quarantine; the next project that "
-        "brings the same content repairs it."
+        "Repair it: producer verify --store --repair. Where that finds no good copy, add --from and a backup's directory. "
+        "Which sessions read otherwise than before: producer verify --sessions"
     )
 
 

@@ -1,5 +1,6 @@
 """What people read of verbs, statuses and runs: one table for terminal, reports and Flower."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from worker.messages import Outcome, Status, Subject, Verb
@@ -103,6 +104,15 @@ _PREDICTIONS = {Status.FAILED: "would fail", Status.SKIPPED: "would be skipped"}
 def status_words(status: Status, *, dry_run: bool) -> str:
     """How a status reads, of a dry run as a prediction: `would fail`."""
     return _PREDICTIONS.get(status, STATUS_WORDS[status]) if dry_run else STATUS_WORDS[status]
+
+
+def counted_as(subjects: Collection[Subject], count: int) -> str:
+    """What so many jobs about these subjects are called: `projects`, one of them `project`; `jobs` where they
+    are about several kinds or about the store.
+    """
+    kinds = set(subjects)
+    noun = str(kinds.pop()) if len(kinds) == 1 and Subject.STORE not in kinds else "job"
+    return noun if count == 1 else f"{noun}s"
 
 
 def run_words(verb: Verb, *, dry_run: bool) -> str:

@@ -6,6 +6,7 @@ import typer
 
 from producer.cli.exit_codes import epilog
 from producer.cli.options import AsJson, BytesPerSecond, ProjectIds, RunArgument, Yes
+from producer.cli.render import cancelled_words, jobs_words, paused_words
 from producer.cli.session import connected, find_run
 from producer.cli.terminal import Terminal, confirm
 from producer.runs import control
@@ -23,8 +24,9 @@ def pause(run: RunArgument = "latest", *, as_json: AsJson = False) -> None:
     with connected() as (_, engine):
         found = find_run(engine, run)
         still = control.pause(engine, found)
+        progress = control.progress_of(engine, found)
     short = str(found.run_id)[:8]
-    terminal.say(f"Paused. {_still_working(still)}Resume: producer resume {short}")
+    terminal.say(f"{paused_words(progress)} {_still_working(still)}Resume: producer resume {short}")
     terminal.document({"run_id": str(found.run_id), "state": "paused", "still_running": still})
 
 
@@ -35,20 +37,24 @@ def resume(run: RunArgument = "latest", *, as_json: AsJson = False) -> None:
     with connected() as (settings, engine):
         found = find_run(engine, run)
         sent = control.resume(settings, engine, found)
-    terminal.say(f"Sent {sent} waiting jobs. Follow them: producer collect {str(found.run_id)[:8]}")
+        waiting = jobs_words(control.progress_of(engine, found), sent)
+    terminal.say(f"Sent again: {waiting}. Follow them: producer collect {str(found.run_id)[:8]}")
     terminal.document({"run_id": str(found.run_id), "sent": sent})
 
 
 @app.command(epilog=epilog("producer cancel latest"))
 def cancel(run: RunArgument = "latest", *, yes: Yes = False, as_json: AsJson = False) -> None:
-    """Cancel a run for good. Projects that it has migrated stay migrated; see: producer rollback."""
+    """Cancel a run for good. What it has done stays done: migrated projects, see: producer rollback."""
     terminal = Terminal(as_json=as_json)
     with connected() as (_, engine):
         found = find_run(engine, run)
         if not yes:
             confirm(f"Cancel {VERB_WORDS[found.verb].noun} run {str(found.run_id)[:8]} for good?")
         still = control.cancel(engine, found)
-    terminal.say(f"Cancelled. {_still_working(still)}Its report: producer collect {str(found.run_id)[:8]}")
+        progress = control.progress_of(engine, found)
+    terminal.say(
+        f"{cancelled_words(progress)} {_still_working(still)}Its report: producer collect {str(found.run_id)[:8]}"
+    )
     terminal.document({"run_id": str(found.run_id), "state": "cancelled", "still_running": still})
 
 
@@ -72,8 +78,9 @@ def retry(
     with connected() as (settings, engine):
         found = find_run(engine, run)
         count = control.retry(settings, engine, found, error_class=error_class, project_ids=project_id or ())
+        queued = jobs_words(control.progress_of(engine, found), count)
     verb = "resume" if found.state is RunState.PAUSED else "collect"
-    terminal.say(f"Queued {count} failed jobs again. Go on: producer {verb} {str(found.run_id)[:8]}")
+    terminal.say(f"Queued again: {queued}. Go on: producer {verb} {str(found.run_id)[:8]}")
     terminal.document({"run_id": str(found.run_id), "queued": count})
 
 

@@ -23,7 +23,7 @@ class Exit(enum.IntEnum):
 
 
 EXIT_CODES = (
-    "Exit codes: 0 all well · 1 unexpected error · 2 usage · 3 the run ended, some projects failed · "
+    "Exit codes: 0 all well · 1 unexpected error · 2 usage · 3 the run ended, some of it failed · "
     "4 stored bytes do not match · 5 database, broker, settings or schema not ready · "
     "8 stopped with work left · 130 interrupted"
 )

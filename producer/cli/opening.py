@@ -15,8 +15,9 @@ from producer.doctor.worker_checks import WORKER_COMMAND
 from producer.runs.open import Opened
 from worker.broker import client as broker
 from worker.errors import BrokerUnavailableError
-from worker.messages import Subject, Verb
+from worker.messages import Verb
 from worker.settings import Settings
+from worker.wording import counted_as
 
 
 def open_and_follow(
@@ -24,7 +25,7 @@ def open_and_follow(
 ) -> None:
     """Open a run, show its plan, and follow it or say how to; ends the program with the run's exit code.
 
-    `nothing` is what a person reads when no project is left to do.
+    `nothing` is what a person reads when nothing is left to do.
     """
     code = Exit.WELL
     with connected() as (settings, engine):
@@ -39,17 +40,10 @@ def open_and_follow(
             document |= outcome
         elif document["plan"]:
             short = str(opened.run_id)[:8]
-            terminal.say(
-                f"Queued {len(document['plan'])} {_subjects(opened)}. Follow them: producer collect {short}"
-            )
+            queued = counted_as({job.subject for job in opened.jobs}, len(document["plan"]))
+            terminal.say(f"Queued {len(document['plan'])} {queued}. Follow them: producer collect {short}")
     terminal.document(document)
     raise typer.Exit(code)
-
-
-def _subjects(opened: Opened) -> str:
-    """What the jobs are about: `projects`, `datasets`, or `jobs` where there are several kinds."""
-    kinds = {job.subject for job in opened.jobs}
-    return f"{kinds.pop()}s" if len(kinds) == 1 and Subject.STORE not in kinds else "jobs"
 
 
 def _show_plan(terminal: Terminal, settings: Settings, opened: Opened, *, nothing: str) -> None:

@@ -10,6 +10,7 @@ from producer.cli.escaping import CONTROLS, escape
 from producer.cli.verification_lines import store_line, verification_lines
 from producer.doctor.findings import Diagnosis
 from producer.report import garbage, reclaim
+from producer.report.notation import plural
 from producer.runs.open import Opened
 from producer.runs.status import ListedRun, RunStatus
 from producer.runs.survey import Listing
@@ -19,7 +20,7 @@ from worker.db.schema import Step
 from worker.findings import Verdict
 from worker.messages import Status, Subject, Verb, subject_words
 from worker.units import human_bytes, human_duration
-from worker.wording import VERB_WORDS, VerbWords, run_words, status_words
+from worker.wording import VERB_WORDS, VerbWords, counted_as, run_words, status_words
 
 _ROWS = 40
 """A plan of thousands of projects is a file to read, not a screen; --json has them all."""
@@ -35,15 +36,16 @@ def plan_table(opened: Opened) -> Table:
     table = Table(
         title=f"Run {opened.run_id}", title_justify="left", box=None, pad_edge=False, header_style="bold"
     )
-    for heading in ("project", "sessions", "files", "size"):
+    waiting = [job for job in opened.jobs if not job.skipped]
+    kinds = {job.subject for job in waiting}
+    for heading in (counted_as(kinds, 1), "sessions", "files", "size"):
         # Numbers are never cut; names and paths give way on a narrow terminal, by more lines.
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("name", overflow="fold", min_width=12, max_width=36)
     table.add_column("path", overflow="fold", min_width=20)
-    waiting = [job for job in opened.jobs if not job.skipped]
     for job in waiting[:_ROWS]:
         table.add_row(
-            str(job.subject_id),
+            str(job.subject_id) if len(kinds) == 1 else subject_words(job.subject, job.subject_id),
             _number(job.sessions),
             _number(job.files),
             "not visible here" if job.size_bytes is None else human_bytes(job.size_bytes),
@@ -62,7 +64,8 @@ def left_out_lines(opened: Opened) -> Iterator[str]:
     if len(opened.left_out) > _ROWS:
         yield f"[dim]… and {len(opened.left_out) - _ROWS} more left out[/]"
     if opened.of_other_type:
-        yield f"[dim]left out: {opened.of_other_type} projects that are dataset-based already[/]"
+        others = plural(opened.of_other_type, "project that is", "projects that are")
+        yield f"[dim]left out: {opened.of_other_type} {others} dataset-based already[/]"
 
 
 def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
@@ -116,12 +119,19 @@ def _gc_lines(report: Mapping[str, Any]) -> Iterator[str]:
     """What a gc did, and each entry with the id by which it comes back."""
     yield garbage.words(report)
     for entry in report["details"][:_ROWS]:
-        place = f"[bold]{entry['id']}[/] " if entry["id"] else ""
-        yield f"  {place}{entry['kind']} {escape(entry['name'])}: {entry['reason']}, {human_bytes(entry['bytes'])}"
+        yield f"  {_place(report, entry)}{entry['kind']} {escape(entry['name'])}: {entry['reason']}, {human_bytes(entry['bytes'])}"
     if len(report["details"]) > _ROWS:
         yield f"[dim]  … and {len(report['details']) - _ROWS} more in the report[/]"
-    if report["pruned"]["rows"]:
-        yield f"[dim]{report['pruned']['rows']:,} rows of the ledger that no job needs any more are gone[/]"
+    if garbage.restorable(report):
+        yield "bring an entry back: producer gc --restore ID"
+    if rows := report["pruned"]["rows"]:
+        gone = "would go" if report["dry_run"] else plural(rows, "is gone", "are gone")
+        yield f"[dim]{rows:,} {plural(rows, 'row')} of the ledger that no job needs any more {gone}[/]"
+
+
+def _place(report: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
+    """The id of what is in quarantine; a dry run has put nothing there."""
+    return f"[bold]{entry['id']}[/] " if garbage.is_entry(report, entry) else ""
 
 
 def _subject(entry: Mapping[str, Any]) -> str:
@@ -136,7 +146,10 @@ def _outcome_line(report: Mapping[str, Any], words: VerbWords, subject: Subject)
     dry_run = report["dry_run"]
     success = status_words(words.success(dry_run=dry_run), dry_run=dry_run)
     done, processed = report[words.key_of(subject)], report[f"{subject}s_processed"]
-    counts = [f"[bold]{done}[/] of {processed} {subject}s {success}"]
+    counts = [f"[bold]{done}[/] of {processed} {plural(processed, subject)} {success}"]
+    of_subject = (detail["status"] for detail in report["details"] if detail["subject"] == subject)
+    if repaired := sum(status == Status.REPAIRED for status in of_subject):
+        counts += [f"{repaired} of them repaired"]
     counts += [
         f"{count} {status_words(status, dry_run=dry_run)}"
         for status in (Status.FAILED, Status.SKIPPED, Status.CANCELLED)
@@ -160,9 +173,11 @@ def _disk_lines(report: Mapping[str, Any]) -> Iterator[str]:
     space = report["space"]
     if space["legacy"]:
         legacy, store = human_bytes(space["legacy"]), human_bytes(space["store"])
+        more = f"about {store} more would be" if report["dry_run"] else f"{store} more"
+        yield f"on disk: {legacy} in these directories, {more} in the store; a migration frees nothing"
         yield (
-            f"on disk: {legacy} in these directories, {'about ' if report['dry_run'] else ''}{store} more in the store; "
-            "nothing is freed until producer reclaim"
+            "[dim]to free it: producer reclaim moves the directories away, producer reclaim --purge removes them later; "
+            "on XFS and Btrfs producer reclaim --share does without moving[/]"
         )
 
 
@@ -202,7 +217,7 @@ def _heading_lines(status: RunStatus) -> Iterator[str]:
 def _progress_lines(status: RunStatus) -> Iterator[str]:
     counts, limit = status.progress, status.run.limit_bytes_per_second
     yield (
-        f"{counts.ended} of {counts.jobs} projects ended, {counts.running} running, "
+        f"{counts.ended} of {_jobs_of(counts)} ended, {counts.running} running, "
         f"{counts.waiting} waiting, {counts.failed} failed"
     )
     eta = f", about {human_duration(status.eta_s)} left" if status.eta_s is not None else ""
@@ -225,12 +240,31 @@ def _waits(wait_s: float | None) -> str:
     return "waits" if wait_s is None else f"retries in {human_duration(wait_s)}"
 
 
+def paused_words(progress: Progress) -> str:
+    """How far a run was when it was paused."""
+    return f"Paused: {progress.ended} of {_jobs_of(progress)} ended."
+
+
+def cancelled_words(progress: Progress) -> str:
+    """What a cancelled run has not done any more."""
+    return f"Cancelled: {progress.cancelled} of {_jobs_of(progress)} {plural(progress.cancelled, 'was', 'were')} not done."
+
+
+def jobs_words(progress: Progress, count: int) -> str:
+    """Some of a run's jobs by what they are about: `3 datasets`."""
+    return f"{count} {counted_as(progress.subjects, count)}"
+
+
+def _jobs_of(progress: Progress) -> str:
+    return jobs_words(progress, progress.jobs)
+
+
 def watch_line(status: RunStatus, bytes_per_s: float) -> str:
     """A run in a line, for logs."""
     counts = status.progress
     left = f", {human_duration(status.eta_s)} left" if status.eta_s is not None else ""
     return (
-        f"{status.run.state}: {counts.ended}/{counts.jobs} projects, {counts.failed} failed, "
+        f"{status.run.state}: {counts.ended}/{_jobs_of(counts)}, {counts.failed} failed, "
         f"{counts.running} running, {human_bytes(counts.bytes_done)} of {human_bytes(counts.bytes_total)}, "
         f"{human_bytes(bytes_per_s)}/s{left}"
     )
@@ -242,8 +276,8 @@ def speed_line(bytes_per_s: float, files_per_s: float) -> str:
 
 
 def progress_words(progress: Progress, rate: float) -> str:
-    """Projects, bytes, rate and time left in a line."""
-    words = f"{progress.ended}/{progress.jobs} projects"
+    """Jobs, bytes, rate and time left in a line."""
+    words = f"{progress.ended}/{_jobs_of(progress)}"
     if progress.failed:
         words += f" ({progress.failed} failed)"
     if progress.bytes_total:
@@ -267,17 +301,17 @@ def listing_words(listing: Listing) -> str:
 def runs_table(runs: Sequence[ListedRun]) -> Table:
     """All runs, newest first."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("run", "verb", "state", "projects", "ended", "failed", "opened"):
+    for heading in ("run", "verb", "state", "jobs", "ended", "failed", "opened"):
         table.add_column(
             heading,
             no_wrap=True,
             min_width=len(heading),
-            justify="right" if heading in {"projects", "ended", "failed"} else "left",
+            justify="right" if heading in {"jobs", "ended", "failed"} else "left",
         )
     for listed in runs:
         run, progress = listed.run, listed.progress
         verb = run_words(run.verb, dry_run=run.dry_run)
-        counts = (str(count) for count in (progress.jobs, progress.ended, progress.failed))
+        counts = (_jobs_of(progress), str(progress.ended), str(progress.failed))
         table.add_row(str(run.run_id), verb, run.state, *counts, f"{run.created_at:%Y-%m-%d %H:%M:%S}")
     return table
 

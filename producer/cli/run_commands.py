@@ -23,6 +23,7 @@ from producer.cli.options import (
 )
 from producer.cli.session import connected, find_run
 from producer.cli.terminal import Terminal, confirm
+from producer.report.notation import plural
 from producer.runs import legacy_projects, migrated_projects
 
 app = typer.Typer()
@@ -90,7 +91,7 @@ def rollback(
             exclude=exclude or (),
             limit=limit,
             restore_files=restore_files,
-            confirm=lambda count: confirm(f"Roll back {count} projects?") if asks else None,
+            confirm=lambda count: confirm(f"Roll back {count} {plural(count, 'project')}?") if asks else None,
         ),
         nothing="Nothing to do: no project is migrated.",
     )

@@ -11,6 +11,7 @@ from producer.cli.follow import Following
 from producer.cli.opening import open_and_follow
 from producer.cli.options import AsJson, DryRun, Exclude, Limit, ProjectIds, ReportDir, Timeout, Wait, Yes
 from producer.cli.terminal import Terminal, confirm
+from producer.report.notation import plural
 from producer.runs import garbage, reclaims, verification
 from producer.runs.open import Opened
 from producer.runs.verification import Wanted
@@ -141,11 +142,7 @@ def reclaim(
     days = {"grace_days": 30 if grace is None else grace} if purge else {}
     days |= {} if act else {"older_than_days": older_than}
     asks = not (dry_run or undo or share or yes)
-    question = (
-        "Remove what was moved away for {} projects?"
-        if purge
-        else "Move the directories of {} projects away?"
-    )
+    question = "Remove what was moved away for {}?" if purge else "Move the directories of {} away?"
     open_and_follow(
         Terminal(as_json=as_json),
         Following(wait=wait, timeout_s=timeout, report_dir=report_dir),
@@ -153,7 +150,11 @@ def reclaim(
             reclaims.reclaim,
             dry_run=dry_run,
             options=options.model_copy(update=act | days),
-            confirm=lambda count: confirm(question.format(count), needs_yes=True) if asks else None,
+            confirm=lambda count: (
+                confirm(question.format(f"{count} {plural(count, 'project')}"), needs_yes=True)
+                if asks
+                else None
+            ),
         ),
         nothing="Nothing to do: no directory of a migrated project is left for that.",
     )
@@ -205,5 +206,6 @@ def gc(
 
 
 def _gc_question(count: int) -> str:
-    datasets = f"{count} dataset{'' if count == 1 else 's'}"
-    return f"Put {datasets} and everything else that nothing refers to into quarantine?"
+    return (
+        f"Put {count} {plural(count, 'dataset')} and everything else that nothing refers to into quarantine?"
+    )

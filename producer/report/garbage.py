@@ -48,6 +48,16 @@ def words(document: Mapping[str, Any]) -> str:
     return ("; ".join(said) or "Nothing to collect") + "."
 
 
+def is_entry(document: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
+    """Is its id one in quarantine, now or before? That of what a dry run would put there is not."""
+    return bool(entry["id"]) and not (document["dry_run"] and entry["status"] == "quarantined")
+
+
+def restorable(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What `gc --restore` brings back: put into quarantine by this run."""
+    return [one for one in document["details"] if one["status"] == "quarantined" and is_entry(document, one)]
+
+
 def _count(found: Sequence[GarbageEntry], action: str) -> dict[str, int]:
     some = [entry for entry in found if entry.action == action]
     return {

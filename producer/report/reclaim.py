@@ -29,15 +29,15 @@ def words(report: Mapping[str, Any]) -> Iterator[str]:
     total = report["projects_processed"]
     yield f"{total} {plural(total, 'project')}: {', '.join(said)}" if said else "No project was due"
     size = report["bytes"]
+    would = "would be " if dry_run else ""
     acts = {
-        "moved": "moved away, nothing is freed yet",
+        "moved": "moved away, which frees nothing yet",
         "freed": "given back",
         "kept": "kept for skipped projects",
     }
-    parts = [f"{human_bytes(size[key])} {act}" for key, act in acts.items() if size[key]]
-    yield f"{human_bytes(size['legacy'])} on disk in these directories" + "".join(
-        f"; {part}" for part in parts
-    )
+    parts = [f"{human_bytes(size[key])} {would}{act}" for key, act in acts.items() if size[key]]
+    if size["legacy"]:
+        yield "; ".join([f"{human_bytes(size['legacy'])} on disk in these directories", *parts])
 
 
 def detail(_run: RunFacts, outcome: Outcome) -> dict[str, Any]:

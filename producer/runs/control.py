@@ -10,6 +10,7 @@ from producer.runs.open import send
 from worker.broker import client as broker
 from worker.db import ledger, messages_sent, overview
 from worker.db.ledger import Run
+from worker.db.overview import Progress
 from worker.db.retry import when_there
 from worker.errors import UsageError
 from worker.messages import RunState
@@ -94,6 +95,12 @@ def throttle(engine: Engine, run: Run, bytes_per_second: int | None) -> None:
         ledger.limit_run(conn, run.run_id, bytes_per_second)
 
 
+def progress_of(engine: Engine, run: Run) -> Progress:
+    """How far a run is now."""
+    with engine.connect() as conn:
+        return overview.progress(conn, run.run_id)
+
+
 def _refuse_ended(run: Run, what: str) -> None:
     if run.state.has_ended:
         raise UsageError(f"Run {run.run_id} is {run.state.value}; there is nothing to {what}")
@@ -118,5 +125,4 @@ def _wait_for_workers(engine: Engine, run: Run) -> int:
 
 
 def _live(engine: Engine, run: Run) -> int:
-    with engine.connect() as conn:
-        return overview.progress(conn, run.run_id).live
+    return progress_of(engine, run).live

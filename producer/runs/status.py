@@ -1,6 +1,6 @@
 """What a run looks like right now, as values, and their one JSON form. Changes nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -29,8 +29,9 @@ class ListedRun:
     progress: Progress
 
     def to_json(self) -> dict[str, Any]:
-        """As `producer runs --json` shows it."""
+        """As `producer runs --json` shows it; `projects` counts all jobs, whatever their `subjects` are."""
         counts = {
+            "subjects": subjects_json(self.progress.subjects),
             "projects": self.progress.jobs,
             "ended": self.progress.ended,
             "failed": self.progress.failed,
@@ -81,13 +82,14 @@ class RunStatus:
         return (total - done) * self.active_s / done if done else None
 
     def to_json(self) -> dict[str, Any]:
-        """As `producer status --json` shows it."""
+        """As `producer status --json` shows it; `projects` counts all jobs, whatever their `subjects` are."""
         counts = self.progress
         return {
             **_run_json(self.run),
             "waiting_because": self.waiting_because,
             "elapsed_s": _tenths(self.elapsed_s),
             "active_s": _tenths(self.active_s),
+            "subjects": subjects_json(counts.subjects),
             "projects": {
                 "total": counts.jobs,
                 "ended": counts.ended,
@@ -157,6 +159,11 @@ def all_runs(engine: Engine, limit: int) -> list[ListedRun]:
             ListedRun(run=run, progress=overview.progress(conn, run.run_id))
             for run in ledger.runs(conn, limit)
         ]
+
+
+def subjects_json(subjects: Mapping[Subject, int]) -> dict[str, int]:
+    """How many of a run's jobs are about a `project`, a `dataset` or the `store`."""
+    return {subject.value: jobs for subject, jobs in subjects.items()}
 
 
 def _run_json(run: Run) -> dict[str, Any]:

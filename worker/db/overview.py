@@ -3,8 +3,9 @@ nothing.
 """
 
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection
@@ -18,15 +19,17 @@ from worker.messages import JobRef, JobState, Outcome, RunState, Subject
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a run is, counted from its jobs. `live` counts jobs under a lease that has not run out,
-    `crashes` leases that did, `fenced` attempts that came too late, `retries` jobs handed back for a
-    transient error.
+    """How far a run is, counted from its jobs. `subjects` says what they are about, and how many about each;
+    `live` counts jobs under a lease that has not run out, `crashes` leases that did, `fenced` attempts that
+    came too late, `retries` jobs handed back for a transient error.
     """
 
     state: RunState
+    subjects: Mapping[Subject, int] = field(default_factory=dict)
     jobs: int
     ended: int
     failed: int
+    cancelled: int
     running: int
     live: int
     bytes_total: int
@@ -94,22 +97,27 @@ def progress(conn: Connection, run_id: uuid.UUID) -> Progress:
     ).one()
     rows = conn.execute(
         sql("""
-            select state, count(*) as jobs, count(*) filter (where lease_until > clock_timestamp()) as live,
+            select state, subject, count(*) as jobs, count(*) filter (where lease_until > clock_timestamp()) as live,
                    coalesce(sum(bytes_total), 0)::bigint as bytes_total,
                    coalesce(sum(least(bytes_done, coalesce(bytes_total, bytes_done))), 0)::bigint as bytes_done,
                    coalesce(sum(files_done), 0)::bigint as files_done, sum(retries)::integer as retries,
                    sum(crashes)::integer as crashes, sum(fenced)::integer as fenced
-            from migration_jobs where run_id = :run_id group by state"""),
+            from migration_jobs where run_id = :run_id group by state, subject order by subject"""),
         {"run_id": run_id},
     ).all()
-    of = {row.state: row for row in rows}
-    ended = [row for row in rows if row.state not in _OPEN]
+    of: Counter[JobState] = Counter()
+    subjects: Counter[Subject] = Counter()
+    for row in rows:
+        of[JobState(row.state)] += row.jobs
+        subjects[Subject(row.subject)] += row.jobs
     return Progress(
         state=RunState(run.state),
-        jobs=sum(row.jobs for row in rows),
-        ended=sum(row.jobs for row in ended),
-        failed=of[JobState.FAILED].jobs if JobState.FAILED in of else 0,
-        running=of[JobState.RUNNING].jobs if JobState.RUNNING in of else 0,
+        subjects=subjects,
+        jobs=subjects.total(),
+        ended=sum(jobs for state, jobs in of.items() if state not in _OPEN),
+        failed=of[JobState.FAILED],
+        cancelled=of[JobState.CANCELLED],
+        running=of[JobState.RUNNING],
         live=sum(row.live for row in rows),
         bytes_total=sum(row.bytes_total for row in rows),
         # Whatever an ended job had is dealt with, also where it failed.

@@ -2,18 +2,30 @@
 
 import re
 import uuid
+from collections import Counter
 from typing import Any
 
 import pytest
 from rich.text import Text
+from sqlalchemy import Engine
 
-from producer.cli.render import plan_table, report_lines
+from producer.cli.render import (
+    paused_words,
+    plan_table,
+    progress_words,
+    report_lines,
+    runs_table,
+    status_lines,
+    watch_line,
+)
 from producer.cli.terminal import Terminal
 from producer.report.document import build
+from producer.runs import status
 from producer.runs.open import Opened
 from tests.support.reports import failed, migrated, run_facts, skipped
+from worker.db import ledger
 from worker.db.ledger import NewJob
-from worker.messages import Status, Verb
+from worker.messages import Status, Subject, Verb
 
 
 def test_a_plan_on_a_narrow_terminal_is_shown_whole(monkeypatch: pytest.MonkeyPatch, capsys: Any):
@@ -41,6 +53,47 @@ def test_control_characters_in_names_do_not_reach_the_terminal(capsys: Any):
     assert not set(words) & set("\x1b\x07\r\t")
     assert "[red]x" in words
     assert len(words.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("subjects", "words"),
+    [
+        ([Subject.DATASET] * 2, "datasets"),
+        ([Subject.DATASET], "dataset"),
+        ([Subject.PROJECT] * 2, "projects"),
+        ([Subject.DATASET, Subject.PROJECT], "jobs"),
+        ([Subject.STORE], "job"),
+    ],
+)
+def test_a_run_is_counted_in_what_its_jobs_are_about(
+    database: Engine, subjects: list[Subject], words: str, capsys: Any
+):
+    with database.begin() as conn:
+        run_id = uuid.uuid4()
+        jobs = [
+            NewJob(subject=subject, subject_id=number, subject_name="day", path="/day")
+            for number, subject in enumerate(subjects, 1)
+        ]
+        ledger.open_run(conn, run_id, Verb.VERIFY, dry_run=False, selection={})
+        ledger.add_jobs(conn, run_id, jobs)
+        ledger.start_run(conn, run_id)
+    with database.connect() as conn:
+        found = status.describe(database, ledger.find_run(conn, str(run_id)))
+    count = len(subjects)
+
+    assert f"0 of {count} {words} ended" in "\n".join(status_lines(found))
+    assert f"0/{count} {words}, 0 failed" in watch_line(found, 0)
+    assert progress_words(found.progress, 0) == f"0/{count} {words}"
+    assert paused_words(found.progress) == f"Paused: 0 of {count} {words} ended."
+    assert found.to_json()["subjects"] == Counter(map(str, subjects))
+    (listed,) = status.all_runs(database, 1)
+    assert listed.to_json()["subjects"] == Counter(map(str, subjects))
+    terminal = Terminal(as_json=False)
+    terminal.table(runs_table([listed]))
+    terminal.table(plan_table(Opened(run_id=run_id, verb=Verb.VERIFY, dry_run=False, jobs=tuple(jobs))))
+    shown = capsys.readouterr().err
+    assert f" {count} {words} " in shown
+    assert re.search(rf"^ *{words.removesuffix('s')}  sessions", shown, re.MULTILINE)
 
 
 def test_a_dry_run_s_summary_predicts_what_a_real_run_s_says():

@@ -177,6 +177,6 @@ def test_a_person_is_asked_before_everything_is_rolled_back(site: Site):
     assert declined[0] == 2
     assert "Roll back 2 projects?" in declined[1]
     assert (rehearsed[0], one[0]) == (0, 0), one[1]
-    assert "of 1 projects rolled back" in one[1]
+    assert "of 1 project rolled back" in one[1]
     assert [project["project_id"] for project in json.loads(verified.stdout)["plan"]] == [3]
     assert json.loads(verified.stdout)["left_out"][0]["reason"] == "excluded"
