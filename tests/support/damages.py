@@ -3,15 +3,18 @@
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from tests.estate import snapshot_tree
 from tests.support.runs import migrate_all
 from tests.support.sites import Site
 from tests.support.studies import check_store, plain_study
+from worker.db import garbage
 from worker.jobs.tools import Tools
 from worker.messages import Outcome
+from worker.store.garbage import Entry, Garbage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +72,24 @@ def twins(site: Site, tools: Tools) -> Twins:
         content=(trees[0] / "day 2" / "accelerometer_data.csv").read_bytes(),
         before=tuple(contents(tree) for tree in trees),
     )
+
+
+def begun_entry(tools: Tools, one: Outcome) -> Entry:
+    """What a gc leaves that died, two days ago, when it had removed a dataset's rows."""
+    entry = Entry(
+        entry_id="begun",
+        kind="dataset",
+        name="begun",
+        reason="nothing refers to it",
+        quarantined_at=datetime.now(UTC) - timedelta(days=2),
+        dataset_id=one.dataset_id,
+        dataset_hash=one.dataset_hash,
+        tree=one.dataset_path,
+    )
+    with tools.engine.begin() as conn:
+        entry = replace(entry, rows=garbage.take_rows(conn, str(one.dataset_hash), 0))
+        Garbage(tools.open_store(create=False)).describe(entry)
+    return entry
 
 
 def contents(tree: Path) -> dict[bytes, object]:

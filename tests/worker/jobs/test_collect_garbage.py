@@ -6,13 +6,13 @@ import pytest
 from blake3 import blake3
 from sqlalchemy import Engine, text
 
-from tests.support.damages import Twins, twins
+from tests.support.damages import Twins, begun_entry, twins
 from tests.support.psql import contents
-from tests.support.runs import WORK, gc, let_lease_run_out, open_run, run_one, verify_datasets
+from tests.support.runs import WORK, at_once, gc, let_lease_run_out, open_run, run_one, verify_datasets
 from tests.support.sites import Site
-from worker.db import garbage, leases
+from worker.db import garbage, leases, ledger
 from worker.jobs.tools import Tools
-from worker.messages import Status, Verb
+from worker.messages import THE_STORE, Status, Subject, Verb
 from worker.store.garbage import Garbage
 
 
@@ -229,6 +229,125 @@ def test_a_migration_that_runs_keeps_the_blobs_that_it_may_rely_on(stored: Twins
     )
     let_lease_run_out(engine, ref)
     assert WORK[Verb.MIGRATE, ref.subject](tools, ref, "the next worker").status is Status.MIGRATED
+    assert {one.status for one in verify_datasets(tools)} == {Status.VERIFIED}
+
+
+# What is left over -----------------------------------------------------------------------------------------
+
+
+def test_what_jobs_left_behind_goes_when_no_worker_has_them(stored: Twins, tools: Tools):
+    engine, store = stored.site.engine, tools.open_store(create=False)
+    over, running = (
+        open_run(engine, Verb.ROLLBACK, only=[one.project_id])[0] for one in (stored.first, stored.second)
+    )
+    with engine.begin() as conn:
+        assert leases.take_lease(conn, running, "another worker", 60.0)
+    beside = Path(str(stored.first.original_path)).parent
+    left = {
+        ref: [store.root / "staging" / f"{ref.task_id}-1", beside / f".restoring-{ref.task_id}-1"]
+        for ref in (over, running)
+    }
+    for path in (path for paths in left.values() for path in paths):
+        path.mkdir()
+        (path / "file").write_bytes(b"half")
+
+    found = gc(tools).garbage
+
+    assert [(one.action, one.files) for one in found] == [("staging", 1), ("staging", 0)]
+    assert not any(path.exists() for path in left[over])
+    assert all((path / "file").exists() for path in left[running])
+
+
+def test_rows_of_the_ledger_that_no_job_needs_are_pruned(stored: Twins, tools: Tools):
+    run_one(tools, Verb.ROLLBACK, stored.first.project_id)
+    run_one(tools, Verb.MIGRATE, stored.first.project_id, dry_run=True)
+    verify_datasets(tools)
+    gone = blake3(b"gone").hexdigest()
+    _sql(
+        stored,
+        "insert into migration_dry_run_blobs select run_id, :gone, 1, 1 from migration_runs",
+        gone=gone,
+    )
+    _sql(
+        stored,
+        "insert into migration_blob_checks (digest, inode, mtime_ns) values (:gone, 1, 1), (concat(cast(:gone as text), chr(58), '7'), 7, 1)",
+        gone=gone,
+    )
+    _sql(stored, "insert into migration_dataset_blobs values (repeat('0', 64), :gone, 1)", gone=gone)
+    _sql(stored, "insert into dataset_claims (dataset_hash) values (:gone)", gone=gone)
+    with stored.site.engine.begin() as conn:
+        ledger.finish_ended_runs(conn)
+    checks = "select count(*) from migration_blob_checks"
+
+    young, old = gc(tools, grace_hours=24), gc(tools, grace_hours=0)
+
+    assert young.pruned["dataset_claims"] == young.pruned["migration_dry_run_blobs"] == 0
+    assert old.pruned["dataset_claims"] > 0
+    assert old.pruned["migration_dry_run_blobs"] > 0
+    assert young.pruned["migration_blob_readers"] > 0
+    assert young.pruned["migration_dataset_blobs"] == 1
+    assert young.pruned["migration_blob_checks"] == 2
+    with stored.site.engine.connect() as conn:
+        assert conn.execute(text(checks)).scalar_one() > 0
+    assert {one.status for one in verify_datasets(tools)} == {Status.VERIFIED}
+
+
+# Others at the same time ------------------------------------------------------------------------------------
+
+
+def test_of_two_gcs_at_once_one_takes_everything_and_the_other_says_so(stored: Twins, tools: Tools):
+    for one in (stored.first, stored.second):
+        run_one(tools, Verb.ROLLBACK, one.project_id)
+    refs = [
+        open_run(stored.site.engine, Verb.GC, only=[THE_STORE], subject=Subject.STORE, grace_hours=24)[0]
+        for _ in range(2)
+    ]
+    _sql(stored, "update project_conversions set rolled_back_at = rolled_back_at - interval '9 days'")
+
+    outcomes = [one for one in at_once(stored.site, [(Verb.GC, ref) for ref in refs]) if one is not None]
+
+    assert {one.status for one in outcomes} <= {Status.COLLECTED, Status.SKIPPED}
+    assert {one.reason.partition(" by run ")[0] for one in outcomes if one.status is Status.SKIPPED} <= {
+        "the store is being processed"
+    }
+    taken = [one.dataset_id for outcome in outcomes for one in outcome.garbage if one.action == "quarantined"]
+    assert sorted(taken) == sorted([stored.first.dataset_id, stored.second.dataset_id])
+    assert list(tools.open_store(create=False).trees.iterdir()) == []
+
+
+def test_a_shared_blob_that_another_entry_has_is_there_again_after_either_restore(
+    stored: Twins, tools: Tools
+):
+    entries = []
+    for one in (stored.first, stored.second):
+        run_one(tools, Verb.ROLLBACK, one.project_id)
+        _sql(stored, "update project_conversions set rolled_back_at = rolled_back_at - interval '9 days'")
+        entries += [entry.entry_id for entry in gc(tools, grace_hours=24).garbage]
+    assert not stored.blob.exists()
+
+    for number, entry_id in enumerate(entries, start=1):
+        assert gc(tools, restore_entry=entry_id).status is Status.RESTORED
+        assert [one.status for one in verify_datasets(tools)] == [Status.VERIFIED] * number
+
+    assert stored.blob.exists()
+    stored.check_whole()
+
+
+def test_a_dataset_that_was_stored_again_after_a_gc_had_died_stays(stored: Twins, tools: Tools):
+    """The gc had removed the rows, and not yet moved a file."""
+    run_one(tools, Verb.ROLLBACK, stored.first.project_id)
+    entry = begun_entry(tools, stored.first)
+    again = run_one(tools, Verb.MIGRATE, stored.first.project_id)
+
+    done = gc(tools, grace_hours=72)
+
+    assert again.status is Status.MIGRATED
+    assert done.garbage == ()
+    assert [one.is_whole for one in Garbage(tools.open_store(create=False)).entries()] == [True]
+    assert {one.status for one in verify_datasets(tools)} == {Status.VERIFIED}
+    refused = gc(tools, restore_entry=entry.entry_id)
+    assert refused.error_class == "GarbageNotRestoredError"
+    assert [one.action for one in gc(tools).garbage] == ["removed"]
     assert {one.status for one in verify_datasets(tools)} == {Status.VERIFIED}
 
 

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,13 @@ import pytest
 from blake3 import blake3
 from sqlalchemy import text
 
+from tests.support.damages import begun_entry
 from tests.support.runs import gc, migrate_all, open_run, run_one, verify_datasets
 from tests.support.sites import Site
 from tests.support.studies import plain_study
-from worker.db import blob_index, garbage, leases
+from worker.db import blob_index, leases
 from worker.jobs.tools import Tools
 from worker.messages import GarbageEntry, Outcome, Status, Verb
-from worker.store.garbage import Entry, Garbage
 
 
 def _roll_back(tools: Tools, one: Outcome) -> None:
@@ -37,21 +36,7 @@ def _a_tree_without_a_row(tools: Tools, one: Outcome) -> None:
 def _an_entry_that_was_begun(tools: Tools, one: Outcome) -> None:
     """By a gc that died when the rows were gone."""
     _roll_back(tools, one)
-    with tools.engine.begin() as conn:
-        rows = garbage.take_rows(conn, str(one.dataset_hash), 0)
-        Garbage(tools.open_store(create=False)).describe(
-            Entry(
-                entry_id="begun",
-                kind="dataset",
-                name="begun",
-                reason="nothing refers to it",
-                quarantined_at=datetime.now(UTC) - timedelta(days=2),
-                dataset_id=one.dataset_id,
-                dataset_hash=one.dataset_hash,
-                tree=one.dataset_path,
-                rows=rows,
-            )
-        )
+    begun_entry(tools, one)
 
 
 def _an_old_entry(tools: Tools, one: Outcome) -> None:
@@ -200,6 +185,8 @@ def test_a_dry_run_says_which_number_the_real_run_needs(site: Site, tools: Tools
         "12 of 12 datasets would go, which is more than one in ten: that needs producer gc --expect 12"
     ]
     assert (refused.status, refused.error_class) == (Status.FAILED, "GarbageTripwireError")
+    at_once = site.run_producer("gc", "--yes", "--grace", "0")
+    assert (at_once.returncode, "producer gc --expect 12" in at_once.stderr) == (2, True), at_once.stderr
     assert len(verify_datasets(tools)) == 12
     done = gc(tools, expect=12)
     assert figures(done.garbage) == figures(foretold.garbage)
