@@ -258,6 +258,8 @@ class ReclaimRefusedError(ProjectError):
     """
 
     remedy = "Resolve what the message names; then reclaim the project again."
+    is_of_worker = False
+    """Does it depend on the worker, so that the reason names it?"""
 
 
 class ConvertedLatelyError(ReclaimRefusedError):
@@ -338,12 +340,14 @@ class NotADirectoryOfItsOwnError(ReclaimRefusedError):
 class MountReadOnlyError(ReclaimRefusedError):
     """The worker sees the legacy directory on a read-only mount."""
 
+    is_of_worker = True
     remedy = "Mount it writable on the worker that the message names, for the time of the reclaim; then reclaim again."
 
 
 class PlaceNotWritableError(ReclaimRefusedError):
     """The directory above the legacy one, or the one it would be moved to, takes no change from us."""
 
+    is_of_worker = True
     remedy = "Give the migrator's user the right to write to the directory that the message names."
 
 

@@ -82,12 +82,13 @@ class Container:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Composed:
     """The checkout's `docker-compose.yml` as a Compose project of the name, with one more file and variables
-    of its own.
+    of its own, and `also` files of the checkout.
     """
 
     name: str
     override: Path
     env_file: Path
+    also: tuple[str, ...] = ()
 
     def __call__(
         self, *words: str, within_s: float = 300, exit_code: int = 0, stdin: str | None = None
@@ -107,7 +108,8 @@ class Composed:
         command = [
             *("docker", "compose", "--ansi=never", "--progress=quiet", f"--project-name={self.name}"),
             *(f"--project-directory={CHECKOUT}", f"--env-file={self.env_file}"),
-            *(f"--file={CHECKOUT / 'docker-compose.yml'}", f"--file={self.override}", *words),
+            *(f"--file={CHECKOUT / file}" for file in ("docker-compose.yml", *self.also)),
+            *(f"--file={self.override}", *words),
         ]
         # The environment is stronger than the file: what is set for an installation of somebody's own is none
         # of ours.

@@ -1,11 +1,12 @@
-"""The operator's story by Compose: rehearse, migrate with four workers and one outside, lose one, verify,
-roll back.
+"""The operator's story by Compose: rehearse, migrate with four workers and one outside, lose one, verify, let
+the store be the only copy, roll back, collect garbage.
 """
 
 import json
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,15 +53,22 @@ def tell(installation: Installation, say: Say) -> None:
     say("Prometheus is told of every part, and of the store's room")
     with installation.engine() as engine:
         projects.build(engine, installation.legacy_dir, megabytes=_MEGABYTES, say=lambda _: None)
-        before, trees = _readings(engine, installation), snapshot_tree(installation.legacy_dir)
+        _give_to_workers(installation)
+        folders = sorted(installation.legacy_dir.iterdir())
+        before, trees = _readings(engine, installation), [snapshot_tree(folder) for folder in folders]
         say(f"an estate of {_SOUND + _UNSOUND} projects is there")
         _migrate(installation, engine, say)
         _check_sessions(installation, engine, before)
         say("every session reads as before")
+        _reclaim(installation, say)
+        _check_sessions(installation, engine, before)
+        say("the store is the only copy in use, and every session reads as before")
         _roll_back(installation)
-        assert snapshot_tree(installation.legacy_dir) == trees
+        assert [snapshot_tree(folder) for folder in folders] == trees
         assert differences(before, _readings(engine, installation)) == []
-        say("rolled back: every legacy file is as it was, and every session reads as before")
+        say("rolled back: every legacy file is back as it was, and every session reads as before")
+        _collect_garbage(installation)
+        say("gc: what nothing refers to any more is gone from the store, and from its quarantine")
 
 
 def tell_in_short(installation: Installation) -> None:
@@ -110,7 +118,7 @@ def _lose_one_at_work(installation: Installation, engine: Engine) -> int:
     node = max(host_names, key=lambda name: (holders[name].bytes_total or 0) - holders[name].bytes_done)
     _kill(host_names[node])
     installation.producer("throttle")
-    return holders[node].project_id
+    return holders[node].subject_id
 
 
 def _holders(engine: Engine) -> dict[str, CurrentAttempt]:
@@ -161,6 +169,44 @@ def _check_sessions(installation: Installation, engine: Engine, before: Readings
 def _roll_back(installation: Installation) -> None:
     document = _report(installation, "rollback", "--wait")
     assert document["projects_rolled_back"] == _SOUND
+
+
+def _give_to_workers(installation: Installation) -> None:
+    """Only who may write in the directories can move them; root's would stay where they are."""
+    if os.geteuid() == 0:
+        uid, gid = installation.identity.uid, installation.identity.gid
+        for folder, folders, files in os.walk(installation.legacy_dir):
+            for name in (".", *folders, *files):
+                os.chown(Path(folder) / name, uid or -1, gid or -1, follow_symlinks=False)
+
+
+def _reclaim(installation: Installation, say: Say) -> None:
+    """Refused with the reason while legacy directories are mounted read-only; then done."""
+    verified = _report(installation, "verify", "--store")
+    assert verified["coverage"]["datasets"] == _DATASETS
+    reclaim = ("reclaim", "--older-than", "0", "--yes", "--wait")
+    refused = _report(installation, *reclaim)
+    reasons = [one["reason"] for one in refused["details"] if "read-only mount" in one["reason"]]
+    assert len(reasons) == _SOUND, refused["details"]
+    assert all(f"{installation.legacy_dir}" in one and "celery@" in one for one in reasons)
+    say("the store is verified; a reclaim says which worker has which mount read-only")
+    writable = replace(installation.compose, also=("docker-compose.restore-files.yml",))
+    writable("up", "--detach", f"--scale=worker={WORKERS}", "worker")
+    eventually(
+        lambda: sum(each.is_healthy for each in writable.containers("worker")) == WORKERS,
+        "workers that may write there",
+        within_s=120,
+    )
+    reclaimed = _report(installation, *reclaim)
+    assert reclaimed["projects_reclaimed"] == _SOUND, reclaimed["details"]
+    assert reclaimed["bytes"]["moved"] == reclaimed["bytes"]["legacy"] > 0
+
+
+def _collect_garbage(installation: Installation) -> None:
+    gc = ("gc", "--grace", "0", "--yes", "--wait")
+    assert _report(installation, *gc)["quarantined"]["count"] == _DATASETS
+    assert _report(installation, *gc)["removed"]["count"] == _DATASETS
+    assert list((installation.data_dir / "raw_datasets").iterdir()) == []
 
 
 def _readings(engine: Engine, installation: Installation) -> Readings:

@@ -56,7 +56,8 @@ def _work(attempt: Attempt) -> Outcome:
     try:
         return work(attempt)
     except ReclaimRefusedError as error:
-        outcome = attempt.outcome(Status.SKIPPED, str(error)).with_changes(
+        reason = f"{error}, as {attempt.worker} sees it" if error.is_of_worker else str(error)
+        outcome = attempt.outcome(Status.SKIPPED, reason).with_changes(
             remedy=error.remedy, differences=error.differences, disk=_kept(attempt)
         )
         with autocommit(attempt.engine) as conn:

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from worker.conversion.return_plan import plan_return
 from worker.conversion.revert import check_still_converted
-from worker.db import datasets, leases, projects, sessions
+from worker.db import datasets, leases, projects, reclaims, sessions
+from worker.db.engine import autocommit
 from worker.db.projects import Conversion
 from worker.db.sessions import Session
 from worker.errors import NothingToDoError, SessionsDifferError, SessionUnreadableError
 from worker.jobs.attempt import Attempt
+from worker.jobs.moved_directory import place_of
 from worker.jobs.runner import run_job
 from worker.jobs.tools import Tools
+from worker.legacy.roots import is_within
 from worker.messages import JobRef, Outcome, Status, Verb, Warning_
 from worker.sessions_csv import Reader, SessionRow, read
 from worker.store.digest import printable
@@ -49,12 +52,14 @@ class _Rows:
 def _work(attempt: Attempt) -> Outcome:
     rows = _rows(attempt)
     conversion = rows.conversion
-    if not os.path.isdir(conversion.legacy_path):
-        attempt.check_root(conversion.legacy_path)
-        raise NothingToDoError(f"Legacy path no longer exists: {printable(conversion.legacy_path)}")
     attempt.heartbeat.enter("verify", conversion.dataset_hash)
     chosen = _sample(attempt, rows.sessions)
-    differences, unreadable = _compare(attempt, rows, chosen)
+    place = _place(attempt, conversion)
+    differences, unreadable = _compare(attempt, rows, chosen, place)
+    while differences and (now := _place(attempt, conversion)) != place:
+        # Moved away, or back, under our hands.
+        place = now
+        differences, unreadable = _compare(attempt, rows, chosen, place)
     if differences:
         raise SessionsDifferError(
             f"{len(differences)} readings differ between legacy directory and dataset: {'; '.join(differences[:_SHOWN])}",
@@ -90,6 +95,25 @@ def _rows(attempt: Attempt) -> _Rows:
         )
 
 
+def _place(attempt: Attempt, conversion: Conversion) -> str:
+    """Where the project's legacy directory is: at its own place, or where a reclaim moved it.
+
+    Raises `NothingToDoError` when it is gone.
+    """
+    with autocommit(attempt.engine) as conn:
+        row = reclaims.of_conversion(conn, conversion.conversion_id)
+    if row is not None and row.state in {"purging", "purged"}:
+        raise NothingToDoError(
+            "its legacy directory was purged, so there is nothing to compare with; producer verify --store reads its dataset"
+        )
+    places = [conversion.legacy_path] if row is None else [place_of(row), conversion.legacy_path]
+    for place in places:
+        if os.path.isdir(place):
+            return place
+    attempt.check_root(conversion.legacy_path)
+    raise NothingToDoError(f"Legacy path no longer exists: {printable(places[0])}")
+
+
 def _sample(attempt: Attempt, rows: Sequence[Session]) -> list[Session]:
     """The sessions to read: all, or the share that was asked for; the same whenever the job is repeated."""
     percent = attempt.lease.options.sample
@@ -122,9 +146,11 @@ def _outcome(attempt: Attempt, count: int, unreadable: Mapping[str, str]) -> Out
     )
 
 
-def _compare(attempt: Attempt, rows: _Rows, chosen: Sequence[Session]) -> tuple[list[str], dict[str, str]]:
+def _compare(
+    attempt: Attempt, rows: _Rows, chosen: Sequence[Session], place: str
+) -> tuple[list[str], dict[str, str]]:
     """Each session and reader for which the two ways give different frames; and, with the reason, each
-    session that some reader can read by neither.
+    session that some reader can read by neither. `place` is where the legacy directory is now.
     """
     conversion, tree = rows.conversion, rows.tree
     old_values = {change["session_id"]: change for change in plan_return(conversion, tree, chosen).changes}
@@ -133,9 +159,9 @@ def _compare(attempt: Attempt, rows: _Rows, chosen: Sequence[Session]) -> tuple[
     for session in chosen:
         times = rows.ranges[session.session_id]
         new = _row(session, session.values(), times, None, tree)
-        old = _row(
-            session, old_values.get(session.session_id, session.values()), times, conversion.legacy_path, None
-        )
+        old_way = old_values.get(session.session_id, session.values())
+        parent = _moved(old_way["parent_session_data_path"], conversion.legacy_path, place)
+        old = _row(session, {**old_way, "parent_session_data_path": parent}, times, place, None)
         for reader in Reader:
             before, after = (_read(row, reader, attempt) for row in (old, new))
             if isinstance(before, str) and isinstance(after, str):
@@ -147,6 +173,16 @@ def _compare(attempt: Attempt, rows: _Rows, chosen: Sequence[Session]) -> tuple[
         attempt.heartbeat.advance(1, 0)
         attempt.pace(0)
     return differences, unreadable
+
+
+def _moved(path: str | None, legacy_path: str, place: str) -> str | None:
+    """A path in the legacy directory, as it is while that is elsewhere; any other as it is."""
+    if path is None or place == legacy_path:
+        return path
+    for directory in (legacy_path, os.path.realpath(legacy_path)):
+        if is_within(path, directory):
+            return os.path.normpath(f"{place}/{os.path.relpath(path, directory)}")
+    return path
 
 
 def _row(

@@ -10,7 +10,7 @@ import stat
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Literal, Protocol
 
@@ -115,12 +115,23 @@ class Signature:
     @staticmethod
     def of_stored(status: os.stat_result) -> "Signature":
         """Of a file in the store, whose time of change moves whenever a job links it into a tree."""
-        return replace(Signature.of(status), ctime_ns=None)
+        return Signature(
+            device=status.st_dev,
+            inode=status.st_ino,
+            size_bytes=status.st_size,
+            mtime_ns=status.st_mtime_ns,
+            ctime_ns=None,
+        )
 
     def fits(self, status: os.stat_result) -> bool:
         """Does a stat result say the same?"""
-        found = Signature.of(status) if self.ctime_ns is not None else Signature.of_stored(status)
-        return found == self
+        return (
+            self.inode == status.st_ino
+            and self.device == status.st_dev
+            and self.size_bytes == status.st_size
+            and self.mtime_ns == status.st_mtime_ns
+            and self.ctime_ns in {None, status.st_ctime_ns}
+        )
 
 
 def read_chunks(

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from tests.estate import Project, make_project, record_session, snapshot_tree
+from tests.estate import Project, make_project, record_session, snapshot_tree, split_session
 from tests.support.damages import flip
+from tests.support.disks import read_only
 from tests.support.runs import run, run_one
 from tests.support.sites import Site
 from worker import errors
@@ -162,6 +163,38 @@ def test_a_directory_stays_with_the_reason_and_a_remedy(lab: Lab, reason: str):
     assert outcome.disk.kept > 0
     assert snapshot_tree(lab.home) == files
     assert not list(lab.site.legacy_root.glob(".label-reclaimed/*"))
+
+
+def test_a_read_only_mount_is_named_with_the_worker_that_has_it(lab: Lab):
+    root = lab.site.legacy_root
+    with read_only(root):
+        outcome = lab.reclaim()
+
+    assert outcome.status is Status.SKIPPED, outcome
+    assert outcome.reason == f"{root} is on a read-only mount: {root}, as {outcome.worker} sees it"
+    assert lab.reclaim().status is Status.RECLAIMED
+
+
+def test_sessions_are_verified_by_the_directory_where_it_is_while_it_is_anywhere(site: Site, tools: Tools):
+    with site.engine.begin() as conn:
+        project = make_project(conn, site.legacy_root, "study")
+        number = record_session(conn, project, "day", rows=40).session_id
+        split_session(conn, number, [10, 25], site.settings.data_dir)
+    assert run_one(tools, Verb.MIGRATE, project.project_id).status is Status.MIGRATED
+    verify, reclaim = ((verb, project.project_id) for verb in (Verb.VERIFY, Verb.RECLAIM))
+    assert run_one(tools, *reclaim).status is Status.RECLAIMED
+
+    moved = run_one(tools, *verify)
+    with next(site.legacy_root.glob(".label-reclaimed/*/*/accelerometer_data.csv")).open("a") as file:
+        file.write("1,2,3,4\n")
+    edited = run_one(tools, *verify)
+    run_one(tools, *reclaim, purge=True, grace_days=0)
+    purged = run_one(tools, *verify)
+
+    assert (moved.status, moved.sessions_count) == (Status.VERIFIED, 4)
+    assert (edited.status, edited.error_class) == (Status.FAILED, errors.SessionsDifferError.__name__)
+    assert purged.status is Status.SKIPPED
+    assert "was purged" in purged.reason
 
 
 def test_a_reclaimed_directory_is_whole_elsewhere_and_a_rollback_brings_it_home(lab: Lab):
