@@ -131,3 +131,23 @@ def fill_with_names(folder: Path) -> None:
     free = os.statvfs(folder).f_favail
     for number in range(free - 30):
         (folder / str(number)).touch()
+
+
+# Mounts that are missing ------------------------------------------------------------------------------------
+
+
+def unmount(root: Path) -> None:
+    """Leave of a directory what is left of a mount: an empty directory."""
+    remove(root)
+    root.mkdir()
+
+
+def mount(root: Path) -> None:
+    """Undo `unmount`."""
+    root.rmdir()
+    root.with_name("mounted elsewhere").rename(root)
+
+
+def remove(root: Path) -> None:
+    """Leave nothing, not even the place to mount it at."""
+    root.rename(root.with_name("mounted elsewhere"))

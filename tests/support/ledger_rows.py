@@ -118,6 +118,12 @@ def set_run_state(engine: Engine, run_id: uuid.UUID, state: str) -> None:
         )
 
 
+def its_time_comes(engine: Engine) -> None:
+    """Let no job wait for its time any longer."""
+    with engine.begin() as conn:
+        conn.execute(text("update migration_jobs set not_before = clock_timestamp() where state = 'queued'"))
+
+
 def job_of(engine: Engine, run_id: uuid.UUID, project_id: int = 1) -> dict[str, Any]:
     """A job's whole row."""
     with engine.connect() as conn:

@@ -108,14 +108,15 @@ def in_states(conn: Connection, states: Collection[State], before_days: float | 
     return [_reclaim(row) for row in rows]
 
 
-def undone_by(conn: Connection, project_id: int, run_id: uuid.UUID) -> str | None:
-    """Where this run has moved a project's directory back from, if it has."""
-    return conn.execute(
-        sql("""
-            select moved_to from migration_reclaims
-            where project_id = :id and state = 'undone' and ended_by_run_id = :run_id limit 1"""),
+def undone_by(conn: Connection, project_id: int, run_id: uuid.UUID) -> Reclaim | None:
+    """What this run has moved back of a project, if it has."""
+    row = conn.execute(
+        sql(f"""{_SELECT}
+            where project_id = :id and state = 'undone' and ended_by_run_id = :run_id
+            order by reclaim_id desc limit 1"""),
         {"id": project_id, "run_id": run_id},
-    ).scalar_one_or_none()
+    ).one_or_none()
+    return _reclaim(row) if row is not None else None
 
 
 def ended_by(conn: Connection, reclaim_id: int) -> uuid.UUID | None:

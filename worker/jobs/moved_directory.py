@@ -6,7 +6,7 @@ which the next one finds the directory, wherever it is. All of it happens under 
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,9 +17,9 @@ from worker.db.engine import autocommit
 from worker.db.projects import Conversion
 from worker.db.reclaims import Reclaim
 from worker.db.retry import when_free
-from worker.errors import ClaimLostError
+from worker.errors import ClaimLostError, MovedAwayMissingError, ReclaimRefusedError, RootLacksError
 from worker.jobs.attempt import Attempt
-from worker.legacy.moved_away import Move, is_away, is_home, move_back
+from worker.legacy.moved_away import Move, is_away, is_home, move_back, rehearse_move_back
 from worker.runtime import log
 from worker.store.digest import printable
 
@@ -57,18 +57,28 @@ def place_of(row: Reclaim) -> str:
     return row.moved_to if below == "." else os.path.normpath(f"{row.moved_to}/{below}")
 
 
-def settle_moves(attempt: Attempt, project_id: int) -> None:
-    """Bring what a job that died was moving back to its own place, and note it.
+def settle_moves(attempt: Attempt, project_id: int) -> Mapping[int, str]:
+    """Bring what a job that died was moving back to its own place, and note it; what cannot be brought back
+    is noted as reclaimed. Before anything is judged of the project, which may be deleted, or migrated anew.
 
-    Before anything is judged of the project: it may be deleted, or migrated anew since.
+    A dry run moves nothing. It takes for settled, by id of the conversion, what would come back, and reads it
+    where it is now.
     """
-    if attempt.lease.dry_run or not _between(attempt, project_id):
-        return
+    settled: dict[int, str] = {}
+    if not _between(attempt, project_id):
+        return settled
     with reclaiming(attempt):
         # A job that lives has brought what it was moving to its end by now.
         for row in _between(attempt, project_id):
-            _log.info("move_settled", project=project_id, at=row.moved_to)
-            take_back(attempt, row)
+            try:
+                if attempt.lease.dry_run:
+                    settled |= rehearse_taking_back(attempt, row)
+                else:
+                    _log.info("move_settled", project=project_id, at=row.moved_to)
+                    take_back(attempt, row)
+            except ReclaimRefusedError as error:
+                _log.warning("move_not_settled", project=project_id, at=row.moved_to, reason=str(error))
+    return settled
 
 
 def _between(attempt: Attempt, project_id: int) -> list[Reclaim]:
@@ -78,24 +88,37 @@ def _between(attempt: Attempt, project_id: int) -> list[Reclaim]:
 
 
 def bring_home(attempt: Attempt, conversion: Conversion) -> Away:
-    """Move a reclaimed directory back, for a rollback. In a dry run only where it is."""
+    """Move a reclaimed directory back, for a rollback. In a dry run only where it is. One that is gone counts
+    as purged where the rollback may rebuild it; otherwise raises as `take_back`.
+    """
     with autocommit(attempt.engine) as conn:
         row = reclaims.of_conversion(conn, conversion.conversion_id)
     if row is None:
         return Away()
-    if row.state in {"purging", "purged"}:
-        return Away(purged=True)
     if attempt.lease.dry_run:
-        path = place_of(row)
-        return Away(path=path, words=f"its legacy directory would be moved back from {printable(path)}")
+        return _bring_home(attempt, row)
     with reclaiming(attempt):
         with autocommit(attempt.engine) as conn:
             row = reclaims.of_conversion(conn, conversion.conversion_id)
-        if row is None:
-            return Away()
-        if row.state in {"purging", "purged"}:
-            return Away(purged=True)
+        return Away() if row is None else _bring_home(attempt, row)
+
+
+def _bring_home(attempt: Attempt, row: Reclaim) -> Away:
+    if row.state in {"purging", "purged"}:
+        return Away(purged=True)
+    try:
+        if attempt.lease.dry_run:
+            path = rehearse_taking_back(attempt, row)[row.conversion_id]
+            return Away(path=path, words=f"its legacy directory would be moved back from {printable(path)}")
         take_back(attempt, row)
+    except MovedAwayMissingError:
+        if not attempt.lease.options.restore_files:
+            raise
+        if not attempt.lease.dry_run:
+            rows, ids = _moved_with(attempt, row)
+            in_transaction(attempt, lambda conn: reclaims.set_state(conn, ids, "purged", attempt.run_id))
+            _log.warning("moved_directory_gone", at=row.moved_to, projects=[one.project_id for one in rows])
+        return Away(purged=True)
     return Away(words=f"its legacy directory was moved back from {printable(row.moved_to)}")
 
 
@@ -103,13 +126,12 @@ def take_back(attempt: Attempt, row: Reclaim) -> None:
     """Move a directory back, for all projects that it is of, and note it. The caller has the claim.
 
     Twice, or after dying anywhere: what is home already is only noted. Raises `LegacyPlaceTakenError` when
-    the place is taken and `MovedAwayMissingError` when the directory is gone; then it stays noted as
-    reclaimed.
+    the place is taken and `MovedAwayMissingError` when the directory is gone; then it is noted as reclaimed.
+    Raises `RootLacksError`, and notes nothing, when a mount may hide it.
     """
-    with autocommit(attempt.engine) as conn:
-        rows = [one for one in reclaims.at(conn, row.moved_to) if one.state in reclaims.ACTIVE]
-    ids = [one.reclaim_id for one in rows]
     move, roots = move_of(row), attempt.tools.roots
+    check_mounted(attempt, row)
+    rows, ids = _moved_with(attempt, row)
 
     def begin(conn: Connection) -> None:
         for one in rows:
@@ -126,9 +148,43 @@ def take_back(attempt: Attempt, row: Reclaim) -> None:
     try:
         in_transaction(attempt, rename)
     except Exception:
-        if is_away(move):
+        if is_away(move) or not is_home(move):
             in_transaction(attempt, lambda conn: _stay(conn, ids, attempt))
         raise
+
+
+def rehearse_taking_back(attempt: Attempt, row: Reclaim) -> dict[int, str]:
+    """Raise what `take_back` would; where the directory of each conversion is, that would come back."""
+    check_mounted(attempt, row)
+    rows, _ = _moved_with(attempt, row)
+    move = move_of(row)
+    if not is_away(move) and is_home(move):
+        return {one.conversion_id: one.legacy_path for one in rows}
+    rehearse_move_back(move, attempt.tools.roots)
+    return {one.conversion_id: place_of(one) for one in rows}
+
+
+def check_mounted(attempt: Attempt, row: Reclaim) -> None:
+    """Raise `RootLacksError` unless this machine can tell where a directory is that was, or may have been,
+    moved away: what a missing mount hides is not gone.
+    """
+    move = move_of(row)
+    if is_away(move) or (row.state in {"moving", "undoing"} and is_home(move)):
+        return
+    folder = os.path.dirname(row.moved_to)
+    attempt.check_root(folder)
+    if not os.path.isdir(folder):
+        raise RootLacksError(
+            f"{printable(folder)}, where reclaimed directories are, does not exist there; is it mounted?",
+            waits_for=folder,
+        )
+
+
+def _moved_with(attempt: Attempt, row: Reclaim) -> tuple[list[Reclaim], list[int]]:
+    """The rows of all projects whose directories were moved with this one's, and their ids."""
+    with autocommit(attempt.engine) as conn:
+        rows = [one for one in reclaims.at(conn, row.moved_to) if one.state in reclaims.ACTIVE]
+    return rows, [one.reclaim_id for one in rows]
 
 
 def _stay(conn: Connection, ids: Sequence[int], attempt: Attempt) -> None:

@@ -13,12 +13,14 @@ from worker.errors import (
     ClaimLostError,
     DatasetUnsoundError,
     MigratedProjectThereError,
+    MovedAwayMissingError,
     NothingToDoError,
     ReclaimedLatelyError,
 )
 from worker.jobs.attempt import Attempt
-from worker.jobs.moved_directory import in_transaction, reclaiming
+from worker.jobs.moved_directory import check_mounted, in_transaction, move_of, reclaiming
 from worker.jobs.reclaim_conditions import check_sound
+from worker.legacy.moved_away import is_away, missing
 from worker.legacy.purge import Purged, purge_tree
 from worker.legacy.tree_attributes import unpack
 from worker.messages import DiskBytes, Outcome, Status, Warning_
@@ -48,11 +50,14 @@ def purge(attempt: Attempt) -> Outcome:
             )
     top = next(one for one in rows if one.carried_by_project_id is None)
     _check_age(attempt, rows)
+    _check_there(attempt, top)
     manifest = _check_sound(attempt, rows, top)
     if not attempt.lease.dry_run:
         with reclaiming(attempt):
             _begin(attempt, rows)
     done = _remove(attempt, top, manifest)
+    if attempt.lease.dry_run and row.reclaim_id != top.reclaim_id:
+        return _end(attempt, row, Purged(), "would be removed with another project's directory")
     return _end(attempt, row, done, "", rows)
 
 
@@ -82,6 +87,13 @@ def _check_age(attempt: Attempt, rows: Sequence[Reclaim]) -> None:
             raise ReclaimedLatelyError(
                 f"project {one.project_id} was reclaimed at {one.reclaimed_at:%Y-%m-%d %H:%M} UTC, less than {days:g} days ago"
             )
+
+
+def _check_there(attempt: Attempt, top: Reclaim) -> None:
+    """Raise unless it is where it was moved to, or may be removed already: only by a purge that has begun."""
+    check_mounted(attempt, top)
+    if top.state != "purging" and not is_away(move_of(top)):
+        raise missing(top.moved_to)
 
 
 def _check_sound(attempt: Attempt, rows: Sequence[Reclaim], top: Reclaim) -> Manifest:
@@ -118,24 +130,29 @@ def _begin(attempt: Attempt, rows: Sequence[Reclaim]) -> None:
 def _remove(attempt: Attempt, top: Reclaim, manifest: Manifest) -> Purged:
     conversion = _conversion(attempt, top)
     attempt.heartbeat.enter("purge", conversion.dataset_hash)
-    return purge_tree(
-        top.moved_to,
-        manifest,
-        unpack(top.tree_attributes or conversion.tree_attributes),
-        attempt.tools.roots,
-        rehearse=attempt.lease.dry_run,
-        advance=attempt.heartbeat.advance,
-        pace=attempt.pace,
-    )
+    try:
+        return purge_tree(
+            top.moved_to,
+            manifest,
+            unpack(top.tree_attributes or conversion.tree_attributes),
+            attempt.tools.roots,
+            rehearse=attempt.lease.dry_run,
+            advance=attempt.heartbeat.advance,
+            pace=attempt.pace,
+        )
+    except MovedAwayMissingError:
+        check_mounted(attempt, top)
+        raise
 
 
 def _end(attempt: Attempt, row: Reclaim, done: Purged, reason: str, rows: Sequence[Reclaim] = ()) -> Outcome:
     dry_run = attempt.lease.dry_run
     would = "would be " if dry_run else ""
     said = reason or f"{would}removed {done.files:,} files, {human_bytes(done.freed_bytes)}"
-    warnings = [Warning_(message=f"stays in {printable(row.moved_to)}: {kept}") for kept in done.kept]
+    stays, stay = ("would stay", "would stay") if dry_run else ("stays", "stay")
+    warnings = [Warning_(message=f"{stays} in {printable(row.moved_to)}: {kept}") for kept in done.kept]
     if done.kept_count > len(done.kept):
-        warnings.append(Warning_(message=f"and {done.kept_count - len(done.kept)} more stay there"))
+        warnings.append(Warning_(message=f"and {done.kept_count - len(done.kept)} more {stay} there"))
     outcome = attempt.outcome(Status.WOULD_PURGE if dry_run else Status.PURGED, said).with_changes(
         disk=DiskBytes(legacy=sum(one.size_bytes for one in rows), freed=done.freed_bytes),
         warnings=tuple(warnings),

@@ -4,7 +4,7 @@ What else the verb does is in `undo`, `purge` and `share`, each asked for by an 
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Connection
@@ -50,24 +50,34 @@ def reclaim(tools: Tools, ref: JobRef, worker: str) -> Outcome | None:
 
 def _work(attempt: Attempt) -> Outcome:
     """A condition that does not hold is no failure: the project is skipped, with the reason and a remedy."""
-    options = attempt.lease.options
-    work = undo if options.undo else purge if options.purge else share if options.share else _reclaim
-    settle_moves(attempt, attempt.project_id)
+    settled = settle_moves(attempt, attempt.project_id)
     try:
-        return work(attempt)
+        return _act(attempt, settled)
     except ReclaimRefusedError as error:
         reason = f"{error}, as {attempt.worker} sees it" if error.is_of_worker else str(error)
         outcome = attempt.outcome(Status.SKIPPED, reason).with_changes(
-            remedy=error.remedy, differences=error.differences, disk=_kept(attempt)
+            remedy=error.remedy, differences=error.differences, disk=_kept(attempt, settled)
         )
         with autocommit(attempt.engine) as conn:
             leases.end_job(conn, attempt.lease, outcome)
         return outcome
 
 
-def _kept(attempt: Attempt) -> DiskBytes:
+def _act(attempt: Attempt, settled: Mapping[int, str]) -> Outcome:
+    options = attempt.lease.options
+    if options.undo:
+        return undo(attempt)
+    if options.purge:
+        return purge(attempt)
+    return share(attempt, settled) if options.share else _reclaim(attempt, settled)
+
+
+def _kept(attempt: Attempt, settled: Mapping[int, str]) -> DiskBytes:
     """What stays allocated for a project that was skipped."""
-    path = os.path.realpath(attempt.lease.path or "")
+    with autocommit(attempt.engine) as conn:
+        conversion = projects.active_conversions(conn, [attempt.project_id]).get(attempt.project_id)
+    at = settled.get(conversion.conversion_id) if conversion is not None else None
+    path = os.path.realpath(at or attempt.lease.path or "")
     if attempt.lease.options.purge or not os.path.isdir(path):
         return DiskBytes()
     size = fingerprint(path, attempt.pace).allocated_bytes
@@ -82,14 +92,16 @@ def _conversion(attempt: Attempt) -> Conversion:
     return conversion
 
 
-def _reclaim(attempt: Attempt) -> Outcome:
+def _reclaim(attempt: Attempt, settled: Mapping[int, str]) -> Outcome:
     """The first job of a group moves the directory for all; the others find their row."""
     conversion = _conversion(attempt)
     carried = _carried(attempt, conversion)
     if carried is not None:
         return _end_carried(attempt, carried)
-    check_not_away(attempt, conversion)
-    members = group_of(attempt, conversion)
+    check_not_away(attempt, conversion, settled)
+    if conversion.conversion_id not in settled and not os.path.lexists(conversion.legacy_path):
+        attempt.check_root(conversion.legacy_path)
+    members = group_of(attempt, conversion, settled)
     with attempt.claim([f"reclaim:{members[0].conversion.conversion_id}"], "the directory"):
         carried = _carried(attempt, conversion)
         if carried is not None:
@@ -129,6 +141,7 @@ class _Moving:
             self.top.conversion.legacy_path,
             f"{self.top.project_id}-{str(attempt.run_id)[:8]}",
             attempt.tools.roots,
+            now=self.top.at,
         )
 
     def run(self) -> Outcome:
@@ -137,7 +150,8 @@ class _Moving:
         attempt.heartbeat.enter("check", self.top.conversion.dataset_hash)
         with attempt.engine.connect() as conn:
             check_rows(conn, attempt, self.members, self.way_in)
-        identity, before = identity_of(self.move.source), fingerprint(self.move.source, attempt.pace)
+        here = os.path.realpath(self.top.at)
+        identity, before = identity_of(here), fingerprint(here, attempt.pace)
         attributes = {member.project_id: self._check_bytes(member) for member in self.members}
         if attempt.lease.dry_run:
             return self._predict(before)
@@ -158,9 +172,12 @@ class _Moving:
 
     def _predict(self, before: Fingerprint) -> Outcome:
         size = self._own_size(before)
-        outcome = self.attempt.outcome(
-            Status.WOULD_RECLAIM, f"would be moved to {printable(self.move.target)}"
-        ).with_changes(disk=DiskBytes(legacy=size, moved=size))
+        words = f"would be moved to {printable(self.move.target)}"
+        if self.top.at != self.top.conversion.legacy_path:
+            words = f"would be moved back from {printable(self.top.at)}, where a job died; then it {words}"
+        outcome = self.attempt.outcome(Status.WOULD_RECLAIM, words).with_changes(
+            disk=DiskBytes(legacy=size, moved=size)
+        )
         with autocommit(self.attempt.engine) as conn:
             leases.end_job(conn, self.attempt.lease, outcome)
         return outcome

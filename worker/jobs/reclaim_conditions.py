@@ -3,8 +3,8 @@ nothing.
 """
 
 import os
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -47,11 +47,13 @@ _SHOWN = 3
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
     """A project whose directory goes when another one's does: at the same place, inside it or around it.
-    `place` is its directory, links in its path resolved.
+    `place` is its directory, links in its path resolved; `at` where to read it: its legacy path or, in a dry
+    run, where a job that died has left it.
     """
 
     conversion: Conversion
     place: str
+    at: str
 
     @property
     def project_id(self) -> int:
@@ -62,8 +64,9 @@ class Member:
 # The group --------------------------------------------------------------------------------------------------
 
 
-def group_of(attempt: Attempt, conversion: Conversion) -> list[Member]:
-    """All projects that go together with this one, outermost first, then by id.
+def group_of(attempt: Attempt, conversion: Conversion, settled: Mapping[int, str]) -> list[Member]:
+    """All projects that go together with this one, outermost first, then by id; `settled` as of
+    `settle_moves`.
 
     Raises `MigratedProjectThereError` naming one that the run has no job for, `MovedAwayThereError` when what
     was moved away from one of them lies in the directory, `NothingToDoError` when the project was rolled back
@@ -72,6 +75,7 @@ def group_of(attempt: Attempt, conversion: Conversion) -> list[Member]:
     with attempt.engine.connect() as conn:
         around = reclaims.neighbours(conn)
         named = reclaims.projects_of_run(conn, attempt.run_id)
+    around = [replace(one, state=None) if one.conversion_id in settled else one for one in around]
     found = _connected(around, conversion.project_id)
     gone = NothingToDoError(f"project {conversion.project_id}: rolled back since")
     if not found:
@@ -87,7 +91,11 @@ def group_of(attempt: Attempt, conversion: Conversion) -> list[Member]:
     with attempt.engine.connect() as conn:
         conversions = projects.active_conversions(conn, [one.project_id for one, _ in found])
     members = [
-        Member(conversion=conversions[one.project_id], place=place)
+        Member(
+            conversion=conversions[one.project_id],
+            place=place,
+            at=settled.get(one.conversion_id, one.legacy_path),
+        )
         for one, place in found
         if one.project_id in conversions
     ]
@@ -194,11 +202,11 @@ def _tree_name(conn: Connection, conversion: Conversion) -> str:
     return os.path.basename(dataset.file_path.rstrip("/"))
 
 
-def check_not_away(attempt: Attempt, conversion: Conversion) -> None:
-    """Raise if the directory was moved away already."""
+def check_not_away(attempt: Attempt, conversion: Conversion, settled: Mapping[int, str]) -> None:
+    """Raise if the directory was moved away already; `settled` as of `settle_moves`."""
     with attempt.engine.connect() as conn:
         row = reclaims.of_conversion(conn, conversion.conversion_id)
-    if row is None:
+    if row is None or row.conversion_id in settled:
         return
     if row.state in {"purging", "purged"}:
         raise PurgeBegunError(f"project {conversion.project_id} was reclaimed and purged already")
@@ -212,12 +220,11 @@ def check_not_away(attempt: Attempt, conversion: Conversion) -> None:
 
 def check_unchanged(attempt: Attempt, member: Member) -> HashedTree:
     """The directory as it was just read. Raises `DirectoryChangedError` unless it is what was migrated."""
-    path = member.conversion.legacy_path
-    if not os.path.lexists(path):
-        attempt.check_root(path)
-        raise DirectoryGoneError(f"Legacy path no longer exists: {printable(path)}")
+    if not os.path.lexists(member.at):
+        attempt.check_root(member.at)
+        raise DirectoryGoneError(f"Legacy path no longer exists: {printable(member.at)}")
     try:
-        return compare(attempt, member.conversion)
+        return compare(attempt, member.conversion, member.at)
     except RollbackRefusedError as error:
         raise DirectoryChangedError(str(error), error.differences) from error
 

@@ -1,5 +1,7 @@
 """A legacy directory stays, and shares the blocks of its files with the store's blobs."""
 
+from collections.abc import Mapping
+
 from worker.db import leases, projects
 from worker.db.engine import autocommit
 from worker.errors import NothingToDoError
@@ -11,17 +13,19 @@ from worker.messages import DiskBytes, Outcome, Status
 from worker.units import human_bytes
 
 
-def share(attempt: Attempt) -> Outcome:
+def share(attempt: Attempt, settled: Mapping[int, str]) -> Outcome:
     """Let each file of an unchanged legacy directory share its blob's blocks; the kernel compares the bytes.
 
-    Twice, or after dying anywhere: what is shared stays so, and frees nothing again.
+    `settled` as of `settle_moves`. Twice, or after dying anywhere: what is shared stays so, and frees nothing
+    again.
     """
     with autocommit(attempt.engine) as conn:
         conversion = projects.active_conversions(conn, [attempt.project_id]).get(attempt.project_id)
     if conversion is None:
         raise NothingToDoError(f"project {attempt.project_id}: not migrated, or rolled back since")
-    check_not_away(attempt, conversion)
-    tree = check_unchanged(attempt, Member(conversion=conversion, place=conversion.legacy_path))
+    check_not_away(attempt, conversion, settled)
+    at = settled.get(conversion.conversion_id, conversion.legacy_path)
+    tree = check_unchanged(attempt, Member(conversion=conversion, place=conversion.legacy_path, at=at))
     attempt.heartbeat.enter("share", conversion.dataset_hash)
     dry_run, freed = attempt.lease.dry_run, 0
     for source in (tree.sources[file.path] for file in tree.manifest.files):

@@ -41,20 +41,21 @@ class Move:
     target: str
 
 
-def plan_move(path: str, name: str, roots: Roots) -> Move:
+def plan_move(path: str, name: str, roots: Roots, *, now: str | None = None) -> Move:
     """Where a legacy directory would go: to `.label-reclaimed/<name>` in its root or, where that is another
-    mount, beside it. Writes nothing.
+    mount, beside it. Writes nothing. `now` is where it is, if not at its path.
 
     Raises a `ReclaimRefusedError` for a directory that cannot be moved as a whole, or not from here.
     """
     source = os.path.realpath(path)
-    if not os.path.isdir(source):
+    here = os.path.realpath(now or path)
+    if not os.path.isdir(here):
         raise DirectoryGoneError(f"Legacy path no longer exists: {printable(path)}")
     try:
         check_place(path, source, roots)
     except PathRefusedError as error:
         raise NotADirectoryOfItsOwnError(str(error)) from error
-    _check_whole(source, roots)
+    _check_whole(here, roots)
     move = Move(source=source, target=f"{_above_target(source, roots)}/{MOVED_AWAY}/{name}")
     _check_writable(move)
     if os.path.lexists(move.target):
@@ -114,29 +115,62 @@ def move_back(move: Move, roots: Roots) -> None:
     Raises `LegacyPlaceTakenError` when something is there, `MovedAwayMissingError` when it is not where it
     was moved to, or what was around its place is gone.
     """
-    with refusals(move.target), ExitStack() as stack:
-        try:
-            away = stack.enter_context(_folder(os.path.dirname(move.target), roots))
-            os.stat(os.path.basename(move.target), dir_fd=away, follow_symlinks=False)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise MovedAwayMissingError(
-                f"It is not where it was moved to: {printable(move.target)}"
-            ) from error
+    with refusals(move.target), _way_back(move, roots) as (away, home):
+        if not _rename(os.path.basename(move.target), away, os.path.basename(move.source), home):
+            raise _taken(move)
+        _flush(move, home, away)
+
+
+def rehearse_move_back(move: Move, roots: Roots) -> None:
+    """Raise what `move_back` would, as far as is known without writing."""
+    with refusals(move.target), _way_back(move, roots):
+        if is_home(move):
+            raise _taken(move)
+        _check_writable(move)
+
+
+@contextmanager
+def _way_back(move: Move, roots: Roots) -> Iterator[tuple[int, int]]:
+    """The directory that holds what was moved away, and the one that held it before, open."""
+    with ExitStack() as stack:
+        away = stack.enter_context(opened_folder_of(move.target, roots))
+        if _at(away, os.path.basename(move.target)) is None:
+            raise missing(move.target)
         try:
             home = stack.enter_context(_folder(os.path.dirname(move.source), roots))
         except (FileNotFoundError, NotADirectoryError) as error:
             above = printable(os.path.dirname(move.source))
             raise LegacyPlaceTakenError(f"Cannot be moved back: there is no directory {above}") from error
-        if not _rename(os.path.basename(move.target), away, os.path.basename(move.source), home):
-            raise LegacyPlaceTakenError(f"Cannot be moved back: something is at {printable(move.source)}")
-        _flush(move, home, away)
+        yield away, home
+
+
+def _taken(move: Move) -> LegacyPlaceTakenError:
+    return LegacyPlaceTakenError(f"Cannot be moved back: something is at {printable(move.source)}")
+
+
+def missing(target: str) -> MovedAwayMissingError:
+    """What is to be said when nothing is where a directory was moved to."""
+    return MovedAwayMissingError(f"It is not where it was moved to: {printable(target)}")
 
 
 @contextmanager
 def opened_folder_of(target: str, roots: Roots) -> Iterator[int]:
-    """The directory that holds what was moved to `target`, open, reached through no link."""
-    with _folder(os.path.dirname(target), roots) as folder:
+    """The directory that holds what was moved to `target`, open, reached through no link. Raises
+    `MovedAwayMissingError` when there is none.
+    """
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(_folder(os.path.dirname(target), roots))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise missing(target) from error
         yield folder
+
+
+def check_removable(target: str) -> None:
+    """Raise `MountReadOnlyError` or `PlaceNotWritableError` if what was moved to a place cannot be removed
+    there.
+    """
+    _check_folder_writable(os.path.dirname(target))
 
 
 # Where it may go --------------------------------------------------------------------------------------------
@@ -176,12 +210,16 @@ def _mount_id(path: str) -> tuple[str, int]:
 def _check_writable(move: Move) -> None:
     home, away = os.path.dirname(move.source), os.path.dirname(move.target)
     for folder in (home, away if os.path.lexists(away) else os.path.dirname(away)):
-        if os.statvfs(folder).f_flag & os.ST_RDONLY:
-            raise _read_only(folder)
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PlaceNotWritableError(f"{printable(folder)} cannot be written to")
+        _check_folder_writable(folder)
     if os.path.lexists(away) and not stat.S_ISDIR(os.lstat(away).st_mode):
         raise PlaceNotWritableError(f"{printable(away)} is not a directory")
+
+
+def _check_folder_writable(folder: str) -> None:
+    if os.statvfs(folder).f_flag & os.ST_RDONLY:
+        raise _read_only(folder)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PlaceNotWritableError(f"{printable(folder)} cannot be written to")
 
 
 def _read_only(place: str) -> MountReadOnlyError:

@@ -14,7 +14,8 @@ import pytest
 from sqlalchemy import text
 
 from producer.runs import status
-from tests.support.ledger_rows import job_of
+from tests.support.disks import mount, remove, unmount
+from tests.support.ledger_rows import its_time_comes, job_of
 from tests.support.runs import do, open_run, run, tools_of
 from tests.support.sites import Site
 from tests.support.studies import plain_study
@@ -22,25 +23,6 @@ from worker.db import ledger
 from worker.jobs.reaper import reap
 from worker.jobs.tools import Tools
 from worker.messages import JobRef, Status, Verb
-
-
-def unmount(root: Path) -> None:
-    root.rename(root.with_name("mounted elsewhere"))
-    root.mkdir()
-
-
-def mount(root: Path) -> None:
-    root.rmdir()
-    root.with_name("mounted elsewhere").rename(root)
-
-
-def remove(root: Path) -> None:
-    root.rename(root.with_name("mounted elsewhere"))
-
-
-def its_time_comes(site: Site) -> None:
-    with site.engine.begin() as conn:
-        conn.execute(text("update migration_jobs set not_before = clock_timestamp() where state = 'queued'"))
 
 
 def run_of(site: Site, ref: JobRef) -> ledger.Run:
@@ -63,10 +45,10 @@ def test_a_missing_legacy_root_fails_no_project(site: Site, tools: Tools, harm: 
     assert (job["state"], job["retries"], job["crashes"], job["attempt"]) == ("queued", 0, 0, 1)
     (waiting,) = status.describe(site.engine, run_of(site, ref)).retrying
     assert waiting.reason.startswith(f"w1@host: {site.legacy_root} of LEGACY_ROOTS ")
-    its_time_comes(site)
+    its_time_comes(site.engine)
     assert do(tools, verb, [ref], worker="w1@host") == {}
     assert job_of(site.engine, ref.run_id, ref.subject_id)["attempt"] == 1, "it is not even taken"
-    its_time_comes(site)
+    its_time_comes(site.engine)
     if harm is remove:
         site.legacy_root.mkdir()
     mount(site.legacy_root)
@@ -120,7 +102,7 @@ def test_the_worker_that_has_the_root_does_all_the_work(site: Site, blind_machin
         done = do(seeing, Verb.MIGRATE, refs[3:])
         assert refused.result(60) == {}
         took_s = time.monotonic() - begin
-        its_time_comes(site)
+        its_time_comes(site.engine)
         reap(site.settings, site.engine)
         done |= do(seeing, Verb.MIGRATE, refs[:3])
 
