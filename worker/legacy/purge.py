@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from worker.errors import NotADirectoryOfItsOwnError
 from worker.legacy.mount_table import current_mounts, points_in
-from worker.legacy.moved_away import opened_folder_of, refusals
+from worker.legacy.moved_away import check_removable, opened_folder_of, refusals
 from worker.legacy.roots import Roots
 from worker.legacy.tree_attributes import Attributes, TreeAttributes
 from worker.runtime.throttle import Pace, unlimited
@@ -27,6 +27,8 @@ from worker.store.syscalls import sync_file_system
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _BLOCK_BYTES = 512
 _NAMED = 100
+_NONE_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV}
+"""How opening a directory fails that is gone, or something else by now."""
 
 _Expected = Mapping[str, tuple[Entry, Attributes]]
 
@@ -60,11 +62,12 @@ def purge_tree(
     pace: Pace = unlimited,
 ) -> Purged:
     """Remove what was migrated of the directory at `target`, and the directory if nothing else is in it; then
-    wait for the disk. `rehearse` only counts.
+    wait for the disk. `rehearse` only counts, and raises what the purge would, as far as is known without
+    writing.
 
     Twice, or after dying anywhere: what is gone already is passed over. Raises `NotADirectoryOfItsOwnError`
     when something is mounted in it, `MountReadOnlyError` and `PlaceNotWritableError` where nothing can be
-    removed.
+    removed, `MovedAwayMissingError` when the directory is missing that holds such directories.
     """
     for point in points_in(os.path.realpath(target), current_mounts()):
         raise NotADirectoryOfItsOwnError(f"{printable(target)} holds the mount point {printable(point)}")
@@ -74,6 +77,7 @@ def purge_tree(
             top = os.open(os.path.basename(target), _FOLDER, dir_fd=folder)
         except FileNotFoundError:
             return done
+        check_removable(target)
         try:
             _Purge(top, _by_directory(manifest, attributes), done, rehearse, advance, pace).run(
                 [entry.path for entry in manifest.directories]
@@ -130,6 +134,8 @@ class _Purge:
         self._pace = pace
         self._modes: dict[str, int] = {}
         self._would_go: set[str] = set()
+        self._would_stay: set[str] = set()
+        self._unread: set[str] = set()
         self._names: Counter[tuple[int, int]] = Counter()
         self._device = os.fstat(top).st_dev
 
@@ -144,6 +150,10 @@ class _Purge:
             self._would_go.add(_join(path, name))
         for path in reversed(["", *directories]):
             self._purge(path)
+        for path in reversed(self._modes):
+            with self._opened(path) as stays:
+                if stays is not None:
+                    os.fchmod(stays, self._modes[path])
 
     def _links(self, path: str) -> Iterator[tuple[str, str]]:
         """The links of a directory that stand for an entry of the manifest, as they did when it was
@@ -177,11 +187,11 @@ class _Purge:
         except FileNotFoundError:
             return
         if known is None:
-            self._done.keep(path, "not there when it was migrated")
+            self._keep(path, "not there when it was migrated")
         elif stat.S_ISDIR(status.st_mode) and isinstance(known[0], Directory):
             self._remove_directory(folder, path, name, status)
         elif not _fits(status, *known):
-            self._done.keep(path, "changed since it was migrated")
+            self._keep(path, "changed since it was migrated")
         else:
             if not self._rehearse:
                 os.unlink(name, dir_fd=folder)
@@ -203,14 +213,22 @@ class _Purge:
     def _remove_directory(self, folder: int, path: str, name: str, status: os.stat_result) -> None:
         """What is left in it has been named by now."""
         if status.st_dev != self._device:
-            self._done.keep(path, "on another file system")
+            self._keep(path, "on another file system")
             return
-        if self._rehearse or _is_removed(name, folder):
+        if path in self._unread:
+            self._keep(path, "cannot be looked into before a purge changes its mode")
+            return
+        goes = path not in self._would_stay if self._rehearse else _is_removed(name, folder)
+        if goes:
             self._done.freed_bytes += status.st_blocks * _BLOCK_BYTES
-        elif path in self._modes:
-            with suppress(OSError), self._opened(path) as stays:
-                if stays is not None:
-                    os.fchmod(stays, self._modes[path])
+
+    def _keep(self, path: str, why: str) -> None:
+        """What stays keeps the directories around it."""
+        self._done.keep(path, why)
+        above = os.path.dirname(path)
+        while above and above not in self._would_stay:
+            self._would_stay.add(above)
+            above = os.path.dirname(above)
 
     @contextmanager
     def _opened(self, path: str) -> Iterator[int | None]:
@@ -220,15 +238,24 @@ class _Purge:
         try:
             folder = open_resolved(path or ".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._top)
         except PermissionError:
+            if self._rehearse:
+                self._unread.add(path)
+                yield None
+                return
             folder = self._made_readable(path)
-        except OSError:
+        except OSError as error:
+            if error.errno not in _NONE_THERE:
+                raise
             yield None
             return
         try:
             status = os.fstat(folder)
-            if not self._rehearse and status.st_mode & 0o700 != 0o700:
-                self._modes.setdefault(path, stat.S_IMODE(status.st_mode))
-                os.fchmod(folder, stat.S_IMODE(status.st_mode) | 0o700)
+            mode = stat.S_IMODE(status.st_mode)
+            if self._rehearse:
+                _check_writable(folder, status)
+            elif mode & 0o700 != 0o700:
+                self._modes.setdefault(path, mode)
+                os.fchmod(folder, mode | 0o700)
             yield folder if status.st_dev == self._device else None
         finally:
             os.close(folder)
@@ -237,12 +264,21 @@ class _Purge:
         """One that its owner may not list: by what it is, not by its name."""
         itself = open_resolved(path or ".", os.O_PATH | os.O_DIRECTORY, dir_fd=self._top)
         try:
-            mode = stat.S_IMODE(os.fstat(itself).st_mode)
+            name, mode = f"/proc/self/fd/{itself}", stat.S_IMODE(os.fstat(itself).st_mode)
             self._modes.setdefault(path, mode)
-            os.chmod(f"/proc/self/fd/{itself}", mode | 0o700)
+            os.chmod(name, mode | 0o700)
         finally:
             os.close(itself)
         return open_resolved(path or ".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._top)
+
+
+def _check_writable(folder: int, status: os.stat_result) -> None:
+    """Raise `PermissionError` unless something can be removed from an open directory: its owner may let
+    himself.
+    """
+    name = f"/proc/self/fd/{folder}"
+    if os.geteuid() not in {0, status.st_uid} and not os.access(name, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.readlink(name))
 
 
 def _join(path: str, name: str) -> str:

@@ -1,6 +1,7 @@
 """What was migrated is removed; what came later, changed or leads elsewhere stays and is named."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from tests.support.trees import (
     roots_of,
     write_tree,
 )
-from worker.errors import NotADirectoryOfItsOwnError, ReclaimRefusedError
+from worker.errors import NotADirectoryOfItsOwnError, PlaceNotWritableError, ReclaimRefusedError
 from worker.legacy import tree_attributes
 from worker.legacy.fingerprint import fingerprint
 from worker.legacy.purge import Purged, purge_tree
@@ -210,3 +211,46 @@ def test_an_ordinary_user_removes_read_only_directories_and_restores_modes():
 
         assert as_ordinary_user(purge) == ([f"{DAY}/new (not there when it was migrated)"], 0o555)
         assert [str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.name == "new"]
+
+
+def test_a_rehearsal_counts_no_directory_that_would_stay(case: Case):
+    case.migrate()
+    (case.path / DAY / "came later").write_text("keep me")
+    below = sum(path.lstat().st_blocks * 512 for path in case.path.rglob("*") if path.name != "came later")
+    stays = (case.path / DAY).lstat().st_blocks * 512
+
+    rehearsed, purged = case.purge(rehearse=True), case.purge()
+
+    assert rehearsed == purged
+    assert purged.freed_bytes == below - stays
+
+
+def test_a_rehearsal_by_an_ordinary_user_leaves_modes_as_they_are():
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)
+
+        def purge() -> tuple[list[str], int, bool]:
+            case = Case(Path(folder))
+            write_tree(case.path)
+            case.migrate()
+            (case.path / DAY).chmod(0)
+            kept = case.purge(rehearse=True).kept
+            mode = (case.path / DAY).stat().st_mode & 0o777
+            case.purge()
+            return kept, mode, case.path.exists()
+
+        unread = f"{DAY} (cannot be looked into before a purge changes its mode)"
+        assert as_ordinary_user(purge) == ([unread], 0, False)
+
+
+def test_a_rehearsal_fails_where_a_directory_is_anothers(case: Case):
+    """Only root can make one for another user."""
+    if os.geteuid():
+        pytest.skip("needs root")
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)
+        shutil.copytree(case.path, Path(folder) / "study")
+        anothers = Case(Path(folder)).migrate()
+        for rehearse in (True, False):
+            with pytest.raises(PlaceNotWritableError, match="Permission denied"):
+                as_ordinary_user(lambda how=rehearse: anothers.purge(rehearse=how))
