@@ -12,6 +12,7 @@ from tests.chaos.plan import Kind, make_plan
 from tests.chaos.schedule import Result, run_schedule
 from tests.chaos.servers import servers
 from tests.support.forking import PROGRAMS, forks
+from worker.messages import Verb
 
 
 def main() -> int:
@@ -89,6 +90,16 @@ def table(results: Sequence[Result]) -> Iterator[str]:
         if of_kind:
             ends = _spread([one.next_end_s for one in of_kind])
             yield f"{kind.value:<48}{len(of_kind):>6}{ends} {_spread([one.taken_on_s for one in of_kind])}"
+    yield ""
+    yield f"{'verb':<48}{'runs':>6}{'jobs':>9}{'taken again':>14}{'skipped':>9}{'failed':>9}"
+    of_verbs = [one for result in results for one in result.counts.verbs]
+    for verb in Verb:
+        of_verb = [one for one in of_verbs if one.verb == verb]
+        runs, jobs, again, skipped, failed_jobs = (
+            sum(getattr(one, name) for one in of_verb)
+            for name in ("runs", "jobs", "again", "skipped", "failed")
+        )
+        yield f"{verb.value:<48}{runs:>6}{jobs:>9}{again:>14}{skipped:>9}{failed_jobs:>9}"
     yield ""
     failed = [result for result in results if result.findings]
     seconds = [result.seconds for result in results]

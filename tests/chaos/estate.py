@@ -4,7 +4,7 @@ program.
 
 import json
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +136,12 @@ def _make(
         return make_project(conn, root, name, path=str(root / "nowhere" / str(number)), **columns)
     if plan.flaw is Flaw.NO_PATH:
         return make_project(conn, root, name, path=None, **columns)
-    project = make_project(conn, root, name, directory=f"study_{number}", **columns)
+    if plan.shares:
+        # The first of each content comes first: its number is the content's, from one on.
+        place = root / f"study_{plan.content + 1}"
+        project = replace(make_project(conn, root, name, path=str(place), **columns), directory=place)
+    else:
+        project = make_project(conn, root, name, directory=f"study_{number}", **columns)
     for session in plan.sessions:
         _make_session(conn, project, session, data_dir)
     return project

@@ -112,10 +112,13 @@ class SessionPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProjectPlan:
-    """One project. Projects of equal `content` have equal directories."""
+    """One project. Projects of equal `content` have equal directories, or one: that of the first of them, if
+    it `shares` it.
+    """
 
     content: int
     sessions: tuple[SessionPlan, ...]
+    shares: bool = False
     flaw: Flaw | None = None
 
 
@@ -199,8 +202,10 @@ def _projects(chance: Random) -> Iterator[ProjectPlan]:
         contents = [(_with_big_file(first, chance), *rest) for first, *rest in contents]
     for number in range(count):
         # The first of each content comes first, so that each content is there.
-        content = number if number < len(contents) else chance.randrange(len(contents))
-        yield ProjectPlan(content=content, sessions=contents[content])
+        is_first = number < len(contents)
+        content = number if is_first else chance.randrange(len(contents))
+        shares = not is_first and chance.random() < 0.3
+        yield ProjectPlan(content=content, sessions=contents[content], shares=shares)
     for flaw in Flaw:
         if chance.random() < 0.2:
             yield ProjectPlan(content=-1, sessions=(), flaw=flaw)

@@ -41,6 +41,8 @@ _ALWAYS = {
         "was reclaimed and purged already",
         "its directory was not moved away",
         "nothing of it was moved away",
+        "has its directory at it",
+        "has its directory in what was moved away; name both",
     ),
     "gc": (),
 }

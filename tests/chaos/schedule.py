@@ -56,6 +56,20 @@ class Happened:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OfVerb:
+    """The runs of a verb, their jobs, and how many of these were taken more than once, were skipped, and are
+    failed in the end.
+    """
+
+    verb: str
+    runs: int
+    jobs: int
+    again: int
+    skipped: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
     """What a schedule went through, as the ledger and its history tell it. `unexplained` are leases that ran
     out although nothing had happened to their holder. `given_up` are jobs that are failed in the end for the
@@ -70,6 +84,7 @@ class Counts:
     given_up: int
     leftover_trees: int
     happened: tuple[Happened, ...]
+    verbs: tuple[OfVerb, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -384,6 +399,7 @@ class Schedule:
             ).one()
             lost = history.lost_leases(conn)
             happened = tuple(_costs(conn, self.nemesis.injected))
+            verbs = tuple(OfVerb(**row._mapping) for row in conn.execute(text(_VERBS)))
         return Counts(
             runs=row.runs,
             jobs=row.jobs,
@@ -393,6 +409,7 @@ class Schedule:
             given_up=row.given_up,
             leftover_trees=len(invariants.trees_of_nobody(self.engine, self.estate)),
             happened=happened,
+            verbs=verbs,
         )
 
     def story(self) -> list[str]:
@@ -422,6 +439,11 @@ class Schedule:
 class _UnsettledError(Exception):
     """Something did not end in time."""
 
+
+_VERBS = """
+    select verb, count(distinct run_id) as runs, count(subject_id) as jobs, count(*) filter (where attempt > 1) as again,
+           count(*) filter (where j.state = 'skipped') as skipped, count(*) filter (where j.state = 'failed') as failed
+    from migration_runs left join migration_jobs j using (run_id) group by verb"""
 
 _ENDED_BADLY = """
     select run_id, verb, subject, subject_id, j.state, error_class, outcome->>'reason' as reason, j.finished_at

@@ -1,6 +1,7 @@
 """Whatever is done to a small lab in which order, at its end all reads as before, and labels are there."""
 
 import os
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -38,8 +39,11 @@ def test_short_histories_end_with_everything_as_it_was(player: Player):
 def test_many_histories_end_with_everything_as_it_was(player: Player):
     first, count = int(os.environ.get("HISTORY_SEED") or 1000), int(os.environ.get("HISTORIES") or 10_000)
     print(f"histories of the seeds {first} to {first + count - 1}")
+    begin = time.monotonic()
     for seed in range(first, first + count):
         check(player, seed)
+        if (done := seed - first + 1) % 100 == 0:
+            print(f"{done} histories in {time.monotonic() - begin:.0f} s", flush=True)
 
 
 def test_a_history_follows_from_its_seed_and_all_moves_are_made():
