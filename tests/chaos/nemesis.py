@@ -26,8 +26,14 @@ _FROZEN_TIMES = 4
 """A server that only freezes does so for longer than one that is started again."""
 _NEEDS_SERVERS = {Kind.DUPLICATES, Kind.PAUSE, Kind.RIVAL, Kind.EDIT} | STORE_KINDS
 _READ_EVERY_S = 0.1
-_PATIENCE_S = 6.0
-"""So long after its time an act on the store waits for something that it can be done to."""
+_PATIENCE_S = 2.0
+"""So long after its time an act on the store waits for something that it can be done to, although everything
+has settled: another act may be due.
+"""
+_MOST_PATIENCE_S = 30.0
+"""The same while something is under way: the last worker may have died, and the next one comes after the
+storm.
+"""
 _MARGIN_S = 0.2
 """The clocks of a fault and of a lease are read a moment apart."""
 
@@ -84,6 +90,7 @@ class Nemesis:
         self._reads = itertools.count()
         self._read_at = 0.0
         self._storm_since = 0.0
+        self._ended: Callable[[], bool] = lambda: True
         self._acts: dict[Kind, Callable[[Fault], None]] = {
             Kind.NOTHING: lambda _fault: self._did(Kind.NOTHING, ""),
             Kind.KILL_CHILD: self._kill_child,
@@ -112,6 +119,7 @@ class Nemesis:
     def storm(self, faults: tuple[Fault, ...], ended: Callable[[], bool]) -> None:
         """Let all faults happen in their time, and be healed; those that come after the end are left out."""
         self._storm_since = time.monotonic()
+        self._ended = ended
         for fault in faults:
             if fault.kind is not Kind.KILL_PRODUCER:
                 self._later(fault.at_s, fault)
@@ -314,7 +322,9 @@ class Nemesis:
         what = act(fault.which)
         if what is not None:
             self._did(fault.kind, what)
-        elif time.monotonic() < self._storm_since + fault.at_s + _PATIENCE_S:
+            return
+        patience_s = _PATIENCE_S if self._ended() else _MOST_PATIENCE_S
+        if time.monotonic() < self._storm_since + fault.at_s + patience_s:
             self._again(fault)
         else:
             self.too_late += 1

@@ -252,10 +252,12 @@ def _faults(chance: Random, run_s: float, count: int) -> tuple[Fault, ...]:
     if {Kind.FLIP, Kind.PURGE} <= set(kinds):
         # and nothing is removed while it may be the only good copy.
         kinds.append(Kind.REPAIR)
+    # What is done to the store comes late: what kills its runs does so, too.
+    any_time = (0.0, 1.8 if STORE_KINDS & set(kinds) else 1.0)
     faults = [
         Fault(
             kind=kind,
-            at_s=round(chance.uniform(*_WHEN.get(kind, (0.0, 1.0))) * run_s, 3),
+            at_s=round(chance.uniform(*_WHEN.get(kind, any_time)) * run_s, 3),
             which=chance.randrange(1_000_000),
             lasts_s=round(chance.uniform(0.1, 1.0), 3),
         )
