@@ -3,7 +3,6 @@ copies get good bytes, last the manifest. Knows no outcome.
 """
 
 import os
-import stat
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from uuid import UUID
@@ -27,6 +26,7 @@ from worker.jobs.repair import (
     Needs,
     Tree,
     inode_at,
+    is_open,
     manifest_or_none,
     replace_blobs,
     replace_copies,
@@ -95,24 +95,15 @@ def close_tree(attempt: Attempt, tree: Tree, manifest: Manifest) -> None:
     only where there are any: whoever replaces a file opens its directory for a moment.
     """
     folders = [os.fspath(tree.path), *(f"{tree.path}/{one.path}" for one in manifest.directories)]
-    if not any(_is_open(attempt, folder) for folder in folders):
+    if not any(is_open(attempt, folder) for folder in folders):
         return
     with (
         attempt.claim([tree.dataset_hash], f"dataset {tree.dataset_hash[:12]}"),
         attempt.claim([CLAIM], CLAIM),
     ):
         for folder in folders:
-            if _is_open(attempt, folder):
+            if is_open(attempt, folder):
                 attempt.store.close_directory(folder)
-
-
-def _is_open(attempt: Attempt, folder: str) -> bool:
-    attempt.pace(0)
-    try:
-        status = os.lstat(folder)
-    except OSError:
-        return False
-    return stat.S_ISDIR(status.st_mode) and bool(status.st_mode & 0o222)
 
 
 def _tidy(attempt: Attempt, tree: Tree, manifest: Manifest) -> Origins:

@@ -3,6 +3,7 @@ its story. Knows no outcome.
 """
 
 import os
+import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -179,9 +180,12 @@ def _put(
     """Let a tree's file be a link of the good one, unless it is."""
     target = f"{tree.path}/{path}"
     there, (good_inode, bad_inode) = inode_at(target), known
-    if (there is not None and there == good_inode) or not is_folder(
-        os.fspath(tree.path), os.path.dirname(path)
-    ):
+    if not is_folder(os.fspath(tree.path), os.path.dirname(path)):
+        return
+    if there is not None and there == good_inode:
+        # Perhaps put there by an attempt that died before it had closed the directory.
+        if is_open(attempt, os.path.dirname(target)):
+            attempt.store.close_directory(os.path.dirname(target))
         return
     bad_copy_of = digest if there != bad_inode or there is None else None
     attempt.store.replace_in_tree(good, target, staging, bad_copy_of=bad_copy_of, story=told)
@@ -223,6 +227,16 @@ def replace_copies(attempt: Attempt, bad: Mapping[str, str], tree: Tree, staging
     if origins:
         attempt.store.sync()
     return origins
+
+
+def is_open(attempt: Attempt, folder: str) -> bool:
+    """Is it a directory that can be written to?"""
+    attempt.pace(0)
+    try:
+        status = os.lstat(folder)
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and bool(status.st_mode & 0o222)
 
 
 def inode_at(path: str) -> int | None:
