@@ -116,15 +116,14 @@ class _Collection:
     # What earlier ones left ---------------------------------------------------------------------------------
 
     def _complete_begun(self) -> None:
-        if not self.dry_run:
-            self.garbage.finish_removals()
-        for entry in self.garbage.entries():
+        self.hands.finish_removals()
+        for entry in self.hands.entries():
             if not entry.is_whole and entry.dataset_hash is not None:
                 self.hands.complete(entry)
 
     def _remove_old(self) -> None:
         limit = datetime.now(UTC) - timedelta(hours=self.grace_h)
-        for entry in self.garbage.entries():
+        for entry in self.hands.entries():
             if entry.quarantined_at <= limit:
                 self._note("removed", entry, self.hands.remove(entry))
 

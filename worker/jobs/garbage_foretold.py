@@ -3,7 +3,7 @@ Writes nothing.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from itertools import chain
 
 from worker.db import garbage
@@ -11,7 +11,7 @@ from worker.db.engine import autocommit
 from worker.db.garbage import Kind
 from worker.jobs.attempt import Attempt
 from worker.jobs.garbage_blobs import due_blobs, loose_blobs
-from worker.jobs.garbage_taken import own_digests
+from worker.jobs.garbage_taken import is_registered, own_digests
 from worker.store.garbage import Entry, Garbage, Room, Size
 
 
@@ -24,6 +24,7 @@ class Foretelling:
         self._grace_h = grace_h
         self._may_take_blobs = may_take_blobs
         self._to_come: dict[str, list[str]] = {}
+        self._given_up: set[str] = set()
         self._gone: set[str] = set()
         self._gone_blobs: set[str] = set()
         self._gone_manifests: set[str] = set()
@@ -31,12 +32,20 @@ class Foretelling:
 
     # What earlier ones left ---------------------------------------------------------------------------------
 
+    def finish_removals(self) -> None:
+        """What has another name there has none then."""
+        self._gone_names.update(self._room(self._garbage.half_removed()).names)
+
     def complete(self, entry: Entry) -> None:
         """The rest of the entry counts with it when it is removed."""
-        with autocommit(self._attempt.engine) as conn:
-            is_back = garbage.id_of(conn, entry.dataset_hash or "") is not None
-        if not is_back:
+        if not is_registered(self._attempt, entry.dataset_hash or ""):
             self._to_come[entry.entry_id] = self._things(entry)
+        elif self._garbage.is_empty(entry):
+            self._given_up.add(entry.entry_id)
+
+    def entries(self) -> Iterator[Entry]:
+        """What would be in quarantine."""
+        return (one for one in self._garbage.entries() if one.entry_id not in self._given_up)
 
     def remove(self, entry: Entry) -> Size:
         """What has another name now may have none after this."""

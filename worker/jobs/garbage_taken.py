@@ -3,7 +3,7 @@
 All of it is findable after a crash, and completed by the next gc.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from worker.db import garbage
@@ -30,12 +30,25 @@ class Taking:
 
     # What earlier ones left ---------------------------------------------------------------------------------
 
+    def finish_removals(self) -> None:
+        """What a gc that died was removing goes for good."""
+        self._garbage.finish_removals()
+
     def complete(self, entry: Entry) -> None:
-        """An entry of a gc that died: what is still in the store follows, unless it is in use again."""
+        """An entry of a gc that died: what is still in the store follows, unless it is in use again. One for
+        which nothing had been taken, or from which all was brought back, is given up.
+        """
         _log.info("entry_completed", entry=entry.entry_id)
         digest = entry.dataset_hash or ""
         with self._attempt.claim([digest], f"dataset {digest[:12]}"):
-            self._take_files(entry)
+            if is_registered(self._attempt, digest) and self._garbage.is_empty(entry):
+                self._garbage.remove(entry)
+            else:
+                self._take_files(entry)
+
+    def entries(self) -> Iterator[Entry]:
+        """What is in quarantine."""
+        return self._garbage.entries()
 
     def remove(self, entry: Entry) -> Size:
         """An entry goes for good; what came free."""
@@ -108,9 +121,7 @@ class Taking:
         Its row may be back, because a migration stored it again after a gc had died here: then what is in use
         stays, and the entry keeps what it has.
         """
-        with autocommit(self._attempt.engine) as conn:
-            is_back = garbage.id_of(conn, entry.dataset_hash or "") is not None
-        if not is_back:
+        if not is_registered(self._attempt, entry.dataset_hash or ""):
             digests = own_digests(self._garbage, entry) if self._may_take_blobs else set()
             self._garbage.take_tree(entry)
             for loose in loose_blobs(self._attempt, sorted(digests)):
@@ -149,6 +160,12 @@ class Taking:
         if is_described:
             self._garbage.finish(entry)
         return self._garbage.size_of(entry)
+
+
+def is_registered(attempt: Attempt, digest: str) -> bool:
+    """Has the dataset with this digest a row?"""
+    with autocommit(attempt.engine) as conn:
+        return garbage.id_of(conn, digest) is not None
 
 
 def own_digests(taken: Garbage, entry: Entry) -> set[str]:

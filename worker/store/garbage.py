@@ -111,7 +111,9 @@ class Garbage:
                     yield entry
 
     def find(self, entry_id: str) -> Entry | None:
-        """The entry of this id, if there is one."""
+        """The entry of this id, if there is one. What is being removed has another name than its description
+        says, and is none any more.
+        """
         if not _ENTRY_ID.fullmatch(entry_id):
             return None
         try:
@@ -120,11 +122,10 @@ class Garbage:
                 name: datetime.fromisoformat(document[name]) if document[name] else None
                 for name in ("quarantined_at", "since")
             }
-            return Entry(**document | times)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+            entry = Entry(**document | times)
         except (OSError, ValueError, TypeError, KeyError):
             return None
+        return entry if entry.entry_id == entry_id else None
 
     def describe(self, entry: Entry) -> None:
         """Write an entry's description, durably, in place of what it said before."""
@@ -154,13 +155,17 @@ class Garbage:
         with writing(self._folder), suppress(FileNotFoundError):
             remove_tree(f"{self._folder}/{take_away(self._folder, entry.entry_id)}")
 
+    def half_removed(self) -> list[str]:
+        """Where all that is that a gc was removing when it died."""
+        names = (name for name in _listed(self._folder) if name.startswith(REMOVED))
+        return [f"{self._folder}/{name}" for name in names]
+
     def finish_removals(self) -> None:
-        """Remove what a gc that died was removing."""
-        with writing(self._folder), suppress(FileNotFoundError):
-            for name in os.listdir(self._folder):
-                if name.startswith(REMOVED):
-                    with suppress(FileNotFoundError):
-                        remove_tree(f"{self._folder}/{name}")
+        """Remove that for good."""
+        with writing(self._folder):
+            for path in self.half_removed():
+                with suppress(FileNotFoundError):
+                    remove_tree(path)
 
     def size_of(self, entry: Entry) -> Size:
         """What comes free when the entry is removed, but for what gc made itself."""
@@ -176,6 +181,10 @@ class Garbage:
         yield f"{folder}/manifest.json"
         with suppress(FileNotFoundError), os.scandir(f"{folder}/blobs") as blobs:
             yield from (blob.path for blob in blobs)
+
+    def is_empty(self, entry: Entry) -> bool:
+        """Has the entry nothing but its description?"""
+        return not any(os.path.lexists(path) for path in self.things(entry))
 
     def things_to_come(self, entry: Entry) -> Iterator[str]:
         """Where tree and manifest are that `take_tree` would take."""
@@ -276,6 +285,9 @@ class Garbage:
                 _link_back(f"{folder}/manifest.json", self._store.manifest_path(entry.dataset_hash))
             if entry.tree is not None and is_directory(f"{folder}/tree") and not os.path.lexists(entry.tree):
                 _move_directory(f"{folder}/tree", entry.tree)
+            elif entry.tree is not None and is_directory(entry.tree):
+                # Perhaps moved by an attempt that died before it had closed it.
+                os.chmod(entry.tree, 0o555)
         self._store.sync()
 
     def restore_loose(self, entry: Entry, pace: Pace = unlimited) -> int:
@@ -344,8 +356,10 @@ def _move_directory(path: str, target: str) -> None:
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         os.fchmod(folder, 0o755)
-        os.rename(path, target)
-        os.fchmod(folder, 0o555)
+        try:
+            os.rename(path, target)
+        finally:
+            os.fchmod(folder, 0o555)
     finally:
         os.close(folder)
 

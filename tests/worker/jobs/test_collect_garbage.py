@@ -333,21 +333,28 @@ def test_a_shared_blob_that_another_entry_has_is_there_again_after_either_restor
     stored.check_whole()
 
 
-def test_a_dataset_that_was_stored_again_after_a_gc_had_died_stays(stored: Twins, tools: Tools):
-    """The gc had removed the rows, and not yet moved a file."""
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_dataset_that_was_stored_again_after_a_gc_had_died_stays(
+    stored: Twins, tools: Tools, *, moved: bool
+):
+    """The gc had removed the rows, and moved the tree or nothing yet."""
     run_one(tools, Verb.ROLLBACK, stored.first.project_id)
-    entry = begun_entry(tools, stored.first)
+    entry, taken = begun_entry(tools, stored.first), Garbage(tools.open_store(create=False))
+    if moved:
+        taken.take_tree(entry)
     again = run_one(tools, Verb.MIGRATE, stored.first.project_id)
 
+    foretold = gc(tools, grace_hours=24, dry_run=True)
     done = gc(tools, grace_hours=72)
 
     assert again.status is Status.MIGRATED
+    assert [one.action for one in foretold.garbage] == ["removed"] * moved
     assert done.garbage == ()
-    assert [one.is_whole for one in Garbage(tools.open_store(create=False)).entries()] == [True]
+    assert [one.is_whole for one in taken.entries()] == [True] * moved
     assert {one.status for one in verify_datasets(tools)} == {Status.VERIFIED}
     refused = gc(tools, restore_entry=entry.entry_id)
     assert refused.error_class == "GarbageNotRestoredError"
-    assert [one.action for one in gc(tools).garbage] == ["removed"]
+    assert [one.action for one in gc(tools).garbage] == ["removed"] * moved
     assert {one.status for one in verify_datasets(tools)} == {Status.VERIFIED}
 
 
