@@ -133,6 +133,7 @@ def _remove(attempt: Attempt, top: Reclaim, manifest: Manifest) -> Purged:
     try:
         return purge_tree(
             top.moved_to,
+            top.moved_from,
             manifest,
             unpack(top.tree_attributes or conversion.tree_attributes),
             attempt.tools.roots,

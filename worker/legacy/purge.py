@@ -12,10 +12,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from worker.errors import NotADirectoryOfItsOwnError
 from worker.legacy.mount_table import current_mounts, points_in
 from worker.legacy.moved_away import check_removable, opened_folder_of, refusals
+from worker.legacy.moved_links import followed
 from worker.legacy.roots import Roots
 from worker.legacy.tree_attributes import Attributes, TreeAttributes
 from worker.runtime.throttle import Pace, unlimited
@@ -53,6 +55,7 @@ class Purged:
 
 def purge_tree(
     target: str,
+    home: str,
     manifest: Manifest,
     attributes: TreeAttributes,
     roots: Roots,
@@ -61,9 +64,9 @@ def purge_tree(
     advance: Callable[[int, int], None] = lambda _files, _bytes: None,
     pace: Pace = unlimited,
 ) -> Purged:
-    """Remove what was migrated of the directory at `target`, and the directory if nothing else is in it; then
-    wait for the disk. `rehearse` only counts, and raises what the purge would, as far as is known without
-    writing.
+    """Remove what was migrated of the directory at `target`, which was moved there from `home`, and the
+    directory if nothing else is in it; then wait for the disk. `rehearse` only counts, and raises what the
+    purge would, as far as is known without writing.
 
     Twice, or after dying anywhere: what is gone already is passed over. Raises `NotADirectoryOfItsOwnError`
     when something is mounted in it, `MountReadOnlyError` and `PlaceNotWritableError` where nothing can be
@@ -79,7 +82,8 @@ def purge_tree(
             return done
         check_removable(target)
         try:
-            _Purge(top, _by_directory(manifest, attributes), done, rehearse, advance, pace).run(
+            through = partial(_through, target=os.path.realpath(target), home=home)
+            _Purge(top, through, _by_directory(manifest, attributes), done, rehearse, advance, pace).run(
                 [entry.path for entry in manifest.directories]
             )
             own_bytes = os.fstat(top).st_blocks * _BLOCK_BYTES
@@ -120,6 +124,7 @@ class _Purge:
     def __init__(
         self,
         top: int,
+        through: Callable[[str], os.stat_result],
         expected: Mapping[str, _Expected],
         done: Purged,
         rehearse: bool,  # noqa: FBT001 - private, and named at its only call
@@ -127,6 +132,7 @@ class _Purge:
         pace: Pace,
     ) -> None:
         self._top = top
+        self._through = through
         self._expected = expected
         self._done = done
         self._rehearse = rehearse
@@ -167,7 +173,9 @@ class _Purge:
             for name in names:
                 known = self._expected.get(path, {}).get(name)
                 with suppress(OSError):
-                    if known is not None and _fits(os.stat(name, dir_fd=folder), *known, through_link=True):
+                    if known is not None and _fits(
+                        self._through(_join(path, name)), *known, through_link=True
+                    ):
                         yield path, name
 
     def _purge(self, path: str) -> None:
@@ -279,6 +287,11 @@ def _check_writable(folder: int, status: os.stat_result) -> None:
     name = f"/proc/self/fd/{folder}"
     if os.geteuid() not in {0, status.st_uid} and not os.access(name, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.readlink(name))
+
+
+def _through(path: str, target: str, home: str) -> os.stat_result:
+    """What a link stands for. Its text is of the time when the directory was at its own place."""
+    return os.lstat(followed(f"{target}/{path}", home, target))
 
 
 def _join(path: str, name: str) -> str:

@@ -35,6 +35,7 @@ class Case:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "study"
+        self.away: Path | None = None
         self.roots: Roots = roots_of(folder)
         self._store = open_store(folder)
         self.manifest: Manifest
@@ -48,7 +49,9 @@ class Case:
         return self
 
     def purge(self, *, rehearse: bool = False) -> Purged:
-        return purge_tree(str(self.path), self.manifest, self.attributes, self.roots, rehearse=rehearse)
+        home = str(self.path)
+        away = home if self.away is None else str(self.away)
+        return purge_tree(away, home, self.manifest, self.attributes, self.roots, rehearse=rehearse)
 
 
 @pytest.fixture
@@ -169,6 +172,24 @@ def test_links_that_were_migrated_go_and_what_they_lead_to_stays(case: Case, tmp
 
     assert not case.path.exists()
     assert purged.kept == []
+    assert read_tree(shared) == before
+
+
+def test_links_of_a_moved_directory_are_followed_as_if_it_were_home(case: Case, tmp_path: Path):
+    shared = write_tree(tmp_path / "shared")
+    (case.path / "by its whole path").symlink_to(case.path / DAY)
+    (case.path / "link to a link").symlink_to(case.path / "by its whole path" / "labels.json")
+    (case.path / "beside it").symlink_to("../shared/notes.txt")
+    case.migrate()
+    case.away = tmp_path / MOVED_AWAY / "7-abc"
+    case.away.parent.mkdir()
+    case.path.rename(case.away)
+    before = read_tree(shared)
+
+    assert case.purge(rehearse=True).kept == []
+    assert case.purge().kept == []
+
+    assert not case.away.exists()
     assert read_tree(shared) == before
 
 
