@@ -240,7 +240,7 @@ class SessionsDifferError(ProjectError):
 class LegacyNotDurableError(TransientError):
     """The file system of a legacy directory cannot say that it is on the disk: no row may rely on it yet."""
 
-    remedy = "Check the file system of the legacy directory; then roll back again."
+    remedy = "Check the file system of the legacy directory; then try again."
 
 
 class RollbackRefusedError(ProjectError):

@@ -31,11 +31,11 @@ from worker.jobs.tools import Tools
 from worker.jobs.undo import undo
 from worker.legacy.fingerprint import Fingerprint, fingerprint
 from worker.legacy.moved_away import identity_of, move_away, move_back, plan_move
+from worker.legacy.restore import settle
 from worker.legacy.tree_attributes import pack
 from worker.legacy.way_in import WayIn
 from worker.messages import DiskBytes, JobRef, Outcome, Status, Verb
 from worker.store.digest import printable
-from worker.store.syscalls import sync_file_system
 
 
 def reclaim(tools: Tools, ref: JobRef, worker: str) -> Outcome | None:
@@ -156,7 +156,7 @@ class _Moving:
         if attempt.lease.dry_run:
             return self._predict(before)
         # Its bytes may be in memory only, if it was restored a moment ago.
-        sync_file_system(self.move.source, may_be_read_only=True)
+        settle(self.move.source)
         with reclaiming(attempt):
             ids = self._begin(before, attributes)
             self._rename(ids, identity)
