@@ -213,12 +213,11 @@ class Operator:
         process.signal(signal.SIGKILL)
         return True
 
-    def collect_twice(self, run_id: uuid.UUID) -> tuple[Path, Path]:
-        """Collect a run that has ended, twice at once; both reports."""
+    def collect(self, run_id: uuid.UUID, times: int) -> list[Path]:
+        """Collect a run that has ended, so many times at once; its reports."""
         options = ("--report-dir", str(self._folder / "reports"), "--timeout", "60", "--json")
-        processes = [self._start("collect", str(run_id), *options) for _ in range(2)]
-        first, second = (self._report_of(process) for process in processes)
-        return first, second
+        processes = [self._start("collect", str(run_id), *options) for _ in range(times)]
+        return [self._report_of(process) for process in processes]
 
     def _report_of(self, process: Process) -> Path:
         code = self._wait(process)

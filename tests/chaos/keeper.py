@@ -67,8 +67,12 @@ class Keeper:
         return self._opened("reclaim", "--undo", *ids)
 
     def purge(self, _which: int) -> str | None:
-        """All that is away; not while something is bad whose good copy may lie there."""
-        if not self._some(_AWAY) or self.unhealed:
+        """All that is away; first the store is repaired if something is bad whose good copy may lie there."""
+        if not self._some(_AWAY):
+            return None
+        if self.unhealed:
+            if not self._some(_OPEN_REPAIRS):
+                self.repair(0)
             return None
         return self._opened("reclaim", "--purge", "--grace", "0", "--yes")
 
@@ -155,6 +159,9 @@ _MIGRATED = """
     select project_id from project_conversions c where rolled_back_at is null
     and not exists (select from migration_reclaims r where r.conversion_id = c.conversion_id and r.state <> 'undone')"""
 _AWAY = "select project_id from migration_reclaims where state = 'reclaimed'"
+_OPEN_REPAIRS = (
+    "select 1 from migration_runs where verb = 'verify' and state not in ('finished', 'cancelled')"
+)
 _PURGES = """
     select exists (select from migration_runs
                    where verb = 'reclaim' and selection->'options' ? 'purge' and state not in ('finished', 'cancelled'))"""

@@ -247,11 +247,8 @@ def _faults(chance: Random, run_s: float, count: int) -> tuple[Fault, ...]:
     if chance.random() < 0.2:
         kinds[-1] = Kind.KILL_COLLECTOR
     if {Kind.UNDO, Kind.PURGE} & set(kinds):
-        # What is to be moved back or removed has to be moved away before,
+        # What is to be moved back or removed has to be moved away before.
         kinds.append(Kind.RECLAIM)
-    if {Kind.FLIP, Kind.PURGE} <= set(kinds):
-        # and nothing is removed while it may be the only good copy.
-        kinds.append(Kind.REPAIR)
     # What is done to the store comes late: what kills its runs does so, too.
     any_time = (0.0, 1.8 if STORE_KINDS & set(kinds) else 1.0)
     faults = [

@@ -5,7 +5,7 @@ Changes nothing.
 import json
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,13 @@ _DONE = {
 """Which statuses a verb's report counts under which name."""
 
 
-def wrong_reports(
-    conn: Connection, estate: Estate, run_id: uuid.UUID, first: Path, second: Path
-) -> list[str]:
-    """What is wrong with the two reports that two collections of a run have written."""
-    if first == second:
+def wrong_reports(conn: Connection, estate: Estate, run_id: uuid.UUID, written: Sequence[Path]) -> list[str]:
+    """What is wrong with the reports that collections of a run have written."""
+    if len(set(written)) < len(written):
         return [f"two collections of run {run_id} wrote one file"]
-    if first.read_bytes() != second.read_bytes():
-        return [f"two collections of run {run_id} differ: {first} and {second}"]
-    report = json.loads(first.read_bytes())
+    if len({path.read_bytes() for path in written}) > 1:
+        return [f"collections of run {run_id} differ: {written}"]
+    report = json.loads(written[0].read_bytes())
     query = text("select subject_id, outcome from migration_jobs where run_id = :run_id")
     outcomes = {row.subject_id: row.outcome for row in conn.execute(query, {"run_id": run_id})}
     if report["verb"] == "gc":
