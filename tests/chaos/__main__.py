@@ -16,20 +16,24 @@ from worker.messages import Verb
 
 
 def main() -> int:
-    """Run the schedules that the command line asks for; 1 when any of them failed."""
+    """Run the schedules that the command line asks for; 1 when any of them failed. Stopped before, it tells
+    of those that were played.
+    """
     arguments = _arguments()
     # Whoever ends us lets us end what we started.
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(1))
     results: list[Result] = []
-    with servers() as running, forks(running.folder, PROGRAMS) as processes:
-        for seed in range(arguments.seed, arguments.seed + arguments.schedules):
-            only = Kind[arguments.only] if arguments.only else None
-            plan = make_plan(seed, faultless=arguments.faultless, only=only)
-            result = run_schedule(plan, running, processes, keep=arguments.keep)
-            results.append(result)
-            _tell(result)
-    for line in table(results):
-        print(line)
+    try:
+        with servers() as running, forks(running.folder, PROGRAMS) as processes:
+            for seed in range(arguments.seed, arguments.seed + arguments.schedules):
+                only = Kind[arguments.only] if arguments.only else None
+                plan = make_plan(seed, faultless=arguments.faultless, only=only)
+                result = run_schedule(plan, running, processes, keep=arguments.keep)
+                results.append(result)
+                _tell(result)
+    finally:
+        for line in table(results) if results else ():
+            print(line, flush=True)
     return 1 if any(result.findings for result in results) else 0
 
 
