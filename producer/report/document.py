@@ -63,7 +63,14 @@ _PARTS: dict[Verb, Callable[[RunFacts, Sequence[Outcome]], dict[str, Any]]] = {
 """Makes the keys that only the reports of one verb have, out of its outcomes in their order."""
 
 
-def _nothing_more(_run: RunFacts, _ordered: Sequence[Outcome]) -> dict[str, Any]:
+_DETAILS: dict[Verb, Callable[[RunFacts, Outcome], dict[str, Any]]] = {
+    Verb.VERIFY: verification.detail,
+    Verb.RECLAIM: reclaim.detail,
+}
+"""Likewise of one outcome."""
+
+
+def _nothing_more(_run: RunFacts, _of: object) -> dict[str, Any]:
     return {}
 
 
@@ -219,7 +226,7 @@ def _detail(run: RunFacts, outcome: Outcome) -> dict[str, Any]:
         "bytes_read": outcome.bytes.read,
         "bytes_stored": outcome.bytes.stored,
         "bytes_reused": outcome.bytes.reused,
-        **(reclaim.detail(run, outcome) if run.verb is Verb.RECLAIM else {}),
+        **_DETAILS.get(run.verb, _nothing_more)(run, outcome),
         "files": _files(outcome.files),
         "links": asdict(outcome.links),
         "duration_s": outcome.duration_s,

@@ -30,22 +30,33 @@ def details(ordered: Sequence[Outcome]) -> list[dict[str, Any]]:
     return [_detail(entry) for outcome in ordered for entry in outcome.garbage]
 
 
-def words(document: Mapping[str, Any]) -> str:
-    """What a gc did, or in a dry run would do: `1 entry put into quarantine (20.3 MB), 2 removed`."""
-    would = "would be " if document["dry_run"] else ""
-    acts = {
-        "quarantined": "put into quarantine",
-        "removed": "removed from quarantine for good",
-        "staging": "removed that jobs had left behind",
-        "restored": "brought back from quarantine",
-    }
+def words(document: Mapping[str, Any], *, with_sizes: bool = True) -> str:
+    """What a gc did, or in a dry run would do: `1 entry put into quarantine (20.3 MB)`."""
+    dry_run = document["dry_run"]
     said = [
-        f"{document[key]['count']} {plural(document[key]['count'], 'entry', 'entries')} {would}{act} "
-        f"({human_bytes(document[key]['bytes'])})"
-        for key, act in acts.items()
+        f"{document[key]['count']} {plural(document[key]['count'], 'entry', 'entries')} {became(key, dry_run=dry_run)}"
+        f"{_in_brackets(document[key]['bytes']) if with_sizes else ''}"
+        for key in _ACTS
         if document[key]["count"]
     ]
     return ("; ".join(said) or "Nothing to collect") + "."
+
+
+def _in_brackets(size_bytes: int) -> str:
+    return f" ({human_bytes(size_bytes)})"
+
+
+_ACTS = {
+    "quarantined": "put into quarantine",
+    "removed": "removed for good",
+    "staging": "removed that jobs had left behind",
+    "restored": "brought back from quarantine",
+}
+
+
+def became(status: str, *, dry_run: bool) -> str:
+    """What became of an entry, in words."""
+    return f"would be {_ACTS[status]}" if dry_run else _ACTS[status]
 
 
 def is_entry(document: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:

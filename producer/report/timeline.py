@@ -22,7 +22,7 @@ _STEPS_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 36
 class Span:
     """One job, or neighbours too narrow to be told apart. `start` and `width` are percent of the run's time.
 
-    `kind` is `done` if any of its projects succeeded, else `failed` if any failed, else
+    `kind` is `done` if any of its jobs succeeded, else `failed` if any failed, else
     `other`; `failed_share` (0 to 1) says how many failed, so that one failure among
     hundreds of short jobs is seen but does not colour them all.
     """
@@ -40,7 +40,7 @@ class Lane:
 
     worker: str
     rows: tuple[tuple[Span, ...], ...]
-    projects: int
+    jobs: int
     bytes_read: int
     busy_percent: float
 
@@ -105,7 +105,7 @@ def _job(detail: Mapping[str, Any], zero: datetime) -> _Job:
         end=max((end - zero).total_seconds(), (start - zero).total_seconds()),
         kind={"failed": "failed", "skipped": "other", "cancelled": "other"}.get(detail["status"], "done"),
         label=detail["project_name"] or detail.get("dataset_name") or _about(detail),
-        bytes_read=detail["bytes_read"],
+        bytes_read=detail["bytes_read"] or detail.get("bytes_verified", 0),
     )
 
 
@@ -128,7 +128,7 @@ def _lane(worker: str, jobs: Sequence[_Job], seconds: float) -> Lane:
     return Lane(
         worker=worker,
         rows=tuple(_spans(row, seconds) for row in rows),
-        projects=len(jobs),
+        jobs=len(jobs),
         bytes_read=sum(job.bytes_read for job in jobs),
         busy_percent=100 * _busy_s(jobs) / seconds,
     )
@@ -166,7 +166,7 @@ def _span_label(group: Sequence[_Job]) -> str:
     if len(group) == 1:
         return group[0].label
     failed = sum(job.kind == "failed" for job in group)
-    return f"{len(group)} projects" + (f", {failed} failed" if failed else "")
+    return f"{len(group)} jobs" + (f", {failed} failed" if failed else "")
 
 
 def _busy_s(jobs: Iterable[_Job]) -> float:

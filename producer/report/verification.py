@@ -36,6 +36,16 @@ def part(run: RunFacts, ordered: Sequence[Outcome]) -> dict[str, Any]:
     }
 
 
+def detail(run: RunFacts, outcome: Outcome) -> dict[str, Any]:
+    """How much of a dataset was read; nothing of a run that does not verify the store, nor of a project."""
+    if outcome.subject is not Subject.DATASET or COVERAGE not in run.selection:
+        return {}
+    return {
+        "files_verified": outcome.verified.files,
+        "bytes_verified": outcome.verified.bytes_verified,
+    }
+
+
 def _damaged(one: Damage) -> dict[str, Any]:
     return {
         "digest": one.digest,

@@ -1,4 +1,4 @@
-// Finding and sorting in the table of all projects. Without this script the table is the same, only unsorted by others.
+// Finding and sorting in the table of all jobs. Without this script the table is the same, only unsorted by others.
 (() => {
   "use strict";
   document.documentElement.classList.add("js");
@@ -25,14 +25,15 @@
       entry.row.hidden = !fits;
       shown += fits;
     }
-    found.value = shown === rows.length ? `${number(shown)} projects` : `${number(shown)} of ${number(rows.length)} projects`;
+    const all = `${number(rows.length)} ${table.dataset.noun}${rows.length === 1 ? "" : "s"}`;
+    found.value = shown === rows.length ? all : `${number(shown)} of ${all}`;
   };
 
   const keyOf = (row, column) => {
     const cell = row.cells[column];
     const exact = cell.querySelector("data");
     if (exact) return Number(exact.value);
-    return column === 0 ? Number(cell.textContent) : cell.textContent;
+    return column === 0 ? Number(row.id.slice(1)) : cell.textContent;
   };
 
   const sort = (column) => {
@@ -45,9 +46,9 @@
     body.append(...keyed.map(({ row }) => row));
   };
 
-  // A link to a project must reach it even if the filter hides it.
+  // A link to a job must reach it even if the filter hides it.
   const reveal = () => {
-    const target = /^#p-?\d+$/.test(location.hash) && document.getElementById(location.hash.slice(1));
+    const target = /^#[pd]\d+$/.test(location.hash) && document.getElementById(location.hash.slice(1));
     if (!target || !target.hidden) return;
     find.value = status.value = "";
     filter();

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from producer.report import document as report
 from producer.report import files
 from producer.report import html as report_html
+from producer.report.verdict import Verdict, verdict
 from tests.support.reports import (
     BEGIN,
     HOSTILE,
@@ -29,7 +30,9 @@ from tests.support.reports import (
 from worker.messages import (
     ByteCounts,
     Damage,
+    DiskBytes,
     FileCounts,
+    GarbageEntry,
     Outcome,
     RunState,
     Status,
@@ -188,7 +191,7 @@ def test_every_failure_and_warning_is_on_the_page():
 def test_the_verdict_on_a_run_is_one_sentence(outcomes, facts, tone, headline):
     document, page = _page(outcomes, **facts)
 
-    assert report_html.verdict(document) == report_html.Verdict(tone=tone, headline=headline)
+    assert verdict(document) == Verdict(tone=tone, headline=headline)
     assert page.texts["h1"] == [headline]
 
 
@@ -402,8 +405,95 @@ def test_a_verification_of_the_store_shows_coverage_and_damage():
 
     assert document["coverage"]["oldest_check"] == "2026-03-07T13:02:11.120000+00:00"
     text = " ".join(page.texts["html"])
-    assert "1 of 2 datasets was verified, 1 failed." in text.replace("; ", ", ")
+    assert page.texts["h1"] == ["1 of 2 datasets was verified (1 was repaired); 1 failed."]
+    assert [button.strip() for button in page.texts["button"]] == [
+        *("Id", "Dataset", "Status", "Read", "Files", "Time", "Worker")
+    ]
+    assert {detail["bytes_verified"] for detail in document["details"]} == {10}
     for words in ("/srv/blobs/<b>", "datasets 17, 18", "4: day 1", "/backup/<i>", "Week <0>", "not repaired"):
         assert words in text
     for key in ("coverage.bytes_total", "coverage.bytes_verified", "coverage.files"):
         assert page.figures[key] == {str(_look_up(document, key))}
+
+
+# Each verb in its own words ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize(
+    ("option", "status", "headline", "predicted"),
+    [
+        ({}, Status.RECLAIMED, "The project was reclaimed.", "The project would be reclaimed."),
+        ({"undo": True}, Status.UNDONE, "The project was moved back.", "The project would be moved back."),
+        ({"purge": True}, Status.PURGED, "The project was purged.", "The project would be purged."),
+        (
+            {"share": True},
+            Status.SHARED,
+            "The project shares blocks with the store now.",
+            "The project would share blocks with the store.",
+        ),
+    ],
+)
+def test_a_reclaim_s_page_says_what_it_was_asked_to_do(
+    option: dict[str, bool], status: Status, headline: str, predicted: str, dry_run: Any
+):
+    predictions = {
+        Status.RECLAIMED: Status.WOULD_RECLAIM,
+        Status.UNDONE: Status.WOULD_UNDO,
+        Status.PURGED: Status.WOULD_PURGE,
+        Status.SHARED: Status.WOULD_SHARE,
+    }
+    disk = DiskBytes(legacy=4096, freed=4096 * (status in {Status.PURGED, Status.SHARED}))
+    ended = predictions[status] if dry_run else status
+    outcome = Outcome(project_id=1, project_name="Day", status=ended, reason="done", disk=disk)
+
+    document, page = _page([outcome], verb=Verb.RECLAIM, dry_run=dry_run, selection={"options": option})
+
+    assert page.texts["h1"] == [predicted if dry_run else headline]
+    columns = [button.strip() for button in page.texts["button"]]
+    assert columns == [
+        *("Id", "Project", "Status", "On disk"),
+        *(["Freed"] if disk.freed else []),
+        *("Time", "Worker"),
+    ]
+    assert page.figures == {key: {str(_look_up(document, key))} for key in page.figures}
+    assert ("Would be given back" in page.texts["main"][0]) is dry_run
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_gc_s_page_has_its_entries_and_the_commands_that_bring_them_back(dry_run: Any):
+    found = [
+        GarbageEntry(
+            action=action,
+            entry_id=f"6f3c1d9e-1-{number}",
+            kind="dataset",
+            dataset_id=number,
+            name=f"Day <{number}>",
+            reason="nothing refers to it",
+            since=BEGIN,
+            files=3,
+            size_bytes=4096,
+        )
+        for number, action in enumerate(("quarantined", "removed"), 1)
+    ]
+    outcome = Outcome(
+        subject=Subject.STORE,
+        project_id=None,
+        project_name=None,
+        status=Status.WOULD_COLLECT if dry_run else Status.COLLECTED,
+        reason="found",
+        garbage=tuple(found),
+        warnings=(Warning_(message="left alone"),),
+    )
+
+    document, page = _page([outcome], verb=Verb.GC, dry_run=dry_run)
+
+    would = "would be " if dry_run else ""
+    assert page.texts["h1"] == [f"1 entry {would}put into quarantine; 1 entry {would}removed for good."]
+    commands = {code.strip() for code in page.texts["code"] if "restore" in code} - {"producer gc --restore"}
+    assert commands == (set() if dry_run else {"producer gc --restore 6f3c1d9e-1-1"})
+    assert {"Day <1>", "Day <2>", "left alone"} <= {text.strip() for text in page.texts["bdi"]}
+    assert page.figures == {key: {str(_look_up(document, key))} for key in page.figures}
+    ids = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
+    assert {a["href"][1:] for a in page.all("a")} <= ids
+    assert "Sessions" not in page.texts["main"][0]

@@ -69,7 +69,7 @@ def test_short_jobs_side_by_side_become_one_span_that_says_how_many_failed():
 
     assert found is not None
     ((span,),) = found.lanes[0].rows
-    assert (span.label, span.kind) == ("20 projects, 1 failed", "done")
+    assert (span.label, span.kind) == ("20 jobs, 1 failed", "done")
     assert span.failed_share == pytest.approx(0.05)
 
 
@@ -110,6 +110,6 @@ def test_every_job_with_times_is_in_exactly_one_lane(case):
 
     found = timeline(details)
 
-    drawn = sum(lane.projects for lane in found.lanes) if found else 0
+    drawn = sum(lane.jobs for lane in found.lanes) if found else 0
     begun = [d for d in details if d["worker"] and d["started_at"] and d["finished_at"]]
     assert drawn == len(begun) or all(d["started_at"] == d["finished_at"] for d in begun)
