@@ -34,7 +34,8 @@ class Foretelling:
 
     def finish_removals(self) -> None:
         """What has another name there has none then."""
-        self._gone_names.update(self._room(self._garbage.half_removed()).names)
+        paths = self._garbage.half_removed() + self._attempt.store.half_removed()
+        self._gone_names.update(self._room(paths).names)
 
     def complete(self, entry: Entry) -> None:
         """The rest of the entry counts with it when it is removed."""

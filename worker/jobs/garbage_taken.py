@@ -33,6 +33,7 @@ class Taking:
     def finish_removals(self) -> None:
         """What a gc that died was removing goes for good."""
         self._garbage.finish_removals()
+        self._attempt.store.finish_removals()
 
     def complete(self, entry: Entry) -> None:
         """An entry of a gc that died: what is still in the store follows, unless it is in use again. One for

@@ -44,5 +44,6 @@ def clear(engine: Engine, store: Store) -> None:
         for task in over(engine, found) if found else ():
             _log.info("leftover_removed", task=task)
             store.clear_staging(task, found[task])
+        store.finish_removals()
     except (MigratorError, SQLAlchemyError, OSError) as error:
         _log.warning("staging_not_cleared", reason=str(error))

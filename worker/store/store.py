@@ -516,7 +516,7 @@ class Store:
 
     def clear_staging(self, job: str, last_attempt: int) -> None:
         """Remove the staging directories of a job's attempts up to this one: they are over. A later one may
-        be at work, and the caller may have slept meanwhile. Likewise drafts of the store's description.
+        be at work, and the caller may have slept meanwhile. What others did not finish to remove goes, too.
         """
         folder = f"{self.root}/staging"
         with writing(folder), suppress(FileNotFoundError):
@@ -526,13 +526,23 @@ class Store:
                     # The attempt may be asleep, wake up right now and remove it, too.
                     with suppress(FileNotFoundError):
                         remove_tree(f"{folder}/{take_away(folder, name)}")
-                elif name.startswith(REMOVED):
-                    with suppress(FileNotFoundError):
-                        remove_tree(f"{folder}/{name}")
-                elif name.startswith(DRAFT) and self.store_id is not None:
-                    # The store has its description: a worker that is still drafting one finds that out.
-                    with suppress(FileNotFoundError):
-                        os.unlink(f"{folder}/{name}")
+        self.finish_removals()
+
+    def half_removed(self) -> list[str]:
+        """What in staging was being removed when its remover died, and drafts of the store's description."""
+        folder = f"{self.root}/staging"
+        with suppress(FileNotFoundError):
+            # The store has its description: a worker that is still drafting one finds that out.
+            prefixes = (REMOVED, DRAFT) if self.store_id is not None else (REMOVED,)
+            return [f"{folder}/{name}" for name in os.listdir(folder) if name.startswith(prefixes)]
+        return []
+
+    def finish_removals(self) -> None:
+        """Remove that."""
+        with writing(f"{self.root}/staging"):
+            for path in self.half_removed():
+                with suppress(FileNotFoundError):
+                    remove_tree(path)
 
     def sync(self) -> None:
         """Wait until everything written to the store's file system is on the disk: one call for any number of
