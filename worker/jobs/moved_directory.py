@@ -19,7 +19,8 @@ from worker.db.reclaims import Reclaim
 from worker.db.retry import when_free
 from worker.errors import ClaimLostError, MovedAwayMissingError, ReclaimRefusedError, RootLacksError
 from worker.jobs.attempt import Attempt
-from worker.legacy.moved_away import Move, is_away, is_home, move_back, rehearse_move_back
+from worker.legacy.moved_away import is_away, is_home, move_back, rehearse_move_back
+from worker.legacy.moved_links import Move
 from worker.runtime import log
 from worker.store.digest import printable
 
@@ -29,12 +30,20 @@ _CLAIM = "reclaiming"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a project's directory can be read; with the `move` that took it there, if not at home."""
+
+    path: str
+    move: Move | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Away:
-    """What a rollback finds of a project's directory. `path` is where it is, None for its own place (or
-    nowhere); `words` what was done about it, or in a dry run would be; `purged`: it was removed.
+    """What a rollback finds of a project's directory. `place` is where it is, None for home (or nowhere);
+    `words` what was done about it, or in a dry run would be; `purged`: it was removed.
     """
 
-    path: str | None = None
+    place: Place | None = None
     words: str | None = None
     purged: bool = False
 
@@ -57,14 +66,14 @@ def place_of(row: Reclaim) -> str:
     return row.moved_to if below == "." else os.path.normpath(f"{row.moved_to}/{below}")
 
 
-def settle_moves(attempt: Attempt, project_id: int) -> Mapping[int, str]:
+def settle_moves(attempt: Attempt, project_id: int) -> Mapping[int, Place]:
     """Bring what a job that died was moving back to its own place, and note it; what cannot be brought back
     is noted as reclaimed. Before anything is judged of the project, which may be deleted, or migrated anew.
 
     A dry run moves nothing. It takes for settled, by id of the conversion, what would come back, and reads it
     where it is now.
     """
-    settled: dict[int, str] = {}
+    settled: dict[int, Place] = {}
     if not _between(attempt, project_id):
         return settled
     with reclaiming(attempt):
@@ -108,8 +117,11 @@ def _bring_home(attempt: Attempt, row: Reclaim) -> Away:
         return Away(purged=True)
     try:
         if attempt.lease.dry_run:
-            path = rehearse_taking_back(attempt, row)[row.conversion_id]
-            return Away(path=path, words=f"its legacy directory would be moved back from {printable(path)}")
+            place = rehearse_taking_back(attempt, row)[row.conversion_id]
+            if place.move is None:
+                return Away()
+            words = f"its legacy directory would be moved back from {printable(place.path)}"
+            return Away(place=place, words=words)
         take_back(attempt, row)
     except MovedAwayMissingError:
         if not attempt.lease.options.restore_files:
@@ -153,15 +165,15 @@ def take_back(attempt: Attempt, row: Reclaim) -> None:
         raise
 
 
-def rehearse_taking_back(attempt: Attempt, row: Reclaim) -> dict[int, str]:
+def rehearse_taking_back(attempt: Attempt, row: Reclaim) -> dict[int, Place]:
     """Raise what `take_back` would; where the directory of each conversion is, that would come back."""
     check_mounted(attempt, row)
     rows, _ = _moved_with(attempt, row)
     move = move_of(row)
     if not is_away(move) and is_home(move):
-        return {one.conversion_id: one.legacy_path for one in rows}
+        return {one.conversion_id: Place(path=one.legacy_path) for one in rows}
     rehearse_move_back(move, attempt.tools.roots)
-    return {one.conversion_id: place_of(one) for one in rows}
+    return {one.conversion_id: Place(path=place_of(one), move=move) for one in rows}
 
 
 def check_mounted(attempt: Attempt, row: Reclaim) -> None:

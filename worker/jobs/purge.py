@@ -132,8 +132,7 @@ def _remove(attempt: Attempt, top: Reclaim, manifest: Manifest) -> Purged:
     attempt.heartbeat.enter("purge", conversion.dataset_hash)
     try:
         return purge_tree(
-            top.moved_to,
-            top.moved_from,
+            move_of(top),
             manifest,
             unpack(top.tree_attributes or conversion.tree_attributes),
             attempt.tools.roots,

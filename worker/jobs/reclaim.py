@@ -15,7 +15,7 @@ from worker.db.projects import Conversion
 from worker.db.reclaims import NewReclaim, Reclaim
 from worker.errors import ClaimLostError, NothingToDoError, ReclaimRefusedError
 from worker.jobs.attempt import Attempt
-from worker.jobs.moved_directory import in_transaction, reclaiming, settle_moves
+from worker.jobs.moved_directory import Place, in_transaction, reclaiming, settle_moves
 from worker.jobs.purge import purge
 from worker.jobs.reclaim_conditions import (
     Member,
@@ -63,7 +63,7 @@ def _work(attempt: Attempt) -> Outcome:
         return outcome
 
 
-def _act(attempt: Attempt, settled: Mapping[int, str]) -> Outcome:
+def _act(attempt: Attempt, settled: Mapping[int, Place]) -> Outcome:
     options = attempt.lease.options
     if options.undo:
         return undo(attempt)
@@ -72,12 +72,12 @@ def _act(attempt: Attempt, settled: Mapping[int, str]) -> Outcome:
     return share(attempt, settled) if options.share else _reclaim(attempt, settled)
 
 
-def _kept(attempt: Attempt, settled: Mapping[int, str]) -> DiskBytes:
+def _kept(attempt: Attempt, settled: Mapping[int, Place]) -> DiskBytes:
     """What stays allocated for a project that was skipped."""
     with autocommit(attempt.engine) as conn:
         conversion = projects.active_conversions(conn, [attempt.project_id]).get(attempt.project_id)
-    at = settled.get(conversion.conversion_id) if conversion is not None else None
-    path = os.path.realpath(at or attempt.lease.path or "")
+    place = settled.get(conversion.conversion_id) if conversion is not None else None
+    path = os.path.realpath(place.path if place is not None else attempt.lease.path or "")
     if attempt.lease.options.purge or not os.path.isdir(path):
         return DiskBytes()
     size = fingerprint(path, attempt.pace).allocated_bytes
@@ -92,7 +92,7 @@ def _conversion(attempt: Attempt) -> Conversion:
     return conversion
 
 
-def _reclaim(attempt: Attempt, settled: Mapping[int, str]) -> Outcome:
+def _reclaim(attempt: Attempt, settled: Mapping[int, Place]) -> Outcome:
     """The first job of a group moves the directory for all; the others find their row."""
     conversion = _conversion(attempt)
     carried = _carried(attempt, conversion)
@@ -141,7 +141,7 @@ class _Moving:
             self.top.conversion.legacy_path,
             f"{self.top.project_id}-{str(attempt.run_id)[:8]}",
             attempt.tools.roots,
-            now=self.top.at,
+            now=self.top.at.path,
         )
 
     def run(self) -> Outcome:
@@ -150,7 +150,7 @@ class _Moving:
         attempt.heartbeat.enter("check", self.top.conversion.dataset_hash)
         with attempt.engine.connect() as conn:
             check_rows(conn, attempt, self.members, self.way_in)
-        here = os.path.realpath(self.top.at)
+        here = os.path.realpath(self.top.at.path)
         identity, before = identity_of(here), fingerprint(here, attempt.pace)
         attributes = {member.project_id: self._check_bytes(member) for member in self.members}
         if attempt.lease.dry_run:
@@ -173,8 +173,10 @@ class _Moving:
     def _predict(self, before: Fingerprint) -> Outcome:
         size = self._own_size(before)
         words = f"would be moved to {printable(self.move.target)}"
-        if self.top.at != self.top.conversion.legacy_path:
-            words = f"would be moved back from {printable(self.top.at)}, where a job died; then it {words}"
+        if self.top.at.move is not None:
+            words = (
+                f"would be moved back from {printable(self.top.at.path)}, where a job died; then it {words}"
+            )
         outcome = self.attempt.outcome(Status.WOULD_RECLAIM, words).with_changes(
             disk=DiskBytes(legacy=size, moved=size)
         )

@@ -32,6 +32,7 @@ from worker.errors import (
 )
 from worker.jobs.attempt import Attempt
 from worker.jobs.dataset_check import DatasetCheck
+from worker.jobs.moved_directory import Place
 from worker.jobs.repair import Tree
 from worker.jobs.rollback import compare
 from worker.legacy.hashed_tree import HashedTree
@@ -53,7 +54,7 @@ class Member:
 
     conversion: Conversion
     place: str
-    at: str
+    at: Place
 
     @property
     def project_id(self) -> int:
@@ -64,7 +65,7 @@ class Member:
 # The group --------------------------------------------------------------------------------------------------
 
 
-def group_of(attempt: Attempt, conversion: Conversion, settled: Mapping[int, str]) -> list[Member]:
+def group_of(attempt: Attempt, conversion: Conversion, settled: Mapping[int, Place]) -> list[Member]:
     """All projects that go together with this one, outermost first, then by id; `settled` as of
     `settle_moves`.
 
@@ -94,7 +95,7 @@ def group_of(attempt: Attempt, conversion: Conversion, settled: Mapping[int, str
         Member(
             conversion=conversions[one.project_id],
             place=place,
-            at=settled.get(one.conversion_id, one.legacy_path),
+            at=settled.get(one.conversion_id, Place(path=one.legacy_path)),
         )
         for one, place in found
         if one.project_id in conversions
@@ -202,7 +203,7 @@ def _tree_name(conn: Connection, conversion: Conversion) -> str:
     return os.path.basename(dataset.file_path.rstrip("/"))
 
 
-def check_not_away(attempt: Attempt, conversion: Conversion, settled: Mapping[int, str]) -> None:
+def check_not_away(attempt: Attempt, conversion: Conversion, settled: Mapping[int, Place]) -> None:
     """Raise if the directory was moved away already; `settled` as of `settle_moves`."""
     with attempt.engine.connect() as conn:
         row = reclaims.of_conversion(conn, conversion.conversion_id)
@@ -220,9 +221,10 @@ def check_not_away(attempt: Attempt, conversion: Conversion, settled: Mapping[in
 
 def check_unchanged(attempt: Attempt, member: Member) -> HashedTree:
     """The directory as it was just read. Raises `DirectoryChangedError` unless it is what was migrated."""
-    if not os.path.lexists(member.at):
-        attempt.check_root(member.at)
-        raise DirectoryGoneError(f"Legacy path no longer exists: {printable(member.at)}")
+    path = member.at.path
+    if not os.path.lexists(path):
+        attempt.check_root(path)
+        raise DirectoryGoneError(f"Legacy path no longer exists: {printable(path)}")
     try:
         return compare(attempt, member.conversion, member.at)
     except RollbackRefusedError as error:

@@ -30,7 +30,7 @@ from worker.errors import (
 )
 from worker.jobs import leftovers
 from worker.jobs.attempt import Attempt
-from worker.jobs.moved_directory import Away, bring_home, settle_moves
+from worker.jobs.moved_directory import Away, Place, bring_home, settle_moves
 from worker.jobs.runner import run_job
 from worker.jobs.tools import Tools
 from worker.legacy.hash import hash_tree
@@ -69,7 +69,7 @@ def _work(attempt: Attempt) -> Outcome:
     away = bring_home(attempt, conversion)
     rebuilt = away.words or _rebuild_if_gone(attempt, conversion, away)
     if rebuilt is None or away.words:
-        compare(attempt, conversion, away.path)
+        compare(attempt, conversion, away.place)
     if attempt.lease.dry_run:
         return _predict(attempt, conversion, rebuilt)
     # The attempt or person that made what was found there may not have waited for the disk yet.
@@ -154,35 +154,35 @@ def _gone_around(attempt: Attempt, conversion: Conversion) -> list[Conversion]:
     return sorted(found.values(), key=lambda other: len(os.path.normpath(other.legacy_path)))
 
 
-def compare(attempt: Attempt, conversion: Conversion, path: str | None = None) -> HashedTree:
-    """The legacy tree, as it was just read; `path` is where it is, if not at its own place.
+def compare(attempt: Attempt, conversion: Conversion, place: Place | None = None) -> HashedTree:
+    """The legacy tree, as it was just read; `place` is where it is, if not at its own.
 
     Raises `RollbackRefusedError` unless it still has the content that was converted. Its digest alone says
     so.
     """
-    path = path or conversion.legacy_path
-    if not os.path.isdir(path):
-        raise RollbackRefusedError(f"Legacy path is not a directory any more: {printable(path)}")
+    place = place or Place(path=conversion.legacy_path)
+    if not os.path.isdir(place.path):
+        raise RollbackRefusedError(f"Legacy path is not a directory any more: {printable(place.path)}")
     likely, *others = _algorithms(attempt, conversion)
-    tree = _hashed(attempt, conversion, path, likely)
+    tree = _hashed(attempt, conversion, place, likely)
     for algorithm in others:
         if tree.manifest.digest != conversion.dataset_hash:
             attempt.heartbeat.restart()
-            tree = _hashed(attempt, conversion, path, algorithm)
+            tree = _hashed(attempt, conversion, place, algorithm)
     if tree.manifest.digest != conversion.dataset_hash:
-        _refuse(attempt, conversion, path, tree.manifest)
+        _refuse(attempt, conversion, place, tree.manifest)
     return tree
 
 
-def _refuse(attempt: Attempt, conversion: Conversion, path: str, last: Manifest) -> NoReturn:
+def _refuse(attempt: Attempt, conversion: Conversion, place: Place, last: Manifest) -> NoReturn:
     """Raise `RollbackRefusedError`, naming what differs from the store's manifest, where there is one. `last`
     is what was found by the algorithm that was tried last.
     """
-    changed = f"Legacy path is not what was migrated: {printable(path)}"
+    changed = f"Legacy path is not what was migrated: {printable(place.path)}"
     try:
         expected = attempt.store.read_manifest(conversion.dataset_hash)
         found = last if last.algorithm == expected.algorithm else None
-        found = found or _hashed(attempt, conversion, path, expected.algorithm).manifest
+        found = found or _hashed(attempt, conversion, place, expected.algorithm).manifest
         names = list(differences(expected, found))
     except (HandBackError, RunCancelledError, LeaseLostError):
         raise
@@ -209,10 +209,10 @@ def _algorithms(attempt: Attempt, conversion: Conversion) -> tuple[Algorithm, ..
     return (likely, "sha256" if likely == "blake3" else "blake3")
 
 
-def _hashed(attempt: Attempt, conversion: Conversion, path: str, algorithm: Algorithm) -> HashedTree:
+def _hashed(attempt: Attempt, conversion: Conversion, place: Place, algorithm: Algorithm) -> HashedTree:
     """The legacy tree as it is now. Reads every byte of it, and nothing of the store."""
     settings = attempt.tools.settings
-    scanned = scan(path, attempt.tools.roots, attempt.pace, needs_sessions=False)
+    scanned = scan(place.path, attempt.tools.roots, attempt.pace, needs_sessions=False, moved=place.move)
     attempt.files_seen = len(scanned.files)
     attempt.heartbeat.enter("compare", conversion.dataset_hash)
     named_by = Store(settings.store_dir, settings.datasets_dir, algorithm, None)

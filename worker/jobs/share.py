@@ -6,6 +6,7 @@ from worker.db import leases, projects
 from worker.db.engine import autocommit
 from worker.errors import NothingToDoError
 from worker.jobs.attempt import Attempt
+from worker.jobs.moved_directory import Place
 from worker.jobs.reclaim_conditions import Member, check_not_away, check_unchanged
 from worker.legacy.fingerprint import fingerprint
 from worker.legacy.share import share_file
@@ -13,7 +14,7 @@ from worker.messages import DiskBytes, Outcome, Status
 from worker.units import human_bytes
 
 
-def share(attempt: Attempt, settled: Mapping[int, str]) -> Outcome:
+def share(attempt: Attempt, settled: Mapping[int, Place]) -> Outcome:
     """Let each file of an unchanged legacy directory share its blob's blocks; the kernel compares the bytes.
 
     `settled` as of `settle_moves`. Twice, or after dying anywhere: what is shared stays so, and frees nothing
@@ -24,7 +25,7 @@ def share(attempt: Attempt, settled: Mapping[int, str]) -> Outcome:
     if conversion is None:
         raise NothingToDoError(f"project {attempt.project_id}: not migrated, or rolled back since")
     check_not_away(attempt, conversion, settled)
-    at = settled.get(conversion.conversion_id, conversion.legacy_path)
+    at = settled.get(conversion.conversion_id, Place(path=conversion.legacy_path))
     tree = check_unchanged(attempt, Member(conversion=conversion, place=conversion.legacy_path, at=at))
     attempt.heartbeat.enter("share", conversion.dataset_hash)
     dry_run, freed = attempt.lease.dry_run, 0

@@ -5,7 +5,6 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 
 from worker.errors import (
     DirectoryChangedError,
@@ -20,6 +19,7 @@ from worker.errors import (
     ReclaimRefusedError,
 )
 from worker.legacy.mount_table import current_mounts, mount_of, points_in
+from worker.legacy.moved_links import Move
 from worker.legacy.roots import Roots, check_place, is_within
 from worker.messages import MOVED_AWAY
 from worker.store.beneath import open_resolved
@@ -31,14 +31,6 @@ _TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR}
 
 Identity = tuple[int, int]
 """Device and inode of a directory: the same thing under whatever name."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Move:
-    """Where a directory lies by right (`source`, resolved), and where it is when it was moved away."""
-
-    source: str
-    target: str
 
 
 def plan_move(path: str, name: str, roots: Roots, *, now: str | None = None) -> Move:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from dataclasses import dataclass
 
 from worker.legacy.roots import is_within
 
@@ -9,10 +10,19 @@ _LINKS_MOST = 40
 """As many as the kernel follows."""
 
 
-def followed(path: str, home: str, now: str) -> str:
-    """Where a resolved path below `now` leads to, links followed as they were while that directory was at
-    `home`: by where it is now, no link in it. Raises `OSError` as `os.path.realpath` with `strict` does.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """Where a directory lies by right (`source`, resolved), and where it is when it was moved away."""
+
+    source: str
+    target: str
+
+
+def followed(path: str, move: Move) -> str:
+    """Where a resolved path in a directory that was moved leads to, links followed as they were at its own
+    place: by where it is now, no link in it. Raises `OSError` as `os.path.realpath` with `strict` does.
     """
+    home, now = move.source, move.target
     real, names, links = "/", _exchanged(path, now, home).split("/")[::-1], 0
     while names:
         real = os.path.normpath(os.path.join(real, names.pop()))

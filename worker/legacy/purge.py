@@ -17,7 +17,7 @@ from functools import partial
 from worker.errors import NotADirectoryOfItsOwnError
 from worker.legacy.mount_table import current_mounts, points_in
 from worker.legacy.moved_away import check_removable, opened_folder_of, refusals
-from worker.legacy.moved_links import followed
+from worker.legacy.moved_links import Move, followed
 from worker.legacy.roots import Roots
 from worker.legacy.tree_attributes import Attributes, TreeAttributes
 from worker.runtime.throttle import Pace, unlimited
@@ -54,8 +54,7 @@ class Purged:
 
 
 def purge_tree(
-    target: str,
-    home: str,
+    move: Move,
     manifest: Manifest,
     attributes: TreeAttributes,
     roots: Roots,
@@ -64,14 +63,15 @@ def purge_tree(
     advance: Callable[[int, int], None] = lambda _files, _bytes: None,
     pace: Pace = unlimited,
 ) -> Purged:
-    """Remove what was migrated of the directory at `target`, which was moved there from `home`, and the
-    directory if nothing else is in it; then wait for the disk. `rehearse` only counts, and raises what the
+    """Remove what was migrated of a directory that was moved away, and the directory if nothing else is in
+    it; then wait for the disk. `rehearse` only counts, and raises what the
     purge would, as far as is known without writing.
 
     Twice, or after dying anywhere: what is gone already is passed over. Raises `NotADirectoryOfItsOwnError`
     when something is mounted in it, `MountReadOnlyError` and `PlaceNotWritableError` where nothing can be
     removed, `MovedAwayMissingError` when the directory is missing that holds such directories.
     """
+    target = move.target
     for point in points_in(os.path.realpath(target), current_mounts()):
         raise NotADirectoryOfItsOwnError(f"{printable(target)} holds the mount point {printable(point)}")
     done = Purged()
@@ -82,7 +82,7 @@ def purge_tree(
             return done
         check_removable(target)
         try:
-            through = partial(_through, target=os.path.realpath(target), home=home)
+            through = partial(_through, move=Move(source=move.source, target=os.path.realpath(target)))
             _Purge(top, through, _by_directory(manifest, attributes), done, rehearse, advance, pace).run(
                 [entry.path for entry in manifest.directories]
             )
@@ -289,9 +289,9 @@ def _check_writable(folder: int, status: os.stat_result) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.readlink(name))
 
 
-def _through(path: str, target: str, home: str) -> os.stat_result:
+def _through(path: str, move: Move) -> os.stat_result:
     """What a link stands for. Its text is of the time when the directory was at its own place."""
-    return os.lstat(followed(f"{target}/{path}", home, target))
+    return os.lstat(followed(f"{move.target}/{path}", move))
 
 
 def _join(path: str, name: str) -> str:

@@ -18,6 +18,7 @@ from worker.errors import (
     SourceChangedError,
 )
 from worker.legacy.file_list import FileList, ScannedFile
+from worker.legacy.moved_links import Move, followed
 from worker.legacy.noise import Noise, is_noise
 from worker.legacy.roots import Roots, check_apart_from_store, check_place, is_within
 from worker.messages import MOVED_AWAY
@@ -69,6 +70,7 @@ class Scan:
     links: int
     noise: Noise
     allocated_bytes: int = 0
+    moved: Move | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -81,8 +83,16 @@ class Scan:
         return tuple(entry.path for entry in self.directories if "/" not in entry.path)
 
 
-def scan(project_path: str, roots: Roots, pace: Pace = unlimited, *, needs_sessions: bool = True) -> Scan:
-    """List the tree at `project_path`. `pace` is asked at each entry.
+def scan(
+    project_path: str,
+    roots: Roots,
+    pace: Pace = unlimited,
+    *,
+    needs_sessions: bool = True,
+    moved: Move | None = None,
+) -> Scan:
+    """List the tree at `project_path`. `pace` is asked at each entry. Of one that was `moved` away links are
+    followed as if it were at its own place.
 
     A directory is opened without following a link anywhere on the way, and its entries are looked at by its
     descriptor: what becomes a link meanwhile leads nowhere. One directory is open at a time, however deep the
@@ -91,7 +101,7 @@ def scan(project_path: str, roots: Roots, pace: Pace = unlimited, *, needs_sessi
     Raises a `ProjectError` that names the path or the entry: missing, not a directory, outside the allowed
     roots, overlapping the store, without sessions, unreadable, or holding what cannot be stored.
     """
-    walk = _begin(project_path, roots, pace)
+    walk = _begin(project_path, roots, pace, moved)
     directories: list[ScannedDirectory] = []
     files = FileList(walk.root)
     for entry in walk.entries():
@@ -110,6 +120,7 @@ def scan(project_path: str, roots: Roots, pace: Pace = unlimited, *, needs_sessi
         links=walk.links,
         noise=walk.noise,
         allocated_bytes=walk.allocation.size_bytes,
+        moved=moved,
     )
     if needs_sessions and not found.session_names:
         raise NoSessionsError(f"No session directories found: {printable(project_path)}")
@@ -121,7 +132,7 @@ def check_same(before: Scan, roots: Roots, pace: Pace = unlimited) -> None:
 
     A directory's own times do not matter. Nothing of the second list is kept while it is equal.
     """
-    now = _begin(before.root, roots, pace).entries()
+    now = _begin(before.root, roots, pace, before.moved).entries()
     files, directories = iter(before.files), iter(before.directories)
     for entry in now:
         of_kind: Iterator[_Entry] = files if isinstance(entry, ScannedFile) else directories
@@ -153,11 +164,11 @@ def _refuse_change(
     )
 
 
-def _begin(project_path: str, roots: Roots, pace: Pace) -> "_Walk":
+def _begin(project_path: str, roots: Roots, pace: Pace, moved: Move | None) -> "_Walk":
     _check_is_directory(project_path)
     real = os.path.realpath(project_path)
     check_place(project_path, real, roots)
-    return _Walk(real, roots, pace)
+    return _Walk(real, roots, pace, moved)
 
 
 def _check_is_directory(path: str) -> None:
@@ -197,13 +208,14 @@ class _Walk:
 
     root_status: os.stat_result
 
-    def __init__(self, real_root: str, roots: Roots, pace: Pace) -> None:
+    def __init__(self, real_root: str, roots: Roots, pace: Pace, moved: Move | None) -> None:
         self.roots = roots
         self.root = real_root
         self.links = 0
         self.noise = Noise()
         self.allocation = Allocation()
         self._pace = pace
+        self._moved = moved
         self._nested = 0
 
     def entries(self) -> Iterator[_Entry]:
@@ -266,7 +278,8 @@ class _Walk:
     def _target(self, source: str, path: str, left_at: tuple[str, ...]) -> str:
         """Where a link leads, if it may be followed. It is opened by that path, with no link on the way."""
         try:
-            real = os.path.realpath(source, strict=True)
+            moved = self._moved
+            real = os.path.realpath(source, strict=True) if moved is None else followed(source, moved)
         except FileNotFoundError as error:
             raise EntryRefusedError(f"Link leads nowhere: {printable(path)}") from error
         except OSError as error:

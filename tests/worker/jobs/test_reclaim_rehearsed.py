@@ -144,6 +144,8 @@ CASES = {
 @pytest.fixture
 def lab(site: Site, tools: Tools) -> Lab:
     home = plain_study(site, "study", 1)
+    # By its whole path: it leads nowhere while the directory is away.
+    (home / "link").symlink_to(next(home.glob("*/*.csv")))
     migrate_all(site, tools)
     assert run_one(tools, Verb.RECLAIM, 1).status is Status.RECLAIMED
     return Lab(site=site, tools=tools, home=home)

@@ -21,6 +21,7 @@ from tests.support.trees import (
 from worker.errors import NotADirectoryOfItsOwnError, PlaceNotWritableError, ReclaimRefusedError
 from worker.legacy import tree_attributes
 from worker.legacy.fingerprint import fingerprint
+from worker.legacy.moved_links import Move
 from worker.legacy.purge import Purged, purge_tree
 from worker.legacy.roots import Roots
 from worker.legacy.tree_attributes import TreeAttributes
@@ -49,9 +50,8 @@ class Case:
         return self
 
     def purge(self, *, rehearse: bool = False) -> Purged:
-        home = str(self.path)
-        away = home if self.away is None else str(self.away)
-        return purge_tree(away, home, self.manifest, self.attributes, self.roots, rehearse=rehearse)
+        move = Move(source=str(self.path), target=str(self.away or self.path))
+        return purge_tree(move, self.manifest, self.attributes, self.roots, rehearse=rehearse)
 
 
 @pytest.fixture
