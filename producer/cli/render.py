@@ -177,7 +177,7 @@ def _disk_lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"on disk: {legacy} in these directories, {more} in the store; a migration frees nothing"
         yield (
             "[dim]to free it: producer reclaim moves the directories away, producer reclaim --purge removes them later; "
-            "on XFS and Btrfs producer reclaim --share does without moving[/]"
+            "on XFS and Btrfs producer reclaim --share frees it in place[/]"
         )
 
 

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from rich.console import Console
@@ -16,15 +15,19 @@ from sqlalchemy import Connection, Engine, text
 
 from producer.demo import projects
 from producer.local.stack import Stack, stack
+from worker.allocation import allocated_below
 from worker.db import schema
 from worker.db.engine import connect
 from worker.errors import UsageError
+from worker.legacy.mount_table import current_mounts, mount_of
+from worker.messages import MOVED_AWAY
 from worker.sessions_csv import Reader, SessionRow, read
 from worker.settings import Settings
 from worker.units import human_bytes
 
 _MARK = "made-by-producer-demo"
 _REPORT = ("--report-dir", "reports")
+_SHARES_BLOCKS = {"xfs", "btrfs"}
 
 
 def run(folder: Path, *, megabytes: int) -> int:
@@ -66,6 +69,7 @@ class _Demo:
     def play(self, megabytes: int) -> bool:
         """All chapters; False when one did not end as it should."""
         self._record(megabytes)
+        self._space()
         before = self._frames()
         as_expected = [
             self._ends_with(0, "The tables", "schema", "apply"),
@@ -75,38 +79,61 @@ class _Demo:
         self.console.print(
             "  (Exit code 3: the run ended, and three projects could not be migrated; they were generated so.)"
         )
+        self._space()
         as_expected += [
             self._reads_as(before),
             self._ends_with(0, "All sessions and all stored bytes, verified", "verify", *_REPORT),
+            self._share(),
         ]
-        self._space("On disk after the migration")
         as_expected += self._reclaim()
         return all(as_expected)
+
+    def _share(self) -> bool:
+        """Where blocks can be shared: the space back without moving anything, and the same after that by
+        moving.
+        """
+        kind = _file_system(self.settings.data_dir)
+        if kind not in _SHARES_BLOCKS:
+            self.console.print(
+                f"\n(producer reclaim --share would free the space without moving anything; it needs XFS or btrfs, this is {kind}.)"
+            )
+            return True
+        self._chapter("Space back without moving: legacy files share the store's blocks")
+        before = _in_use(self.settings.data_dir)
+        as_expected = self._ends_with(0, "", "reclaim", "--share", "--wait", *_REPORT)
+        after = _in_use(self.settings.data_dir)
+        # `st_blocks` counts shared blocks for each file that has them: only the file system knows.
+        self.console.print(
+            f"  in use on this file system: {human_bytes(before)} before, {human_bytes(after)} after"
+        )
+        return as_expected
 
     def _reclaim(self) -> list[bool]:
         """The store becomes the only copy: in steps, each of which can be taken back until the purge."""
         now = ("--older-than", "0", "--yes", "--wait", *_REPORT)
+        purge = ("reclaim", "--purge", "--grace", "0", "--yes", "--wait", *_REPORT)
+        back = ("rollback", "--project-id")
         first = str(self._a_migrated_project())
-        return [
-            self._ends_with(0, "Space back, first step: the directories move away", "reclaim", *now),
-            self._ends_with(
-                0, "It can be taken back: a rollback", "rollback", "--project-id", first, "--wait", *_REPORT
+        steps = (
+            ("Space back, first step: the directories move away", ("reclaim", *now)),
+            ("It can be taken back: a rollback", (*back, first, "--wait", *_REPORT)),
+            ("… and once more", ("enqueue", "--project-id", first, "--wait", *_REPORT)),
+            ("", ("reclaim", "--project-id", first, *now)),
+            ("Second step, usually a month later: they are removed", purge),
+            (
+                "Even then: a rollback that rebuilds the directory from the store",
+                (*back, first, "--restore-files", "--wait", *_REPORT),
             ),
-            self._ends_with(0, "… and once more", "enqueue", "--project-id", first, "--wait", *_REPORT),
-            self._ends_with(0, "", "reclaim", "--project-id", first, *now),
-            self._ends_with(
-                *(0, "Second step, usually a month later: they are removed"),
-                *("reclaim", "--purge", "--grace", "0", "--yes", "--wait", *_REPORT),
+            (
+                "What nothing refers to, a gc would find",
+                ("gc", "--dry-run", "--grace", "0", "--wait", *_REPORT),
             ),
-            self._space("On disk after the purge"),
-            self._ends_with(
-                *(0, "Even then: a rollback that rebuilds the directory from the store"),
-                *("rollback", "--project-id", first, "--restore-files", "--wait", *_REPORT),
-            ),
-            self._ends_with(
-                0, "What nothing refers to, a gc would find", "gc", "--dry-run", "--wait", *_REPORT
-            ),
-        ]
+        )
+        as_expected = []
+        for title, command in steps:
+            as_expected.append(self._ends_with(0, title, *command))
+            self._space()
+        return as_expected
 
     def _a_migrated_project(self) -> int:
         with self.engine.connect() as conn:
@@ -163,19 +190,16 @@ class _Demo:
             rows = _session_rows(conn, ["2025-03-03_08_00_00", "2025-06-01_22_00_00.2"])
         return {row.session_name: read(row, Reader.PLOT, self.settings.data_dir) for row in rows}
 
-    def _space(self, title: str) -> bool:
-        """What is on disk now, each content counted once."""
-        self._chapter(title)
-        legacy = _allocated(
-            path
-            for path in self.settings.data_dir.iterdir()
-            if not path.name.endswith(("raw_datasets", "dataset_store"))
-        )
-        store = _allocated([self.settings.datasets_dir, self.settings.store_dir])
+    def _space(self) -> None:
+        """What is on disk now, in allocated blocks."""
+        data = self.settings.data_dir
+        store = [self.settings.datasets_dir, self.settings.store_dir]
+        away = data / MOVED_AWAY
+        legacy = [path for path in data.iterdir() if path not in {*store, away}]
         self.console.print(
-            f"  legacy directories {human_bytes(legacy)}, the store with all its trees {human_bytes(store)}"
+            f"  on disk: {human_bytes(allocated_below(legacy))} in legacy directories, "
+            f"{human_bytes(allocated_below([away]))} moved away, {human_bytes(allocated_below(store))} in the store"
         )
-        return True
 
 
 def _prepare(folder: Path) -> None:
@@ -221,12 +245,14 @@ def _session_rows(conn: Connection, names: list[str]) -> list[SessionRow]:
     return [SessionRow(**row._mapping) for row in found]  # noqa: SLF001 - the public name of a row as a mapping
 
 
-def _allocated(roots: Any) -> int:
-    """Bytes of all files below the roots; a file with several names counts once."""
-    sizes: dict[tuple[int, int], int] = {}
-    for root in roots:
-        for directory, _, names in os.walk(root):
-            for name in names:
-                status = os.lstat(os.path.join(directory, name))
-                sizes[status.st_dev, status.st_ino] = status.st_size
-    return sum(sizes.values())
+def _file_system(directory: Path) -> str:
+    """The type of file system that a directory lies on."""
+    mount = mount_of(os.path.realpath(directory), current_mounts())
+    return mount.kind if mount is not None else "unknown"
+
+
+def _in_use(directory: Path) -> int:
+    """How much of a directory's file system is in use, by all that is on it."""
+    os.sync()
+    status = os.statvfs(directory)
+    return (status.f_blocks - status.f_bfree) * status.f_frsize
