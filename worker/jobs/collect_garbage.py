@@ -118,7 +118,7 @@ class _Collection:
     def _complete_begun(self) -> None:
         self.hands.finish_removals()
         for entry in self.hands.entries():
-            if not entry.is_whole and entry.dataset_hash is not None:
+            if not entry.is_whole:
                 self.hands.complete(entry)
 
     def _remove_old(self) -> None:

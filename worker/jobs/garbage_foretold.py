@@ -39,7 +39,8 @@ class Foretelling:
 
     def complete(self, entry: Entry) -> None:
         """The rest of the entry counts with it when it is removed."""
-        if not is_registered(self._attempt, entry.dataset_hash or ""):
+        is_dataset = entry.dataset_hash is not None
+        if is_dataset and not is_registered(self._attempt, entry.dataset_hash or ""):
             self._to_come[entry.entry_id] = self._things(entry)
         elif self._garbage.is_empty(entry):
             self._given_up.add(entry.entry_id)

@@ -40,7 +40,11 @@ class Taking:
         which nothing had been taken, or from which all was brought back, is given up.
         """
         _log.info("entry_completed", entry=entry.entry_id)
-        digest = entry.dataset_hash or ""
+        if entry.dataset_hash is None:
+            # What else is loose this gc finds by itself.
+            (self._garbage.remove if self._garbage.is_empty(entry) else self._garbage.finish)(entry)
+            return
+        digest = entry.dataset_hash
         with self._attempt.claim([digest], f"dataset {digest[:12]}"):
             if is_registered(self._attempt, digest) and self._garbage.is_empty(entry):
                 self._garbage.remove(entry)
