@@ -21,11 +21,20 @@ def main() -> int:
     """
     arguments = _arguments()
     # Whoever ends us lets us end what we started.
-    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(1))
+    told_to_stop: list[int] = []
+
+    def stop(number: int, _frame: object) -> None:
+        # Python passes over what is raised in a finalizer: then it is the next schedule that is not played.
+        told_to_stop.append(number)
+        sys.exit(1)
+
+    signal.signal(signal.SIGTERM, stop)
     results: list[Result] = []
     try:
         with servers() as running, forks(running.folder, PROGRAMS) as processes:
             for seed in range(arguments.seed, arguments.seed + arguments.schedules):
+                if told_to_stop:
+                    sys.exit(1)
                 only = Kind[arguments.only] if arguments.only else None
                 plan = make_plan(seed, faultless=arguments.faultless, only=only)
                 result = run_schedule(plan, running, processes, keep=arguments.keep)
