@@ -67,7 +67,7 @@ def test_commands_that_follow_a_run_wait_for_the_database(
         assert following.stderr is not None
         assert following.stdout is not None
         # A line of its progress, as JSON on standard output or in words beside it: it has looked once.
-        while "projects" not in (
+        while "project" not in (
             line := (following.stdout if "--json" in verb else following.stderr).readline()
         ):
             assert line, "it has ended"
