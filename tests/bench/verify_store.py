@@ -1,16 +1,19 @@
 """`python -m tests.bench.verify_store`: a verification of the store against two b3sum processes over the same
-blobs, in turn and as a ratio; then what the repair of one blob costs in a store of many datasets.
+blobs, in turn and as a ratio, from memory and, for root, from the disk; then what the repair of one blob
+costs in a store of many datasets.
 """
 
 import argparse
+import os
 import shutil
 import signal
 import statistics
 import subprocess
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import Engine
@@ -59,18 +62,41 @@ def _against_b3sum(system: System, corpus: Corpus, data_dir: Path, rounds: int) 
         blobs = {str(path): path.stat().st_size for path in data_dir.glob("dataset_store/blobs/*/*")}
         total = sum(blobs.values())
         _verified_s(settings, engine, total)
-        ratios, ours, theirs = [], [], []
-        for _ in range(rounds):
-            theirs.append(_b3sum_s(blobs))
-            ours.append(_verified_s(settings, engine, total))
-            ratios.append(ours[-1] / theirs[-1])
-        print(
-            f"{corpus.name}: {len(blobs):,} blobs, {total / 1e6:,.0f} MB; verify {statistics.median(ours):.2f} s "
-            f"({total / 1e6 / statistics.median(ours):,.0f} MB/s), b3sum x 2 {statistics.median(theirs):.2f} s "
-            f"({total / 1e6 / statistics.median(theirs):,.0f} MB/s); ratio {statistics.median(ratios):.2f} "
-            f"({min(ratios):.2f} to {max(ratios):.2f}); biggest worker {peak_mb(pids):.0f} MB",
-            flush=True,
-        )
+        for cache, settle in _CACHES.items():
+            if settle is not None and not os.access(_DROP_CACHES, os.W_OK):
+                print(f"{corpus.name}, {cache}: not measured, {_DROP_CACHES} cannot be written")
+                continue
+            ratios, ours, theirs = list[float](), list[float](), list[float]()
+            for _ in range(rounds):
+                for times, contender in (
+                    (theirs, partial(_b3sum_s, blobs)),
+                    (ours, partial(_verified_s, settings, engine, total)),
+                ):
+                    if settle is not None:
+                        settle()
+                    times.append(contender())
+                ratios.append(ours[-1] / theirs[-1])
+            print(
+                f"{corpus.name}, {cache}: {len(blobs):,} blobs, {total / 1e6:,.0f} MB; verify {statistics.median(ours):.2f} s "
+                f"({total / 1e6 / statistics.median(ours):,.0f} MB/s), b3sum x 2 {statistics.median(theirs):.2f} s "
+                f"({total / 1e6 / statistics.median(theirs):,.0f} MB/s); ratio {statistics.median(ratios):.2f} "
+                f"({min(ratios):.2f} to {max(ratios):.2f}); biggest worker {peak_mb(pids):.0f} MB",
+                flush=True,
+            )
+
+
+def _drop_caches() -> None:
+    """Let the kernel forget what it has read, so that the disk is asked again."""
+    os.sync()
+    Path(_DROP_CACHES).write_text("3", encoding="ascii")
+
+
+_DROP_CACHES = "/proc/sys/vm/drop_caches"
+
+_CACHES: dict[str, Callable[[], None] | None] = {
+    "from memory": None,
+    "from the disk": _drop_caches,
+}
 
 
 def _verified_s(settings: Settings, engine: Engine, total: int) -> float:
