@@ -92,6 +92,14 @@ def begun_entry(tools: Tools, one: Outcome) -> Entry:
     return entry
 
 
+def spare_tree(one: Outcome) -> Path:
+    """What a job leaves that stored a dataset under another name and died before its conversion."""
+    tree = Path(str(one.dataset_path))
+    spare = tree.with_name(f"other_name-{tree.name.rpartition('-')[2]}")
+    shutil.copytree(tree, spare, copy_function=os.link)
+    return spare
+
+
 def contents(tree: Path) -> dict[bytes, object]:
     """Every entry of a tree with its mode and its bytes."""
     return {name: (one.kind, one.mode, one.content) for name, one in snapshot_tree(tree).items()}

@@ -17,7 +17,7 @@ from worker.db.engine import sql
 from worker.db.retry import GIVE_WAY
 from worker.db.texts import as_json
 
-Kind = Literal["dataset", "manifest", "blob"]
+Kind = Literal["dataset", "tree", "manifest", "blob"]
 
 _NOT_IN_USE = """
     not exists (select from migration_jobs j join migration_runs r using (run_id)
@@ -325,6 +325,21 @@ def registered(conn: Connection) -> tuple[frozenset[str], frozenset[str]]:
     rows = conn.execute(sql("select dataset_hash, file_path from raw_datasets")).all()
     names = (row.file_path.rstrip("/").rpartition("/")[2] for row in rows)
     return frozenset(row.dataset_hash for row in rows), frozenset(names)
+
+
+def is_used(conn: Connection, tree: str) -> bool:
+    """Does a dataset's row point to the directory of this name among the trees, or does a session read from
+    it?
+    """
+    used: bool = conn.execute(
+        sql("""
+            select exists (select from raw_datasets
+                           where right(rtrim(file_path, '/'), length(:name) + 1) = '/' || :name)
+                or exists (select from sessions
+                           where strpos(parent_session_data_path || '/', '/' || :name || '/') > 0)"""),
+        {"name": tree},
+    ).scalar_one()
+    return used
 
 
 # The ledger -------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ completed by the next gc; so it may be stopped between any two.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -13,12 +13,13 @@ from functools import partial
 from worker.db import garbage, leases, projects
 from worker.db.engine import autocommit
 from worker.db.garbage import Unreferenced
-from worker.errors import GarbageTripwireError
+from worker.errors import EntryUnreadableError, GarbageTripwireError, StoredBytesMismatchError
 from worker.jobs import leftovers
 from worker.jobs.attempt import Attempt
 from worker.jobs.garbage_foretold import Foretelling
 from worker.jobs.garbage_taken import Taking
 from worker.jobs.indexing import index_rest
+from worker.jobs.repair import inode_at
 from worker.jobs.restore_garbage import restore_entry
 from worker.jobs.runner import run_job
 from worker.jobs.tools import Tools
@@ -26,6 +27,7 @@ from worker.legacy.restore import remove_finished
 from worker.messages import GarbageEntry, JobRef, Outcome, Status, Verb, Warning_
 from worker.store.digest import printable
 from worker.store.garbage import Entry, Garbage, Size
+from worker.store.inspection import Found, inspect
 
 CLAIM = "collecting"
 """What one gc at a time holds."""
@@ -192,8 +194,11 @@ class _Collection:
         """Manifests without a row, with their trees: a job stored them, and its conversion failed."""
         with autocommit(self.attempt.engine) as conn:
             hashes, names = garbage.registered(conn)
-        orphans = [digest for digest in self.hands.manifests() if digest not in hashes]
-        trees = self._trees_without_row(names) if orphans else {}
+        manifests = self.hands.manifests()
+        orphans = [digest for digest in manifests if digest not in hashes]
+        left = [name for name in self.garbage.trees() if name not in names]
+        trees = self._trees_without_row(left) if orphans else {}
+        self._take_spare_trees(left, manifests, {trees.get(one) or trees.get(one[:12]) for one in orphans})
         self.hands.mark("manifest", orphans)
         with autocommit(self.attempt.engine) as conn:
             since = garbage.since(conn, "manifest", orphans)
@@ -205,12 +210,50 @@ class _Collection:
             entry = replace(entry, dataset_hash=digest, tree=trees.get(digest) or trees.get(digest[:12]))
             self._note_taken(entry, self.hands.take_orphan(entry))
 
-    def _trees_without_row(self, registered: frozenset[str]) -> dict[str, str]:
-        """The directories that no row points to, by the digest, or the beginning of one, that ends their
-        names. One that a row points to is somebody's dataset.
+    def _trees_without_row(self, names: Sequence[str]) -> dict[str, str]:
+        """The directories of these names by the digest, or the beginning of one, that ends them. None that a
+        row points to: it is somebody's dataset.
         """
-        names = (name for name in reversed(self.garbage.trees()) if name not in registered)
-        return {name.rpartition("-")[2]: f"{self.attempt.store.trees}/{name}" for name in names}
+        return {_ending(name): f"{self.attempt.store.trees}/{name}" for name in reversed(names)}
+
+    def _take_spare_trees(
+        self, names: Sequence[str], manifests: Sequence[str], of_orphans: Collection[str | None]
+    ) -> None:
+        """Further trees of one content: two jobs stored it under two names, and only one's has the row. What
+        is anything else may be somebody's own, and is left alone.
+        """
+        known = {end: digest for digest in manifests for end in (digest, digest[:12])}
+        spare = {
+            tree: digest
+            for name in names
+            if (tree := f"{self.attempt.store.trees}/{name}") not in of_orphans
+            and (digest := known.get(_ending(name))) is not None
+            and self._is_ours(tree, digest)
+        }
+        self.hands.mark("tree", sorted(set(spare.values())))
+        with autocommit(self.attempt.engine) as conn:
+            since = garbage.since(conn, "tree", sorted(set(spare.values())))
+        gone: list[str] = []
+        for tree, digest in spare.items():
+            self.attempt.pace(0)
+            name = f"dataset {digest[:12]}"
+            entry = self._entry("tree", name, "the same content has another tree", since.get(digest))
+            size = self.hands.take_spare(replace(entry, tree=tree), digest)
+            self._note_taken(entry, size)
+            gone += [digest] if size is not None else []
+        self.hands.unmark_spare(gone)
+
+    def _is_ours(self, tree: str, digest: str) -> bool:
+        """Is everything in the tree a link of a blob, as the manifest has it, and is there nothing else?"""
+        store = self.attempt.store
+        try:
+            found = inspect(store.read_manifest(digest), tree, self.attempt.pace)
+            return all(
+                isinstance(one, Found) and one.inode == inode_at(store.blob_path(one.file.digest))
+                for one in found
+            )
+        except (StoredBytesMismatchError, EntryUnreadableError):
+            return False
 
     # Loose blobs --------------------------------------------------------------------------------------------
 
@@ -292,3 +335,8 @@ class _Collection:
 
     def _warn(self, message: str) -> None:
         self.warnings.append(Warning_(message=message))
+
+
+def _ending(name: str) -> str:
+    """Where a tree's name has its digest, or the beginning of that."""
+    return name.rpartition("-")[2]

@@ -11,7 +11,7 @@ from worker.db.engine import autocommit
 from worker.db.garbage import Kind
 from worker.jobs.attempt import Attempt
 from worker.jobs.garbage_blobs import due_blobs, loose_blobs
-from worker.jobs.garbage_taken import is_registered, own_digests
+from worker.jobs.garbage_taken import is_registered, is_used, own_digests
 from worker.store.garbage import Entry, Garbage, Room, Size
 
 
@@ -76,9 +76,22 @@ class Foretelling:
 
     def take_orphan(self, entry: Entry) -> Size | None:
         """A manifest without a row, if it would be due."""
+        return (
+            self._room(self._things(entry)).size
+            if self._goes("manifest", entry.dataset_hash or "", entry)
+            else None
+        )
+
+    def take_spare(self, entry: Entry, digest: str) -> Size | None:
+        """A further tree of a content, if it would be due."""
+        return self._room([entry.tree or ""]).size if self._goes("tree", digest, entry) else None
+
+    def _goes(self, kind: Kind, name: str, entry: Entry) -> bool:
         with autocommit(self._attempt.engine) as conn:
-            due = garbage.due(conn, "manifest", [entry.dataset_hash or ""], self._grace_h)
-        return self._room(self._things(entry)).size if due else None
+            return bool(garbage.due(conn, kind, [name], self._grace_h)) and not is_used(conn, entry)
+
+    def unmark_spare(self, digests: Collection[str]) -> None:
+        """Marks stay, as all do."""
 
     def forget_referenced(self) -> None:
         """Marks stay: the next real gc removes those that are wrong."""

@@ -3,8 +3,11 @@
 All of it is findable after a crash, and completed by the next gc.
 """
 
+import os
 from collections.abc import Collection, Iterator
 from dataclasses import replace
+
+from sqlalchemy import Connection
 
 from worker.db import garbage
 from worker.db.engine import autocommit
@@ -111,7 +114,7 @@ class Taking:
         with self._attempt.claim([digest], f"dataset {digest[:12]}"):
             with self._attempt.engine.begin() as conn:
                 due = garbage.lock_due(conn, "manifest", [digest], self._grace_h)
-                if not due or garbage.id_of(conn, digest) is not None:
+                if not due or garbage.id_of(conn, digest) is not None or is_used(conn, entry):
                     return None
                 self._garbage.describe(entry)
                 garbage.forget_index(conn, digest)
@@ -119,6 +122,22 @@ class Taking:
             with autocommit(self._attempt.engine) as conn:
                 garbage.unmark(conn, "manifest", [digest])
             return self._garbage.size_of(entry)
+
+    def take_spare(self, entry: Entry, digest: str) -> Size | None:
+        """A further tree of a content, if that is marked for long enough. Blobs and manifest stay."""
+        with self._attempt.claim([digest], f"dataset {digest[:12]}"):
+            with self._attempt.engine.begin() as conn:
+                if not garbage.lock_due(conn, "tree", [digest], self._grace_h) or is_used(conn, entry):
+                    return None
+                self._garbage.describe(entry)
+            self._garbage.take_tree(entry)
+            self._garbage.finish(entry)
+            return self._garbage.size_of(entry)
+
+    def unmark_spare(self, digests: Collection[str]) -> None:
+        """All further trees of these contents are gone."""
+        with self._attempt.engine.begin() as conn:
+            garbage.unmark(conn, "tree", digests)
 
     def _take_files(self, entry: Entry) -> None:
         """Tree, manifest, and the blobs that nothing else needs. The dataset's claim is held.
@@ -171,6 +190,11 @@ def is_registered(attempt: Attempt, digest: str) -> bool:
     """Has the dataset with this digest a row?"""
     with autocommit(attempt.engine) as conn:
         return garbage.id_of(conn, digest) is not None
+
+
+def is_used(conn: Connection, entry: Entry) -> bool:
+    """Does a row point to the tree of an entry, or a session read from it?"""
+    return entry.tree is not None and garbage.is_used(conn, os.path.basename(entry.tree))
 
 
 def own_digests(taken: Garbage, entry: Entry) -> set[str]:

@@ -51,7 +51,8 @@ def _steps(attempt: Attempt, rows: Sequence[Session]) -> Outcome:
     if not attempt.lease.dry_run:
         with attempt.engine.begin() as conn:
             garbage.unmark(conn, "blob", reading.tree.distinct)
-            garbage.unmark(conn, "manifest", [reading.tree.manifest.digest])
+            for kind in ("manifest", "tree"):
+                garbage.unmark(conn, kind, [reading.tree.manifest.digest])
 
     def claim_store_convert() -> Outcome:
         if attempt.lease.dry_run:

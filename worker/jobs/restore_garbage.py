@@ -26,6 +26,9 @@ def restore_entry(attempt: Attempt, entry_id: str) -> Outcome:
     if entry is None:
         raise GarbageNotRestoredError(f"There is no entry {printable(entry_id)} in quarantine")
     if entry.dataset_hash is None:
+        if entry.tree is not None and os.path.lexists(entry.tree):
+            raise GarbageNotRestoredError(f"Something else is at {printable(entry.tree)}")
+        taken.restore_tree(entry)
         files = taken.restore_loose(entry, attempt.pace)
     else:
         with attempt.claim([entry.dataset_hash], f"dataset {entry.dataset_hash[:12]}"):

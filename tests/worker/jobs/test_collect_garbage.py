@@ -6,7 +6,7 @@ import pytest
 from blake3 import blake3
 from sqlalchemy import Engine, text
 
-from tests.support.damages import Twins, begun_entry, twins
+from tests.support.damages import Twins, begun_entry, spare_tree, twins
 from tests.support.psql import contents
 from tests.support.runs import WORK, at_once, gc, let_lease_run_out, open_run, run_one, verify_datasets
 from tests.support.sites import Site
@@ -195,6 +195,35 @@ def test_loose_blobs_and_trees_without_a_row_go_when_they_are_old_enough(stored:
     assert restored.status is Status.RESTORED, restored.reason
     assert loose.read_bytes() == content
     assert {one.status for one in verify_datasets(tools)} == {Status.VERIFIED}
+
+
+def test_a_second_tree_of_a_content_goes_unless_it_is_in_use_or_is_not_only_that(stored: Twins, tools: Tools):
+    spare = spare_tree(stored.first)
+    young = gc(tools, grace_hours=24)
+    _sql(stored, "update migration_unreferenced set marked_at = marked_at - interval '2 days'")
+    _sql(
+        stored,
+        "insert into sessions (project_id, session_name, start_ns, stop_ns, parent_session_data_path)"
+        " values (:id, 'reads there', 0, 1, :path)",
+        id=stored.second.project_id,
+        path=f"{spare}/day",
+    )
+    in_use = gc(tools)
+    _sql(stored, "delete from sessions where session_name = 'reads there'")
+    spare.chmod(0o755)
+    (spare / "somebody's own").touch()
+    not_only = gc(tools)
+    (spare / "somebody's own").unlink()
+    files = everything_in(spare)
+
+    (entry,) = gc(tools, grace_hours=24).garbage
+
+    assert young.garbage == in_use.garbage == not_only.garbage == ()
+    assert (entry.kind, entry.reason) == ("tree", "the same content has another tree")
+    assert not spare.exists()
+    stored.check_whole()
+    assert gc(tools, restore_entry=entry.entry_id).status is Status.RESTORED
+    assert everything_in(spare) == files
 
 
 def test_a_restored_dataset_is_young_again_and_a_second_copy_is_refused(stored: Twins, tools: Tools):

@@ -9,7 +9,7 @@ import pytest
 from blake3 import blake3
 from sqlalchemy import text
 
-from tests.support.damages import begun_entry
+from tests.support.damages import begun_entry, spare_tree
 from tests.support.runs import gc, migrate_all, open_run, run_one, verify_datasets
 from tests.support.sites import Site
 from tests.support.studies import plain_study
@@ -74,12 +74,17 @@ def _an_index_of_what_was_never_stored(tools: Tools, one: Outcome) -> None:
         blob_index.mark_indexed(conn, "0" * 64)
 
 
+def _a_second_tree(_tools: Tools, one: Outcome) -> None:
+    spare_tree(one)
+
+
 KINDS: tuple[Callable[[Tools, Outcome], Any], ...] = (
     _an_old_entry,
     _roll_back,
     _roll_back,
     _a_deleted_project,
     _a_tree_without_a_row,
+    _a_second_tree,
     _a_loose_blob,
     _an_index_of_what_was_never_stored,
     _an_entry_that_was_begun,
