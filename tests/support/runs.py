@@ -68,7 +68,9 @@ def open_run(
     run_id = uuid.uuid4()
     with engine.begin() as conn:
         found = _subjects(conn, verb, subject)
-        chosen = sorted([number for number, (_, path) in found.items() if path] if only is None else only)
+        wanted = [number for number, (_, path) in found.items() if path] if only is None else only
+        # A project that was deleted since somebody chose it has no job.
+        chosen = sorted(number for number in wanted if number in found)
         ledger.open_run(conn, run_id, verb, dry_run=dry_run, selection={"options": options})
         ledger.add_jobs(
             conn,

@@ -251,7 +251,8 @@ def take_rows(conn: Connection, dataset_hash: str, grace_h: float) -> dict[str, 
 def put_rows_back(conn: Connection, kept: Mapping[str, Any]) -> int:
     """Write a dataset's rows as `take_rows` found them, with their ids; the dataset's id.
 
-    Raises `DatabaseRefusedError` when its id, digest or place is another dataset's by now.
+    Raises `SequenceBehindError` when its id is another dataset's by now, `DatabaseRefusedError` when its
+    digest or place is.
     """
     dataset_id: int = conn.execute(
         sql("""

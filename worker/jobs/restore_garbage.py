@@ -2,10 +2,11 @@
 
 import os
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from worker.db import garbage
 from worker.db.engine import autocommit
-from worker.errors import DatabaseRefusedError, GarbageNotRestoredError
+from worker.errors import DatabaseRefusedError, GarbageNotRestoredError, SequenceBehindError
 from worker.jobs.attempt import Attempt
 from worker.jobs.indexing import index
 from worker.messages import GarbageEntry, Outcome, Status
@@ -26,10 +27,7 @@ def restore_entry(attempt: Attempt, entry_id: str) -> Outcome:
     if entry is None:
         raise GarbageNotRestoredError(f"There is no entry {printable(entry_id)} in quarantine")
     if entry.dataset_hash is None:
-        if entry.tree is not None and os.path.lexists(entry.tree):
-            raise GarbageNotRestoredError(f"Something else is at {printable(entry.tree)}")
-        taken.restore_tree(entry)
-        files = taken.restore_loose(entry, attempt.pace)
+        files = _restore_without_dataset(attempt, taken, entry)
     else:
         with attempt.claim([entry.dataset_hash], f"dataset {entry.dataset_hash[:12]}"):
             files = _restore_dataset(attempt, taken, entry)
@@ -48,6 +46,26 @@ def restore_entry(attempt: Attempt, entry_id: str) -> Outcome:
     ).with_changes(garbage=(found,))
 
 
+def _wanted(taken: Garbage, entry: Entry) -> Entry:
+    """Somebody wants the entry back: it is young again, so that no gc removes it before that has come about.
+    Until the rows are there again, a gc that comes meanwhile completes this entry instead of a new one.
+    """
+    wanted = replace(entry, is_whole=False, quarantined_at=datetime.now(UTC))
+    taken.describe(wanted)
+    return wanted
+
+
+def _restore_without_dataset(attempt: Attempt, taken: Garbage, entry: Entry) -> int:
+    """Loose blobs, or a tree whose content has another one; young again, too."""
+    if entry.tree is not None and os.path.lexists(entry.tree) and _has_tree(attempt, entry):
+        raise GarbageNotRestoredError(f"Something else is at {printable(entry.tree)}")
+    entry = _wanted(taken, entry)
+    with attempt.engine.begin() as conn:
+        garbage.unmark(conn, "blob", (os.path.basename(path) for path in taken.things(entry)))
+    taken.restore_tree(entry)
+    return taken.restore_loose(entry, attempt.pace)
+
+
 def _restore_dataset(attempt: Attempt, taken: Garbage, entry: Entry) -> int:
     """The caller has the dataset's claim. Index and marks come before the blobs are looked for: a gc that
     comes later, or is at work on them, must not take what was just brought back.
@@ -55,8 +73,7 @@ def _restore_dataset(attempt: Attempt, taken: Garbage, entry: Entry) -> int:
     manifest = taken.manifest_of(entry)
     if _is_back(attempt, entry, manifest):
         return 0
-    # Until the rows are there again, a gc that comes meanwhile completes this entry instead of a new one.
-    taken.describe(replace(entry, is_whole=False))
+    entry = _wanted(taken, entry)
     if entry.rows is not None:
         index(attempt, manifest)
     with attempt.engine.begin() as conn:
@@ -77,6 +94,8 @@ def _restore_dataset(attempt: Attempt, taken: Garbage, entry: Entry) -> int:
                 garbage.put_rows_back(conn, entry.rows)
                 garbage.mark(conn, "dataset", [manifest.digest])
                 garbage.ripen(conn, "dataset", [manifest.digest])
+        except SequenceBehindError as error:
+            raise GarbageNotRestoredError(f"Another dataset has its number, {entry.dataset_id}") from error
         except DatabaseRefusedError as error:
             raise GarbageNotRestoredError(f"Its rows cannot be written: {error}") from error
     return len(manifest.files)
@@ -101,5 +120,11 @@ def _is_back(attempt: Attempt, entry: Entry, manifest: Manifest) -> bool:
 
 def _is_taken(attempt: Attempt, entry: Entry, manifest: Manifest) -> bool:
     """Is what lies at the tree's place another one? The same content may have been stored there again."""
-    own = os.path.lexists(f"{attempt.store.root}/quarantine/{entry.entry_id}/tree")
-    return own and next(attempt.store.differences(manifest, entry.tree or ""), None) is not None
+    return (
+        _has_tree(attempt, entry)
+        and next(attempt.store.differences(manifest, entry.tree or ""), None) is not None
+    )
+
+
+def _has_tree(attempt: Attempt, entry: Entry) -> bool:
+    return os.path.lexists(f"{attempt.store.root}/quarantine/{entry.entry_id}/tree")

@@ -1,5 +1,6 @@
 """What a gc takes, leaves and brings back."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -238,6 +239,26 @@ def test_a_restored_dataset_is_young_again_and_a_second_copy_is_refused(stored: 
     refused = gc(tools, restore_entry=again.entry_id)
 
     assert (refused.status, refused.error_class) == (Status.FAILED, "GarbageNotRestoredError")
+    assert {one.status for one in verify_datasets(tools)} == {Status.VERIFIED}
+
+
+def test_an_old_entry_that_could_not_be_brought_back_is_young_again(stored: Twins, tools: Tools):
+    run_one(tools, Verb.ROLLBACK, stored.first.project_id)
+    (entry,) = gc(tools).garbage
+    description = stored.site.settings.store_dir / "quarantine" / str(entry.entry_id) / "description.json"
+    old = re.sub(r"(?<=\"quarantined_at\": \")\d{4}", "2020", description.read_text())
+    description.write_text(old)
+    _sql(
+        stored,
+        "insert into raw_datasets (dataset_id, dataset_name, dataset_hash, file_path) values (:id, 'x', 'x', '/x')",
+        id=entry.dataset_id,
+    )
+
+    refused = gc(tools, restore_entry=entry.entry_id)
+    assert (refused.status, refused.error_class) == (Status.FAILED, "GarbageNotRestoredError")
+    _sql(stored, "delete from raw_datasets where dataset_hash = 'x'")
+    assert gc(tools, grace_hours=24).garbage == ()
+    assert gc(tools, restore_entry=entry.entry_id).status is Status.RESTORED
     assert {one.status for one in verify_datasets(tools)} == {Status.VERIFIED}
 
 
