@@ -13,7 +13,7 @@ from functools import partial
 from worker.db import garbage, leases, projects
 from worker.db.engine import autocommit
 from worker.db.garbage import Unreferenced
-from worker.errors import EntryUnreadableError, GarbageTripwireError, StoredBytesMismatchError
+from worker.errors import EntryUnreadableError, GarbageTripwireError, MigratorError, StoredBytesMismatchError
 from worker.jobs import leftovers
 from worker.jobs.attempt import Attempt
 from worker.jobs.garbage_foretold import Foretelling
@@ -25,9 +25,12 @@ from worker.jobs.runner import run_job
 from worker.jobs.tools import Tools
 from worker.legacy.restore import remove_finished
 from worker.messages import GarbageEntry, JobRef, Outcome, Status, Verb, Warning_
+from worker.runtime import log
 from worker.store.digest import printable
 from worker.store.garbage import Entry, Garbage, Size
 from worker.store.inspection import Found, inspect
+
+_log = log.get(__name__)
 
 CLAIM = "collecting"
 """What one gc at a time holds."""
@@ -59,7 +62,11 @@ def _work(attempt: Attempt) -> Outcome:
         restored = Garbage(attempt.store).find(entry_id) if entry_id is not None else None
         if restored is not None:
             # Only now: an attempt that dies before it has said so finds the entry again.
-            Garbage(attempt.store).remove(restored)
+            try:
+                Garbage(attempt.store).remove(restored)
+            except MigratorError as error:
+                # The job has ended well, and the next gc gives an empty entry up.
+                _log.warning("entry_left", entry=restored.entry_id, reason=str(error))
     return done
 
 
