@@ -119,7 +119,7 @@ def _headline(document: Mapping[str, Any]) -> str:
         f" ({tally.repaired:,} {plural(tally.repaired, 'was', 'were')} repaired)" if tally.repaired else ""
     )
     if done == total:
-        subject = f"The {tally.noun}" if total == 1 else f"All {total:,} {tally.noun}s"
+        subject = f"The {tally.noun}" if total == 1 else _all_of(document)
         return f"{subject} {_acted(document, total)}{mended}."
     skipped = "would be" if document["dry_run"] else plural(tally.skipped, "was", "were")
     others = {
@@ -129,6 +129,13 @@ def _headline(document: Mapping[str, Any]) -> str:
     }
     counted = ", ".join(f"{count:,} {what}" for what, count in others.items() if count)
     return f"{done:,} of {total:,} {plural(total, tally.noun)} {_acted(document, done)}{mended}; {counted}."
+
+
+def _all_of(document: Mapping[str, Any]) -> str:
+    """`All 9 datasets and 12 projects`."""
+    counts = [(document[f"{subject}s_processed"], subject) for subject in subjects_of(document)]
+    words = " and ".join(f"{count:,} {plural(count, subject)}" for count, subject in counts)
+    return f"All {words}" if min(counts)[0] > 1 else words
 
 
 def _acted(document: Mapping[str, Any], count: int) -> str:

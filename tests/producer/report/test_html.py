@@ -186,6 +186,21 @@ def test_every_failure_and_warning_is_on_the_page():
             "Not finished (paused): the project was migrated.",
         ),
         ([migrated(1, status=Status.VERIFIED)], {"verb": Verb.VERIFY}, "good", "The project was verified."),
+        (
+            [migrated(number, status=Status.VERIFIED) for number in (1, 2, 3)]
+            + [
+                replace(
+                    migrated(number, status=Status.VERIFIED),
+                    subject=Subject.DATASET,
+                    project_id=None,
+                    dataset_id=number,
+                )
+                for number in (4, 5)
+            ],
+            {"verb": Verb.VERIFY},
+            "good",
+            "All 2 datasets and 3 projects were verified.",
+        ),
     ],
 )
 def test_the_verdict_on_a_run_is_one_sentence(outcomes, facts, tone, headline):
