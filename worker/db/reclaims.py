@@ -84,6 +84,17 @@ def of_conversion(conn: Connection, conversion_id: int) -> Reclaim | None:
     return _reclaim(row) if row is not None else None
 
 
+def last_move(conn: Connection, conversion_id: int) -> tuple[int, State] | None:
+    """The latest row of a conversion's directory, and its state: another one when it was moved meanwhile."""
+    row = conn.execute(
+        sql("""
+            select reclaim_id, state from migration_reclaims
+            where conversion_id = :id order by reclaim_id desc limit 1"""),
+        {"id": conversion_id},
+    ).one_or_none()
+    return (row.reclaim_id, row.state) if row is not None else None
+
+
 def at(conn: Connection, moved_to: str) -> list[Reclaim]:
     """All projects whose directories were moved to one place together, by id; not those moved back."""
     rows = conn.execute(

@@ -48,6 +48,12 @@ class Away:
     purged: bool = False
 
 
+def last_move(attempt: Attempt, conversion: Conversion) -> object:
+    """Something that is another one when the directory was moved, away or back, since it was asked."""
+    with autocommit(attempt.engine) as conn:
+        return reclaims.last_move(conn, conversion.conversion_id)
+
+
 @contextmanager
 def reclaiming(attempt: Attempt) -> Iterator[None]:
     """One job at a time moves directories: it takes a moment."""

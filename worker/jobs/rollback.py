@@ -24,13 +24,14 @@ from worker.errors import (
     LegacyPathMissingError,
     MigratorError,
     NothingToDoError,
+    ProjectError,
     PurgedError,
     RollbackRefusedError,
     RunCancelledError,
 )
 from worker.jobs import leftovers
 from worker.jobs.attempt import Attempt
-from worker.jobs.moved_directory import Away, Place, bring_home, settle_moves
+from worker.jobs.moved_directory import Away, Place, bring_home, last_move, settle_moves
 from worker.jobs.runner import run_job
 from worker.jobs.tools import Tools
 from worker.legacy.hash import hash_tree
@@ -66,10 +67,7 @@ def rollback(tools: Tools, ref: JobRef, worker: str) -> Outcome | None:
 def _work(attempt: Attempt) -> Outcome:
     settle_moves(attempt, attempt.project_id)
     conversion = _conversion(attempt)
-    away = bring_home(attempt, conversion)
-    rebuilt = away.words or _rebuild_if_gone(attempt, conversion, away)
-    if rebuilt is None or away.words:
-        compare(attempt, conversion, away.place)
+    away, rebuilt = _way_back(attempt, conversion)
     if attempt.lease.dry_run:
         return _predict(attempt, conversion, rebuilt)
     # The attempt or person that made what was found there may not have waited for the disk yet.
@@ -84,6 +82,25 @@ def _work(attempt: Attempt) -> Outcome:
         attempt.heartbeat.listen,
         purged_seen=away.purged,
     )
+
+
+def _way_back(attempt: Attempt, conversion: Conversion) -> tuple[Away, str | None]:
+    """Bring the directory home, and compare it, or rebuild it; what was done. Begins again when a reclaim of
+    a project with the same directory has moved it under our hands.
+    """
+    while True:
+        before = last_move(attempt, conversion)
+        try:
+            away = bring_home(attempt, conversion)
+            rebuilt = away.words or _rebuild_if_gone(attempt, conversion, away)
+            if rebuilt is None or away.words:
+                compare(attempt, conversion, away.place)
+        except ProjectError:
+            if last_move(attempt, conversion) == before:
+                raise
+            attempt.heartbeat.restart()
+        else:
+            return away, rebuilt
 
 
 def _conversion(attempt: Attempt) -> Conversion:

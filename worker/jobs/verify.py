@@ -14,7 +14,7 @@ from worker.db.projects import Conversion
 from worker.db.sessions import Session
 from worker.errors import NothingToDoError, SessionsDifferError, SessionUnreadableError
 from worker.jobs.attempt import Attempt
-from worker.jobs.moved_directory import place_of
+from worker.jobs.moved_directory import last_move, place_of
 from worker.jobs.runner import run_job
 from worker.jobs.tools import Tools
 from worker.legacy.roots import is_within
@@ -54,11 +54,11 @@ def _work(attempt: Attempt) -> Outcome:
     conversion = rows.conversion
     attempt.heartbeat.enter("verify", conversion.dataset_hash)
     chosen = _sample(attempt, rows.sessions)
-    place = _place(attempt, conversion)
+    moved, place = last_move(attempt, conversion), _place(attempt, conversion)
     differences, unreadable = _compare(attempt, rows, chosen, place)
-    while differences and (now := _place(attempt, conversion)) != place:
+    while differences and (now := last_move(attempt, conversion)) != moved:
         # Moved away, or back, under our hands.
-        place = now
+        moved, place = now, _place(attempt, conversion)
         differences, unreadable = _compare(attempt, rows, chosen, place)
     if differences:
         raise SessionsDifferError(

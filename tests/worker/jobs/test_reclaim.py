@@ -2,8 +2,10 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -11,7 +13,7 @@ from sqlalchemy import text
 from tests.estate import Project, make_project, record_session, snapshot_tree, split_session
 from tests.support.damages import flip
 from tests.support.disks import read_only
-from tests.support.runs import run, run_one
+from tests.support.runs import another_worker, run, run_one
 from tests.support.sites import Site
 from worker import errors
 from worker.jobs.tools import Tools
@@ -268,3 +270,37 @@ def test_projects_with_one_directory_go_together_when_all_are_named(lab: Lab):
     assert "carried along" in outcomes[other].reason
     assert run_one(lab.tools, Verb.ROLLBACK, other).status is Status.ROLLED_BACK
     assert lab.home.exists()
+
+
+class Between(ThreadPoolExecutor):
+    """Threads before whose first work something else happens."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        super().__init__(2)
+        self._acts = [act]
+
+    def submit(self, *work: Any, **named: Any) -> Future[Any]:
+        while self._acts:
+            self._acts.pop()()
+        return super().submit(*work, **named)
+
+
+def test_a_rollback_finds_a_directory_that_is_reclaimed_while_it_is_read(site: Site, tools: Tools):
+    with site.engine.begin() as conn:
+        one = make_project(conn, site.legacy_root, "one")
+        other = make_project(conn, site.legacy_root, "other", path=str(one.path))
+        record_session(conn, one, "day", rows=12)
+    for number in range(9):
+        Path(str(one.path), "day", f"note {number}").write_text(str(number))
+    ids = [one.project_id, other.project_id]
+    run(tools, Verb.MIGRATE, only=ids)
+
+    with (
+        another_worker(site, "another") as others,
+        Between(lambda: run(others, Verb.RECLAIM, only=ids)) as threads,
+    ):
+        outcome = run_one(replace(tools, threads=threads), Verb.ROLLBACK, one.project_id)
+
+    assert outcome.status is Status.ROLLED_BACK, outcome
+    assert outcome.reason.startswith("its legacy directory was moved back from")
+    assert Path(str(one.path), "day").is_dir()
