@@ -68,7 +68,7 @@ def is_registered(conn: Connection, name: str) -> bool:
     """
     found: bool = conn.execute(
         sql(
-            "select exists (select from raw_datasets where right(file_path, length(:name) + 1) = '/' || :name)"
+            "select exists (select from raw_datasets where right(rtrim(file_path, '/'), length(:name) + 1) = '/' || :name)"
         ),
         {"name": name},
     ).scalar_one()

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection
 
+from worker.db import datasets
 from worker.db.engine import sql
 from worker.db.retry import GIVE_WAY
 from worker.db.texts import as_json
@@ -332,15 +333,13 @@ def is_used(conn: Connection, tree: str) -> bool:
     """Does a dataset's row point to the directory of this name among the trees, or does a session read from
     it?
     """
-    used: bool = conn.execute(
+    read: bool = conn.execute(
         sql("""
-            select exists (select from raw_datasets
-                           where right(rtrim(file_path, '/'), length(:name) + 1) = '/' || :name)
-                or exists (select from sessions
+            select exists (select from sessions
                            where strpos(parent_session_data_path || '/', '/' || :name || '/') > 0)"""),
         {"name": tree},
     ).scalar_one()
-    return used
+    return read or datasets.is_registered(conn, tree)
 
 
 # The ledger -------------------------------------------------------------------------------------------------

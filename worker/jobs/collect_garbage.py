@@ -204,8 +204,9 @@ class _Collection:
         manifests = self.hands.manifests()
         orphans = [digest for digest in manifests if digest not in hashes]
         left = [name for name in self.garbage.trees() if name not in names]
-        trees = self._trees_without_row(left) if orphans else {}
-        self._take_spare_trees(left, manifests, {trees.get(one) or trees.get(one[:12]) for one in orphans})
+        by_ending = self._trees_without_row(left)
+        trees = {digest: by_ending.get(digest) or by_ending.get(digest[:12]) for digest in orphans}
+        self._take_spare_trees(left, manifests, set(trees.values()))
         self.hands.mark("manifest", orphans)
         with autocommit(self.attempt.engine) as conn:
             since = garbage.since(conn, "manifest", orphans)
@@ -214,12 +215,12 @@ class _Collection:
             entry = self._entry(
                 "tree", f"dataset {digest[:12]}", "stored, but no dataset has it", since.get(digest)
             )
-            entry = replace(entry, dataset_hash=digest, tree=trees.get(digest) or trees.get(digest[:12]))
+            entry = replace(entry, dataset_hash=digest, tree=trees[digest])
             self._note_taken(entry, self.hands.take_orphan(entry))
 
     def _trees_without_row(self, names: Sequence[str]) -> dict[str, str]:
-        """The directories of these names by the digest, or the beginning of one, that ends them. None that a
-        row points to: it is somebody's dataset.
+        """The directories of these names, which no row points to, by the digest, or its beginning, that ends
+        them.
         """
         return {_ending(name): f"{self.attempt.store.trees}/{name}" for name in reversed(names)}
 
@@ -227,7 +228,7 @@ class _Collection:
         self, names: Sequence[str], manifests: Sequence[str], of_orphans: Collection[str | None]
     ) -> None:
         """Further trees of one content: two jobs stored it under two names, and only one's has the row. What
-        is anything else may be somebody's own, and is left alone.
+        is anything else may be a person's, and is left alone.
         """
         known = {end: digest for digest in manifests for end in (digest, digest[:12])}
         spare = {

@@ -1,4 +1,4 @@
-"""Does whoever opens a path come into a certain directory, over whatever links? Reads no file."""
+"""Does a path lead into a certain directory, over whatever links? Reads no file."""
 
 import os
 
