@@ -168,6 +168,11 @@ class LedgerCollector(Collector):
                             "Datasets of this program that nothing refers to: a gc puts them into quarantine",
                             garbage.count_unreferenced(conn),
                         ),
+                        _single(
+                            "shared_bytes",
+                            "Allocated bytes that migrations stored by sharing the blocks of legacy files",
+                            overview.shared_bytes(conn),
+                        ),
                     ],
                 )
         return self._covered[1]

@@ -242,24 +242,30 @@ class ByteCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class LinkCounts:
-    """How the files of a stored tree came to be: hard links to blobs, or, where those are refused, copies."""
+    """How the files of a stored tree came to be: hard links to blobs, or, where those are refused, copies.
+
+    `cloned`: the blobs that came in and share the blocks of the legacy files they were made from.
+    """
 
     hard: int = 0
     reflink: int = 0
     copy: int = 0
+    cloned: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class DiskBytes:
     """Room on disk, in allocated blocks (`st_blocks`), hard links counted once.
 
-    `legacy`: in the legacy directory that was looked at. `store`: what the store took for it. `moved`: moved
-    away by a reclaim. `freed`: given back to the file system. `kept`: in the directory of a project that was
+    `legacy`: in the legacy directory that was looked at. `store`: what the store took for it. `shared`: the
+    blocks of the legacy directory that are the store's, too, and took nothing. `moved`: moved away by a
+    reclaim. `freed`: given back to the file system. `kept`: in the directory of a project that was
     skipped.
     """
 
     legacy: int = 0
     store: int = 0
+    shared: int = 0
     moved: int = 0
     freed: int = 0
     kept: int = 0

@@ -174,7 +174,8 @@ def _disk_lines(report: Mapping[str, Any]) -> Iterator[str]:
     if space["legacy"]:
         legacy, store = human_bytes(space["legacy"]), human_bytes(space["store"])
         more = f"about {store} more would be" if report["dry_run"] else f"{store} more"
-        yield f"on disk: {legacy} in these directories, {more} in the store; a migration frees nothing"
+        shared = f" and {human_bytes(space['shared'])} shared with them" if space["shared"] else ""
+        yield f"on disk: {legacy} in these directories, {more} in the store{shared}; a migration frees nothing"
         yield (
             "[dim]to free it: producer reclaim moves the directories away, producer reclaim --purge removes them later; "
             "on XFS and Btrfs producer reclaim --share frees it in place[/]"

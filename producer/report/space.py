@@ -10,14 +10,24 @@ from worker.messages import Outcome
 
 def part(run: RunFacts, ordered: Sequence[Outcome]) -> dict[str, Any]:
     """Allocated bytes: of the migrated projects' own directories, each once whoever shares it; of what the
-    store took for them; what a reclaim of these directories, and its purge, would give back.
+    store took for them; of their blocks that are the store's, too; what a reclaim of these directories,
+    and its purge, would give back.
 
-    A dry run stores nothing: there it is the bytes that would be new.
+    A dry run stores nothing: there it is the bytes that would be new, as if none of them could be shared.
     """
     migrated = [outcome for outcome in ordered if run.succeeded(outcome)]
     legacy = _outermost(migrated)
     store = sum(o.bytes.stored if run.dry_run else o.disk.store for o in migrated)
-    return {"space": {"legacy": legacy, "store": store, "freed": 0, "reclaimable": legacy}}
+    shared = sum(outcome.disk.shared for outcome in migrated)
+    return {
+        "space": {
+            "legacy": legacy,
+            "store": store,
+            "shared": shared,
+            "freed": 0,
+            "reclaimable": max(0, legacy - shared),
+        }
+    }
 
 
 def _outermost(migrated: Sequence[Outcome]) -> int:

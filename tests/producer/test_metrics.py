@@ -170,7 +170,7 @@ def test_a_scrape_asks_the_same_few_statements_however_many_jobs_there_are(site:
         metrics.scrape(site.settings, site.engine)
         counts.append(len(asked))
 
-    assert counts == [8, 8]
+    assert counts == [9, 9]
 
 
 def test_queued_messages_are_counted(site: Site):

@@ -308,3 +308,13 @@ def figures(conn: Connection) -> Figures:
             where r.state in ('planned', 'running', 'paused')""")
     ).one()
     return Figures(jobs=jobs, failed=failed, runs=runs, open=still_open)
+
+
+def shared_bytes(conn: Connection) -> int:
+    """Allocated bytes of legacy directories that came into the store by sharing their blocks."""
+    shared: int = conn.execute(
+        sql("""
+            select coalesce(sum((outcome #>> '{disk,shared}')::bigint), 0)::bigint as size_bytes
+            from migration_jobs where outcome @? '$.links ? (@.cloned > 0)'""")
+    ).scalar_one()
+    return shared

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from worker.doctor import legacy_checks, mount_options, store_checks
 from worker.doctor.machine_checks import machine_checks
 from worker.doctor.protocol import Machine, Request
+from worker.doctor.sharing_check import sharing_check
 from worker.findings import Check, failed, warned
 from worker.store.digest import printable
 
@@ -28,6 +29,9 @@ K = TypeVar("K", bound=Hashable)
 
 WITHIN_S = 6.0
 """The time limit of all checks together. A disk that is busy answers later than one at rest."""
+
+_NOT_EVERYWHERE = ("legacy roots protected", "shared blocks", "mount options")
+"""The checks that say nothing where nothing can be said."""
 
 _WAITS_S = 30.0
 """How long this process waits for the next line before it cleans up by itself: the worker may have died."""
@@ -52,7 +56,7 @@ def examine(request: Request, mark: str, *, within_s: float = WITHIN_S) -> Machi
                 {root: found["root", root] for root in request.legacy_roots}
             ),
             # A root that hangs is a finding of the check before.
-            **{name: found[name] for name in ("legacy roots protected", "mount options") if found[name]},
+            **{name: found[name] for name in _NOT_EVERYWHERE if found[name]},
         },
         store_id=store_id,
         staging=found["staging"],
@@ -92,6 +96,7 @@ def _calls(request: Request, mark: str, silent: str) -> dict[Hashable, tuple[Cal
         "staging": (partial(store_checks.staging_names, request), ()),
         "restoring": (partial(store_checks.restoring_names, request), ()),
         "legacy roots protected": (partial(legacy_checks.protection_check, request), None),
+        "shared blocks": (partial(sharing_check, request), None),
         "mount options": (partial(mount_options.check_mounts, data_dirs, request.legacy_roots), None),
         **{
             ("root", root): (

@@ -40,7 +40,7 @@ def check_data_dir(request: Request) -> dict[str, Check]:
         remedy = "Mount DATA_DIR on every worker's machine, at the same path."
         return {"data directory": failed(f"{place} is not a directory", remedy)}
     try:
-        with _probe_folder(request) as folder:
+        with probe_folder(request) as folder:
             _write(f"{folder}/draft")
             os.rename(f"{folder}/draft", f"{folder}/file")
             return {
@@ -90,7 +90,7 @@ def _move_check(request: Request, file: str) -> Check:
 
 
 @contextmanager
-def _probe_folder(request: Request) -> Iterator[str]:
+def probe_folder(request: Request) -> Iterator[str]:
     """A directory where staging is or would be, removed at the end."""
     wanted = (f"{request.store_dir}/staging", request.store_dir, request.data_dir)
     parent = next(place for place in wanted if os.path.isdir(place))

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -37,6 +38,7 @@ from worker.legacy.scan import Scan, scan
 from worker.messages import ByteCounts, DiskBytes, FileCounts, JobRef, LinkCounts, Outcome, Status, Verb
 from worker.runtime import log
 from worker.store.digest import BIG_BYTES
+from worker.store.store import Store
 
 _log = log.get(__name__)
 
@@ -110,7 +112,9 @@ def _admitted(attempt: Attempt) -> Stored | None:
     if not sizes:
         return None
     return Stored(
-        files=FileCounts(stored=len(sizes)), bytes=ByteCounts(stored=sum(sizes)), links=LinkCounts()
+        files=FileCounts(stored=len(sizes)),
+        bytes=ByteCounts(stored=sum(sizes)),
+        links=LinkCounts(cloned=len(attempt.store.came_by_cloning)),
     )
 
 
@@ -199,6 +203,7 @@ def _store(attempt: Attempt, reading: Reading, place: Place, claim: Claim) -> St
             pace=attempt.pace,
             confirm=claim.ping,
         )
+    links = replace(links, cloned=len(attempt.store.came_by_cloning))
     attempt.stored = counted(tree, attempt.store.admitted, links)
     _remember(attempt, reading, missing | attempt.store.admitted)
     claim.ping()
@@ -277,14 +282,18 @@ def _outcome(attempt: Attempt, tree: HashedTree, status: Status, reason: str, st
         files=stored.files,
         bytes=stored.bytes,
         links=stored.links,
-        disk=DiskBytes(legacy=tree.scan.allocated_bytes, store=_taken(attempt)),
+        disk=DiskBytes(
+            legacy=tree.scan.allocated_bytes,
+            store=_taken(attempt.store, attempt.store.admitted - attempt.store.cloned),
+            shared=_taken(attempt.store, attempt.store.came_by_cloning),
+        ),
     )
 
 
-def _taken(attempt: Attempt) -> int:
-    """The room on disk of what this job has brought into the store."""
+def _taken(store: Store, digests: Iterable[str]) -> int:
+    """The room on disk of blobs that this job has brought into the store."""
     allocation = Allocation()
-    for digest in attempt.store.admitted:
+    for digest in digests:
         with suppress(OSError):
-            allocation.add(os.lstat(attempt.store.blob_path(digest)))
+            allocation.add(os.lstat(store.blob_path(digest)))
     return allocation.size_bytes

@@ -52,7 +52,8 @@ def check_paths_fit(store: Store, scanned: Scan, name: str, job: str) -> None:
 
 
 def check_room(store: Store, coming: Callable[[], Iterable[ScannedFile | Source]]) -> None:
-    """Does what is coming fit? By its length, and where that does not, by what it takes on its disk.
+    """Does what is coming fit? By its length, and where that does not, by what it takes on its disk, which is
+    nothing where the store can share its blocks.
 
     `coming` may be called twice, so that nothing of it is kept: it may be a million files. Raises as
     `Store.check_room`.
@@ -60,12 +61,12 @@ def check_room(store: Store, coming: Callable[[], Iterable[ScannedFile | Source]
     try:
         store.check_room(sum(one.signature.size_bytes for one in coming()))
     except (TooLargeForStoreError, StoreFullError, RoomWaitedForError):
-        store.check_room(
-            sum(
-                allocated(one.source if isinstance(one, ScannedFile) else one.path, one.signature.size_bytes)
-                for one in coming()
-            )
-        )
+        store.check_room(sum(_to_allocate(store, one) for one in coming()))
+
+
+def _to_allocate(store: Store, one: ScannedFile | Source) -> int:
+    path = one.source if isinstance(one, ScannedFile) else one.path
+    return 0 if store.would_clone(path, one.signature) else allocated(path, one.signature.size_bytes)
 
 
 def missing_from(store: Store, tree: HashedTree, pace: Pace = unlimited) -> set[str]:

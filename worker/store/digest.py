@@ -152,20 +152,23 @@ def read_chunks(
         yield from _chunks(descriptor, path, expected.size_bytes, buffer, pace)
 
 
-def read_stored(path: str, buffer: memoryview, pace: Pace = unlimited) -> Generator[memoryview, None, None]:
+def read_stored(
+    path: str, buffer: memoryview, pace: Pace = unlimited, *, clone_of: str | None = None
+) -> Generator[memoryview, None, None]:
     """The content of a stored file, as `read_chunks` gives it: whichever file has the name when it is opened.
 
     By what was opened, not by what its name says before: another worker may be putting a good file in its
-    place.
+    place. Errors name the file, or, of one that shares the blocks of another, that one (`clone_of`).
     """
-    with reading(path):
+    named = clone_of or path
+    with reading(named):
         descriptor = os.open(path, _READ)
     try:
-        with reading(path):
+        with reading(named):
             expected = Signature.of_stored(os.fstat(descriptor))
-        _check_unchanged(descriptor, expected, path)
-        yield from _chunks(descriptor, path, expected.size_bytes, buffer, pace)
-        _check_unchanged(descriptor, expected, path)
+        _check_unchanged(descriptor, expected, named)
+        yield from _chunks(descriptor, named, expected.size_bytes, buffer, pace)
+        _check_unchanged(descriptor, expected, named)
     finally:
         os.close(descriptor)
 

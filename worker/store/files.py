@@ -3,7 +3,6 @@ digest.
 """
 
 import errno
-import fcntl
 import os
 import shutil
 import stat
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from worker.errors import StoreBrokenError, StoreFullError, StoreSyncError, StoreUnusableError
+from worker.store.cloning import share_blocks
 from worker.store.digest import BIG_BYTES, BIG_CHUNK_BYTES, printable
 from worker.store.syscalls import (
     SYNCFS_TELLS_ERRORS,
@@ -22,7 +22,6 @@ from worker.store.syscalls import (
     reserve,
 )
 
-_FICLONE = 0x40049409
 NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}
 """What file systems without hard links answer."""
 
@@ -176,7 +175,7 @@ def place(blob: str, target: str, *, durably: bool = False) -> Placement:
     with open(blob, "rb") as source, new_file(target, durably=durably) as copy:
         placement: Placement = "reflink"
         try:
-            fcntl.ioctl(copy, _FICLONE, source.fileno())
+            share_blocks(source.fileno(), copy)
         except OSError:
             placement = "copy"
             with open(copy, "wb", closefd=False) as writing_to:

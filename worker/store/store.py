@@ -26,6 +26,7 @@ from worker.errors import (
     TooLargeForStoreError,
 )
 from worker.runtime.throttle import Pace, unlimited
+from worker.store.cloning import Cloner
 from worker.store.description import DRAFT, describe_once, description_of, make_directories
 from worker.store.digest import (
     BIG_BYTES,
@@ -36,8 +37,10 @@ from worker.store.digest import (
     bytes_have_digest,
     new_hasher,
     one_by_one,
+    opened,
     printable,
     read_chunks,
+    read_stored,
 )
 from worker.store.files import (
     Placement,
@@ -91,6 +94,9 @@ class Store:
     _folder: OpenFolder | None = field(default=None, compare=False, repr=False)
     admitted: set[str] = field(default_factory=set, compare=False, repr=False)
     """The digests whose bytes came in through this object since it was opened."""
+    cloned: set[str] = field(default_factory=set, compare=False, repr=False)
+    """The digests of those copies that share the blocks of their sources."""
+    _cloner: Cloner = field(default_factory=Cloner, compare=False, repr=False)
 
     @staticmethod
     def open(root: Path, trees: Path, algorithm: Algorithm, *, create: bool) -> "Store":
@@ -120,6 +126,11 @@ class Store:
         """Make what is missing of the store's directories, as `open` does with `create`."""
         with writing(self.root):
             make_directories(self.root, self.trees)
+
+    @property
+    def came_by_cloning(self) -> set[str]:
+        """Those of the digests in `admitted` whose blobs share the blocks of legacy files."""
+        return self.admitted & self.cloned
 
     @property
     def _quarantine(self) -> Quarantine:
@@ -162,18 +173,49 @@ class Store:
         pace: Pace = unlimited,
         observe: Sink | None = None,
     ) -> str:
-        """Copy a file to `staged` in the pass that hashes it; its digest. The copy is not durable yet."""
+        """Copy a file to `staged` in the pass that hashes it; its digest. The copy is not durable yet.
+
+        Where the file system can, the copy shares the source's blocks, and the copy is what is hashed: what
+        was hashed is what is stored, whoever writes to the source meanwhile.
+        """
         hasher = new_hasher(self.algorithm)
         with writing(staged), new_file(staged) as descriptor:
             is_big = signature.size_bytes >= BIG_BYTES
-            holes = is_big and allocated(path, signature.size_bytes) < signature.size_bytes
-            write = Writer(descriptor, staged, signature.size_bytes, holes=holes)
+            sinks: list[Sink] = [hasher.update] if observe is None else [hasher.update, observe]
+            is_clone = self._clone(path, signature, descriptor)
+            if is_clone:
+                chunks = read_stored(staged, buffer, pace, clone_of=path)
+            else:
+                holes = is_big and allocated(path, signature.size_bytes) < signature.size_bytes
+                sinks.append(Writer(descriptor, staged, signature.size_bytes, holes=holes))
+                chunks = read_chunks(path, signature, buffer, pace)
             show = abreast if is_big else one_by_one
-            sinks: list[Sink] = [hasher.update, write] if observe is None else [hasher.update, observe, write]
-            for chunk in read_chunks(path, signature, buffer, pace):
+            for chunk in chunks:
                 show(chunk, sinks)
+            if is_clone:
+                # Nobody reads a blob soon, and the source's pages are others.
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             os.fchmod(descriptor, 0o444)
-        return hasher.hexdigest()
+        digest = hasher.hexdigest()
+        if is_clone:
+            self.cloned.add(digest)
+        return digest
+
+    def _clone(self, path: str, signature: Signature, target: int) -> bool:
+        """Let a new file share the blocks of a source as it was scanned; False where that cannot be done."""
+        if not self._cloner.may_clone(signature):
+            return False
+        with opened(path, signature) as source:
+            return self._cloner.clone(source, target)
+
+    def would_clone(self, path: str, signature: Signature) -> bool:
+        """Would a copy of this source share its blocks? Asked of the file system by trying."""
+        if not self._cloner.may_clone(signature):
+            return False
+        draft = f"{self.root}/staging/{uuid.uuid4().hex}"
+        with writing(draft), new_file(draft) as descriptor:
+            os.unlink(draft)
+            return self._clone(path, signature, descriptor)
 
     def admit(self, staged: str, digest: str, size_bytes: int) -> bool:
         """Give durable staged bytes their name among the blobs; False when another worker was first.
