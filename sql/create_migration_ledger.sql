@@ -209,6 +209,19 @@ create table if not exists migration_recording_counts (
 comment on table migration_recording_counts is 'How many records a recording has, by its content: counted once, however many projects hold it';
 create index if not exists migration_recording_counts_size on migration_recording_counts (size_bytes);
 
+-- What was learned of a project's legacy files when they were read, and what stat said of each then. One row a project, more of
+-- a large one; whatever is missing is read again.
+create table if not exists migration_remembered_digests (
+    project_id integer     not null,
+    part       integer     not null,
+    algorithm  text        not null,
+    entries    bytea       not null,                   -- packed and compressed (worker/legacy/remembered.py)
+    written_at timestamptz not null default clock_timestamp(),
+    constraint migration_remembered_digests_pkey primary key (project_id, part)
+);
+comment on table migration_remembered_digests is 'Digests of legacy files by what stat said of them, so that untouched ones need not be read again';
+alter table migration_remembered_digests alter column entries set storage external;
+
 create table if not exists migration_blob_checks (
     digest     text        primary key,
     inode      bigint      not null,

@@ -174,14 +174,16 @@ class RunOptions(BaseModel, frozen=True):
     `project_ids` and `dataset_ids` empty: all that the verb concerns, without `exclude`, `limit` at the most.
     `sample`: percent of each project's sessions, and of the store's bytes; of these the ones that were read
     last before or at `sample_until` (time of the last check, digest). `repair_from`: directories with good
-    copies, on the workers' machines. `restore_entry`: the id of a quarantine entry. What was not given is not
-    kept, so that a report shows no option that its verb does not have.
+    copies, on the workers' machines. `restore_entry`: the id of a quarantine entry. `rehash`: files whose
+    digests are remembered are read, too. What was not given is not kept, so that a report shows no option
+    that its verb does not have.
     """
 
     project_ids: tuple[int, ...] = ()
     exclude: tuple[int, ...] = ()
     limit: int | None = None
     include_failed: bool = False
+    rehash: bool = False
     restore_files: bool = False
     sessions: bool = False
     sample: float | None = None
@@ -229,10 +231,14 @@ class FileCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class ByteCounts:
-    """Bytes of the project's files by disposition; `read` is always `stored` + `reused`."""
+    """Bytes of the project's files by disposition; `read` is always `stored` + `reused`.
+
+    `remembered`: those of them whose digests were remembered, so that they were not read for them.
+    """
 
     stored: int = 0
     reused: int = 0
+    remembered: int = 0
 
     @property
     def read(self) -> int:

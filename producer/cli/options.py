@@ -30,8 +30,12 @@ Exclude = Annotated[
 Limit = Annotated[
     int | None, typer.Option("--limit", metavar="K", min=1, help="At most K projects, lowest ids first.")
 ]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Read everything, change nothing, report what a real run would do.")
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing; report what a real run would do.")]
+Rehash = Annotated[
+    bool,
+    typer.Option(
+        "--rehash", help="Read every file again, also those that are as they were when they were last read."
+    ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Follow the run to its end and write its report.")]

@@ -162,8 +162,11 @@ def _space_line(report: Mapping[str, Any]) -> str:
     size, would = report["bytes"], "would be " if report["dry_run"] else ""
     share = f" ({size['saved'] / size['read']:.0%})" if size["read"] else ""
     read, stored, saved = (human_bytes(size[key]) for key in ("read", "stored", "saved"))
+    untouched = (
+        f" ({human_bytes(size['remembered'])} untouched, not read again)" if size["remembered"] else ""
+    )
     return (
-        f"{report['datasets_created']} datasets {would}created; {read} in legacy directories, "
+        f"{report['datasets_created']} datasets {would}created; {read} in legacy directories{untouched}, "
         f"{stored} {would}stored, {saved} {would}saved{share}"
     )
 

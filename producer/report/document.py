@@ -163,11 +163,18 @@ _OTHER_ENDS = (Status.FAILED, Status.SKIPPED, Status.CANCELLED)
 
 def _bytes_total(ordered: Iterable[Outcome]) -> dict[str, int]:
     """Bytes of all projects, failed ones included: what they stored is on disk."""
-    stored = reused = 0
+    stored = reused = remembered = 0
     for outcome in ordered:
         stored += outcome.bytes.stored
         reused += outcome.bytes.reused
-    return {"read": stored + reused, "stored": stored, "reused": reused, "saved": reused}
+        remembered += outcome.bytes.remembered
+    return {
+        "read": stored + reused,
+        "stored": stored,
+        "reused": reused,
+        "saved": reused,
+        "remembered": remembered,
+    }
 
 
 def _files_total(ordered: Iterable[Outcome]) -> dict[str, int]:
@@ -226,6 +233,7 @@ def _detail(run: RunFacts, outcome: Outcome) -> dict[str, Any]:
         "bytes_read": outcome.bytes.read,
         "bytes_stored": outcome.bytes.stored,
         "bytes_reused": outcome.bytes.reused,
+        "bytes_remembered": outcome.bytes.remembered,
         **_DETAILS.get(run.verb, _nothing_more)(run, outcome),
         "files": _files(outcome.files),
         "links": asdict(outcome.links),

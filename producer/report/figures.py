@@ -145,7 +145,8 @@ def lists(document: Mapping[str, Any]) -> list[tuple[str, list[Figure]]]:
         return found
     created = "Datasets that would be created" if document["dry_run"] else "Datasets created"
     data = [
-        _size(document, "bytes.read", "Read"),
+        _size(document, "bytes.read", "In legacy directories"),
+        _size(document, "bytes.remembered", "Not read again, because untouched"),
         _size(document, "bytes.stored", "New to the store"),
         _size(document, "bytes.reused", "Already in the store"),
         *([_count(document, "datasets_created", created)] if "datasets_created" in document else []),
@@ -263,13 +264,14 @@ def _has_content(document: Mapping[str, Any]) -> bool:
 
 def bytes_read(document: Mapping[str, Any]) -> int:
     """How much the run has read, where that is counted."""
-    read: int = document["bytes"]["read"] or document.get("coverage", {}).get("bytes_verified", 0)
+    size = document["bytes"]
+    read: int = size["read"] - size["remembered"] or document.get("coverage", {}).get("bytes_verified", 0)
     return read
 
 
 def read_by(detail: Detail) -> int:
     """How much one job has read, where that is counted."""
-    read: int = detail["bytes_read"] or detail.get("bytes_verified", 0)
+    read: int = detail["bytes_read"] - detail["bytes_remembered"] or detail.get("bytes_verified", 0)
     return read
 
 

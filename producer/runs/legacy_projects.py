@@ -27,6 +27,7 @@ def enqueue(  # noqa: PLR0913 - an option is an argument
     exclude: Sequence[int] = (),
     limit: int | None = None,
     include_failed: bool = False,
+    rehash: bool = False,
     limit_bytes_per_second: int | None = None,
     on_listing: OnListing = lambda _listing: None,
 ) -> Opened:
@@ -39,8 +40,8 @@ def enqueue(  # noqa: PLR0913 - an option is an argument
     not answer.
     """
     options = RunOptions(project_ids=tuple(project_ids), exclude=tuple(exclude), limit=limit)
-    if include_failed:
-        options = options.model_copy(update={"include_failed": True})
+    asked = {name: True for name, given in (("include_failed", include_failed), ("rehash", rehash)) if given}
+    options = options.model_copy(update=asked)
     broker.check(settings)
     column_types.require(engine)
     with engine.connect() as conn:

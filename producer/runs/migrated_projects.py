@@ -27,6 +27,7 @@ def rollback(  # noqa: PLR0913 - an option is an argument
     dry_run: bool,
     project_ids: Sequence[int],
     restore_files: bool,
+    rehash: bool = False,
     exclude: Sequence[int] = (),
     limit: int | None = None,
     confirm: Callable[[int], None] = lambda _count: None,
@@ -37,13 +38,14 @@ def rollback(  # noqa: PLR0913 - an option is an argument
     Before anything is written `confirm` hears how many projects it is, and may raise.
     Raises `UsageError` naming every chosen id that cannot be rolled back, with the reason.
     """
+    options = RunOptions(
+        project_ids=tuple(project_ids), exclude=tuple(exclude), limit=limit, restore_files=restore_files
+    )
     return _open(
         settings,
         engine,
         Verb.ROLLBACK,
-        RunOptions(
-            project_ids=tuple(project_ids), exclude=tuple(exclude), limit=limit, restore_files=restore_files
-        ),
+        options.model_copy(update={"rehash": True}) if rehash else options,
         dry_run=dry_run,
         confirm=confirm,
         on_listing=on_listing,

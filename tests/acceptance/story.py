@@ -26,6 +26,7 @@ LEDGER = {
     "migration_jobs",
     "migration_dry_run_blobs",
     "migration_recording_counts",
+    "migration_remembered_digests",
 }
 """The tables that a dry run may write."""
 

@@ -174,6 +174,7 @@ def test_totals_of_the_report_are_those_of_the_disk(story: Story):
         "stored": sum(sizes),
         "reused": read - sum(sizes),
         "saved": read - sum(sizes),
+        "remembered": 0,
     }
     files = story.real.report["files"]
     assert (files["stored"], files["left"]) == (len(sizes), 0)

@@ -360,6 +360,9 @@ _PRUNED = {
               and not exists (select from migration_jobs where state = 'running' and run_id <> :own_run)
             order by dataset_hash for update skip locked) old
         where c.dataset_hash = old.dataset_hash""",
+    "migration_remembered_digests": """
+        delete from migration_remembered_digests r
+        where not exists (select from projects p where p.project_id = r.project_id)""",
     "migration_dataset_blobs": """
         delete from migration_dataset_blobs b
         where not exists (select from migration_indexed_datasets i where i.dataset_hash = b.dataset_hash)
@@ -367,7 +370,8 @@ _PRUNED = {
           and not exists (select from raw_datasets d where d.dataset_hash = b.dataset_hash)""",
 }
 """What no job needs any more: contents that ended dry runs have met, who read what in ended verifications,
-claims that no job holds, parts of an index that was never completed.
+claims that no job holds, digests of files of projects that are gone, parts of an index that was never
+completed.
 """
 
 

@@ -25,6 +25,7 @@ NEEDED_RIGHTS = {
     "migration_dry_run_blobs": ("select", "insert", "update", "delete"),
     "migration_recording_counts": ("select", "insert"),
     "migration_blob_checks": ("select", "insert", "update", "delete"),
+    "migration_remembered_digests": ("select", "insert", "update", "delete"),
     "dataset_claims": ("select", "insert", "update", "delete"),
     "migration_dataset_blobs": ("select", "insert", "delete"),
     "migration_indexed_datasets": ("select", "insert", "update", "delete"),

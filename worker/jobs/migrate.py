@@ -280,7 +280,7 @@ def _outcome(attempt: Attempt, tree: HashedTree, status: Status, reason: str, st
     return attempt.outcome(status, reason).with_changes(
         dataset_hash=tree.manifest.digest,
         files=stored.files,
-        bytes=stored.bytes,
+        bytes=replace(stored.bytes, remembered=tree.remembered_bytes),
         links=stored.links,
         disk=DiskBytes(
             legacy=tree.scan.allocated_bytes,

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from worker.db import claims, recordings
 from worker.db.engine import autocommit
 from worker.jobs.attempt import Attempt
+from worker.jobs.remembering import remembering
 from worker.legacy.file_list import ScannedFile
 from worker.legacy.hash import count_rest, hash_tree, heads
 from worker.legacy.hashed_tree import HashedTree
 from worker.legacy.ingest import check_room
+from worker.legacy.remembered import Memory
 from worker.legacy.scan import Scan
 from worker.legacy.session_files import is_recording
 from worker.store.digest import CHUNK_BYTES
@@ -52,18 +54,23 @@ def read_once(attempt: Attempt, scanned: Scan) -> Reading:
     Raises what `hash_tree` and `check_room` raise; what was stored by then stays (`Store.admitted`).
     """
     attempt.heartbeat.enter("hash")
-    keys = _file_keys(attempt, scanned)
-    unseen = _unseen(attempt, list(keys.values()))
-    sizes = _counted_sizes(attempt, scanned)
-    new_files = {key: path for path, key in keys.items() if key in unseen}
-    tree = _hash_and_store(attempt, scanned, new_files, sizes)
+    with remembering(attempt, attempt.project_id, scanned, attempt.store.algorithm) as memory:
+        keys = _file_keys(attempt, scanned, memory)
+        unseen = _unseen(attempt, list(keys.values()))
+        sizes = _counted_sizes(attempt, scanned)
+        new_files = {key: path for path, key in keys.items() if key in unseen}
+        tree = _hash_and_store(attempt, scanned, new_files, sizes, memory)
     known = _known_counts(attempt, tree)
     return Reading(tree=count_rest(tree, known, attempt.pace), file_keys=keys, known_counts=known.keys())
 
 
-def _file_keys(attempt: Attempt, scanned: Scan) -> dict[str, str]:
-    """The key of each big file, by path: its size and beginning tell whether it was seen before."""
-    found = heads(scanned, attempt.store, attempt.tools.threads, attempt.pace)
+def _file_keys(attempt: Attempt, scanned: Scan, memory: Memory) -> dict[str, str]:
+    """The key of each big file, by path: its size and beginning tell whether it was seen before. A dry run
+    claims none.
+    """
+    if attempt.lease.dry_run:
+        return {}
+    found = heads(scanned, attempt.store, attempt.tools.threads, attempt.pace, memory)
     return {
         path: claims.file_key(size, found[path])
         for path, size in zip(scanned.files.paths, scanned.files.sizes(), strict=True)
@@ -72,8 +79,8 @@ def _file_keys(attempt: Attempt, scanned: Scan) -> dict[str, str]:
 
 
 def _unseen(attempt: Attempt, keys: Sequence[str]) -> Container[str]:
-    """Those of these keys that no job has seen before. A dry run leaves no trace: it asks for none."""
-    if not keys or attempt.lease.dry_run:
+    """Those of these keys that no job has seen before."""
+    if not keys:
         return ()
     with autocommit(attempt.engine) as conn:
         return claims.first_seen(conn, keys)
@@ -107,7 +114,7 @@ def _known_counts(attempt: Attempt, tree: HashedTree) -> dict[str, int | None]:
 
 
 def _hash_and_store(
-    attempt: Attempt, scanned: Scan, new_files: Mapping[str, str], sizes: Container[int]
+    attempt: Attempt, scanned: Scan, new_files: Mapping[str, str], sizes: Container[int], memory: Memory
 ) -> HashedTree:
     """Hash the tree and store, in the same pass, the files that no job has seen before: their paths by key.
 
@@ -115,7 +122,7 @@ def _hash_and_store(
     copies its own. No other claim is waited for while these are held, so that jobs cannot wait in a circle.
     """
     if not new_files:
-        return _hash(attempt, scanned, sizes, {})
+        return _hash(attempt, scanned, sizes, {}, memory)
     with (
         attempt.claim(list(new_files), "new files"),
         attempt.store.staging(f"{attempt.name}-arrivals") as staging,
@@ -131,10 +138,12 @@ def _hash_and_store(
             return (file for file in scanned.files if file.path in copies)
 
         check_room(attempt.store, coming)
-        return _hash(attempt, scanned, sizes, copies)
+        return _hash(attempt, scanned, sizes, copies, memory)
 
 
-def _hash(attempt: Attempt, scanned: Scan, sizes: Container[int], copies: Mapping[str, str]) -> HashedTree:
+def _hash(
+    attempt: Attempt, scanned: Scan, sizes: Container[int], copies: Mapping[str, str], memory: Memory
+) -> HashedTree:
     return hash_tree(
         scanned,
         roots=attempt.tools.roots,
@@ -144,6 +153,7 @@ def _hash(attempt: Attempt, scanned: Scan, sizes: Container[int], copies: Mappin
         pace=attempt.pace,
         counted_sizes=sizes,
         copies=copies,
+        memory=memory,
     )
 
 

@@ -32,6 +32,7 @@ from worker.errors import (
 from worker.jobs import leftovers
 from worker.jobs.attempt import Attempt
 from worker.jobs.moved_directory import Away, Place, bring_home, last_move, settle_moves
+from worker.jobs.remembering import remembering
 from worker.jobs.runner import run_job
 from worker.jobs.tools import Tools
 from worker.legacy.hash import hash_tree
@@ -227,20 +228,22 @@ def _algorithms(attempt: Attempt, conversion: Conversion) -> tuple[Algorithm, ..
 
 
 def _hashed(attempt: Attempt, conversion: Conversion, place: Place, algorithm: Algorithm) -> HashedTree:
-    """The legacy tree as it is now. Reads every byte of it, and nothing of the store."""
+    """The legacy tree as it is now. Reads what is not remembered of it, and nothing of the store."""
     settings = attempt.tools.settings
     scanned = scan(place.path, attempt.tools.roots, attempt.pace, needs_sessions=False, moved=place.move)
     attempt.files_seen = len(scanned.files)
     attempt.heartbeat.enter("compare", conversion.dataset_hash)
     named_by = Store(settings.store_dir, settings.datasets_dir, algorithm, None)
-    return hash_tree(
-        scanned,
-        roots=attempt.tools.roots,
-        store=named_by,
-        threads=attempt.tools.threads,
-        advance=attempt.heartbeat.advance,
-        pace=attempt.pace,
-    )
+    with remembering(attempt, conversion.project_id, scanned, algorithm) as memory:
+        return hash_tree(
+            scanned,
+            roots=attempt.tools.roots,
+            store=named_by,
+            threads=attempt.tools.threads,
+            advance=attempt.heartbeat.advance,
+            pace=attempt.pace,
+            memory=memory,
+        )
 
 
 def differences(expected: Manifest, found: Manifest) -> Iterator[str]:

@@ -1,28 +1,51 @@
 """Hashing a scanned tree: every byte in one pass, several files at a time. Knows no rows."""
 
+import time
 from array import array
 from collections.abc import Container, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import MappingProxyType
 
+from worker.legacy.file_list import ScannedFile
 from worker.legacy.hashed_tree import HashedTree, Sources, manifest_of
 from worker.legacy.parallel import Advance, buffer_for, for_each
+from worker.legacy.remembered import NO_MEMORY, Memory
 from worker.legacy.roots import Roots
 from worker.legacy.scan import Scan, check_same
 from worker.legacy.session_files import SessionFiles, count_records_of
 from worker.runtime.throttle import Pace, unlimited
 from worker.store.batches import Admission
-from worker.store.digest import BIG_BYTES, HEAD_BYTES, Algorithm, hash_file, head_of, new_hasher, read_stored
+from worker.store.digest import (
+    BIG_BYTES,
+    HEAD_BYTES,
+    Algorithm,
+    Head,
+    both,
+    hash_file,
+    head_of,
+    new_hasher,
+    read_stored,
+)
 from worker.store.store import Store
 
 
-def heads(scanned: Scan, store: Store, threads: ThreadPoolExecutor, pace: Pace = unlimited) -> dict[str, str]:
+def heads(
+    scanned: Scan,
+    store: Store,
+    threads: ThreadPoolExecutor,
+    pace: Pace = unlimited,
+    memory: Memory = NO_MEMORY,
+) -> dict[str, str]:
     """The digest of each big file's beginning, by path: with the size, a hint that it was seen before."""
     found: dict[str, str] = {}
 
     def one(number: int) -> None:
         file = scanned.files[number]
+        known = memory.of(file)
+        if known is not None and known.head is not None:
+            found[file.path] = known.head
+            return
         found[file.path] = head_of(file.source, file.signature, store.algorithm, buffer_for(0), pace)
 
     big = [number for number, size in enumerate(scanned.files.sizes()) if size >= BIG_BYTES]
@@ -30,7 +53,7 @@ def heads(scanned: Scan, store: Store, threads: ThreadPoolExecutor, pace: Pace =
     return found
 
 
-def hash_tree(
+def hash_tree(  # noqa: PLR0913 - an option is an argument
     scanned: Scan,
     *,
     roots: Roots,
@@ -40,19 +63,21 @@ def hash_tree(
     pace: Pace = unlimited,
     counted_sizes: Container[int] = (),
     copies: Mapping[str, str] = MappingProxyType({}),
+    memory: Memory = NO_MEMORY,
 ) -> HashedTree:
     """Hash every file of a scan, several at a time, biggest first; then list the directory again.
 
     The same pass counts the records of recordings, but not of those whose size is one of `counted_sizes`:
     they are most likely known, and counting costs more than hashing; `count_rest` completes the tree. Files
     in `copies`, which no job has seen before, are copied there while they are hashed, because they will have
-    to be stored; they are blobs when this returns or raises.
+    to be stored; they are blobs when this returns or raises. What `memory` knows of a file is believed
+    instead of reading it, and it is told of those that were read; not of those in `copies`, which are new.
 
     Raises `SourceChangedError` naming the first file that changed, vanished or came, `EntryUnreadableError`
     for one that cannot be read.
     """
     session_files = SessionFiles(scanned.files, counted_sizes)
-    digests = _hash_files(
+    digests, remembered_bytes = _hash_files(
         scanned,
         session_files,
         store=store,
@@ -60,6 +85,7 @@ def hash_tree(
         advance=advance,
         pace=pace,
         copies=copies,
+        memory=memory,
     )
     records = session_files.records(pace)
     check_same(scanned, roots, pace)
@@ -70,6 +96,7 @@ def hash_tree(
         records=records,
         unreadable_labels=session_files.unreadable_labels(),
         large_labels=session_files.large_labels(),
+        remembered_bytes=remembered_bytes,
     )
 
 
@@ -82,31 +109,43 @@ def _hash_files(
     advance: Advance,
     pace: Pace,
     copies: Mapping[str, str],
-) -> list[str]:
-    """The digest of each file, in the scan's order. Those in `copies` are blobs at the end, also of an
-    error.
+    memory: Memory,
+) -> tuple[list[str], int]:
+    """The digest of each file, in the scan's order, and how many bytes needed no reading for it. Those in
+    `copies` are blobs at the end, also of an error.
     """
     digests = [""] * len(scanned.files)
+    remembered: list[int] = []
 
     def hash_one(number: int) -> None:
         file = scanned.files[number]
         size_bytes = file.signature.size_bytes
-        observe = session_files.watch(number, file)
         staged = copies.get(file.path)
-        if staged is None:
-            digests[number] = hash_file(
-                file.source, file.signature, store.algorithm, buffer_for(size_bytes), observe, pace
-            )
+        known = memory.of(file) if staged is None else None
+        if known is not None and session_files.recall(number, file, known):
+            pace(0)
+            digests[number] = known.digest
+            remembered.append(size_bytes)
+            memory.met_again(file, known)
         else:
-            digests[number] = store.copy_hashing(
-                file.source, file.signature, staged, buffer_for(size_bytes), pace, observe
-            )
-            admission.add(staged, digests[number], size_bytes)
+            digests[number] = read_one(number, file, staged)
         advance(1, size_bytes)
+
+    def read_one(number: int, file: ScannedFile, staged: str | None) -> str:
+        size_bytes, began_ns = file.signature.size_bytes, time.time_ns()
+        buffer, head = buffer_for(size_bytes), Head(store.algorithm)
+        observe = both(session_files.watch(number, file), head.feed if size_bytes >= BIG_BYTES else None)
+        if staged is None:
+            digest = hash_file(file.source, file.signature, store.algorithm, buffer, observe, pace)
+        else:
+            digest = store.copy_hashing(file.source, file.signature, staged, buffer, pace, observe)
+            admission.add(staged, digest, size_bytes)
+        memory.note(file, session_files.learned(number, digest, head.digest), began_ns)
+        return digest
 
     with Admission(store) as admission:
         for_each(threads, hash_one, _biggest_first(scanned), scanned.size_bytes)
-    return digests
+    return digests, sum(remembered)
 
 
 def _biggest_first(scanned: Scan) -> list[int]:

@@ -84,6 +84,8 @@ class HashedTree:
     """The sessions whose labels.json is not text that a row can hold."""
     large_labels: frozenset[str]
     """Those whose labels.json is too much for one."""
+    remembered_bytes: int = 0
+    """So many bytes were not read, because it was remembered what they are."""
 
     @property
     def distinct(self) -> Contents:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from worker.legacy.file_list import FileList, ScannedFile
 from worker.legacy.parallel import buffer_for
+from worker.legacy.remembered import Known
 from worker.legacy.row_counter import RowCounter
 from worker.runtime.throttle import Pace
 from worker.sessions_csv import RECORDING, count_records
@@ -52,6 +53,10 @@ def _is_labels(path: str) -> bool:
     return path.count("/") == 1 and path.endswith(f"/{LABELS}")
 
 
+def _is_short_labels(file: ScannedFile) -> bool:
+    return _is_labels(file.path) and file.signature.size_bytes <= LABELS_MOST_BYTES
+
+
 class SessionFiles:
     """Watches the recordings and the labels of a tree's sessions while their bytes are hashed, in any thread.
 
@@ -63,28 +68,59 @@ class SessionFiles:
         self._counted_sizes = counted_sizes
         self._counters: dict[int, RowCounter] = {}
         self._texts: dict[int, TextCheck] = {}
+        self._is_text: dict[int, bool] = {}
+        self._known_records: dict[int, int | None] = {}
 
     def watch(self, number: int, file: ScannedFile) -> Sink | None:
         """What is to be shown every chunk of the file with this number in the scan; None for most files."""
         size_bytes = file.signature.size_bytes
         if is_recording(file.path) and size_bytes not in self._counted_sizes:
             return self._counters.setdefault(number, RowCounter()).feed
-        if _is_labels(file.path) and size_bytes <= LABELS_MOST_BYTES:
+        if _is_short_labels(file):
             return self._texts.setdefault(number, TextCheck()).feed
         return None
 
+    def learned(self, number: int, digest: str, head: str | None) -> Known:
+        """What is known of a file that has passed by to its end. To be asked once of each."""
+        counter, text = self._counters.get(number), self._texts.get(number)
+        if text is not None:
+            self._is_text[number] = text.is_text
+        # What only pandas can count is counted at the end.
+        is_counted = counter is not None and counter.records is not None
+        return Known(
+            digest=digest,
+            is_counted=is_counted,
+            records=counter.records or None if counter is not None and is_counted else None,
+            is_text=self._is_text.get(number),
+            head=head,
+        )
+
+    def recall(self, number: int, file: ScannedFile, known: Known) -> bool:
+        """Take what is known of a file instead of watching it; False if that is not enough. The records of a
+        recording may be missing: they are known by its digest, or counted at the end.
+        """
+        if _is_short_labels(file):
+            if known.is_text is None:
+                return False
+            self._is_text[number] = known.is_text
+        if is_recording(file.path) and known.is_counted:
+            self._known_records[number] = known.records
+        return True
+
     def records(self, pace: Pace) -> dict[str, int | None]:
         """The records of each recording that was watched. Reads those again that only pandas can count."""
-        found: dict[str, int | None] = {}
+        found = {
+            _session(self._files.paths[number]): records for number, records in self._known_records.items()
+        }
         for number in sorted(self._counters):
             file = self._files[number]
             found[_session(file.path)] = _records(self._counters[number], file.source, file.signature, pace)
         return found
 
     def unreadable_labels(self) -> frozenset[str]:
-        """The sessions whose labels are not text that a row can hold. To be asked once."""
+        """The sessions whose labels are not text that a row can hold."""
         return frozenset(
-            _session(self._files.paths[number]) for number, text in self._texts.items() if not text.is_text
+            _session(self._files.paths[number]) for number, is_text in self._is_text.items() if not is_text
         )
 
     def large_labels(self) -> frozenset[str]:

@@ -262,6 +262,37 @@ def _side_threads(_pid: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(2, thread_name_prefix="abreast")
 
 
+def both(one: Sink | None, other: Sink | None) -> Sink | None:
+    """A sink that shows a chunk to both, of which each may be none."""
+    if one is None or other is None:
+        return one or other
+
+    def show(chunk: memoryview) -> None:
+        one(chunk)
+        other(chunk)
+
+    return show
+
+
+class Head:
+    """Watches a big file pass by for the digest of its beginning, as `head_of` takes it."""
+
+    def __init__(self, algorithm: Algorithm) -> None:
+        self._hasher = new_hasher(algorithm)
+        self._seen = 0
+
+    def feed(self, chunk: memoryview) -> None:
+        """Take the next part of the file."""
+        if self._seen < HEAD_BYTES:
+            self._hasher.update(chunk[: HEAD_BYTES - self._seen])
+            self._seen += len(chunk)
+
+    @property
+    def digest(self) -> str | None:
+        """None of a file that did not pass by."""
+        return self._hasher.hexdigest() if self._seen else None
+
+
 def head_of(
     path: str, expected: Signature, algorithm: Algorithm, buffer: memoryview, pace: Pace = unlimited
 ) -> str:

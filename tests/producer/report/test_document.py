@@ -60,7 +60,7 @@ def test_totals_are_the_sums_over_all_outcomes(case):
     assert document["projects_skipped"] == sum(outcome.status is Status.SKIPPED for outcome in outcomes)
     assert document["projects_cancelled"] == sum(outcome.status is Status.CANCELLED for outcome in outcomes)
     stored, reused = (sum(getattr(o.bytes, part) for o in outcomes) for part in ("stored", "reused"))
-    sums = {"read": stored + reused, "stored": stored, "reused": reused, "saved": reused}
+    sums = {"read": stored + reused, "stored": stored, "reused": reused, "saved": reused, "remembered": 0}
     assert {key: document["bytes"][key] for key in sums} == sums
     parts = {part: sum(getattr(o.files, part) for o in outcomes) for part in ("stored", "reused", "left")}
     assert document["files"] == {"total": sum(parts.values()), **parts}
