@@ -67,6 +67,9 @@ alter table migration_runs add column if not exists paused_because text;
 comment on column migration_runs.paused_because is 'Why a paused run stands still';
 alter table migration_runs add column if not exists limit_bytes_per_second bigint;
 comment on column migration_runs.limit_bytes_per_second is 'How fast all workers of the run together may read; null: as fast as they can';
+-- What was left out may be a hundred thousand entries, and every job of the run asks for the options.
+alter table migration_runs add column if not exists options jsonb generated always as (selection -> 'options') stored;
+comment on column migration_runs.options is 'The options alone';
 create index if not exists migration_runs_created_at on migration_runs (created_at desc);
 
 -- Releases before 0.3 knew projects only.

@@ -205,11 +205,6 @@ class RunOptions(BaseModel, frozen=True):
         """As plain JSON values."""
         return self.model_dump(mode="json", exclude_unset=True)
 
-    @classmethod
-    def of_selection(cls, selection: Mapping[str, Any]) -> Self:
-        """From what the ledger keeps of a run; raises `pydantic.ValidationError` on anything else."""
-        return cls.model_validate(selection.get("options", {}))
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class FileCounts:

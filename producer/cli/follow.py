@@ -104,7 +104,7 @@ def _facts(collected: Collected, interim: str | None) -> RunFacts:
         state=run.state,
         started_at=run.created_at,
         finished_at=max(ends, default=run.created_at),
-        selection=run.selection,
+        selection=collected.selection,
         interim=interim,
     )
 

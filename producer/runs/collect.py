@@ -6,7 +6,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from worker.db.ledger import Run
 from worker.db.overview import Progress
 from worker.db.retry import when_there
 from worker.errors import BrokerUnavailableError, OutcomeMissingError
-from worker.messages import ByteCounts, FileCounts, JobRef, Outcome, RunState, Status, Verb, subject_fields
+from worker.messages import FileCounts, JobRef, Outcome, RunState, Status, Verb, subject_fields
 from worker.runtime import log
 from worker.settings import Settings
 
@@ -42,6 +42,7 @@ class Collected:
     """
 
     run: Run
+    selection: Mapping[str, Any]
     outcomes: tuple[Outcome, ...]
     progress: Progress
     stopped: str | None
@@ -71,6 +72,7 @@ def collect(
         outcomes = settle_shared_files(outcomes)
     return Collected(
         run=run,
+        selection=found.selection,
         outcomes=tuple(sorted(outcomes.values(), key=lambda outcome: outcome.key)),
         progress=progress,
         stopped=stopped,
@@ -102,6 +104,7 @@ class _Recorded:
     """
 
     run: Run
+    selection: Mapping[str, Any]
     outcomes: dict[JobRef, Outcome]
     missing: Sequence[Row[Any]]
     owned: dict[int, tuple[int, int]]
@@ -112,6 +115,7 @@ def _recorded(engine: Engine, run_id: uuid.UUID, *, has_ended: bool) -> _Recorde
         run = ledger.find_run(conn, str(run_id))
         return _Recorded(
             run=run,
+            selection=ledger.selection(conn, run_id),
             outcomes=overview.outcomes(conn, run_id),
             missing=overview.without_outcome(conn, run_id) if has_ended else [],
             owned=dry_runs.new_content_by_project(conn, run_id) if run.dry_run else {},
@@ -135,7 +139,7 @@ def settle_between_equals(
         files, size = owned.get(ref.subject_id, (0, 0))
         one = outcome.with_changes(
             files=FileCounts(stored=files, reused=outcome.files.total - files),
-            bytes=ByteCounts(stored=size, reused=outcome.bytes.read - size),
+            bytes=replace(outcome.bytes, stored=size, reused=outcome.bytes.read - size),
         )
         if one.dataset_created and (twin := first.get(outcome.dataset_hash)) is not None:
             one = one.with_changes(

@@ -212,8 +212,4 @@ def test_a_run_keeps_the_options_that_it_was_given_and_no_other():
     assert migration.to_json() == {"project_ids": [7, 3], "exclude": [], "limit": None}
     assert rollback.to_json() == {"exclude": [5], "limit": 2, "restore_files": False}
     for options in (migration, rollback):
-        assert RunOptions.of_selection({"options": options.to_json(), "left_out": []}) == options
-
-
-def test_a_run_without_options_was_given_none():
-    assert RunOptions.of_selection({}) == RunOptions()
+        assert RunOptions.model_validate(options.to_json()) == options

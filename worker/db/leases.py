@@ -33,7 +33,7 @@ class Lease:
     path: str | None
     verb: Verb
     dry_run: bool
-    selection: Mapping[str, Any]
+    asked_for: Mapping[str, Any] | None
     started_at: datetime
     run_created_at: datetime
     retries: int = 0
@@ -43,7 +43,7 @@ class Lease:
     @property
     def options(self) -> RunOptions:
         """What its run was asked for. Read where it is needed only: raises `pydantic.ValidationError`."""
-        return RunOptions.of_selection(self.selection)
+        return RunOptions.model_validate(self.asked_for or {})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +114,7 @@ def take_lease(
                   when 'running' then {_IS_OVER} and j.crashes + (not {_SERVER_WAS_AWAY})::integer < :most_crashes
                   else false end
               {f"and not {_BELOW}" if but_not_in else ""}
-            returning j.attempt, j.subject_name, j.path, j.started_at, j.retries, r.verb, r.dry_run, r.selection,
+            returning j.attempt, j.subject_name, j.path, j.started_at, j.retries, r.verb, r.dry_run, r.options,
                       r.created_at as run_created_at,
                       (select other.run_id from migration_jobs other join migration_runs their using (run_id)
                        where other.subject = j.subject and other.subject_id = j.subject_id and other.run_id <> j.run_id
@@ -286,7 +286,7 @@ def expired(conn: Connection, limit: int, lease_s: float) -> list[Expired]:
     rows = conn.execute(
         sql(f"""
             select j.run_id, j.subject, j.subject_id, j.attempt, j.subject_name, j.path, j.started_at, j.retries, j.worker,
-                   j.crashes + (not {_SERVER_WAS_AWAY})::integer as crashes, r.verb, r.dry_run, r.selection,
+                   j.crashes + (not {_SERVER_WAS_AWAY})::integer as crashes, r.verb, r.dry_run, r.options,
                    r.created_at as run_created_at, null as busy_with, null as bytes_per_second
             from migration_jobs j join migration_runs r using (run_id)
             where j.state = 'running' and {_IS_OVER}
@@ -370,7 +370,7 @@ def _lease(ref: JobRef, row: Row[Any]) -> Lease:
         path=row.path,
         verb=Verb(row.verb),
         dry_run=row.dry_run,
-        selection=row.selection,
+        asked_for=row.options,
         started_at=row.started_at,
         run_created_at=row.run_created_at,
         retries=row.retries,

@@ -23,7 +23,7 @@ class Run:
     verb: Verb
     dry_run: bool
     state: RunState
-    selection: Mapping[str, Any]
+    asked_for: Mapping[str, Any] | None
     created_at: datetime
     finished_at: datetime | None
     paused_because: str | None
@@ -32,22 +32,36 @@ class Run:
     @property
     def options(self) -> RunOptions:
         """What it was asked for beside its verb."""
-        return RunOptions.of_selection(self.selection)
+        return RunOptions.model_validate(self.asked_for or {})
 
     @classmethod
     def from_row(cls, row: Row[Any]) -> "Run":
-        """A row of `migration_runs`."""
+        """A row of `migration_runs`, of which these columns are asked for: `_RUN`."""
         return cls(
             run_id=row.run_id,
             verb=Verb(row.verb),
             dry_run=row.dry_run,
             state=RunState(row.state),
-            selection=row.selection,
+            asked_for=row.options,
             created_at=row.created_at,
             finished_at=row.finished_at,
             paused_because=row.paused_because,
             limit_bytes_per_second=row.limit_bytes_per_second,
         )
+
+
+_RUN = """
+    r.run_id, r.verb, r.dry_run, r.state, r.options, r.created_at, r.finished_at, r.paused_because,
+    r.limit_bytes_per_second"""
+"""All of a run but its selection, which may be megabytes."""
+
+
+def selection(conn: Connection, run_id: uuid.UUID) -> dict[str, Any]:
+    """What a run was asked for, what that left out and why, and what it keeps for its report."""
+    found: dict[str, Any] = conn.execute(
+        sql("select selection from migration_runs where run_id = :run_id"), {"run_id": run_id}
+    ).scalar_one()
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,7 +201,7 @@ def pause_runs_that_only_wait(conn: Connection, root_patience_s: float) -> list[
     running for so long. Returns these runs.
     """
     rows = conn.execute(
-        sql("""
+        sql(f"""
             with waiting as (
                 select run_id, count(*) filter (where waits_for = :room) as for_room,
                        min(waits_since) filter (where waits_for <> :room) as for_root_since
@@ -212,7 +226,7 @@ def pause_runs_that_only_wait(conn: Connection, root_patience_s: float) -> list[
                                       where o.state = 'running' and o.lease_until > clock_timestamp())
                       and not exists (select from migration_jobs o where o.run_id = r.run_id
                                       and o.finished_at > clock_timestamp() - make_interval(secs => :patience)))
-            returning r.*"""),
+            returning {_RUN}"""),  # noqa: S608 - a constant
         {"room": ROOM, "patience": root_patience_s},
     )
     return [Run.from_row(row) for row in rows]
@@ -329,7 +343,7 @@ def find_run(conn: Connection, reference: str) -> Run:
     else:
         condition, value = "starts_with(run_id::text, :prefix)", reference.lower()
     rows = conn.execute(
-        sql(f"select * from migration_runs where {condition} order by created_at desc limit 2"),  # noqa: S608 - a constant
+        sql(f"select {_RUN} from migration_runs r where {condition} order by created_at desc limit 2"),  # noqa: S608 - constants
         {"prefix": value},
     ).all()
     if not rows:
@@ -344,6 +358,7 @@ def find_run(conn: Connection, reference: str) -> Run:
 def runs(conn: Connection, limit: int) -> list[Run]:
     """The newest runs first."""
     rows = conn.execute(
-        sql("select * from migration_runs order by created_at desc limit :limit"), {"limit": limit}
+        sql(f"select {_RUN} from migration_runs r order by created_at desc limit :limit"),  # noqa: S608 - a constant
+        {"limit": limit},
     )
     return [Run.from_row(row) for row in rows]

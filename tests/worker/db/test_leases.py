@@ -4,7 +4,7 @@ import uuid
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event
 
 from tests.support.ledger_rows import (
     LEASE_S,
@@ -20,7 +20,7 @@ from tests.support.ledger_rows import (
     set_run_state,
     take,
 )
-from worker.db import leases, overview
+from worker.db import leases, ledger, overview
 from worker.errors import LeaseLostError
 from worker.messages import FileCounts, JobRef, RunOptions, Status, Verb
 
@@ -43,6 +43,25 @@ def test_a_lease_has_all_that_its_job_needs(database: Engine):
         < job["lease_until"] - lease.started_at
         <= timedelta(seconds=LEASE_S + 1)
     )
+
+
+def test_what_a_run_left_out_does_not_travel_with_its_leases_and_lines(database: Engine):
+    """It may be a hundred thousand entries."""
+    run_id = make_run(database)
+    asked: list[str] = []
+    event.listen(database, "before_cursor_execute", lambda *about: asked.append(about[2]))
+
+    must_take(database, run_id)
+    expire(database, run_id)
+    with database.begin() as conn:
+        (dead,) = leases.expired(conn, 10, LEASE_S)
+        assert dead.lease.options.limit == 5
+        assert ledger.find_run(conn, "latest").options.limit == 5
+        assert len(ledger.runs(conn, 10)) == 1
+        ledger.pause_runs_that_only_wait(conn, 0)
+
+    assert len(asked) >= 5
+    assert [statement for statement in asked if "selection" in statement or "r.*" in statement] == []
 
 
 def test_of_many_deliveries_at_once_exactly_one_gets_the_lease(database: Engine):

@@ -148,7 +148,7 @@ def test_a_run_is_found_by_its_id_by_any_beginning_of_it_and_as_the_latest(datab
         assert [run.run_id for run in ledger.runs(conn, 1)] == [second]
         found = ledger.find_run(conn, "abce")
     assert (found.verb, found.dry_run, found.state) == (Verb.MIGRATE, False, RunState.RUNNING)
-    assert found.selection == {"options": {"limit": 5}}
+    assert found.options.limit == 5
     assert found.finished_at is None
 
 
