@@ -7,7 +7,7 @@ right at its beginning, and a doubled one is content.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
 
@@ -32,19 +32,24 @@ _CLOSING = re.compile(rb'[^"]*+(?:""[^"]*+)*+"(?=[^"])')
 _TEXT = re.compile(rb"[^,\r\n]++")
 
 
+def unheard(_part: bytes) -> None:
+    """Take no notice."""
+
+
 class CsvBytes:
     """The bytes of a CSV for pandas, every overlong field shortened; `pace` is called with the bytes of each
-    block.
+    block, `hear` with each part as pandas gets it.
 
     A class of no kind that pandas knows as binary: it would decode such a one before it parses, and then
     refuses bytes in a column of numbers that it takes from a file it opens itself, as Label has it do.
     """
 
-    def __init__(self, path: Path, pace: Pace = unlimited) -> None:
+    def __init__(self, path: Path, pace: Pace = unlimited, hear: Callable[[bytes], None] = unheard) -> None:
         """Open the file; raises `OSError`."""
         file = open(path, "rb", buffering=0)  # noqa: SIM115 - `close` is this class's own
         self._file = file
         self._pace = pace
+        self._hear = hear
         self._ready = b""
         self._rest = b""
         """What is read and not passed on: the beginning of a quoted field, as far as it goes."""
@@ -76,6 +81,7 @@ class CsvBytes:
         while len(self._ready) < count and not self._is_over:
             self._take_block()
         part, self._ready = self._ready[:count], self._ready[count:]
+        self._hear(part)
         return part
 
     def _take_block(self) -> None:

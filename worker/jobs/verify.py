@@ -2,9 +2,10 @@
 
 import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from worker.conversion.return_plan import plan_return
 from worker.conversion.revert import check_still_converted
@@ -19,11 +20,9 @@ from worker.jobs.runner import run_job
 from worker.jobs.tools import Tools
 from worker.legacy.roots import is_within
 from worker.messages import JobRef, Outcome, Status, Verb, Warning_
-from worker.sessions_csv import Reader, SessionRow, read
+from worker.readings import Reading, Readings
+from worker.sessions_csv import Reader, Selection, SessionRow, select
 from worker.store.digest import printable
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _SHOWN = 10
 
@@ -149,30 +148,42 @@ def _outcome(attempt: Attempt, count: int, unreadable: Mapping[str, str]) -> Out
 def _compare(
     attempt: Attempt, rows: _Rows, chosen: Sequence[Session], place: str
 ) -> tuple[list[str], dict[str, str]]:
-    """Each session and reader for which the two ways give different frames; and, with the reason, each
-    session that some reader can read by neither. `place` is where the legacy directory is now.
+    """Each session and reader for which the two ways give different rows; and, with the reason, each session
+    that some reader can read by neither. `place` is where the legacy directory is now.
     """
-    conversion, tree = rows.conversion, rows.tree
-    old_values = {change["session_id"]: change for change in plan_return(conversion, tree, chosen).changes}
+    data_dir = attempt.tools.settings.data_dir
+    both_ways = [
+        [tuple(_selected(row, reader, data_dir) for row in pair) for reader in Reader]
+        for pair in _both_ways(rows, chosen, place)
+    ]
+    every = (one for readers in both_ways for pair in readers for one in pair)
+    readings = Readings((one for one in every if isinstance(one, Selection)), attempt.pace)
     differences: list[str] = []
     unreadable: dict[str, str] = {}
-    for session in chosen:
-        times = rows.ranges[session.session_id]
-        new = _row(session, session.values(), times, None, tree)
-        old_way = old_values.get(session.session_id, session.values())
-        parent = _moved(old_way["parent_session_data_path"], conversion.legacy_path, place)
-        old = _row(session, {**old_way, "parent_session_data_path": parent}, times, place, None)
-        for reader in Reader:
-            before, after = (_read(row, reader, attempt) for row in (old, new))
+    for session, readers in zip(chosen, both_ways, strict=True):
+        for reader, (old, new) in zip(Reader, readers, strict=True):
+            before, after = _read(readings, old, new)
             if isinstance(before, str) and isinstance(after, str):
                 unreadable.setdefault(session.session_name, before)
-            elif not _alike(before, after):
+            elif before != after:
                 differences.append(
                     f"session {session.session_name} ({reader.value}): {_words(before)} before, {_words(after)} now"
                 )
         attempt.heartbeat.advance(1, 0)
         attempt.pace(0)
     return differences, unreadable
+
+
+def _both_ways(rows: _Rows, chosen: Sequence[Session], place: str) -> Iterator[tuple[SessionRow, SessionRow]]:
+    """Each session's row as it was, with what it read from at `place`, and as it is."""
+    conversion, tree = rows.conversion, rows.tree
+    old_values = {change["session_id"]: change for change in plan_return(conversion, tree, chosen).changes}
+    for session in chosen:
+        times = rows.ranges[session.session_id]
+        old_way = old_values.get(session.session_id, session.values())
+        parent = _moved(old_way["parent_session_data_path"], conversion.legacy_path, place)
+        old = _row(session, {**old_way, "parent_session_data_path": parent}, times, place, None)
+        yield old, _row(session, session.values(), times, None, tree)
 
 
 def _moved(path: str | None, legacy_path: str, place: str) -> str | None:
@@ -207,20 +218,32 @@ def _row(
     )
 
 
-def _read(row: SessionRow, reader: Reader, attempt: Attempt) -> "pd.DataFrame | str":
-    """The frame, or why Label cannot read the session: in words that quote nothing of the file, because
-    reports go further than files do, and the legacy one may be a link by now.
-    """
+def _selected(row: SessionRow, reader: Reader, data_dir: Path) -> Selection | str:
     try:
-        return read(row, reader, attempt.tools.settings.data_dir, attempt.pace)
+        return select(row, reader, data_dir)
     except SessionUnreadableError as error:
-        words, is_no_recording, _ = str(error.__cause__ or error).partition(" is not a recording: ")
-        return f"{words} is not a recording" if is_no_recording else words
+        return str(error)
 
 
-def _alike(before: "pd.DataFrame | str", after: "pd.DataFrame | str") -> bool:
-    return not isinstance(before, str) and not isinstance(after, str) and before.equals(after)
+def _read(
+    readings: Readings, old: Selection | str, new: Selection | str
+) -> tuple[Reading | str, Reading | str]:
+    """The rows by both ways, or why Label cannot read the session: in words that quote nothing of the file,
+    because reports go further than files do, and the legacy one may be a link by now.
+    """
+    if isinstance(old, Selection) and isinstance(new, Selection):
+        before, after = readings.both(old, new)
+    else:
+        before, after = (one if isinstance(one, str) else readings.sorted(one) for one in (old, new))
+    return _without_content(before), _without_content(after)
 
 
-def _words(frame: "pd.DataFrame | str") -> str:
-    return "unreadable" if isinstance(frame, str) else f"{len(frame)} rows"
+def _without_content(found: Reading | str) -> Reading | str:
+    if not isinstance(found, str):
+        return found
+    words, is_no_recording, _ = found.partition(" is not a recording: ")
+    return f"{words} is not a recording" if is_no_recording else words
+
+
+def _words(found: Reading | str) -> str:
+    return "unreadable" if isinstance(found, str) else f"{found.count} rows"
