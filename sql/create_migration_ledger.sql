@@ -1,5 +1,6 @@
 -- The ledger: every run and every job, what was converted and how it was before, and who may store a dataset.
 -- Label's own tables are not referred to by foreign keys: the application deletes its rows as it likes.
+-- Indexes of what may be large are in create_indexes.sql.
 
 -- Everything goes into the schema of Label's tables, wherever that is in the search path. "producer schema apply" has seen to
 -- that already, for its transaction; here it is for psql, whose session ends with the file.
@@ -148,12 +149,6 @@ alter table migration_jobs add column if not exists waits_for text;
 comment on column migration_jobs.waits_for is 'A job that could not be done where it was: the legacy root that was missing there, or "room" in the store';
 alter table migration_jobs add column if not exists waits_since timestamptz;
 comment on column migration_jobs.waits_since is 'Since when a waiting job has waited for that';
-create index if not exists migration_jobs_subject on migration_jobs (subject, subject_id);
--- What every worker asks for every few seconds, however many jobs wait.
-create index if not exists migration_jobs_running on migration_jobs (run_id) where state = 'running';
-create index if not exists migration_jobs_unsent on migration_jobs (run_id) where state = 'queued' and sent_at is null;
-create index if not exists migration_jobs_waits on migration_jobs (run_id) where state = 'queued' and waits_for is not null;
-create index if not exists migration_jobs_open on migration_jobs (run_id, state) where state in ('queued', 'running');
 
 create or replace function migration_check_arrow() returns trigger language plpgsql as $$
 declare
@@ -176,6 +171,76 @@ create or replace trigger migration_runs_arrow before insert or update of state 
 create or replace trigger migration_jobs_arrow before insert or update of state on migration_jobs
     for each row execute function migration_check_arrow('job');
 
+-- How many jobs each run has in each state, kept by the triggers below, so that a scrape need not read every job there ever was.
+-- Each change adds rows and updates none: jobs that end at once wait for no common row. What is asked for is the sum.
+create table if not exists migration_job_counts (
+    run_id       uuid    not null,
+    subject      text    not null,
+    state        text    not null,
+    error_class  text,
+    jobs         bigint  not null,
+    retries      bigint  not null,
+    crashes      bigint  not null,
+    fenced       bigint  not null,
+    bytes_total  bigint  not null,
+    bytes_done   bigint  not null,                     -- of running jobs nothing: they say it every few seconds
+    files_done   bigint  not null,                     -- likewise
+    shared_bytes bigint  not null,                     -- allocated, came into the store by sharing blocks
+    folded       boolean not null default false
+);
+comment on table  migration_job_counts is 'Counts and sums over migration_jobs: add them up, several rows may be about the same jobs';
+comment on column migration_job_counts.folded is 'A sum of earlier rows, which are gone';
+create index if not exists migration_job_counts_run on migration_job_counts (run_id);
+create index if not exists migration_job_counts_new on migration_job_counts (run_id) where not folded;
+
+-- Counted from all jobs whenever this file is applied, while none of them can change.
+do $make$
+declare
+    count_them constant text := $count$
+        insert into migration_job_counts (run_id, subject, state, error_class, jobs, retries, crashes, fenced, bytes_total,
+                                          bytes_done, files_done, shared_bytes)
+        select * from (
+            select run_id, subject, state, error_class, sum(times) as jobs, sum(times * retries) as retries,
+                   sum(times * crashes) as crashes, sum(times * fenced) as fenced,
+                   sum(times * coalesce(bytes_total, 0)) as bytes_total,
+                   sum(times * case state when 'running' then 0
+                                          when 'queued' then least(bytes_done, coalesce(bytes_total, bytes_done))
+                                          -- Whatever an ended job had is dealt with, also where it failed.
+                                          else coalesce(bytes_total, 0) end) as bytes_done,
+                   sum(times * case state when 'running' then 0 else files_done end) as files_done,
+                   sum(times * case when outcome @? '$ ? (@.links.cloned > 0 && @.disk.shared.type() == "number")'
+                                    then (outcome #> '{disk,shared}')::bigint else 0 end) as shared_bytes
+            from (%s) as changed group by run_id, subject, state, error_class) as counted
+        where (jobs, retries, crashes, fenced, bytes_total, bytes_done, files_done, shared_bytes) <> (0, 0, 0, 0, 0, 0, 0, 0)$count$;
+    each constant text := 'select %s as times, run_id, subject, state, error_class, retries, crashes, fenced, bytes_total, bytes_done,
+                                  files_done, outcome from %s';
+    come constant text := format(each, 1, 'new_rows');
+    gone constant text := format(each, -1, 'old_rows');
+begin
+    lock table migration_jobs in share row exclusive mode;
+    execute format($function$
+        create or replace function migration_count_jobs() returns trigger language plpgsql as $body$
+        begin
+            if tg_op = 'INSERT' then %s;
+            elsif tg_op = 'UPDATE' then %s;
+            elsif tg_op = 'DELETE' then %s;
+            else delete from migration_job_counts;
+            end if;
+            return null;
+        end $body$ $function$,
+        format(count_them, come), format(count_them, come || ' union all ' || gone), format(count_them, gone));
+    create or replace trigger migration_jobs_count_new after insert on migration_jobs
+        referencing new table as new_rows for each statement execute function migration_count_jobs();
+    create or replace trigger migration_jobs_count_changed after update on migration_jobs
+        referencing old table as old_rows new table as new_rows for each statement execute function migration_count_jobs();
+    create or replace trigger migration_jobs_count_deleted after delete on migration_jobs
+        referencing old table as old_rows for each statement execute function migration_count_jobs();
+    create or replace trigger migration_jobs_count_none after truncate on migration_jobs
+        for each statement execute function migration_count_jobs();
+    delete from migration_job_counts;
+    execute format(count_them, format(each, 1, 'migration_jobs'));
+end $make$;
+
 -- Which new content a dry run has met: the lowest project id that holds a digest is the one that would store it.
 create table if not exists migration_dry_run_blobs (
     run_id     uuid    not null references migration_runs on delete cascade,
@@ -185,6 +250,30 @@ create table if not exists migration_dry_run_blobs (
     constraint migration_dry_run_blobs_pkey primary key (run_id, digest)
 );
 comment on table migration_dry_run_blobs is 'Content that a dry run would store, and the project that would be the first to store it';
+
+-- Where a path leads by its text: as os.path.normpath says, but for a second slash at the beginning.
+create or replace function migration_normal_path(path text) returns text language plpgsql immutable strict parallel safe as $$
+declare
+    part text;
+    kept text[] := '{}';
+begin
+    if path ~ '^/' and path !~ '//|/\.{1,2}(/|$)|./$' then
+        return path;
+    end if;
+    foreach part in array string_to_array(path, '/') loop
+        if part = '..' then
+            kept := kept[:cardinality(kept) - 1];
+        elsif part not in ('', '.') then
+            kept := array_append(kept, part);
+        end if;
+    end loop;
+    return '/' || array_to_string(kept, '/');
+end $$;
+
+-- The names in a path that a dataset's tree may have: they end in the beginning of its digest, or in all of it.
+create or replace function migration_trees_in(path text) returns text[] language sql immutable strict parallel safe as $$
+    select array(select found[1] from regexp_matches(path, '(?:^|/)([^/]*-[0-9a-f]{12}(?:[0-9a-f]{52})?)(?=/|$)', 'g') as found)
+$$;
 
 create table if not exists project_conversions (
     conversion_id    bigint generated by default as identity primary key,
@@ -210,7 +299,8 @@ create table if not exists migration_recording_counts (
     records    bigint                                  -- null: pandas cannot read it, or it has none
 );
 comment on table migration_recording_counts is 'How many records a recording has, by its content: counted once, however many projects hold it';
-create index if not exists migration_recording_counts_size on migration_recording_counts (size_bytes);
+alter table migration_recording_counts add column if not exists head text;
+comment on column migration_recording_counts.head is 'Digest of the first 64 KiB: by it and the size a recording is known before it is read';
 
 -- What was learned of a project's legacy files when they were read, and what stat said of each then. One row a project, more of
 -- a large one; whatever is missing is read again.

@@ -53,7 +53,7 @@ grant select on migration_state_arrows, schema_steps to :"migrator";
 grant select, insert on migration_recording_counts to :"migrator";
 grant select, insert, update on migration_runs, migration_jobs, migration_store to :"migrator";
 grant select, insert, update, delete on migration_dry_run_blobs, migration_blob_checks, migration_unreferenced,
-      migration_remembered_digests to :"migrator";
+      migration_remembered_digests, migration_job_counts to :"migrator";
 grant select, insert, update (rolled_back_at, rollback_run_id) on project_conversions to :"migrator";
 grant select, insert, update (claimed_at), delete on dataset_claims to :"migrator";
 -- Who needs which blob, what a verification reads, and which directories were moved away.

@@ -7,8 +7,8 @@
 -- are and not by their name. MySQL's plain indexes that only repeat a unique key are left out.
 --
 -- No big table is rewritten: new columns have no default or a constant one, varchar becomes text without a rewrite,
--- and the foreign keys of sessions do not read the rows that are there. Only the indexes read sessions, once each, and
--- the application waits meanwhile (measured: 6 seconds for a million sessions). Needs PostgreSQL 14 or newer.
+-- and the foreign keys of sessions do not read the rows that are there. The indexes, which do, are built afterwards, while
+-- the application goes on (create_indexes.sql). Needs PostgreSQL 14 or newer.
 
 -- Everything goes into the schema of Label's tables, wherever that is in the search path. "producer schema apply" has seen to
 -- that already, for its transaction; here it is for psql, whose session ends with the file.
@@ -161,8 +161,7 @@ begin
     end loop;
 end $$;
 
--- Indexes on one column each. The one on sessions.split_config_id is not Label's: without it every deleted split
--- config would read all sessions, because of the foreign key above.
+-- Indexes on one column each. Those of sessions, which may be many, are in create_indexes.sql.
 do $$
 declare
     wanted record;
@@ -173,10 +172,7 @@ begin
             ('project_dataset_refs', 'project_id'),
             ('project_dataset_refs', 'dataset_id'),
             ('project_split_configs', 'project_id'),
-            ('project_split_configs', 'dataset_id'),
-            ('sessions', 'dataset_id'),
-            ('sessions', 'raw_session_name'),
-            ('sessions', 'split_config_id')
+            ('project_split_configs', 'dataset_id')
         ) as indexes (table_name, column_name)
     loop
         if not exists (select from pg_index i

@@ -15,7 +15,13 @@ from sqlalchemy import Engine, event, text
 from tests.support.psql import EVERY_STEP, SQL, STEPS, catalog, contents, psql
 from tests.support.waiting import PATIENCE_S
 from worker.db import schema, sql_files, tables
-from worker.errors import DatabaseBusyError, PermanentError, SchemaMissingError
+from worker.db.engine import connect
+from worker.errors import (
+    DatabaseBusyError,
+    DatabaseUnavailableError,
+    PermanentError,
+    SchemaMissingError,
+)
 
 
 @pytest.fixture
@@ -103,7 +109,9 @@ def test_psql_makes_the_same_tables(
 ) -> None:
     for _ in ("once", "again"):
         for name in EVERY_STEP:
-            psql(empty_database, *options, "-f", str(SQL / f"{name}.sql"))
+            # An index is not built beside others in a transaction with something else.
+            these = () if name == sql_files.INDEXES else options
+            psql(empty_database, *these, "-f", str(SQL / f"{name}.sql"))
 
     tables.require(empty_database)
     with database.begin() as connection:
@@ -126,6 +134,60 @@ def test_no_step_opens_or_ends_a_transaction_of_its_own() -> None:
         statements = {line.strip().lower() for line in path.read_text().splitlines()}
 
         assert not statements & {"begin;", "commit;", "rollback;", "start transaction;"}, path.name
+
+
+# Indexes of large tables ------------------------------------------------------------------------------------
+
+
+def indexes(engine: Engine) -> dict[str, bool]:
+    """Every index of the migrator's last step that is there, and whether it is valid."""
+    with engine.connect() as connection:
+        rows = connection.execute(
+            text("""
+                select c.relname, i.indisvalid from pg_index i join pg_class c on c.oid = i.indexrelid
+                where c.relname ~ '^(migration_jobs_|sessions_(migration|dataset_id_idx|raw|split)|project_conversions_(place|dataset|hash))'
+                  and not i.indisunique""")
+        )
+        return {row.relname: row.indisvalid for row in rows}
+
+
+def test_nobody_waits_for_an_index_and_one_of_a_cancelled_build_is_built_again(database: Engine) -> None:
+    all_of_them = indexes(database)
+    with database.begin() as connection:
+        for name in all_of_them:
+            connection.execute(text(f"drop index {name}"))
+        connection.execute(text("delete from schema_steps where name = 'create_indexes'"))
+        connection.execute(text("insert into participants (participant_code) values ('P1')"))
+        connection.execute(text("insert into projects (project_name, participant_id) values ('study', 1)"))
+    builder = connect(database.url, application_name="cancelled", statement_limit_s=0.5)
+    write = text("insert into sessions (project_id, session_name, start_ns, stop_ns) values (1, :name, 0, 1)")
+
+    with database.connect() as person:
+        # An index waits for those who have written to the table before, while others go on writing.
+        person.execute(write, {"name": "walk"})
+        with pytest.raises(DatabaseUnavailableError, match="canceling statement"):
+            schema.apply(builder)
+        with database.begin() as other:
+            other.execute(text("set local lock_timeout = '100ms'"))
+            other.execute(write, {"name": "run"})
+        assert not all(indexes(database).values())
+        person.rollback()
+    builder.dispose()
+
+    assert names(schema.apply(database)) == ("create_indexes",)
+    assert indexes(database) == dict.fromkeys(all_of_them, True)
+
+
+def test_an_index_that_is_gone_is_said_and_built_again_and_a_person_s_own_will_do(database: Engine) -> None:
+    with database.begin() as connection:
+        connection.execute(text("drop index migration_jobs_queued, sessions_dataset_id_idx"))
+        connection.execute(text("create index of_a_person on sessions (dataset_id)"))
+
+    (damaged,) = [step for step in schema.status(database) if step.state == "damaged"]
+    assert damaged.gone == ("migration_jobs_queued",)
+    assert names(schema.apply(database)) == ("create_indexes",)
+    assert "sessions_dataset_id_idx" not in indexes(database)
+    assert "migration_jobs_queued" in indexes(database)
 
 
 # Changed files ----------------------------------------------------------------------------------------------
@@ -175,7 +237,7 @@ def test_a_step_that_fails_leaves_nothing_and_the_next_call_goes_on(
         schema.apply(empty_database, with_baseline=True)
 
     states = {step.name: step.state for step in schema.status(empty_database)}
-    assert states == dict(zip(EVERY_STEP, ["applied", "applied", "missing", "missing"], strict=True))
+    assert states == dict(zip(EVERY_STEP, ["applied", "applied", *["missing"] * 3], strict=True))
     with empty_database.connect() as connection:
         assert connection.scalar(text("select to_regclass('raw_datasets')")) is None
 

@@ -63,7 +63,8 @@ def test_a_recorded_step_without_its_tables_is_not_enough(database: Engine, harm
 
     assert missing in complaint(database)
     damaged = [step for step in schema.status(database) if step.state == "damaged"]
-    assert all(gone in harm.replace(" drop column ", ".") for step in damaged for gone in step.gone)
+    tables_gone = [gone for step in damaged if step.name != sql_files.INDEXES for gone in step.gone]
+    assert all(gone in harm.replace(" drop column ", ".") for gone in tables_gone)
     assert damaged
 
 

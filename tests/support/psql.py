@@ -11,7 +11,12 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 SQL = Path(__file__).parents[2] / "sql"
-STEPS = ("add_virtual_split_columns", "create_raw_datasets_tables", "create_migration_ledger")
+STEPS = (
+    "add_virtual_split_columns",
+    "create_raw_datasets_tables",
+    "create_migration_ledger",
+    "create_indexes",
+)
 EVERY_STEP = ("label_app_baseline", *STEPS)
 
 

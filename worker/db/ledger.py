@@ -198,14 +198,24 @@ def pause_run(conn: Connection, run_id: uuid.UUID, reason: str) -> None:
 def pause_runs_that_only_wait(conn: Connection, root_patience_s: float) -> list[Run]:
     """Pause every run in which nothing happens any more but waiting: for room in the store, which three
     jobs lack or all that are left, or for a worker that has a legacy root, while no job at all has been
-    running for so long. Returns these runs.
+    running for so long. Returns these runs. Asks an index in each open run, however many of its jobs wait.
     """
     rows = conn.execute(
         sql(f"""
-            with waiting as (
-                select run_id, count(*) filter (where waits_for = :room) as for_room,
-                       min(waits_since) filter (where waits_for <> :room) as for_root_since
-                from migration_jobs where state = 'queued' and waits_for is not null group by run_id
+            with open as materialized (
+                select run_id from migration_runs where state in ('planned', 'running')
+            ), waiting as (
+                select run_id, room.jobs as for_room, root.waits as for_root
+                from open cross join lateral (
+                    select count(*) as jobs from (
+                        select from migration_jobs j
+                        where j.run_id = open.run_id and j.state = 'queued' and j.waits_for = '{ROOM}' limit 3) as few) as room
+                cross join lateral (
+                    select exists (select from migration_jobs j
+                                   where j.run_id = open.run_id and j.state = 'queued' and j.waits_for is not null
+                                     and j.waits_for <> '{ROOM}'
+                                     and j.waits_since < statement_timestamp() - make_interval(secs => :patience)
+                                   order by j.waits_since offset 0) as waits) as root
             )
             update migration_runs r
             set state = 'paused',
@@ -213,21 +223,22 @@ def pause_runs_that_only_wait(conn: Connection, root_patience_s: float) -> list[
                                   where j.run_id = r.run_id and j.state = 'queued' and j.waits_for is not null
                                   order by j.waits_since desc limit 1)
             from waiting w
-            where r.run_id = w.run_id and r.state in ('planned', 'running')
+            where r.run_id = w.run_id and r.state in ('planned', 'running') and (w.for_room > 0 or w.for_root)
               and (w.for_room >= 3
                    -- All that is left waits for room.
                    or w.for_room > 0
-                      and not exists (select from migration_jobs o where o.run_id = r.run_id
-                                      and (o.state = 'running'
-                                           or o.state = 'queued' and o.waits_for is distinct from :room))
+                      and not exists (select from migration_jobs o where o.run_id = r.run_id and o.state = 'running' offset 0)
+                      and not exists (select from migration_jobs o where o.run_id = r.run_id and o.state = 'queued'
+                                      and o.waits_for is distinct from '{ROOM}' order by o.queued_at offset 0)
                    -- A root is missing, no worker runs anything, and nothing of the run has ended for so long.
-                   or w.for_root_since < clock_timestamp() - make_interval(secs => :patience)
+                   or w.for_root
                       and not exists (select from migration_jobs o
-                                      where o.state = 'running' and o.lease_until > clock_timestamp())
+                                      where o.state = 'running' and o.lease_until > clock_timestamp() offset 0)
                       and not exists (select from migration_jobs o where o.run_id = r.run_id
-                                      and o.finished_at > clock_timestamp() - make_interval(secs => :patience)))
+                                      and o.finished_at > statement_timestamp() - make_interval(secs => :patience)
+                                      order by o.finished_at offset 0))
             returning {_RUN}"""),  # noqa: S608 - a constant
-        {"room": ROOM, "patience": root_patience_s},
+        {"patience": root_patience_s},
     )
     return [Run.from_row(row) for row in rows]
 
@@ -317,8 +328,10 @@ def limit_run(conn: Connection, run_id: uuid.UUID, bytes_per_second: int | None)
 _FINISH_ENDED = """
     update migration_runs r set state = 'finished', finished_at = clock_timestamp()
     where r.state in ('planned', 'running', 'paused')
-      and not exists (select from migration_jobs j
-                      where j.run_id = r.run_id and j.state in ('queued', 'running'))"""
+      -- By the order PostgreSQL finds one in the index, however many jobs there are; by the offset in each run by itself.
+      and not exists (select from migration_jobs j where j.run_id = r.run_id and j.state = 'queued'
+                      order by j.queued_at offset 0)
+      and not exists (select from migration_jobs j where j.run_id = r.run_id and j.state = 'running' offset 0)"""
 
 
 def finish_ended_runs(conn: Connection) -> None:

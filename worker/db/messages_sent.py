@@ -44,13 +44,26 @@ def never_sent(conn: Connection, limit: int) -> list[Message]:
     ends.
 
     They were handed back, or their time has come, or the producer died before it had sent their messages.
+    Each open run's are found in the order of an index, no more than are wanted.
     """
-    return _due(
-        conn,
-        """j.sent_at is null
-           and (j.attempt > 0 or j.waits_for is not null or j.queued_at < clock_timestamp() - :patience)""",
-        {"limit": limit},
+    due = """
+        j.state = 'queued' and j.sent_at is null and coalesce(j.not_before <= clock_timestamp(), true)
+        and (j.attempt > 0 or j.waits_for is not null or j.queued_at < clock_timestamp() - :patience)"""
+    rows = conn.execute(
+        sql(f"""
+            with open as materialized (
+                select run_id, verb from migration_runs where state in ('planned', 'running')
+            ), due as materialized (
+                select open.verb, first.* from open cross join lateral (
+                    select j.run_id, j.subject, j.subject_id from migration_jobs j
+                    where j.run_id = open.run_id and {due} {_LARGEST_FIRST} limit :limit) as first
+            )
+            select j.run_id, j.subject, j.subject_id, j.subject_name, j.bytes_total, due.verb
+            from due join migration_jobs j using (run_id, subject, subject_id)
+            where {due} {_LARGEST_FIRST} limit :limit for update of j skip locked"""),  # noqa: S608 - constants
+        {"limit": limit, "patience": timedelta(seconds=_LOST_AFTER_S)},
     )
+    return [_message(row) for row in rows]
 
 
 def lost(conn: Connection, epoch: str, *, queue_is_empty: bool, limit: int) -> list[Message]:
@@ -61,29 +74,27 @@ def lost(conn: Connection, epoch: str, *, queue_is_empty: bool, limit: int) -> l
     was lost on its way, or a worker has just taken it out; half a minute later it is the former, and one too
     many is harmless.
     """
-    return _due(
-        conn,
-        """j.sent_at is not null and (j.sent_epoch is distinct from :epoch
-                                       or :queue_is_empty and j.sent_at < clock_timestamp() - :patience)""",
-        {"limit": limit, "epoch": epoch, "queue_is_empty": queue_is_empty},
+    rows = conn.execute(
+        sql(f"""{_SELECT}
+            where j.state = 'queued' and r.state in ('planned', 'running')
+              and coalesce(j.not_before <= clock_timestamp(), true)
+              and j.sent_at is not null and (j.sent_epoch is distinct from :epoch
+                                             or :queue_is_empty and j.sent_at < clock_timestamp() - :patience)
+            {_LARGEST_FIRST} limit :limit for update of j skip locked"""),
+        {
+            "limit": limit,
+            "epoch": epoch,
+            "queue_is_empty": queue_is_empty,
+            "patience": timedelta(seconds=_LOST_AFTER_S),
+        },
     )
+    return [_message(row) for row in rows]
 
 
 def waiting(conn: Connection, run_id: uuid.UUID) -> list[Message]:
     """A message for each job of a run that waits for a worker, in the order of sending."""
     rows = conn.execute(
         sql(f"{_SELECT} where run_id = :run_id and j.state = 'queued' {_LARGEST_FIRST}"), {"run_id": run_id}
-    )
-    return [_message(row) for row in rows]
-
-
-def _due(conn: Connection, condition: str, values: dict[str, Any]) -> list[Message]:
-    rows = conn.execute(
-        sql(f"""{_SELECT}
-            where j.state = 'queued' and r.state in ('planned', 'running')
-              and coalesce(j.not_before <= clock_timestamp(), true) and {condition}
-            {_LARGEST_FIRST} limit :limit for update of j skip locked"""),
-        values | {"patience": timedelta(seconds=_LOST_AFTER_S)},
     )
     return [_message(row) for row in rows]
 

@@ -90,19 +90,29 @@ class FailureClass:
 _OPEN = {JobState.QUEUED, JobState.RUNNING}
 
 
+_NOW = """
+    select run_id, subject, state, jobs, retries, crashes, fenced, bytes_total, bytes_done, files_done, 0 as live
+    from migration_job_counts
+    union all
+    select run_id, subject, state, 0, 0, 0, 0, 0, least(bytes_done, coalesce(bytes_total, bytes_done)), files_done,
+           (lease_until > clock_timestamp())::integer
+    from migration_jobs where state = 'running'"""
+"""What is to be added up to the counts of now: of running jobs the triggers count no progress."""
+
+
 def progress(conn: Connection, run_id: uuid.UUID) -> Progress:
-    """Count the run's jobs: one pass over their rows, however many there are."""
+    """Add up the run's counts, and what its running jobs have done: however many jobs it has."""
     run = conn.execute(
         sql("select state from migration_runs where run_id = :run_id"), {"run_id": run_id}
     ).one()
     rows = conn.execute(
-        sql("""
-            select state, subject, count(*) as jobs, count(*) filter (where lease_until > clock_timestamp()) as live,
-                   coalesce(sum(bytes_total), 0)::bigint as bytes_total,
-                   coalesce(sum(least(bytes_done, coalesce(bytes_total, bytes_done))), 0)::bigint as bytes_done,
-                   coalesce(sum(files_done), 0)::bigint as files_done, sum(retries)::integer as retries,
+        sql(f"""
+            select state, subject, sum(jobs)::integer as jobs, sum(live)::integer as live,
+                   sum(bytes_total)::bigint as bytes_total, sum(bytes_done)::bigint as bytes_done,
+                   sum(files_done)::bigint as files_done, sum(retries)::integer as retries,
                    sum(crashes)::integer as crashes, sum(fenced)::integer as fenced
-            from migration_jobs where run_id = :run_id group by state, subject order by subject"""),
+            from ({_NOW}) as now where run_id = :run_id
+            group by state, subject having sum(jobs) > 0 order by subject"""),  # noqa: S608 - a constant
         {"run_id": run_id},
     ).all()
     of: Counter[JobState] = Counter()
@@ -120,8 +130,7 @@ def progress(conn: Connection, run_id: uuid.UUID) -> Progress:
         running=of[JobState.RUNNING],
         live=sum(row.live for row in rows),
         bytes_total=sum(row.bytes_total for row in rows),
-        # Whatever an ended job had is dealt with, also where it failed.
-        bytes_done=sum(row.bytes_total if row.state not in _OPEN else row.bytes_done for row in rows),
+        bytes_done=sum(row.bytes_done for row in rows),
         files_done=sum(row.files_done for row in rows),
         retries=sum(row.retries for row in rows),
         crashes=sum(row.crashes for row in rows),
@@ -180,25 +189,23 @@ def active_s(conn: Connection, run_id: uuid.UUID) -> float:
     """For how many seconds at least one worker ran a job of the run: not while the run was paused, or no
     worker was there.
 
-    The last attempt of each job counts, from its beginning to its end; what overlaps counts once.
+    The last attempt of each job counts, from its beginning to its end; what overlaps counts once: from the
+    last end backwards, each adds the time before all that ended later had begun.
     """
     seconds: float = conn.execute(
         sql("""
             with spans as (
-                select started_at as began,
-                       coalesce(finished_at, least(lease_until, clock_timestamp())) as until
-                from migration_jobs where run_id = :run_id and started_at is not null and state <> 'queued'
-            ), numbered as (
-                select began, until, max(until) over (order by began, until
-                                                      rows between unbounded preceding and 1 preceding) as before
-                from spans where until > began
-            ), islands as (
-                select began, until, count(*) filter (where before is null or began > before)
-                                     over (order by began, until rows unbounded preceding) as island
-                from numbered
+                select started_at as began, finished_at as until from migration_jobs
+                where run_id = :run_id and finished_at is not null and started_at < finished_at
+                union all
+                select started_at, least(lease_until, clock_timestamp()) from migration_jobs
+                where run_id = :run_id and state = 'running' and started_at < least(lease_until, clock_timestamp())
+            ), added as (
+                select began, least(until, min(began) over (
+                           order by until desc, began rows between unbounded preceding and 1 preceding)) as until
+                from spans
             )
-            select coalesce(sum(extract(epoch from length)), 0)::float8
-            from (select max(until) - min(began) as length from islands group by island) as active"""),
+            select coalesce(sum(extract(epoch from until - began)) filter (where until > began), 0)::float8 from added"""),
         {"run_id": run_id},
     ).scalar_one()
     return seconds
@@ -219,18 +226,23 @@ def retrying(conn: Connection, run_id: uuid.UUID, limit: int) -> list[Retry]:
 
 
 def failures(conn: Connection, run_id: uuid.UUID, examples: int) -> list[FailureClass]:
-    """What failed, the most frequent class first."""
+    """What failed, the most frequent class first; what to do is that of the first few."""
     rows = conn.execute(
         sql("""
-            select error_class, count(*) as count, min(outcome->>'remedy') as remedy,
-                   (array_agg(jsonb_build_object('subject', subject, 'subject_id', subject_id,
-                                                 'subject_name', subject_name, 'project_id', project_id,
-                                                 'project_name', project_name, 'error', error)
-                              order by subject, subject_id)
-                    filter (where number <= :examples)) as examples
-            from (select *, row_number() over (partition by error_class order by subject, subject_id) as number
-                  from migration_jobs where run_id = :run_id and state = 'failed') as failed
-            group by error_class order by count desc, error_class"""),
+            select error_class, count, first.remedy, first.examples
+            from (select error_class, sum(jobs)::bigint as count from migration_job_counts
+                  where run_id = :run_id and state = 'failed' group by error_class having sum(jobs) > 0) as failed
+            cross join lateral (
+                select min(outcome->>'remedy') as remedy,
+                       jsonb_agg(jsonb_build_object('subject', subject, 'subject_id', subject_id,
+                                                    'subject_name', subject_name, 'project_id', project_id,
+                                                    'project_name', project_name, 'error', error)
+                                 order by subject, subject_id) as examples
+                from (select * from migration_jobs j
+                      where j.run_id = :run_id and j.state = 'failed'
+                        and coalesce(j.error_class, '') = coalesce(failed.error_class, '')
+                      order by j.subject, j.subject_id limit :examples) as few) as first
+            order by count desc, error_class"""),
         {"run_id": run_id, "examples": examples},
     )
     return [FailureClass(**row) for row in rows.mappings()]
@@ -272,40 +284,51 @@ class Figures:
     open: Row[Any]
 
 
+_FAILED_LAST = """
+    select r.verb, j.error_class, count(*) as projects
+    from migration_jobs j join migration_runs r using (run_id)
+    where j.state = 'failed' and not r.dry_run
+      and not exists (select from migration_jobs later join migration_runs l using (run_id)
+                      where later.subject = j.subject and later.subject_id = j.subject_id
+                        and l.verb = r.verb and not l.dry_run and (l.created_at, l.run_id) > (r.created_at, r.run_id))
+    group by r.verb, j.error_class order by 1, 2"""
+"""Of each failed job is asked whether its project has a later one: as many questions as jobs have failed."""
+
+
 def figures(conn: Connection) -> Figures:
-    """Count runs and jobs: four statements, however many there are."""
+    """Count runs and jobs: four statements, however many there are. Of ended runs and jobs that did not fail
+    only the kept counts are read.
+    """
     jobs = conn.execute(
         sql("""
-            select r.verb, r.dry_run, j.state, j.error_class, count(*) as jobs, sum(j.retries)::bigint as retries,
-                   sum(j.crashes)::bigint as crashes, sum(j.fenced)::bigint as fenced
-            from migration_jobs j join migration_runs r using (run_id)
-            group by r.verb, r.dry_run, j.state, j.error_class order by 1, 2, 3, 4""")
+            select r.verb, r.dry_run, c.state, c.error_class, sum(c.jobs)::bigint as jobs, sum(c.retries)::bigint as retries,
+                   sum(c.crashes)::bigint as crashes, sum(c.fenced)::bigint as fenced
+            from migration_job_counts c join migration_runs r using (run_id)
+            group by r.verb, r.dry_run, c.state, c.error_class having sum(c.jobs) > 0 order by 1, 2, 3, 4""")
     ).all()
-    failed = conn.execute(
-        sql("""
-            select verb, error_class, count(*) as projects from (
-                select distinct on (r.verb, j.subject, j.subject_id) r.verb, j.state, j.error_class
-                from migration_jobs j join migration_runs r using (run_id)
-                where not r.dry_run
-                order by r.verb, j.subject, j.subject_id, r.created_at desc) as latest
-            where state = 'failed' group by verb, error_class order by 1, 2""")
-    ).all()
+    failed = conn.execute(sql(_FAILED_LAST)).all()
     runs = conn.execute(
         sql("""
             select verb, dry_run, state, count(*) as runs from migration_runs
             group by verb, dry_run, state order by 1, 2, 3""")
     ).all()
     still_open = conn.execute(
-        sql("""
-            select coalesce(sum(j.bytes_total), 0)::bigint as bytes_total,
-                   coalesce(sum(case when j.state in ('queued', 'running')
-                                     then least(j.bytes_done, coalesce(j.bytes_total, j.bytes_done))
-                                     else j.bytes_total end), 0)::bigint as bytes_done,
-                   count(distinct j.worker) filter (where j.lease_until > clock_timestamp()) as workers,
-                   coalesce(extract(epoch from clock_timestamp() - min(j.queued_at)
-                                    filter (where j.state = 'queued')), 0)::float8 as oldest_waiting_s
-            from migration_jobs j join migration_runs r using (run_id)
-            where r.state in ('planned', 'running', 'paused')""")
+        sql(f"""
+            with open_runs as materialized (
+                select run_id from migration_runs where state in ('planned', 'running', 'paused')
+            ), sums as (
+                select coalesce(sum(bytes_total), 0)::bigint as bytes_total, coalesce(sum(bytes_done), 0)::bigint as bytes_done
+                from ({_NOW}) as now where run_id in (select run_id from open_runs)
+            )
+            select bytes_total, bytes_done,
+                   (select count(distinct worker) from migration_jobs
+                    where state = 'running' and lease_until > clock_timestamp()
+                      and run_id in (select run_id from open_runs)) as workers,
+                   coalesce(extract(epoch from clock_timestamp() - (
+                       select min(oldest.queued_at) from open_runs cross join lateral (
+                           select queued_at from migration_jobs j where j.run_id = open_runs.run_id and j.state = 'queued'
+                           order by queued_at limit 1) as oldest)), 0)::float8 as oldest_waiting_s
+            from sums""")  # noqa: S608 - a constant
     ).one()
     return Figures(jobs=jobs, failed=failed, runs=runs, open=still_open)
 
@@ -313,8 +336,6 @@ def figures(conn: Connection) -> Figures:
 def shared_bytes(conn: Connection) -> int:
     """Allocated bytes of legacy directories that came into the store by sharing their blocks."""
     shared: int = conn.execute(
-        sql("""
-            select coalesce(sum((outcome #>> '{disk,shared}')::bigint), 0)::bigint as size_bytes
-            from migration_jobs where outcome @? '$.links ? (@.cloned > 0)'""")
+        sql("select coalesce(sum(shared_bytes), 0)::bigint from migration_job_counts")
     ).scalar_one()
     return shared

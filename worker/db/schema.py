@@ -1,5 +1,6 @@
 """Brings the database's tables to what the files of sql/ describe. Knows nothing of what the rows mean."""
 
+import time
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -8,7 +9,7 @@ from typing import Literal
 from sqlalchemy import Connection, Engine, Row, text
 
 from worker.db.retry import when_free
-from worker.db.sql_files import BASELINE, STEPS, checksum, needed, read
+from worker.db.sql_files import BASELINE, INDEXES, STEPS, checksum, needed, read
 from worker.db.tables import find, go_home, refuse_two_places, refuse_wrong_database
 from worker.errors import (
     DatabaseBusyError,
@@ -17,6 +18,9 @@ from worker.errors import (
     PermanentError,
     TablesRefusedError,
 )
+from worker.runtime import log
+
+_log = log.get(__name__)
 
 _PATIENCE_S = 5.0
 """How long a table's lock is waited for. What comes after us waits behind us, and people would feel it."""
@@ -26,6 +30,8 @@ _LOCK_WAIT_MS = 400
 case. A person's transaction that needs one of our tables while it has another one closes a circle, and
 PostgreSQL would end theirs.
 """
+
+_ASK_AGAIN_S = 0.05
 
 _INSUFFICIENT_PRIVILEGE = "42501"
 
@@ -54,7 +60,8 @@ def apply(engine: Engine, *, with_baseline: bool = False) -> list[Step]:
     Everything is made in the schema of `projects`, wherever that is in the search path. `with_baseline` makes
     Label's own tables too, for demo and tests; asked for once, they are kept up to date. Each step is one
     transaction under an advisory lock, so that a failed one leaves nothing behind and two callers at once do
-    the work once.
+    the work once. The last step builds the indexes of large tables outside of any transaction, beside the
+    work of others: one that is cancelled leaves what it has built, and the next call goes on.
 
     Raises:
         SchemaMissingError: Label's own tables are absent or there twice, or a column is gone that no step
@@ -95,8 +102,9 @@ def status(engine: Engine) -> list[Step]:
 
 def _apply_when_free(engine: Engine, name: str) -> Step | None:
     """Apply one step, in as many tries as it takes to find its tables free."""
+    apply_step = _build_indexes if name == INDEXES else _apply_step
     try:
-        return when_free(lambda: _apply_step(engine, name), patience_s=_PATIENCE_S)
+        return when_free(lambda: apply_step(engine, name), patience_s=_PATIENCE_S)
     except (DatabaseRefusedError, DatabaseBusyError) as error:
         raise _explain(name, error) from error
 
@@ -104,8 +112,7 @@ def _apply_when_free(engine: Engine, name: str) -> Step | None:
 def _apply_step(engine: Engine, name: str) -> Step | None:
     """Apply one step in one transaction, or return None if another caller just did."""
     with engine.begin() as connection:
-        # Held until the end: a second caller waits here, then finds the step applied.
-        connection.execute(text("select pg_advisory_xact_lock(hashtextextended('schema_steps', 0))"))
+        _lock_steps(connection)
         go_home(connection)
         _create_record(connection)
         if _step(connection, name).state == "applied":
@@ -114,9 +121,42 @@ def _apply_step(engine: Engine, name: str) -> Step | None:
         return _step(connection, name)
 
 
+def _build_indexes(engine: Engine, name: str) -> Step | None:
+    """Build the indexes that are missing or invalid, each outside of any transaction; as `_apply_step`."""
+    with engine.begin() as connection:
+        _lock_steps(connection)
+        go_home(connection)
+        _create_record(connection)
+        if _step(connection, name).state == "applied":
+            return None
+        statements = _index_statements(connection)
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as builder:
+            for statement in statements:
+                _log.debug("index", statement=statement)
+                builder.exec_driver_sql(statement, execution_options={"no_parameters": True})
+        _record(connection, name)
+        return _step(connection, name)
+
+
+def _index_statements(connection: Connection) -> Sequence[str]:
+    """What is to be run so that all indexes are there and valid, and no former one."""
+    query = read(INDEXES).decode("ascii").removesuffix("\\gexec\n")
+    return connection.exec_driver_sql(query, execution_options={"no_parameters": True}).scalars().all()
+
+
+def _lock_steps(connection: Connection) -> None:
+    """Wait until no other caller applies anything, and let none do so until the transaction ends.
+
+    Asked again and again: what waits in the server has a snapshot, for whose end the building of an index
+    would wait in turn.
+    """
+    lock = text("select pg_try_advisory_xact_lock(hashtextextended('schema_steps', 0))")
+    while not connection.scalar(lock):
+        time.sleep(_ASK_AGAIN_S)
+
+
 def _run(connection: Connection, name: str) -> None:
     """Run one file and record it."""
-    sql = read(name)
     connection.execute(
         text("""
             select set_config('lock_timeout', least(:wait, setting::integer / 2)::text, true)
@@ -124,13 +164,17 @@ def _run(connection: Connection, name: str) -> None:
         {"wait": _LOCK_WAIT_MS},
     )
     # Without parameters the driver leaves percent signs alone.
-    connection.exec_driver_sql(sql.decode("ascii"), execution_options={"no_parameters": True})
+    connection.exec_driver_sql(read(name).decode("ascii"), execution_options={"no_parameters": True})
+    _record(connection, name)
+
+
+def _record(connection: Connection, name: str) -> None:
     connection.execute(
         text("""
             insert into schema_steps (name, checksum, applied_at) values (:name, :checksum, now())
             on conflict (name) do update set checksum = excluded.checksum, applied_at = excluded.applied_at
         """),
-        {"name": name, "checksum": checksum(sql)},
+        {"name": name, "checksum": checksum(read(name))},
     )
 
 
@@ -153,8 +197,12 @@ def _create_record(connection: Connection) -> None:
 
 
 def _explain(name: str, error: DatabaseRefusedError | DatabaseBusyError) -> MigratorError:
-    """Say which step PostgreSQL refused, why, and what is left behind: nothing of it."""
-    refused = f"schema step {name} was not applied, and nothing of it was kept"
+    """Say which step PostgreSQL refused, why, and what is left behind."""
+    refused = (
+        "not all indexes were built; run producer schema apply again"
+        if name == INDEXES
+        else f"schema step {name} was not applied, and nothing of it was kept"
+    )
     if isinstance(error, DatabaseBusyError):
         return DatabaseBusyError(
             f"{refused}; its tables were in use for {_PATIENCE_S:g} s, run producer schema apply again: {error}"
@@ -193,7 +241,7 @@ def _steps(connection: Connection, names: Sequence[str]) -> list[Step]:
     steps = []
     for name in names:
         of_file, row = checksum(read(name)), recorded.get(name)
-        gone = tuple(find(connection, list(needed((name,)))).missing) if row is not None else ()
+        gone = _gone(connection, name) if row is not None else ()
         state: Literal["applied", "missing", "changed", "damaged"] = "applied"
         if row is None:
             state = "missing"
@@ -204,3 +252,11 @@ def _steps(connection: Connection, names: Sequence[str]) -> list[Step]:
         at = row.applied_at.astimezone(UTC) if row is not None else None
         steps.append(Step(name=name, checksum=of_file, state=state, applied_at=at, gone=gone))
     return steps
+
+
+def _gone(connection: Connection, name: str) -> tuple[str, ...]:
+    """What of a step is not there, or not as it was made."""
+    if name == INDEXES:
+        # create index concurrently NAME on …
+        return tuple(one.split()[3] for one in _index_statements(connection) if one.startswith("create"))
+    return tuple(find(connection, list(needed((name,)))).missing)

@@ -10,7 +10,10 @@ from pathlib import Path
 BASELINE = "label_app_baseline"
 """Label's own tables, for demo and tests."""
 
-STEPS = ("add_virtual_split_columns", "create_raw_datasets_tables", "create_migration_ledger")
+INDEXES = "create_indexes"
+"""Indexes of tables that may be large: a query whose rows are the statements to be run, each by itself."""
+
+STEPS = ("add_virtual_split_columns", "create_raw_datasets_tables", "create_migration_ledger", INDEXES)
 """What every database needs, in the order in which it is applied."""
 
 _COMMENT = re.compile(r"--.*")

@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from worker.broker import client as broker
 from worker.broker.client import Condition
-from worker.db import leases, ledger, messages_sent
+from worker.db import job_counts, leases, ledger, messages_sent
 from worker.db.engine import connect
 from worker.db.leases import Expired
 from worker.errors import MigratorError
@@ -131,6 +131,7 @@ def _send_and_finish(settings: Settings, engine: Engine, known_epoch: str | None
             # Left by an earlier release, which let a job wait again while its run was being cancelled.
             _log.warning("waited_in_a_cancelled_run", run=str(ref.run_id), subject=ref.words)
         ledger.finish_ended_runs(conn)
+        job_counts.fold(conn)
         for run in ledger.pause_runs_that_only_wait(conn, settings.root_patience_s):
             _log.error("run_paused", run=str(run.run_id), reason=run.paused_because)
     return condition.epoch
