@@ -7,7 +7,7 @@ import os
 import pstats
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -71,10 +71,11 @@ def profile(system: System, corpus: Corpus, data_dir: Path, settle: Settle) -> N
     print(
         f"\n{corpus.name}: {len(opened.jobs)} projects in {seconds:.2f} s in one process, {settings.hash_threads} threads"
     )
-    _print(story, *threads.profiles)
+    print_profiles([story, *threads.profiles])
 
 
-def _print(*profiles: cProfile.Profile) -> None:
+def print_profiles(profiles: Sequence[cProfile.Profile]) -> None:
+    """Print the functions that took most of the time of all of these together."""
     stats = pstats.Stats(profiles[0])
     for other in profiles[1:]:
         stats.add(other)

@@ -75,11 +75,11 @@ def _put_back(
     """All rows of one project's rollback but the job's own."""
     dataset = datasets.lock(conn, conversion.dataset_hash)
     project = projects.lock(conn, lease.ref.subject_id)
-    is_back = check_still_converted(project, conversion, conn)
+    was_back = check_still_converted(project, conversion, conn)
     rows = sessions.lock_of_project(conn, conversion.project_id)
     plan = put_sessions_back(conn, conversion, dataset.file_path if dataset is not None else None, rows)
     warnings = plan.warnings
-    if is_back:
+    if was_back:
         warnings = (*warnings, _left_as_it_is(conversion))
     else:
         check_config(conn, conversion)
@@ -94,11 +94,16 @@ def check_still_converted(project: Project | None, conversion: Conversion, conn:
     record, as they were.
     """
     number = conversion.project_id
+    if project is not None and projects.active_conversion_id(conn, number) != conversion.conversion_id:
+        raise NothingToDoError(f"project {number}: rolled back already by another run")
+    return is_back(project, conversion)
+
+
+def is_back(project: Project | None, conversion: Conversion) -> bool:
+    """The same of a project's row that was read before its active conversion was asked for."""
+    number = conversion.project_id
     if project is None:
         raise NothingToDoError(f"project {number}: deleted since it was migrated")
-    current = projects.active_conversions(conn, [number]).get(number)
-    if current is None or current.conversion_id != conversion.conversion_id:
-        raise NothingToDoError(f"project {number}: rolled back already by another run")
     if project.is_legacy and project.path:
         if project.path == conversion.legacy_path:
             return True
@@ -124,7 +129,7 @@ def _left_as_it_is(conversion: Conversion) -> Warning_:
 
 def check_config(conn: Connection, conversion: Conversion) -> None:
     """Refuse to put a former `analysis_config` that was no object over keys that people added since."""
-    added = projects.added_to_config(conn, conversion.conversion_id)
+    added = projects.added_to_config(conn, conversion)
     if added:
         raise RollbackRefusedError(
             f"project {conversion.project_id}: its former analysis_config was not an object, and these keys were added "

@@ -184,10 +184,24 @@ def conversion(conn: Connection, conversion_id: int) -> Conversion | None:
     return _conversion(row) if row is not None else None
 
 
-def added_to_config(conn: Connection, conversion_id: int) -> list[str]:
+def active_conversion_id(conn: Connection, project_id: int) -> int | None:
+    """Which of a project's conversions has not been rolled back."""
+    return conn.execute(
+        sql("""
+            select conversion_id from project_conversions
+            where project_id = :id and rolled_back_at is null"""),
+        {"id": project_id},
+    ).scalar_one_or_none()
+
+
+def added_to_config(conn: Connection, conversion: Conversion) -> list[str]:
     """Where the former `analysis_config` was no object: the keys that would be lost if it came back, because
-    people added or changed them since. Empty when nothing would be lost.
+    people added or changed them since. Empty when nothing would be lost; the database is asked only if
+    something could be.
     """
+    before = conversion.before
+    if before.get("analysis_config_is_null") is not False or isinstance(before["analysis_config"], dict):
+        return []
     rows = conn.execute(
         sql("""
             select now.key
@@ -196,11 +210,9 @@ def added_to_config(conn: Connection, conversion_id: int) -> list[str]:
             cross join jsonb_each(case when jsonb_typeof(cast(p.analysis_config as jsonb)) = 'object'
                                        then cast(p.analysis_config as jsonb) else '{}' end) as now
             where c.conversion_id = :id
-              and not (c.before->>'analysis_config_is_null')::boolean
-              and jsonb_typeof(c.before->'analysis_config') <> 'object'
               and now.value is distinct from c.before->'analysis_config_written'->now.key
             order by now.key"""),
-        {"id": conversion_id},
+        {"id": conversion.conversion_id},
     )
     return [row.key for row in rows]
 

@@ -115,6 +115,13 @@ def references_to_nothing(
     """What `write` could not write because of the foreign keys: session, column, and the id that is not
     there.
     """
+    referring = [
+        change
+        for change in changes
+        if change["dataset_id"] is not None or change["split_config_id"] is not None
+    ]
+    if not referring:
+        return []
     rows = conn.execute(
         sql("""
             with c as (
@@ -128,7 +135,7 @@ def references_to_nothing(
             where c.split_config_id is not null
               and not exists (select from project_split_configs p where p.config_id = c.split_config_id)
             order by 1, 2"""),
-        {"changes": as_json(list(changes))},
+        {"changes": as_json(referring)},
     )
     return [(row[0], row[1], row[2]) for row in rows]
 
@@ -153,6 +160,8 @@ def add_split_configs(
 
 def drop_split_configs(conn: Connection, config_ids: Sequence[int]) -> None:
     """Remove these rows, after every session has let go of them."""
+    if not config_ids:
+        return
     ids = {"ids": list(config_ids)}
     conn.execute(sql("update sessions set split_config_id = null where split_config_id = any(:ids)"), ids)
     conn.execute(sql("delete from project_split_configs where config_id = any(:ids)"), ids)

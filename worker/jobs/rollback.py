@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from worker.conversion.revert import (
     check_config,
-    check_still_converted,
+    is_back,
     rehearse,
     revert,
 )
@@ -107,14 +107,15 @@ def _way_back(attempt: Attempt, conversion: Conversion) -> tuple[Away, str | Non
 def _conversion(attempt: Attempt) -> Conversion:
     """The before-image to go back by, checked against the project's row before anything is read from disk."""
     column_types.known(attempt.engine, column_types.OF_ROLLBACK)
-    with attempt.engine.connect() as conn:
+    with autocommit(attempt.engine) as conn:
+        # In this order: a conversion that is active now was so, or began, when the row was read.
+        project = projects.by_ids(conn, [attempt.project_id]).get(attempt.project_id)
         conversion = projects.active_conversions(conn, [attempt.project_id]).get(attempt.project_id)
         if conversion is None:
             raise NothingToDoError(
                 f"project {attempt.project_id}: not migrated by this program, or rolled back already"
             )
-        project = projects.by_ids(conn, [attempt.project_id]).get(attempt.project_id)
-        if not check_still_converted(project, conversion, conn):
+        if not is_back(project, conversion):
             check_config(conn, conversion)
     return conversion
 
