@@ -13,7 +13,7 @@ with home as (
     ('sessions', 'sessions_raw_session_name_idx', '(raw_session_name)', 'raw_session_name'),
     ('sessions', 'sessions_split_config_id_idx', '(split_config_id)', 'split_config_id'),
     -- Whether a session reads from a dataset's tree, wherever that is mounted: asked of each dataset that is to go.
-    ('sessions', 'sessions_migration_trees', 'using gin (%1$I.migration_trees_in(parent_session_data_path))', null),
+    ('sessions', 'sessions_migration_trees', 'using gin (string_to_array(parent_session_data_path, ''/''))', null),
     -- What every worker asks for every few seconds, however many jobs wait.
     ('migration_jobs', 'migration_jobs_running', '(run_id) where state = ''running''', null),
     ('migration_jobs', 'migration_jobs_queued', '(run_id, queued_at) where state = ''queued''', null),

@@ -25,21 +25,33 @@ _NOT_IN_USE = """
                 where j.state = 'running' and r.verb = 'migrate' and not r.dry_run and j.started_at <= m.marked_at)"""
 """Has every migration ended that may have looked for the marked thing before it had its mark?"""
 
-_UNREFERENCED = """
+_TREE = "regexp_replace(rtrim(d.file_path, '/'), '^.*/', '')"
+
+
+def _read_from(tree: str) -> str:
+    """Does a session read from the tree of this name, wherever it is mounted? Asked by an index."""
+    return f"exists (select from sessions s where string_to_array(s.parent_session_data_path, '/') @> array[{tree}])"
+
+
+_WITHOUT_ROWS = """
     not exists (select from project_dataset_refs r where r.dataset_id = d.dataset_id)
     and not exists (select from project_split_configs c where c.dataset_id = d.dataset_id)
     and not exists (select from sessions s where s.dataset_id = d.dataset_id)
-    and not exists (select from sessions s
-                    where strpos(s.parent_session_data_path || '/',
-                                 '/' || regexp_replace(rtrim(d.file_path, '/'), '^.*/', '') || '/') > 0)
     and not exists (select from project_conversions c join projects p using (project_id)
                     where c.dataset_id = d.dataset_id and c.rolled_back_at is null)"""
+
+_UNREFERENCED = f"{_WITHOUT_ROWS} and not {_read_from(_TREE)}"
 """Does nothing refer to the dataset, and can no rollback need it? A session's path counts by the name of the
 tree, which has its digest, because DATA_DIR may be spelled in several ways.
 """
 
 _OURS = "exists (select from project_conversions c where c.dataset_hash = d.dataset_hash)"
 """Did a conversion of ours make the dataset? What Label registered itself is never touched."""
+
+_ALL_UNREFERENCED = f"""
+    (select * from (select * from raw_datasets d where {_OURS} and {_WITHOUT_ROWS} offset 0) as d
+     where not {_read_from(_TREE)})"""  # noqa: S608 - constants
+"""All of ours: of those alone that no row names are sessions' paths asked."""
 
 _LAST_WORD = """
     (select max(c.rolled_back_at) from project_conversions c where c.dataset_id = d.dataset_id
@@ -180,7 +192,7 @@ def unreferenced(conn: Connection, grace_h: float) -> list[Unreferenced]:
         sql(f"""
             with found as (
                 select d.dataset_id, d.dataset_name, d.dataset_hash, d.file_path, {_SINCE} as since
-                from raw_datasets d where {_OURS} and {_UNREFERENCED})
+                from {_ALL_UNREFERENCED} as d)
             select *, coalesce(since <= clock_timestamp() - make_interval(secs => :grace_s), :grace_s = 0) as is_due
             from found order by dataset_id"""),  # noqa: S608 - constants
         {"grace_s": grace_h * 3600},
@@ -191,7 +203,7 @@ def unreferenced(conn: Connection, grace_h: float) -> list[Unreferenced]:
 def count_unreferenced(conn: Connection) -> int:
     """The datasets of ours that nothing refers to, however long."""
     count: int = conn.execute(
-        sql(f"select count(*) from raw_datasets d where {_OURS} and {_UNREFERENCED}")  # noqa: S608 - constants
+        sql(f"select count(*) from {_ALL_UNREFERENCED} as d")  # noqa: S608 - constants
     ).scalar_one()
     return count
 
@@ -334,9 +346,7 @@ def is_used(conn: Connection, tree: str) -> bool:
     it?
     """
     read: bool = conn.execute(
-        sql("""
-            select exists (select from sessions
-                           where strpos(parent_session_data_path || '/', '/' || :name || '/') > 0)"""),
+        sql(f"select {_read_from('cast(:name as text)')}"),
         {"name": tree},
     ).scalar_one()
     return read or datasets.is_registered(conn, tree)

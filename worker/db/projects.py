@@ -284,6 +284,22 @@ def converted(conn: Connection) -> list[Project]:
     ]
 
 
+def converted_at(conn: Connection, places: Iterable[str]) -> list[Conversion]:
+    """Active before-images of projects whose legacy path leads, by its text alone, to one of these places:
+    absolute and normal ones. Asks an index by the first 400 characters, so that a very long one may be
+    another's.
+    """
+    rows = conn.execute(
+        sql(f"""{_SELECT_CONVERSION}
+            where rolled_back_at is null
+              and left(migration_normal_path(legacy_path), 400) collate "C" = any(array(
+                  select left(place, 400) from unnest(cast(:places as text[])) as place))
+            order by project_id"""),  # noqa: S608 - a constant
+        {"places": list(places)},
+    )
+    return [_conversion(row) for row in rows]
+
+
 def converted_paths(conn: Connection) -> list[str]:
     """The legacy directories of all conversions, also of those that were rolled back."""
     rows = conn.execute(sql("select distinct legacy_path from project_conversions order by legacy_path"))

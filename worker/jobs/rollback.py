@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
+from pathlib import PurePosixPath
 from typing import NoReturn
 
 from worker.conversion.revert import (
@@ -160,17 +161,19 @@ def _gone_around(attempt: Attempt, conversion: Conversion) -> list[Conversion]:
     """Other converted projects whose directory is gone, too, and contained this one's; outermost first."""
     inner = os.path.normpath(conversion.legacy_path)
     with attempt.engine.connect() as conn:
-        others = projects.converted(conn)
+        others = projects.converted_at(conn, _above(inner))
     gone = [
-        other.project_id
+        other
         for other in others
-        if other.legacy_path is not None
-        and inner.startswith(os.path.normpath(other.legacy_path).rstrip("/") + "/")
+        if inner.startswith(os.path.normpath(other.legacy_path).rstrip("/") + "/")
         and not os.path.lexists(other.legacy_path)
     ]
-    with attempt.engine.connect() as conn:
-        found = projects.active_conversions(conn, gone)
-    return sorted(found.values(), key=lambda other: len(os.path.normpath(other.legacy_path)))
+    return sorted(gone, key=lambda other: len(os.path.normpath(other.legacy_path)))
+
+
+def _above(path: str) -> list[str]:
+    """The directories around a normal path, which may begin with two slashes."""
+    return [str(folder) for folder in PurePosixPath("/", path.lstrip("/")).parents]
 
 
 def compare(attempt: Attempt, conversion: Conversion, place: Place | None = None) -> HashedTree:
