@@ -6,8 +6,9 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import psycopg2
 import psycopg2.extensions
@@ -17,6 +18,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool, PoolProxiedConnection
 
+from worker.db.pooler import Pooler
 from worker.db.refusals import in_our_words
 
 _PING_AFTER_S = 0.05
@@ -80,15 +82,16 @@ def connect(
 ) -> Engine:
     """An engine that opens connections when they are first needed, never at import or before a fork.
 
-    Four connections are the most one job uses at once: two claims, its lease, and a transaction of its own. A
-    process that forks must not keep any while it does: without `keeps_connections` each lives for one use
-    only. The server ends a transaction whose client says nothing for `idle_limit_s`: a process that is
-    stopped must not keep its row locks; and a statement that takes longer than `statement_limit_s`, for those
-    who only want to know.
+    Three connections are the most one job uses at once: its lease and claims, a transaction of its own, and
+    what waits for a claim. A process that forks must not keep any while it does: without `keeps_connections`
+    each lives for one use only. The server ends a transaction whose client says nothing for `idle_limit_s`: a
+    process that is stopped must not keep its row locks; and a statement that takes longer than
+    `statement_limit_s`, for those who only want to know.
 
     What DATABASE_URL and PGOPTIONS say counts, and ours is added to it. Everything that we set is set when
-    the connection starts, or for one transaction: nothing stays on a connection that a pooler gives to
-    others. Raises `DatabaseUnavailableError` from any later call that cannot reach the server.
+    the connection starts, or, behind a pooler, which gives a connection to others after each transaction, at
+    the beginning of each: nothing stays on it. Raises `DatabaseUnavailableError` from any later call that
+    cannot reach the server.
     """
     limits = {
         "idle_in_transaction_session_timeout": idle_limit_s,
@@ -99,7 +102,7 @@ def connect(
     }
     engine = create_engine(
         url,
-        **({"pool_size": 4, "max_overflow": 2} if keeps_connections else {"poolclass": NullPool}),
+        **({"pool_size": 3, "max_overflow": 2} if keeps_connections else {"poolclass": NullPool}),
         connect_args={
             **{
                 name: value
@@ -113,7 +116,10 @@ def connect(
         },
         hide_parameters=True,
     )
-    event.listen(engine, "do_connect", _open)
+    pooler = _poolers[engine] = Pooler()
+    event.listen(engine, "do_connect", partial(_open, pooler))
+    event.listen(engine, "begin", pooler.note_begin)
+    event.listen(engine, "before_cursor_execute", pooler.set_up, retval=True)
     event.listen(engine, "handle_error", in_our_words)
     event.listen(engine, "checkin", _note_time)
     event.listen(engine, "checkout", _ping_if_idle)
@@ -134,16 +140,39 @@ def _options(settings: Mapping[str, str]) -> str:
     return " ".join(f"-c {name}={value}" for name, value in escaped.items())
 
 
+_poolers: WeakKeyDictionary[Engine, Pooler] = WeakKeyDictionary()
+
+
+def is_pooled(engine: Engine) -> bool:
+    """Has a pooler answered in the server's place? Then nothing can be kept from one transaction to the next,
+    such as what is listened to.
+    """
+    return _poolers[engine].answers
+
+
 def _open(
-    dialect: Dialect, _record: ConnectionPoolEntry, args: tuple[Any, ...], parameters: dict[str, Any]
+    pooler: Pooler,
+    dialect: Dialect,
+    _record: ConnectionPoolEntry,
+    args: tuple[Any, ...],
+    parameters: dict[str, Any],
 ) -> DBAPIConnection:
-    """Connect; once more, and from then on, with what only a server of this version knows."""
-    connection = dialect.connect(*args, **parameters)
-    newer = [one for since, one in _SETTINGS_SINCE.items() if connection.server_version >= since]
-    missing = [options for one in newer if (options := _options(one)) not in parameters["options"]]
-    if missing:
-        connection.close()
-        parameters["options"] = " ".join([parameters["options"], *missing])
+    """Connect; once more, and from then on, with what only a server of this version knows, or without what a
+    pooler does not take.
+    """
+    try:
+        connection = dialect.connect(*args, **parameters)
+        if "options" in parameters:
+            newer = [one for since, one in _SETTINGS_SINCE.items() if connection.server_version >= since]
+            missing = [options for one in newer if (options := _options(one)) not in parameters["options"]]
+            if missing:
+                connection.close()
+                parameters["options"] = " ".join([parameters["options"], *missing])
+                connection = dialect.connect(*args, **parameters)
+            pooler.check_arrived(connection, parameters)
+    except psycopg2.OperationalError as error:
+        if not pooler.refused(error, parameters):
+            raise
         connection = dialect.connect(*args, **parameters)
     psycopg2.extensions.register_type(_IN_UTC, connection)
     return connection
