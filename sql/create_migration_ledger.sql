@@ -322,7 +322,14 @@ create table if not exists dataset_claims (
     dataset_hash text primary key,
     claimed_at   timestamptz not null default clock_timestamp()
 );
-comment on table dataset_claims is 'One row for each dataset that was ever stored; its row lock makes one worker the one who stores it';
+comment on table dataset_claims is 'One row for each dataset or big file that was ever claimed; its owner is the one attempt that stores it';
+alter table dataset_claims add column if not exists owner uuid;
+comment on column dataset_claims.owner is 'The task id of the job that holds the claim, null: none does';
+alter table dataset_claims add column if not exists attempt integer;
+comment on column dataset_claims.attempt is 'Which attempt at that job: its fencing number';
+alter table dataset_claims add column if not exists expires_at timestamptz;
+comment on column dataset_claims.expires_at is 'From then on anyone may take the claim, unless it is renewed';
+create index if not exists dataset_claims_owner on dataset_claims (owner) where owner is not null;
 
 -- Which dataset needs which content. Rebuildable from the manifests; complete for the datasets of migration_indexed_datasets.
 create table if not exists migration_dataset_blobs (

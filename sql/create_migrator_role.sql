@@ -55,7 +55,7 @@ grant select, insert, update on migration_runs, migration_jobs, migration_store 
 grant select, insert, update, delete on migration_dry_run_blobs, migration_blob_checks, migration_unreferenced,
       migration_remembered_digests, migration_job_counts to :"migrator";
 grant select, insert, update (rolled_back_at, rollback_run_id) on project_conversions to :"migrator";
-grant select, insert, update (claimed_at), delete on dataset_claims to :"migrator";
+grant select, insert, update (claimed_at, owner, attempt, expires_at), delete on dataset_claims to :"migrator";
 -- Who needs which blob, what a verification reads, and which directories were moved away.
 grant select, insert, delete on migration_dataset_blobs, migration_blob_readers to :"migrator";
 grant select, insert, update (checked_at), delete on migration_indexed_datasets to :"migrator";

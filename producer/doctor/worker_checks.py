@@ -16,7 +16,7 @@ from worker.settings import Settings
 
 WORKER_COMMAND = "celery -A worker.app worker --concurrency 2 -E"
 
-_CONNECTIONS_OF_A_JOB = 4
+_CONNECTIONS_OF_A_JOB = 3
 _CONNECTIONS_OF_A_PARENT = 2
 _CONNECTIONS_OF_PRODUCERS = 5
 

@@ -4,11 +4,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 from sqlalchemy import text
 
+from tests.support.claims import held, waiting_for_claims
 from tests.support.runs import another_worker, migrate_all, open_run, run_one, tools_of
 from tests.support.sites import Site
 from tests.support.studies import plain_study
 from tests.support.waiting import PATIENCE_S, eventually
-from worker.db import claims
 from worker.jobs.reclaim import reclaim
 from worker.messages import Status, Verb
 
@@ -25,19 +25,13 @@ def test_what_a_living_job_moves_is_not_taken_for_left_over(site: Site):
         run_one(tools, Verb.RECLAIM, migrated.project_id, older_than_days=0)
         # As the ledger is while a job has renamed the directory and not said so yet.
         say(site, "moving")
-        with claims.hold(site.engine, ["reclaiming"], what="moved directories", idle_timeout_s=PATIENCE_S):
+        with held(site.engine, "reclaiming"):
             (ref,) = open_run(site.engine, Verb.RECLAIM, older_than_days=0)
             second = thread.submit(reclaim, late, ref, "late")
-            eventually(lambda: waits(site), "the second job waits for the claim")
+            eventually(lambda: waiting_for_claims(site.engine) == 1, "the second job waits for the claim")
             say(site, "reclaimed")
         outcome = second.result(PATIENCE_S)
 
     assert outcome is not None
     assert outcome.status is Status.SKIPPED
     assert not legacy.exists()
-
-
-def waits(site: Site) -> bool:
-    with site.engine.connect() as conn:
-        waiting = text("select exists (select from pg_locks where not granted)")
-        return bool(conn.scalar(waiting))

@@ -1,35 +1,97 @@
-"""Claims: row locks that make one worker the one who stores a content. Each has a connection of its own."""
+"""Claims: rows that make one attempt the one who stores a content. Taken, renewed and given back by
+transactions of one statement each, so that none stays open while bytes are stored.
+"""
 
+import select
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
+import psycopg2
 from sqlalchemy import Connection, Engine
 
-from worker.db.engine import autocommit, sql
-from worker.errors import ClaimLostError, DatabaseBusyError, MigratorError
+from worker.db.engine import autocommit, is_pooled, sql
+from worker.errors import ClaimLostError, DatabaseUnavailableError, MigratorError
+from worker.runtime import log
 
-_SLICE = "800ms"
-"""How long a claim is waited for before the job listens."""
+_log = log.get(__name__)
+
+_POLL_S = 0.8
+"""How long a job that waits for a claim hears nothing before it looks by itself."""
+
+_CHANNEL = "migration_claims"
+
+_IS_OVER = """
+    case when pg_postmaster_start_time() > c.expires_at - make_interval(secs => :lease_s / 4)
+         then pg_postmaster_start_time() + make_interval(secs => :lease_s) else c.expires_at end < clock_timestamp()"""
+"""Has the owner not renewed its claim although it could? After an outage it gets time again, as with leases.
+"""
+
+_LOCKED = """
+    select c.dataset_hash from dataset_claims c
+    where c.dataset_hash = any(:keys) and c.owner = :job and c.attempt = :attempt order by c.dataset_hash for update"""
+"""What the owner holds of these keys, locked in their order: no two transactions can wait in a circle."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """Who claims: an attempt at a job, by the job's task id. A later attempt takes over what an earlier one
+    had.
+    """
+
+    job: str
+    attempt: int
 
 
 class Claim:
-    """The right to store what the claimed keys name, for as long as the connection lives."""
+    """The right to store what the claimed keys name, until it is given back or was not renewed for too
+    long.
+    """
 
-    def __init__(self, conn: Connection, what: str) -> None:
-        self._conn = conn
+    def __init__(self, engine: Engine, owner: Owner, keys: Sequence[str], what: str, lease_s: float) -> None:
+        self._engine = engine
+        self._values = {"keys": list(keys), "job": owner.job, "attempt": owner.attempt, "lease_s": lease_s}
         self._what = what
+        self._lease_s = lease_s
+        self._renewed_at = time.monotonic()
 
     def ping(self) -> None:
-        """Tell the server that the owner is alive, from any thread. Raises `ClaimLostError` when it is lost.
-
-        The driver's connection takes one statement at a time, from any thread (psycopg2, level 2).
+        """Renew it, from any thread. Raises `ClaimLostError` when another attempt has it, or may have it by
+        now; `DatabaseUnavailableError` when that cannot be asked, and it is not over yet.
         """
+        began = time.monotonic()
         try:
-            raw = self._conn.connection.driver_connection
-            with raw.cursor() as cursor:  # type: ignore[union-attr]
-                cursor.execute("select 1")
-        except Exception as error:
-            raise ClaimLostError(f"The claim on {self._what} was lost while it was stored") from error
+            with autocommit(self._engine) as conn:
+                held = conn.execute(
+                    sql(f"""
+                        set local synchronous_commit = off;
+                        update dataset_claims c set expires_at = clock_timestamp() + make_interval(secs => :lease_s)
+                        from ({_LOCKED}) mine where c.dataset_hash = mine.dataset_hash"""),  # noqa: S608 - constants
+                    self._values,
+                ).rowcount
+        except DatabaseUnavailableError as error:
+            if began - self._renewed_at < self._lease_s:
+                raise
+            raise self._lost() from error
+        if held != len(self._values["keys"]):  # type: ignore[arg-type]
+            raise self._lost()
+        self._renewed_at = began
+
+    def give_back(self) -> None:
+        """Let others have it, as far as it is still held."""
+        with autocommit(self._engine) as conn:
+            conn.execute(
+                sql(f"""
+                    set local synchronous_commit = off;
+                    update dataset_claims c set owner = null, attempt = null, expires_at = null
+                    from ({_LOCKED}) mine where c.dataset_hash = mine.dataset_hash;
+                    select pg_notify('{_CHANNEL}', '')"""),  # noqa: S608 - constants
+                self._values,
+            )
+
+    def _lost(self) -> ClaimLostError:
+        return ClaimLostError(f"The claim on {self._what} was lost while it was stored")
 
 
 def file_key(size_bytes: int, head: str) -> str:
@@ -40,8 +102,8 @@ def file_key(size_bytes: int, head: str) -> str:
 def first_seen(conn: Connection, keys: Sequence[str]) -> frozenset[str]:
     """Register keys; returns those that were not registered before. Only one caller ever gets a key back.
 
-    Without waiting for the disk: if a crash of the server takes a key, it takes the locks of all who held it,
-    too. The job that registers it again copies a file that may be there, and finds that out when it names it.
+    Without waiting for the disk: if a crash of the server takes a key, the job that registers it again copies
+    a file that may be there, and finds that out when it names it.
     """
     rows = conn.execute(
         sql("""
@@ -59,57 +121,111 @@ def hold(
     engine: Engine,
     keys: Sequence[str],
     *,
+    owner: Owner,
     what: str,
-    idle_timeout_s: float,
+    lease_s: float,
     on_wait: Callable[[], None] = lambda: None,
     pace: Callable[[int], None] = lambda _size_bytes: None,
 ) -> Iterator[Claim]:
-    """Wait until all these keys are mine; while others hold any, until they are done or dead.
+    """Wait until all these keys are the owner's; while others hold any, until they are done or dead.
 
-    Two transactions: the first only makes the rows exist for every job, the second locks them in the order of
-    their keys, so that two jobs cannot wait for each other. A job that stops without closing its
-    connection is thrown out by the server after `idle_timeout_s` without a ping. `on_wait` is called before
-    waiting, if another job has a key, and `pace` about every second of it: it may raise to end it.
+    All of them or none: to wait with some in hand for others could be waiting in a circle. What is not
+    renewed for `lease_s` anyone may take. `on_wait` is called before waiting, if another attempt has a key,
+    and `pace` about every second of it: it may raise to end it.
     """
     wanted = sorted(set(keys))
+    if not _take(engine, owner, wanted, lease_s):
+        on_wait()
+        with _hearing(engine) as wait_a_moment:
+            while not _take(engine, owner, wanted, lease_s):
+                wait_a_moment()
+                pace(0)
+    claim = Claim(engine, owner, wanted, what, lease_s)
+    try:
+        yield claim
+    finally:
+        # The work under the claim is committed by now, or failed; a claim that is not given back ends alone.
+        with suppress(MigratorError):
+            claim.give_back()
+
+
+def _take(engine: Engine, owner: Owner, keys: Sequence[str], lease_s: float) -> bool:
+    """Take all the keys if each is free; did I get them?"""
     with autocommit(engine) as conn:
-        first_seen(conn, wanted)
-    with engine.connect() as conn:
-        if not _lock(conn, wanted, "for update skip locked", idle_timeout_s):
-            # Some may be mine now; to wait with them in hand for others could be waiting in a circle.
-            conn.rollback()
-            on_wait()
-            if not _wait_and_lock(conn, wanted, idle_timeout_s, pace):
-                raise ClaimLostError(f"The claim on {what} was removed while it was waited for")
-        yield Claim(conn, what)
-        try:
-            conn.rollback()
-        except MigratorError:
-            # The work under the claim is committed by now; that the lock went earlier changes nothing.
-            conn.invalidate()
+        taken = conn.execute(
+            sql(f"""
+                set local synchronous_commit = off;
+                insert into dataset_claims (dataset_hash)
+                select key from unnest(cast(:keys as text[])) as key order by key on conflict do nothing;
+                with asked as (
+                    select c.dataset_hash,
+                           c.owner is null or c.owner = :job and c.attempt <= :attempt or {_IS_OVER} as is_free
+                    from dataset_claims c where c.dataset_hash = any(:keys) order by c.dataset_hash for update)
+                update dataset_claims c
+                set owner = :job, attempt = :attempt, claimed_at = clock_timestamp(),
+                    expires_at = clock_timestamp() + make_interval(secs => :lease_s)
+                from asked where c.dataset_hash = asked.dataset_hash
+                  and (select count(*) = :count and bool_and(is_free) from asked)"""),  # noqa: S608 - constants
+            {
+                "keys": keys,
+                "count": len(keys),
+                "job": owner.job,
+                "attempt": owner.attempt,
+                "lease_s": lease_s,
+            },
+        )
+    return taken.rowcount == len(keys)
 
 
-def _wait_and_lock(
-    conn: Connection, keys: Sequence[str], idle_timeout_s: float, pace: Callable[[int], None]
-) -> bool:
-    """Wait a slice at a time, shorter than the server takes before it looks for circles. The job that comes
-    back for the next one is the last in the queue again; few jobs hold a claim, and each of them ends.
-    """
-    while True:
-        pace(0)
-        try:
-            return _lock(conn, keys, "for update", idle_timeout_s)
-        except DatabaseBusyError:
-            conn.rollback()
-
-
-def _lock(conn: Connection, keys: Sequence[str], how: str, idle_timeout_s: float) -> bool:
-    """Lock the rows of these keys in their order; did I get them all?"""
-    locked = conn.execute(
+def give_back_for(conn: Connection, owner: Owner) -> None:
+    """Let others have what an attempt that is dead held; in the transaction that says so."""
+    conn.execute(
         sql(f"""
-            select set_config('idle_in_transaction_session_timeout', :timeout, true),
-                   set_config('lock_timeout', :slice, true);
-            select from dataset_claims where dataset_hash = any(:keys) order by dataset_hash {how}"""),  # noqa: S608 - a constant
-        {"keys": keys, "timeout": f"{int(idle_timeout_s * 1000)}ms", "slice": _SLICE},
+            update dataset_claims c set owner = null, attempt = null, expires_at = null
+            from (select dataset_hash from dataset_claims
+                  where owner = :job and attempt <= :attempt order by dataset_hash for update) mine
+            where c.dataset_hash = mine.dataset_hash;
+            select pg_notify('{_CHANNEL}', '')"""),  # noqa: S608 - constants
+        {"job": owner.job, "attempt": owner.attempt},
     )
-    return locked.rowcount == len(keys)
+
+
+@contextmanager
+def _hearing(engine: Engine) -> Iterator[Callable[[], None]]:
+    """Waits until a claim is given back, or for a moment; by LISTEN, on a connection that is the waiter's own
+    meanwhile, where no pooler is in between.
+    """
+    if is_pooled(engine):
+        yield lambda: time.sleep(_POLL_S)
+        return
+    proxy = engine.raw_connection()
+    driver = proxy.driver_connection
+    assert driver is not None  # noqa: S101 - for the type checker: it has just been checked out
+
+    def say(statement: str) -> None:
+        with driver.cursor() as cursor:
+            cursor.execute(statement)
+
+    def wait_a_moment() -> None:
+        try:
+            if select.select([driver], [], [], _POLL_S)[0]:
+                driver.poll()
+                driver.notifies.clear()
+        except psycopg2.Error as error:
+            # Whether the database is away says the next look.
+            _log.info("notifications_not_heard", reason=str(error).partition("\n")[0])
+            time.sleep(_POLL_S)
+
+    try:
+        with suppress(psycopg2.Error):
+            driver.autocommit = True
+            say(f"listen {_CHANNEL}")
+        yield wait_a_moment
+    finally:
+        try:
+            say(f"unlisten {_CHANNEL}")
+            driver.autocommit = False
+        except psycopg2.Error:
+            # One that may still listen is given to nobody.
+            proxy.invalidate()
+        proxy.close()

@@ -367,6 +367,7 @@ _PRUNED = {
         delete from dataset_claims c using (
             select dataset_hash from dataset_claims
             where claimed_at < clock_timestamp() - make_interval(secs => :grace_s)
+              and coalesce(expires_at < clock_timestamp(), true)
               and not exists (select from migration_jobs where state = 'running' and run_id <> :own_run)
             order by dataset_hash for update skip locked) old
         where c.dataset_hash = old.dataset_hash""",

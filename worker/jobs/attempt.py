@@ -90,8 +90,9 @@ class Attempt:
             claims.hold(
                 self.engine,
                 keys,
+                owner=claims.Owner(job=self.lease.ref.task_id, attempt=self.lease.attempt),
                 what=what,
-                idle_timeout_s=self.tools.settings.lease_s,
+                lease_s=self.tools.settings.lease_s,
                 on_wait=on_wait,
                 pace=self.pace,
             ) as claim,

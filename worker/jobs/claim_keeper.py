@@ -1,12 +1,17 @@
-"""Keeps claims alive while bytes are stored: their connections are idle, and PostgreSQL would close them."""
+"""Keeps claims alive while bytes are stored: whoever waits for one takes it when it is not renewed."""
 
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from worker.db.claims import Claim
-from worker.errors import ClaimLostError
+from worker.errors import ClaimLostError, MigratorError
 from worker.jobs.stop_signal import StopSignal
+from worker.runtime import log
+
+_log = log.get(__name__)
 
 
 class ClaimKeeper:
@@ -15,7 +20,7 @@ class ClaimKeeper:
     def __init__(self, stop: StopSignal) -> None:
         self._stop = stop
         self._claims: list[Claim] = []
-        # A claim that is given back must not find a ping on its connection, which the pool gives to others.
+        # A claim that is given back must not be found lost by a ping that comes late.
         self._pinging = threading.Lock()
 
     @contextmanager
@@ -38,3 +43,6 @@ class ClaimKeeper:
                     claim.ping()
                 except ClaimLostError as error:
                     self._stop.set(error)
+                except (MigratorError, SQLAlchemyError) as error:
+                    # Of any kind, as for leases: it may outlive the outage, and says itself when it has not.
+                    _log.warning("claim_not_renewed", reason=str(error))

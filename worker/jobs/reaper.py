@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from worker.broker import client as broker
 from worker.broker.client import Condition
-from worker.db import job_counts, leases, ledger, messages_sent
+from worker.db import claims, job_counts, leases, ledger, messages_sent
 from worker.db.engine import connect
 from worker.db.leases import Expired
 from worker.errors import MigratorError
@@ -156,6 +156,7 @@ def _requeue_expired(settings: Settings, engine: Engine) -> list[Expired]:
                     leases.end_job(conn, dead.lease, outcome_of(ended, dead.lease, dead.worker))
                 case HandedBack():
                     leases.hand_back_for(conn, dead)
+            claims.give_back_for(conn, claims.Owner(job=dead.lease.ref.task_id, attempt=dead.lease.attempt))
     return found
 
 

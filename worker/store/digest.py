@@ -149,7 +149,7 @@ def read_chunks(
     read; both name the file.
     """
     with opened(path, expected, through_links=through_links) as descriptor:
-        yield from _chunks(descriptor, path, expected.size_bytes, buffer, pace)
+        yield from chunks_of(descriptor, path, expected.size_bytes, buffer, pace)
 
 
 def read_stored(
@@ -167,15 +167,16 @@ def read_stored(
         with reading(named):
             expected = Signature.of_stored(os.fstat(descriptor))
         _check_unchanged(descriptor, expected, named)
-        yield from _chunks(descriptor, named, expected.size_bytes, buffer, pace)
+        yield from chunks_of(descriptor, named, expected.size_bytes, buffer, pace)
         _check_unchanged(descriptor, expected, named)
     finally:
         os.close(descriptor)
 
 
-def _chunks(
+def chunks_of(
     descriptor: int, path: str, size_bytes: int, buffer: memoryview, pace: Pace
 ) -> Iterator[memoryview]:
+    """The content of an open file of this size, as `read_chunks` gives it; errors name the path."""
     remaining = size_bytes
     while True:
         with reading(path):

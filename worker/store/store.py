@@ -35,11 +35,11 @@ from worker.store.digest import (
     Sink,
     abreast,
     bytes_have_digest,
+    chunks_of,
     new_hasher,
     one_by_one,
     opened,
     printable,
-    read_chunks,
     read_stored,
 )
 from worker.store.files import (
@@ -180,33 +180,26 @@ class Store:
         """
         hasher = new_hasher(self.algorithm)
         with writing(staged), new_file(staged) as descriptor:
-            is_big = signature.size_bytes >= BIG_BYTES
+            size_bytes = signature.size_bytes
             sinks: list[Sink] = [hasher.update] if observe is None else [hasher.update, observe]
-            is_clone = self._clone(path, signature, descriptor)
+            show = abreast if size_bytes >= BIG_BYTES else one_by_one
+            with opened(path, signature) as source:
+                is_clone = self._cloner.may_clone(signature) and self._cloner.clone(source, descriptor)
+                if not is_clone:
+                    holes = size_bytes >= BIG_BYTES and allocated(path, size_bytes) < size_bytes
+                    sinks.append(Writer(descriptor, staged, size_bytes, holes=holes))
+                    for chunk in chunks_of(source, path, size_bytes, buffer, pace):
+                        show(chunk, sinks)
             if is_clone:
-                chunks = read_stored(staged, buffer, pace, clone_of=path)
-            else:
-                holes = is_big and allocated(path, signature.size_bytes) < signature.size_bytes
-                sinks.append(Writer(descriptor, staged, signature.size_bytes, holes=holes))
-                chunks = read_chunks(path, signature, buffer, pace)
-            show = abreast if is_big else one_by_one
-            for chunk in chunks:
-                show(chunk, sinks)
-            if is_clone:
-                # Nobody reads a blob soon, and the source's pages are others.
+                for chunk in read_stored(staged, buffer, pace, clone_of=path):
+                    show(chunk, sinks)
+                # A blob is not read soon, and the source's pages are others.
                 os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             os.fchmod(descriptor, 0o444)
         digest = hasher.hexdigest()
         if is_clone:
             self.cloned.add(digest)
         return digest
-
-    def _clone(self, path: str, signature: Signature, target: int) -> bool:
-        """Let a new file share the blocks of a source as it was scanned; False where that cannot be done."""
-        if not self._cloner.may_clone(signature):
-            return False
-        with opened(path, signature) as source:
-            return self._cloner.clone(source, target)
 
     def would_clone(self, path: str, signature: Signature) -> bool:
         """Would a copy of this source share its blocks? Asked of the file system by trying."""
@@ -215,7 +208,8 @@ class Store:
         draft = f"{self.root}/staging/{uuid.uuid4().hex}"
         with writing(draft), new_file(draft) as descriptor:
             os.unlink(draft)
-            return self._clone(path, signature, descriptor)
+            with opened(path, signature) as source:
+                return self._cloner.clone(source, descriptor)
 
     def admit(self, staged: str, digest: str, size_bytes: int) -> bool:
         """Give durable staged bytes their name among the blobs; False when another worker was first.

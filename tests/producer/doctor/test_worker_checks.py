@@ -229,5 +229,5 @@ def test_workers_that_do_not_answer_are_named():
 
 
 def test_all_connections_that_workers_may_need_are_counted():
-    assert worker_checks.connections_check(11, parents=1, processes=1).verdict is Verdict.PASS
-    assert worker_checks.connections_check(10, parents=1, processes=1).verdict is Verdict.WARN
+    assert worker_checks.connections_check(10, parents=1, processes=1).verdict is Verdict.PASS
+    assert worker_checks.connections_check(9, parents=1, processes=1).verdict is Verdict.WARN

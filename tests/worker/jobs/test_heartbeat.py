@@ -4,14 +4,15 @@ either is lost.
 
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, create_engine, text
 
+from tests.support.claims import held
 from tests.support.ledger_rows import end, expire, job_of, make_run, must_take, processes, take
 from tests.support.waiting import PATIENCE_S, eventually
-from worker.db import claims
 from worker.db.claims import Claim
 from worker.errors import ClaimLostError, LeaseLostError
 from worker.jobs import lease_renewer
@@ -219,15 +220,15 @@ def test_a_phase_that_no_job_waits_for_is_recorded_a_moment_later(database: Engi
 # The claim --------------------------------------------------------------------------------------------------
 
 
-def claimed(engine: Engine, *, idle_timeout_s: float) -> Any:
-    return claims.hold(engine, [HASH], what="a dataset", idle_timeout_s=idle_timeout_s)
+def claimed(engine: Engine, *, lease_s: float) -> AbstractContextManager[Claim]:
+    return held(engine, HASH, what="a dataset", lease_s=lease_s)
 
 
 def test_a_claim_is_kept_beyond_its_time_limit(database: Engine):
     lease = must_take(database, make_run(database))
     with (
         Heartbeat(database, lease, QUICK_S) as heartbeat,
-        claimed(database, idle_timeout_s=3) as claim,
+        claimed(database, lease_s=3) as claim,
         heartbeat.keeping_alive(claim),
     ):
         for _ in range(15):
@@ -240,8 +241,8 @@ def test_several_claims_are_kept_at_once(database: Engine):
     lease = must_take(database, make_run(database))
     with (
         Heartbeat(database, lease, QUICK_S) as heartbeat,
-        claimed(database, idle_timeout_s=3) as one,
-        claims.hold(database, ["file:1:ab", "file:2:cd"], what="big files", idle_timeout_s=3) as other,
+        claimed(database, lease_s=3) as one,
+        held(database, "file:1:ab", "file:2:cd", lease_s=3) as other,
         heartbeat.keeping_alive(one),
         heartbeat.keeping_alive(other),
     ):
@@ -255,17 +256,15 @@ def test_several_claims_are_kept_at_once(database: Engine):
 def test_the_work_learns_at_its_next_file_that_the_claim_is_lost_and_may_begin_again(database: Engine):
     lease = must_take(database, make_run(database))
 
-    with Heartbeat(database, lease, QUICK_S) as heartbeat, processes(database, 1) as (engine,):
-        with engine.connect() as conn:
-            pid = conn.scalar(text("select pg_backend_pid()"))
-        with claimed(engine, idle_timeout_s=60) as claim, heartbeat.keeping_alive(claim):
+    with Heartbeat(database, lease, QUICK_S) as heartbeat:
+        with claimed(database, lease_s=60) as claim, heartbeat.keeping_alive(claim):
             with database.begin() as conn:
-                conn.execute(text("select pg_terminate_backend(:pid, 10000)"), {"pid": pid})
+                conn.execute(text("update dataset_claims set owner = null"))
 
             eventually(lambda: lost_claim(heartbeat), "the work is told")
 
         heartbeat.advance(0, 0)
-        with claimed(engine, idle_timeout_s=60) as claim, heartbeat.keeping_alive(claim):
+        with claimed(database, lease_s=60) as claim, heartbeat.keeping_alive(claim):
             heartbeat.enter("store", HASH, at_once=True)
 
 
@@ -278,7 +277,7 @@ def test_giving_a_claim_back_does_not_give_back_a_lost_lease(database: Engine):
         with pytest.raises(LeaseLostError):
             heartbeat.enter("store", at_once=True)
 
-        with claimed(database, idle_timeout_s=60) as claim, heartbeat.keeping_alive(claim):
+        with claimed(database, lease_s=60) as claim, heartbeat.keeping_alive(claim):
             pass
 
         with pytest.raises(LeaseLostError):
@@ -289,7 +288,7 @@ class SlowClaim(Claim):
     """A claim whose ping is under way until somebody lets it go on."""
 
     def __init__(self, claim: Claim) -> None:
-        super().__init__(claim._conn, claim._what)
+        self.__dict__.update(claim.__dict__)
         self.under_way, self.go_on = threading.Event(), threading.Event()
 
     def ping(self) -> None:
@@ -303,7 +302,7 @@ def test_a_claim_is_not_given_back_while_it_is_pinged(database: Engine):
 
     with (
         Heartbeat(database, lease, 0.03) as heartbeat,
-        claimed(database, idle_timeout_s=60) as claim,
+        claimed(database, lease_s=60) as claim,
     ):
         slow = SlowClaim(claim)
         keeping = heartbeat.keeping_alive(slow)
@@ -325,7 +324,7 @@ def test_claims_may_be_given_back_at_any_moment(database: Engine):
 
     with Heartbeat(database, lease, 0.006) as heartbeat, processes(database, 1) as (engine,):
         for _ in range(60):
-            with claimed(engine, idle_timeout_s=60) as claim, heartbeat.keeping_alive(claim):
+            with claimed(engine, lease_s=60) as claim, heartbeat.keeping_alive(claim):
                 claim.ping()
             heartbeat.advance(1, 1)
             with engine.connect() as conn:

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from tests.support.claims import held, waiting_for_claims
 from tests.support.ledger_rows import job_of
 from tests.support.runs import do, migrate_all, open_run
 from tests.support.sites import Site
 from tests.support.studies import plain_study
 from tests.support.waiting import eventually
-from worker.db import claims
 from worker.jobs.tools import Tools
 from worker.messages import Status, Verb
 
@@ -39,7 +39,7 @@ def claimed(site: Site) -> Iterator[None]:
         digest = conn.execute(text("select dataset_hash from raw_datasets")).scalar_one()
     # Its tree is damaged, so that whoever reuses it takes the claim.
     (site.settings.store_dir / f"manifests/{digest}.json").unlink()
-    with claims.hold(site.engine, [digest], what="it", idle_timeout_s=600):
+    with held(site.engine, digest):
         yield
 
 
@@ -65,7 +65,7 @@ def test_a_job_that_waits_for_others_stops_with_its_worker(
     with ThreadPoolExecutor(1) as worker:
         with others(site):
             done = worker.submit(do, stoppable, verb, [ref])
-            eventually(lambda: waits(site), "the job waits for the lock")
+            eventually(lambda: waits(site), "the job waits for the others")
             told.set()
             assert done.result(20) == {}
 
@@ -78,7 +78,8 @@ def test_a_job_that_waits_for_others_stops_with_its_worker(
 
 def waits(site: Site) -> bool:
     with site.engine.connect() as conn:
-        return bool(conn.execute(text("select count(*) from pg_locks where not granted")).scalar())
+        waits_for_lock = conn.execute(text("select count(*) from pg_locks where not granted")).scalar()
+    return bool(waits_for_lock) or waiting_for_claims(site.engine) > 0
 
 
 def checked_long_ago(site: Site) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from sqlalchemy import text
 
+from tests.support.claims import waiting_for_claims
 from tests.support.ledger_rows import job_of
 from tests.support.runs import do, open_run, tools_of
 from tests.support.sites import Site
@@ -53,11 +53,6 @@ def with_file(site: Site, name: str, seed: int, content: bytes) -> None:
     (plain_study(site, name, seed) / f"day {seed}/big.bin").write_bytes(content)
 
 
-def waits_for_a_lock(site: Site) -> bool:
-    with site.engine.connect() as conn:
-        return bool(conn.execute(text("select count(*) from pg_locks where not granted")).scalar())
-
-
 def run_of(site: Site, ref: JobRef) -> tuple[str, str | None]:
     with site.engine.connect() as conn:
         run = ledger.find_run(conn, str(ref.run_id))
@@ -84,7 +79,9 @@ def test_what_another_job_is_storing_is_not_counted_twice(site: Site, tools: Too
         first = workers.submit(do, replace(other, pace=slow), Verb.MIGRATE, refs[:1])
         assert half.wait(60)
         second = workers.submit(do, tools, Verb.MIGRATE, refs[1:])
-        eventually(lambda: waits_for_a_lock(site) or second.done(), "the second one waits for the first")
+        eventually(
+            lambda: waiting_for_claims(site.engine) or second.done(), "the second one waits for the first"
+        )
         go_on.set()
         done = first.result(60) | second.result(60)
 

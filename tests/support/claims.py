@@ -1,0 +1,31 @@
+"""Claims of jobs that are not there, and who waits for one."""
+
+import uuid
+from contextlib import AbstractContextManager
+
+from sqlalchemy import Engine, text
+
+from tests.support.waiting import PATIENCE_S
+from worker.db import claims
+from worker.db.claims import Claim, Owner
+
+
+def owner(attempt: int = 1, job: uuid.UUID | None = None) -> Owner:
+    """An attempt at a job of its own, or at the one given."""
+    return Owner(job=str(job or uuid.uuid4()), attempt=attempt)
+
+
+def held(
+    engine: Engine, *keys: str, what: str = "it", lease_s: float = PATIENCE_S, by: Owner | None = None
+) -> AbstractContextManager[Claim]:
+    """Another job's claim on these keys, for the block."""
+    return claims.hold(engine, keys, owner=by or owner(), what=what, lease_s=lease_s)
+
+
+def waiting_for_claims(engine: Engine) -> int:
+    """How many jobs of this database wait for a claim: they listen."""
+    query = """
+        select count(*) from pg_stat_activity
+        where datname = current_database() and query = 'listen migration_claims'"""
+    with engine.connect() as conn:
+        return conn.scalar(text(query)) or 0
