@@ -198,7 +198,7 @@ def test_an_owner_that_renews_keeps_the_claim_beyond_its_time(database: Engine):
     with (
         processes(database, 2) as (one, other),
         held(one, HASH, lease_s=3) as claim,
-        another_waits(database, other) as got,
+        another_waits(database, other, lease_s=3) as got,
     ):
         end = time.monotonic() + 3.6
         while time.monotonic() < end:
