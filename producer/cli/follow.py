@@ -1,6 +1,7 @@
 """Following a run to its end: progress on the terminal, its report on the disk, its exit code."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,8 +14,8 @@ from producer.cli.exit_codes import Exit, verdict
 from producer.cli.render import report_lines
 from producer.cli.terminal import Terminal
 from producer.report import files, html
-from producer.report.document import build
-from producer.report.facts import RunFacts
+from producer.report.document import compose
+from producer.report.facts import LongList, RunFacts
 from producer.runs.collect import Collected, collect
 from worker.db.ledger import Run
 from worker.messages import RunState
@@ -40,10 +41,13 @@ class Following:
         if self.wait:
             files.check_directory(self.directory)
             return
-        for name, value in (("--timeout", self.timeout_s), ("--report-dir", self.report_dir)):
+        for name, value, does in (
+            ("--timeout", self.timeout_s, "does nothing"),
+            ("--report-dir", self.report_dir, "is only for a long plan"),
+        ):
             if value is not None:
                 terminal.say(
-                    f"[yellow]{name} does nothing without --wait;[/] it belongs to: producer collect {name} …"
+                    f"[yellow]{name} {does} without --wait;[/] it belongs to: producer collect {name} …"
                 )
 
 
@@ -55,9 +59,9 @@ def follow(
         collected = collect(settings, engine, run, timeout_s=following.timeout_s, on_progress=on_progress)
     if collected.stopped is not None:
         return Exit.WORK_LEFT, _stopped(terminal, collected, following.directory)
-    document, path = _write_report(terminal, collected, following.directory)
-    terminal.say(f"Report: {escape(str(path))}")
-    return verdict(document, collected.run), {"report_path": str(path), "report": _counts(document)}
+    with _written(terminal, collected, following.directory) as (document, path):
+        terminal.say(f"Report: {escape(str(path))}")
+        return verdict(document, collected.run), {"report_path": str(path), "report": _counts(document)}
 
 
 def _stopped(terminal: Terminal, collected: Collected, directory: Path) -> dict[str, Any]:
@@ -65,50 +69,54 @@ def _stopped(terminal: Terminal, collected: Collected, directory: Path) -> dict[
     short = str(collected.run.run_id)[:8]
     paused = collected.run.state is RunState.PAUSED
     stopped = f"the run is paused: {collected.run.paused_because}" if paused else str(collected.stopped)
-    document, path = _write_report(terminal, collected, directory, interim=stopped)
-    go_on = f"producer {'resume' if paused else 'collect'} {short}"
-    terminal.say(f"Interim report: {escape(str(path))}")
-    terminal.say(f"[yellow]Stopped with work left:[/] {escape(stopped)}. Go on: {go_on}")
-    return {
-        "run_id": str(collected.run.run_id),
-        "stopped": stopped,
-        "report_path": None,
-        "interim_report_path": str(path),
-        "report": _counts(document),
-    }
+    with _written(terminal, collected, directory, interim=stopped) as (document, path):
+        go_on = f"producer {'resume' if paused else 'collect'} {short}"
+        terminal.say(f"Interim report: {escape(str(path))}")
+        terminal.say(f"[yellow]Stopped with work left:[/] {escape(stopped)}. Go on: {go_on}")
+        return {
+            "run_id": str(collected.run.run_id),
+            "stopped": stopped,
+            "report_path": None,
+            "interim_report_path": str(path),
+            "report": _counts(document),
+        }
 
 
-def _write_report(
+@contextmanager
+def _written(
     terminal: Terminal, collected: Collected, directory: Path, *, interim: str | None = None
-) -> tuple[dict[str, Any], Path]:
-    document = report_of(collected, interim=interim)
-    page = html.render(document)
-    path = files.write(document, directory, collected.run.verb, datetime.now(UTC), html=page)
-    for line in report_lines(document):
-        terminal.say(line)
-    return document, path
+) -> Iterator[tuple[dict[str, Any], Path]]:
+    """Write a report and say what is in it. Its long lists are on disk, and can be read within the block."""
+    with files.spools(directory) as new_spool:
+        document = report_of(collected, new_spool, interim=interim)
+        page = html.render(document)
+        path = files.write(document, directory, collected.run.verb, datetime.now(UTC), html=page)
+        for line in report_lines(document, str(path)):
+            terminal.say(line)
+        yield document, path
 
 
-def report_of(collected: Collected, *, interim: str | None = None) -> dict[str, Any]:
+def report_of(
+    collected: Collected, new_list: Callable[[], LongList] = list, *, interim: str | None = None
+) -> dict[str, Any]:
     """The report of a run that was collected; `interim` says why it is not the final one."""
-    return build(_facts(collected, interim), collected.outcomes)
-
-
-def _facts(collected: Collected, interim: str | None) -> RunFacts:
     run = collected.run
-    ends = [outcome.finished_at for outcome in collected.outcomes if outcome.finished_at is not None]
-    return RunFacts(
+    facts = RunFacts(
         run_id=run.run_id,
         verb=run.verb,
         dry_run=run.dry_run,
         state=run.state,
         started_at=run.created_at,
-        finished_at=max(ends, default=run.created_at),
         selection=collected.selection,
         interim=interim,
     )
+    return compose(facts, collected.outcomes, new_list)
 
 
 def _counts(document: Mapping[str, Any]) -> dict[str, Any]:
     """What a script decides by; the whole report is in its file."""
-    return {key: value for key, value in document.items() if key not in {"details", "selection", "warnings"}}
+    return {
+        key: list(value) if key in {"errors", "damaged"} else value
+        for key, value in document.items()
+        if key not in {"details", "selection", "warnings"}
+    }

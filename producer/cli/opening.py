@@ -1,6 +1,8 @@
 """Opening a run for a call: its plan on the terminal, then followed or left to `producer collect`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -8,10 +10,12 @@ import typer
 from producer.cli.escaping import escape
 from producer.cli.exit_codes import Exit
 from producer.cli.follow import Following, follow
-from producer.cli.render import left_out_lines, plan_table
+from producer.cli.render import is_long, left_out_lines, plan_table
 from producer.cli.session import connected, find_run
 from producer.cli.terminal import Terminal
 from producer.doctor.worker_checks import WORKER_COMMAND
+from producer.report import files
+from producer.report.files import ReportDirectoryError
 from producer.runs.open import Opened
 from worker.broker import client as broker
 from worker.errors import BrokerUnavailableError
@@ -32,8 +36,10 @@ def open_and_follow(
         following.check(terminal)
         with terminal.listing() as on_listing:
             opened = open_run(settings, engine, on_listing=on_listing)
-        _show_plan(terminal, settings, opened, nothing=nothing)
         document = _plan(opened)
+        _show_plan(terminal, settings, opened, nothing=nothing)
+        if is_long(opened) and not terminal.as_json:
+            _write_plan(terminal, document, opened.verb, following.directory)
         if following.wait:
             run = find_run(engine, str(opened.run_id))
             code, outcome = follow(terminal, settings, engine, run, following)
@@ -60,6 +66,17 @@ def _show_plan(terminal: Terminal, settings: Settings, opened: Opened, *, nothin
         terminal.say(f"[yellow]{escape(warning)}.[/]")
     if has_work and _no_worker_is_online(settings):
         terminal.say(f"[yellow]No worker is online.[/] Start one: {WORKER_COMMAND}")
+
+
+def _write_plan(terminal: Terminal, document: Mapping[str, Any], verb: Verb, directory: Path) -> None:
+    """Write a plan that is too long for the terminal to a file."""
+    try:
+        path = files.write_plan(document, directory, verb, datetime.now(UTC))
+    except ReportDirectoryError as error:
+        # The run is open by now, and nothing else depends on this file.
+        terminal.say(f"[yellow]The whole plan is in no file:[/] {escape(str(error))}")
+    else:
+        terminal.say(f"The whole plan: {escape(str(path))}")
 
 
 def _no_worker_is_online(settings: Settings) -> bool:

@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from rich.table import Table
@@ -22,8 +23,8 @@ from worker.messages import Status, Subject, Verb, subject_words
 from worker.units import human_bytes, human_duration
 from worker.wording import VERB_WORDS, VerbWords, counted_as, run_words, status_words
 
-_ROWS = 40
-"""A plan of thousands of projects is a file to read, not a screen; --json has them all."""
+ROWS = 50
+"""A plan or report of thousands of projects is a file to read, not a screen."""
 _MARKS = {Verdict.PASS: "[green]✓[/]", Verdict.WARN: "[yellow]![/]", Verdict.FAIL: "[red]✗[/]"}
 _SUMMARY = {Verdict.FAIL: "all failures:", Verdict.WARN: "all warnings:"}
 _NAMES_WIDTH = 24
@@ -32,7 +33,7 @@ _SLOW_S = 3.0
 
 
 def plan_table(opened: Opened) -> Table:
-    """What a run will touch, biggest first, and what it leaves out and why."""
+    """What a run will touch, biggest first."""
     table = Table(
         title=f"Run {opened.run_id}", title_justify="left", box=None, pad_edge=False, header_style="bold"
     )
@@ -43,7 +44,7 @@ def plan_table(opened: Opened) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("name", overflow="fold", min_width=12, max_width=36)
     table.add_column("path", overflow="fold", min_width=20)
-    for job in waiting[:_ROWS]:
+    for job in waiting[:ROWS]:
         table.add_row(
             str(job.subject_id) if len(kinds) == 1 else subject_words(job.subject, job.subject_id),
             _number(job.sessions),
@@ -52,49 +53,57 @@ def plan_table(opened: Opened) -> Table:
             escape(job.subject_name),
             escape(job.path or ""),
         )
-    if len(waiting) > _ROWS:
-        table.add_row("…", "", "", "", f"and {len(waiting) - _ROWS} more", "all of them with --json")
+    if len(waiting) > ROWS:
+        table.add_row("…", "", "", "", f"and {len(waiting) - ROWS:,} more", "")
     return table
+
+
+def is_long(opened: Opened) -> bool:
+    """Does the plan have more rows than are shown?"""
+    return max(sum(not job.skipped for job in opened.jobs), len(opened.left_out)) > ROWS
 
 
 def left_out_lines(opened: Opened) -> Iterator[str]:
     """Each project that gets no task, with the reason."""
-    for one in opened.left_out[:_ROWS]:
+    for one in opened.left_out[:ROWS]:
         yield f"[dim]left out:[/] {subject_words(one.subject, one.subject_id)} {escape(one.subject_name)}: {one.reason}"
-    if len(opened.left_out) > _ROWS:
-        yield f"[dim]… and {len(opened.left_out) - _ROWS} more left out[/]"
+    if len(opened.left_out) > ROWS:
+        yield f"[dim]… and {len(opened.left_out) - ROWS:,} more left out[/]"
     if opened.of_other_type:
         others = plural(opened.of_other_type, "project that is", "projects that are")
         yield f"[dim]left out: {opened.of_other_type} {others} dataset-based already[/]"
 
 
-def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
-    """A report's summary: what was done, the space, what failed and what to do about it."""
+def report_lines(report: Mapping[str, Any], where: str = "the report") -> Iterator[str]:
+    """A report's summary: what was done, the space, what failed and what to do about it. `where`: its file,
+    which has all that is too long for a terminal.
+    """
+    where = escape(where)
     verb = Verb(report["verb"])
     match verb:
         case Verb.GC:
-            yield from _gc_lines(report)
+            yield from _gc_lines(report, where)
         case Verb.RECLAIM:
-            yield from _reclaim_lines(report)
+            yield from _reclaim_lines(report, where)
         case _:
             yield from _outcome_lines(report, VERB_WORDS[verb])
     if verb is Verb.MIGRATE:
         yield _space_line(report)
         yield from _disk_lines(report)
     if verb is Verb.VERIFY:
-        yield from verification_lines(report)
+        yield from verification_lines(report, ROWS, where)
     if verb is Verb.VERIFY and report["warnings"]:
         unread = f"{len(report['warnings'])} sessions could be read neither from their legacy directory nor"
         yield f"[yellow]{unread} from their dataset[/]"
-    for warning in report["warnings"][:_ROWS]:
+    for warning in report["warnings"][:ROWS]:
         yield f"[yellow]warning[/] {_subject(warning)}: {escape(warning['message'])}"
-    if len(report["warnings"]) > _ROWS:
-        yield f"[yellow]… and {len(report['warnings']) - _ROWS} more warnings in the report[/]"
-    for error in report["errors"][:_ROWS]:
+    if len(report["warnings"]) > ROWS:
+        yield f"[yellow]… and {len(report['warnings']) - ROWS:,} more warnings in {where}[/]"
+    for error in report["errors"][:ROWS]:
         yield f"[red]failed[/] {_subject(error)}: {escape(error['error'])}"
         yield f"       [dim]{escape(error['remedy'] or '')}[/]"
-    if len(report["errors"]) > _ROWS:
-        yield f"[red]… and {len(report['errors']) - _ROWS} more failures in the report[/]"
+    if len(report["errors"]) > ROWS:
+        yield f"[red]… and {len(report['errors']) - ROWS:,} more failures in {where}[/]"
 
 
 def _outcome_lines(report: Mapping[str, Any], words: VerbWords) -> Iterator[str]:
@@ -104,25 +113,26 @@ def _outcome_lines(report: Mapping[str, Any], words: VerbWords) -> Iterator[str]
         yield _outcome_line(report, words, Subject.DATASET)
 
 
-def _reclaim_lines(report: Mapping[str, Any]) -> Iterator[str]:
+def _reclaim_lines(report: Mapping[str, Any], where: str) -> Iterator[str]:
     """What a reclaim did, and why it left what it left."""
     yield from reclaim.words(report)
-    skipped = [detail for detail in report["details"] if detail["status"] == Status.SKIPPED]
-    for detail in skipped[:_ROWS]:
+    skipped = report["projects_skipped"]
+    found = (detail for detail in report["details"] if detail["status"] == Status.SKIPPED)
+    for detail in islice(found, min(skipped, ROWS)):
         yield f"[yellow]skipped[/] {_subject(detail)}: {escape(detail['reason'])}"
         yield f"       [dim]{escape(detail['remedy'] or '')}[/]"
-    if len(skipped) > _ROWS:
-        yield f"[yellow]… and {len(skipped) - _ROWS} more skipped in the report[/]"
+    if skipped > ROWS:
+        yield f"[yellow]… and {skipped - ROWS:,} more skipped in {where}[/]"
 
 
-def _gc_lines(report: Mapping[str, Any]) -> Iterator[str]:
+def _gc_lines(report: Mapping[str, Any], where: str) -> Iterator[str]:
     """What a gc did, and each entry with the id by which it comes back."""
     yield garbage.words(report)
-    for entry in report["details"][:_ROWS]:
+    for entry in report["details"][:ROWS]:
         yield f"  {_place(report, entry)}{entry['kind']} {escape(entry['name'])}: {entry['reason']}, {human_bytes(entry['bytes'])}"
-    if len(report["details"]) > _ROWS:
-        yield f"[dim]  … and {len(report['details']) - _ROWS} more in the report[/]"
-    if garbage.restorable(report):
+    if len(report["details"]) > ROWS:
+        yield f"[dim]  … and {len(report['details']) - ROWS:,} more in {where}[/]"
+    if any(garbage.is_restorable(report, entry) for entry in report["details"]):
         yield "bring an entry back: producer gc --restore ID"
     if rows := report["pruned"]["rows"]:
         gone = "would go" if report["dry_run"] else plural(rows, "is gone", "are gone")
@@ -147,8 +157,7 @@ def _outcome_line(report: Mapping[str, Any], words: VerbWords, subject: Subject)
     success = status_words(words.success(dry_run=dry_run), dry_run=dry_run)
     done, processed = report[words.key_of(subject)], report[f"{subject}s_processed"]
     counts = [f"[bold]{done}[/] of {processed} {plural(processed, subject)} {success}"]
-    of_subject = (detail["status"] for detail in report["details"] if detail["subject"] == subject)
-    if repaired := sum(status == Status.REPAIRED for status in of_subject):
+    if repaired := report["statuses"].get(subject, {}).get(Status.REPAIRED, 0):
         counts += [f"{repaired} of them repaired"]
     counts += [
         f"{count} {status_words(status, dry_run=dry_run)}"

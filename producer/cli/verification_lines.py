@@ -1,5 +1,6 @@
 """What a person reads of a verification of the store: what was read, what is damaged, what was repaired."""
 
+import heapq
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -7,22 +8,19 @@ from producer.cli.escaping import escape
 from worker.db.verifications import Coverage
 from worker.units import human_bytes
 
-_ROWS = 40
-"""More is a report to read; --json and the report have it all."""
 
-
-def verification_lines(report: Mapping[str, Any]) -> Iterator[str]:
-    """Coverage and damage of a report; nothing of one that did not verify the store."""
+def verification_lines(report: Mapping[str, Any], most: int, where: str) -> Iterator[str]:
+    """Coverage and damage of a report, which is `where`; nothing of one that did not verify the store."""
     coverage = report.get("coverage")
     if coverage is None:
         return
     yield coverage_line(coverage)
     damaged = report["damaged"]
     # What is still damaged comes first.
-    for one in sorted(damaged, key=lambda one: one["repaired"])[:_ROWS]:
+    for one in heapq.nsmallest(most, damaged, key=lambda one: one["repaired"]):
         yield _damage_line(one)
-    if len(damaged) > _ROWS:
-        yield f"… and {len(damaged) - _ROWS} more damaged things in the report"
+    if len(damaged) > most:
+        yield f"… and {len(damaged) - most:,} more damaged things in {where}"
 
 
 def coverage_line(coverage: Mapping[str, Any]) -> str:

@@ -7,29 +7,45 @@ migration scripts), with more beside them; the JSON Schema is shipped as `report
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields
 from datetime import UTC, datetime
 from importlib import resources
-from typing import Any
+from typing import Any, Protocol
 
 from producer.report import garbage, reclaim, space, verification
-from producer.report.facts import ReportInconsistentError, RunFacts
-from worker.messages import FileCounts, Outcome, Status, Subject, Verb, subject_words
+from producer.report.facts import LongList, ReportInconsistentError, RunFacts
+from worker.messages import FileCounts, LinkCounts, Outcome, Status, Subject, Verb, subject_words
 from worker.wording import VERB_WORDS, VerbWords
 
 SCHEMA_VERSION = 1
 """Goes up when a key changes its meaning or goes away; new keys do not count."""
 
 
-def build(run: RunFacts, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Make the report of `run` as JSON values; the order of `outcomes` does not matter.
+def build(run: RunFacts, outcomes: Iterable[Outcome]) -> dict[str, Any]:
+    """Make the report of `run` in memory; the order of `outcomes` does not matter. Raises as `compose`."""
+    return compose(run, sorted(outcomes, key=lambda outcome: outcome.key), list)
 
-    Raises `ReportInconsistentError` if two outcomes are of one subject, a status does not belong to the run,
-    a time has no zone, or totals do not add up.
+
+def compose(run: RunFacts, ordered: Iterable[Outcome], new_list: Callable[[], LongList]) -> dict[str, Any]:
+    """Make the report of `run` in one pass over its outcomes, which come in the order of their keys.
+
+    Nothing is kept of an outcome but what it adds to totals, and its entries in the long lists, which
+    `new_list` makes: they may be on disk. Raises `ReportInconsistentError` if two outcomes are of one
+    subject, a status does not belong to the run, a time has no zone, or totals do not add up.
     """
-    ordered = sorted(outcomes, key=lambda outcome: outcome.key)
-    _check_outcomes(run, ordered)
+    errors, warnings, details = new_list(), new_list(), new_list()
+    totals, sums = _Totals(run), _Sums()
+    part = _PARTS.get(run.verb, _NoPart)(run, new_list)
+    for outcome in _checked(run, ordered):
+        for detail in garbage.details(outcome) if run.verb is Verb.GC else [_detail(run, outcome)]:
+            sums.add(detail)
+            details.append(detail)
+        if outcome.status is Status.FAILED:
+            errors.append(_error(outcome))
+        warnings.extend(_warnings(outcome))
+        totals.add(outcome)
+        part.add(outcome)
     document = {
         "schema": SCHEMA_VERSION,
         "run_id": str(run.run_id),
@@ -38,36 +54,51 @@ def build(run: RunFacts, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "state": run.state.value,
         "interim": run.interim,
         "start_time": _utc_text(run.started_at),
-        "end_time": _utc_text(run.finished_at),
-        **_project_counts(run, ordered),
-        "bytes": _bytes_total(ordered) | (reclaim.bytes_on_disk(ordered) if run.verb is Verb.RECLAIM else {}),
-        "files": _files_total(ordered),
-        **_PARTS.get(run.verb, _nothing_more)(run, ordered),
-        "errors": [_error(outcome) for outcome in ordered if outcome.status is Status.FAILED],
-        "warnings": list(_warnings(ordered)),
+        "end_time": _utc_text(run.finished_at or totals.finished_at or run.started_at),
+        **totals.counts(),
+        "statuses": totals.statuses,
+        "sessions": totals.sessions,
+        "bytes": totals.bytes(),
+        "files": totals.files,
+        **part.keys(),
+        "errors": errors,
+        "warnings": warnings,
         # Through JSON and sorted: PostgreSQL's jsonb promises no order of keys, a report does.
         "selection": json.loads(json.dumps(dict(run.selection), sort_keys=True)),
-        "details": garbage.details(ordered)
-        if run.verb is Verb.GC
-        else [_detail(run, outcome) for outcome in ordered],
+        "details": details,
     }
-    check_totals(document)
+    sums.check(document)
     return document
 
 
-_PARTS: dict[Verb, Callable[[RunFacts, Sequence[Outcome]], dict[str, Any]]] = {
-    Verb.MIGRATE: space.part,
-    Verb.VERIFY: verification.part,
-    Verb.GC: garbage.part,
-}
-"""Makes the keys that only the reports of one verb have, out of its outcomes in their order."""
+class _Part(Protocol):
+    """Makes the keys that only the reports of one verb have, out of its outcomes in their order."""
 
+    def __init__(self, run: RunFacts, new_list: Callable[[], LongList]) -> None: ...
+    def add(self, outcome: Outcome) -> None: ...
+    def keys(self) -> dict[str, Any]: ...
+
+
+class _NoPart:
+    """Of a verb without keys of its own."""
+
+    def __init__(self, run: RunFacts, new_list: Callable[[], LongList]) -> None: ...
+    def add(self, outcome: Outcome) -> None: ...
+    def keys(self) -> dict[str, Any]:
+        return {}
+
+
+_PARTS: dict[Verb, type[_Part]] = {
+    Verb.MIGRATE: space.Space,
+    Verb.VERIFY: verification.Verification,
+    Verb.GC: garbage.Garbage,
+}
 
 _DETAILS: dict[Verb, Callable[[RunFacts, Outcome], dict[str, Any]]] = {
     Verb.VERIFY: verification.detail,
     Verb.RECLAIM: reclaim.detail,
 }
-"""Likewise of one outcome."""
+"""Makes the keys that only one verb's details have."""
 
 
 def _nothing_more(_run: RunFacts, _of: object) -> dict[str, Any]:
@@ -76,111 +107,158 @@ def _nothing_more(_run: RunFacts, _of: object) -> dict[str, Any]:
 
 def check_totals(document: Mapping[str, Any]) -> None:
     """Raise `ReportInconsistentError` unless every total equals the sum over the projects (design, I5)."""
-    if document["verb"] == Verb.GC:
-        # Its details are what it found, not jobs.
-        return
-    details = document["details"]
-    words = VERB_WORDS[Verb(document["verb"])]
-    successes = words.successes(dry_run=document["dry_run"])
-    counts = _counts(words, successes, [(detail["subject"], detail["status"]) for detail in details])
-    expected = {
-        **counts,
-        "errors": sum(detail["status"] == Status.FAILED for detail in details),
-        "bytes.read": document["bytes"]["stored"] + document["bytes"]["reused"],
-        "bytes.saved": document["bytes"]["reused"],
-        "files.total": sum(document["files"][key] for key in ("stored", "reused", "left")),
-        **{f"bytes.{key}": sum(d[f"bytes_{key}"] for d in details) for key in ("stored", "reused")},
-        **{
-            f"files.{key}": sum(d["files"][key] for d in details)
-            for key in ("total", "stored", "reused", "left")
-        },
-    }
-    found = {
-        **{key: document.get(key) for key in counts},
-        "errors": len(document["errors"]),
-        **{f"bytes.{key}": document["bytes"][key] for key in ("read", "saved", "stored", "reused")},
-        **{f"files.{key}": value for key, value in document["files"].items()},
-    }
-    wrong = {key: (found.get(key), value) for key, value in expected.items() if found.get(key) != value}
-    if wrong:
-        raise ReportInconsistentError(
-            f"run {document['run_id']}: totals do not add up (found, expected): {wrong}"
+    sums = _Sums()
+    for detail in document["details"]:
+        sums.add(detail)
+    sums.check(document)
+
+
+class _Sums:
+    """Sums over a report's details, to be compared with its totals."""
+
+    def __init__(self) -> None:
+        self._ends: Counter[tuple[str, str]] = Counter()
+        files = ("total", "stored", "reused", "left")
+        self._sizes = dict.fromkeys(
+            ("bytes.stored", "bytes.reused", "sessions", *(f"files.{key}" for key in files)), 0
         )
 
+    def add(self, detail: Mapping[str, Any]) -> None:
+        if "subject" not in detail:
+            # What a gc found is no job.
+            return
+        self._ends[detail["subject"], detail["status"]] += 1
+        for key in ("stored", "reused"):
+            self._sizes[f"bytes.{key}"] += detail[f"bytes_{key}"]
+        for key, count in detail["files"].items():
+            self._sizes[f"files.{key}"] += count
+        self._sizes["sessions"] += detail["sessions_count"]
 
-def _check_outcomes(run: RunFacts, ordered: Sequence[Outcome]) -> None:
-    """One outcome a subject, each with a status that this run can give and times that have a zone."""
-    allowed = VERB_WORDS[run.verb].successes(dry_run=run.dry_run) | {
-        Status.FAILED,
-        Status.SKIPPED,
-        Status.CANCELLED,
-    }
-    times_seen = Counter(outcome.key for outcome in ordered)
-    for outcome in ordered:
-        where = f"run {run.run_id}, {subject_words(*outcome.key)}"
-        if times_seen[outcome.key] > 1:
-            raise ReportInconsistentError(f"{where}: more than one outcome")
-        if outcome.status not in allowed:
-            raise ReportInconsistentError(f"{where}: status {outcome.status} cannot come from this run")
-        if not math.isfinite(outcome.duration_s):
+    def check(self, document: Mapping[str, Any]) -> None:
+        if document["verb"] == Verb.GC:
+            return
+        words = VERB_WORDS[Verb(document["verb"])]
+        counts = _counts(words, words.successes(dry_run=document["dry_run"]), self._ends)
+        expected = {
+            **counts,
+            "statuses": _by_subject(self._ends),
+            "errors": sum(n for (_, status), n in self._ends.items() if status == Status.FAILED),
+            "bytes.read": document["bytes"]["stored"] + document["bytes"]["reused"],
+            "bytes.saved": document["bytes"]["reused"],
+            "files.total": sum(document["files"][key] for key in ("stored", "reused", "left")),
+            **self._sizes,
+        }
+        found = {
+            **{key: document.get(key) for key in counts},
+            "statuses": document["statuses"],
+            "sessions": document["sessions"],
+            "errors": len(document["errors"]),
+            **{f"bytes.{key}": document["bytes"][key] for key in ("read", "saved", "stored", "reused")},
+            **{f"files.{key}": value for key, value in document["files"].items()},
+        }
+        wrong = {key: (found.get(key), value) for key, value in expected.items() if found.get(key) != value}
+        if wrong:
             raise ReportInconsistentError(
-                f"{where}: duration {outcome.duration_s} is not a number of seconds"
+                f"run {document['run_id']}: totals do not add up (found, expected): {wrong}"
             )
 
 
-def _project_counts(run: RunFacts, ordered: Sequence[Outcome]) -> dict[str, int]:
-    """Projects by status, which add up to `projects_processed`, and datasets likewise where a run has any;
-    for a migration also the datasets it created.
+def _checked(run: RunFacts, ordered: Iterable[Outcome]) -> Iterator[Outcome]:
+    """One outcome a subject, each with a status that this run can give and times that have a zone."""
+    allowed = VERB_WORDS[run.verb].successes(dry_run=run.dry_run) | set(_OTHER_ENDS)
+    before: tuple[str, int] = ("", 0)
+    for outcome in ordered:
+        key = outcome.key
+        wrong = None
+        if key <= before:
+            wrong = "more than one outcome" if key == before else "not in the order of subjects and ids"
+        elif outcome.status not in allowed:
+            wrong = f"status {outcome.status} cannot come from this run"
+        elif not math.isfinite(outcome.duration_s):
+            wrong = f"duration {outcome.duration_s} is not a number of seconds"
+        if wrong is not None:
+            raise ReportInconsistentError(f"run {run.run_id}, {subject_words(*key)}: {wrong}")
+        before = key
+        yield outcome
 
-    A dataset is counted even if its project failed afterwards: it is on disk (reference defect 37).
-    """
-    words = VERB_WORDS[run.verb]
-    subjects = [(outcome.subject, outcome.status) for outcome in ordered]
-    counts = _counts(words, words.successes(dry_run=run.dry_run), subjects)
-    if run.verb is Verb.MIGRATE:
-        counts["datasets_created"] = sum(outcome.dataset_created for outcome in ordered)
-    return counts
+
+class _Totals:
+    """What all outcomes of a run add up to, failed ones included: what they stored is on disk."""
+
+    def __init__(self, run: RunFacts) -> None:
+        self._run = run
+        self._ends: Counter[tuple[str, str]] = Counter()
+        self._created = self._stored = self._reused = self._remembered = 0
+        self._on_disk = dict.fromkeys(reclaim.ON_DISK, 0)
+        self.files = {"total": 0, "stored": 0, "reused": 0, "left": 0}
+        self.sessions = 0
+        self.finished_at: datetime | None = None
+
+    def add(self, outcome: Outcome) -> None:
+        self._ends[outcome.subject, outcome.status] += 1
+        # A dataset is counted even if its project failed afterwards: it is on disk (reference defect 37).
+        self._created += outcome.dataset_created
+        self._stored += outcome.bytes.stored
+        self._reused += outcome.bytes.reused
+        self._remembered += outcome.bytes.remembered
+        for key, size in reclaim.on_disk(outcome).items():
+            self._on_disk[key] += size
+        for key, count in _files(outcome.files).items():
+            self.files[key] += count
+        self.sessions += outcome.sessions_count
+        if outcome.finished_at is not None:
+            self.finished_at = max(outcome.finished_at, self.finished_at or outcome.finished_at)
+
+    @property
+    def statuses(self) -> dict[str, dict[str, int]]:
+        """How many projects, and how many datasets, have ended with each status."""
+        return _by_subject(self._ends)
+
+    def counts(self) -> dict[str, int]:
+        """Projects by status, which add up to `projects_processed`, and datasets likewise where a run has
+        any; for a migration also the datasets it created.
+        """
+        words = VERB_WORDS[self._run.verb]
+        counts = _counts(words, words.successes(dry_run=self._run.dry_run), self._ends)
+        return counts | ({"datasets_created": self._created} if self._run.verb is Verb.MIGRATE else {})
+
+    def bytes(self) -> dict[str, int]:
+        """Bytes by disposition; for a reclaim also the room on disk."""
+        return {
+            "read": self._stored + self._reused,
+            "stored": self._stored,
+            "reused": self._reused,
+            "saved": self._reused,
+            "remembered": self._remembered,
+            **(self._on_disk if self._run.verb is Verb.RECLAIM else {}),
+        }
 
 
 def _counts(
-    words: VerbWords, successes: frozenset[Status], subjects: Sequence[tuple[str, str]]
+    words: VerbWords, successes: frozenset[Status], ends: Mapping[tuple[str, str], int]
 ) -> dict[str, int]:
     """How many projects, and datasets if there are any, have ended how."""
     counts: dict[str, int] = {}
     for subject in (Subject.PROJECT, Subject.DATASET):
-        statuses = [status for of, status in subjects if of == subject]
+        statuses = {status: count for (of, status), count in ends.items() if of == subject}
         if subject is Subject.PROJECT or statuses:
             counts |= {
-                f"{subject}s_processed": len(statuses),
-                words.key_of(subject): sum(status in successes for status in statuses),
-                **{f"{subject}s_{end}": statuses.count(end) for end in _OTHER_ENDS},
+                f"{subject}s_processed": sum(statuses.values()),
+                words.key_of(subject): sum(statuses.get(status, 0) for status in successes),
+                **{f"{subject}s_{end}": statuses.get(end, 0) for end in _OTHER_ENDS},
             }
     return counts
 
 
+def _by_subject(ends: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:
+    """Plain text for the JSON, in the order in which they came up."""
+    found: dict[str, dict[str, int]] = {}
+    for (subject, status), count in ends.items():
+        found.setdefault(str(subject), {})[str(status)] = count
+    return found
+
+
 _OTHER_ENDS = (Status.FAILED, Status.SKIPPED, Status.CANCELLED)
-
-
-def _bytes_total(ordered: Iterable[Outcome]) -> dict[str, int]:
-    """Bytes of all projects, failed ones included: what they stored is on disk."""
-    stored = reused = remembered = 0
-    for outcome in ordered:
-        stored += outcome.bytes.stored
-        reused += outcome.bytes.reused
-        remembered += outcome.bytes.remembered
-    return {
-        "read": stored + reused,
-        "stored": stored,
-        "reused": reused,
-        "saved": reused,
-        "remembered": remembered,
-    }
-
-
-def _files_total(ordered: Iterable[Outcome]) -> dict[str, int]:
-    """Files of all projects by disposition."""
-    parts = [_files(outcome.files) for outcome in ordered]
-    return {key: sum(part[key] for part in parts) for key in ("total", "stored", "reused", "left")}
 
 
 def _files(files: FileCounts) -> dict[str, int]:
@@ -205,15 +283,14 @@ def _error_text(outcome: Outcome) -> str | None:
     return outcome.error or (outcome.reason if outcome.status is Status.FAILED else None)
 
 
-def _warnings(ordered: Iterable[Outcome]) -> Iterator[dict[str, Any]]:
-    """All warnings, by project and then in the order in which they came up."""
-    for outcome in ordered:
-        for warning in outcome.warnings:
-            yield {
-                **_subject(outcome),
-                "session": warning.session,
-                "message": warning.message,
-            }
+def _warnings(outcome: Outcome) -> Iterator[dict[str, Any]]:
+    """A project's warnings, in the order in which they came up."""
+    for warning in outcome.warnings:
+        yield {
+            **_subject(outcome),
+            "session": warning.session,
+            "message": warning.message,
+        }
 
 
 def _detail(run: RunFacts, outcome: Outcome) -> dict[str, Any]:
@@ -236,7 +313,7 @@ def _detail(run: RunFacts, outcome: Outcome) -> dict[str, Any]:
         "bytes_remembered": outcome.bytes.remembered,
         **_DETAILS.get(run.verb, _nothing_more)(run, outcome),
         "files": _files(outcome.files),
-        "links": asdict(outcome.links),
+        "links": {key: getattr(outcome.links, key) for key in _LINKS},
         "duration_s": outcome.duration_s,
         "attempts": outcome.attempts,
         "worker": outcome.worker,
@@ -250,6 +327,9 @@ def _detail(run: RunFacts, outcome: Outcome) -> dict[str, Any]:
         ],
         "differences": list(outcome.differences),
     }
+
+
+_LINKS = [field.name for field in fields(LinkCounts)]
 
 
 def _subject(outcome: Outcome) -> dict[str, Any]:

@@ -141,7 +141,7 @@ def lists(document: Mapping[str, Any]) -> list[tuple[str, list[Figure]]]:
         found.append(("Coverage", _coverage(document)))
     warnings = _number("Warnings", len(document["warnings"]))
     if not _has_content(document):
-        found[0][1].extend([_sessions(document), warnings] if _has_sessions(document) else [warnings])
+        found[0][1].extend([_sessions(document), warnings] if document["sessions"] else [warnings])
         return found
     created = "Datasets that would be created" if document["dry_run"] else "Datasets created"
     data = [
@@ -212,20 +212,26 @@ def _lists_of_gc(document: Mapping[str, Any]) -> list[tuple[str, list[Figure]]]:
 # The table of all jobs --------------------------------------------------------------------------------------
 
 
-def columns(document: Mapping[str, Any]) -> list[Column]:
-    """The numbers of each job that this run has: for a migration always the same, else what is not always
-    0.
-    """
-    details = document["details"]
-    if document["verb"] == Verb.MIGRATE:
-        return [*_CONTENT, _SESSIONS]
-    candidates = [
-        *(_CONTENT if _has_content(document) else ()),
-        *(_READ if "coverage" in document else ()),
-        *(_DISK if document["verb"] == Verb.RECLAIM else ()),
-        _SESSIONS,
-    ]
-    return [one for one in candidates if any(one.of(detail) for detail in details)]
+class Columns:
+    """The numbers of each job that a run has: for a migration always the same, else what is not always 0."""
+
+    def __init__(self, document: Mapping[str, Any]) -> None:
+        self._candidates: list[Column] = [
+            *(_CONTENT if _has_content(document) else ()),
+            *(_READ if "coverage" in document else ()),
+            *(_DISK if document["verb"] == Verb.RECLAIM else ()),
+            _SESSIONS,
+        ]
+        self._empty = [] if document["verb"] == Verb.MIGRATE else list(self._candidates)
+
+    def add(self, detail: Detail) -> None:
+        """Take the next job."""
+        if self._empty:
+            self._empty = [one for one in self._empty if not one.of(detail)]
+
+    def shown(self) -> list[Column]:
+        """Those that say something."""
+        return [one for one in self._candidates if one not in self._empty]
 
 
 _CONTENT = (
@@ -252,11 +258,6 @@ _SESSIONS = Column(
 )
 
 
-def _has_sessions(document: Mapping[str, Any]) -> bool:
-    """Is the run about sessions? A reclaim and a verification of the store look at files."""
-    return any(detail["sessions_count"] for detail in document["details"])
-
-
 def _has_content(document: Mapping[str, Any]) -> bool:
     """Did the run bring content to the store, or find it there?"""
     return bool(document["verb"] == Verb.MIGRATE or document["bytes"]["read"])
@@ -279,7 +280,7 @@ def read_by(detail: Detail) -> int:
 
 
 def _sessions(document: Mapping[str, Any]) -> Figure:
-    return _number("Sessions", sum(detail["sessions_count"] for detail in document["details"]))
+    return _number("Sessions", document["sessions"])
 
 
 def _number(label: str, value: int) -> Figure:

@@ -1,6 +1,7 @@
 """What only the report of a gc has: entries instead of jobs, and counts with bytes by what became of them."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from datetime import UTC
 from typing import Any
 
@@ -10,24 +11,37 @@ from worker.messages import GarbageEntry, Outcome
 from worker.units import human_bytes
 
 
-def part(_run: RunFacts, ordered: Sequence[Outcome]) -> dict[str, Any]:
+class Garbage:
     """Counts and allocated bytes: of what went to quarantine, of what was removed from there, of leftovers of
     jobs that are over, and rows of the ledger.
     """
-    found = [entry for outcome in ordered for entry in outcome.garbage]
-    pruned: dict[str, int] = {}
-    for outcome in ordered:
-        for table, rows in outcome.pruned.items():
-            pruned[table] = pruned.get(table, 0) + rows
-    return {
-        **{action: _count(found, action) for action in ("quarantined", "removed", "staging", "restored")},
-        "pruned": {"rows": sum(pruned.values()), "tables": dict(sorted(pruned.items()))},
-    }
+
+    def __init__(self, _run: RunFacts, _new_list: object) -> None:
+        self._acts = {
+            action: {"count": 0, "datasets": 0, "files": 0, "bytes": 0}
+            for action in ("quarantined", "removed", "staging", "restored")
+        }
+        self._pruned: Counter[str] = Counter()
+
+    def add(self, outcome: Outcome) -> None:
+        """Count each entry that the job found, and the rows that it removed."""
+        for entry in outcome.garbage:
+            if (act := self._acts.get(entry.action)) is not None:
+                act["count"] += 1
+                act["datasets"] += entry.kind == "dataset"
+                act["files"] += entry.files
+                act["bytes"] += entry.size_bytes
+        self._pruned.update(outcome.pruned)
+
+    def keys(self) -> dict[str, Any]:
+        """A key for each act, and `pruned`."""
+        pruned = {"rows": self._pruned.total(), "tables": dict(sorted(self._pruned.items()))}
+        return {**self._acts, "pruned": pruned}
 
 
-def details(ordered: Sequence[Outcome]) -> list[dict[str, Any]]:
+def details(outcome: Outcome) -> Iterator[dict[str, Any]]:
     """Each entry, in the order in which it was found."""
-    return [_detail(entry) for outcome in ordered for entry in outcome.garbage]
+    return (_detail(entry) for entry in outcome.garbage)
 
 
 def words(document: Mapping[str, Any], *, with_sizes: bool = True) -> str:
@@ -64,19 +78,9 @@ def is_entry(document: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
     return bool(entry["id"]) and not (document["dry_run"] and entry["status"] == "quarantined")
 
 
-def restorable(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """What `gc --restore` brings back: put into quarantine by this run."""
-    return [one for one in document["details"] if one["status"] == "quarantined" and is_entry(document, one)]
-
-
-def _count(found: Sequence[GarbageEntry], action: str) -> dict[str, int]:
-    some = [entry for entry in found if entry.action == action]
-    return {
-        "count": len(some),
-        "datasets": sum(entry.kind == "dataset" for entry in some),
-        "files": sum(entry.files for entry in some),
-        "bytes": sum(entry.size_bytes for entry in some),
-    }
+def is_restorable(document: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
+    """Does `gc --restore` bring it back? This run put it into quarantine."""
+    return bool(entry["status"] == "quarantined") and is_entry(document, entry)
 
 
 def _detail(entry: GarbageEntry) -> dict[str, Any]:

@@ -18,54 +18,118 @@ from markupsafe import Markup
 
 from producer.report import figures, garbage, shown
 from producer.report.notation import clock, human_duration, moment, percent, plural, rate
-from producer.report.shown import Detail
-from producer.report.timeline import timeline
+from producer.report.shown import Detail, Shown
+from producer.report.timeline import Lanes
 from producer.report.verdict import segments, subjects_of, success_of, tally_of, verdict
 from worker.messages import Status, Verb
 from worker.units import human_bytes
 from worker.wording import STATUS_WORDS, VERB_WORDS
 
+MOST_BYTES = 5_000_000
+"""No page is larger, however big its run."""
+
+_ROWS = (shown.MOST_ROWS, 500, 100)
+"""So many rows the table has at the most, the next number where the page would be too large."""
+
 
 def render(document: Mapping[str, Any]) -> str:
-    """Show a report as one self-contained HTML page. The same document gives the same page."""
+    """Show a report as one self-contained HTML page. The same document gives the same page.
+
+    Long lists are shown by their beginning: all is in the document. They are read once and may be on disk.
+    """
     entries: Sequence[Detail] = document["details"] if document["verb"] == Verb.GC else ()
-    restorable = garbage.restorable(document) if entries else []
     # What a gc found are no jobs.
     document = {**document, "details": []} if document["verb"] == Verb.GC else document
-    details: Sequence[Detail] = document["details"]
-    tally, elapsed_s = tally_of(document), _elapsed_s(document)
+    gathered = _Gathered(document)
+    for most in _ROWS:
+        page = _page(document, entries, gathered, gathered.rows.shown(document["details"], most))
+        if len(page.encode("utf-8", "backslashreplace")) <= MOST_BYTES:
+            break
+    return page
+
+
+class _Gathered:
+    """What a page shows of the jobs, made in one pass over them."""
+
+    def __init__(self, document: Mapping[str, Any]) -> None:
+        self.rows = shown.Rows()
+        self.causes, self.passed_over = shown.Causes(), shown.PassedOver()
+        self.shared, self.slowest = shown.SharedDatasets(), shown.Slowest()
+        self.differences: shown.Beginning[Detail] = shown.Beginning()
+        self.left_out = shown.LeftOut(document["selection"])
+        self.columns = figures.Columns(document)
+        self.lanes = Lanes()
+        self.has_datasets = False
+        for index, detail in enumerate(document["details"]):
+            self._add(index, detail)
+
+    def _add(self, index: int, detail: Detail) -> None:
+        for by_place in (self.rows, self.shared, self.lanes):
+            by_place.add(index, detail)
+        for one in (self.causes, self.passed_over, self.slowest, self.left_out, self.columns):
+            one.add(detail)
+        if detail["differences"]:
+            self.differences.add(detail)
+        self.has_datasets = self.has_datasets or bool(detail["dataset_hash"])
+
+
+def _page(
+    document: Mapping[str, Any],
+    entries: Sequence[Detail],
+    gathered: _Gathered,
+    rows: Shown[Detail],
+) -> str:
+    details = document["details"]
+    damaged, damage_is_left = _damaged(document)
+    first_entries = shown.shown(entries)
     return _template().render(
         report=document,
         act=VERB_WORDS[Verb(document["verb"])].noun.capitalize(),
         success=success_of(document),
-        tally=tally,
+        tally=tally_of(document),
         has_kinds=len(subjects_of(document)) > 1,
         verdict=verdict(document),
         segments=segments(document),
-        gauges=figures.gauges(document, elapsed_s),
+        gauges=figures.gauges(document, _elapsed_s(document)),
         lists=figures.lists(document),
-        columns=figures.columns(document),
+        columns=gathered.columns.shown(),
         has_read=figures.bytes_read(document) > 0,
-        has_datasets=any(detail["dataset_hash"] for detail in details),
+        has_datasets=gathered.has_datasets,
         storage=document["verb"] == Verb.MIGRATE and document["bytes"]["read"] > 0,
-        causes=shown.causes(details),
-        passed_over=shown.passed_over(details),
-        shared=shown.shared(details),
-        timeline=timeline(details),
-        slowest=shown.slowest(details),
-        damaged=shown.shown(sorted(document.get("damaged", ()), key=lambda one: one["repaired"])),
+        causes=gathered.causes.shown(),
+        passed_over=gathered.passed_over.shown(),
+        shared=gathered.shared.shown(details),
+        timeline=gathered.lanes.drawn(details),
+        slowest=gathered.slowest.shown(),
+        damaged=damaged,
+        damage_is_left=damage_is_left,
         warnings=shown.shown(document["warnings"]),
-        differences=shown.shown([detail for detail in details if detail["differences"]]),
-        statuses=sorted({detail["status"] for detail in details}),
+        differences=gathered.differences.shown(),
+        statuses=sorted({detail["status"] for detail in rows.items}),
         options=shown.options(document["selection"]),
-        left_out=shown.left_out(document),
-        entries=shown.shown(entries),
-        restorable=[entry["id"] for entry in restorable],
+        left_out=gathered.left_out.shown(),
+        rows=rows,
+        anchors={shown.anchor(detail) for detail in rows.items},
+        entries=first_entries,
+        restorable=[entry["id"] for entry in first_entries.items if garbage.is_restorable(document, entry)],
+        has_restorable=any(garbage.is_restorable(document, entry) for entry in entries),
         became=partial(garbage.became, dry_run=document["dry_run"]),
         style=_asset("report.css"),
         script=_asset("report.js"),
         policy=_policy(),
     )
+
+
+def _damaged(document: Mapping[str, Any]) -> tuple[Shown[Mapping[str, Any]], bool]:
+    """What is damaged, what is not repaired first; and whether there is any of that."""
+    by_repair: dict[bool, shown.Beginning[Mapping[str, Any]]] = {
+        repaired: shown.Beginning() for repaired in (False, True)
+    }
+    for one in document.get("damaged", ()):
+        by_repair[one["repaired"]].add(one)
+    left, repaired = by_repair[False].shown(), by_repair[True].shown()
+    items = (*left.items, *repaired.items)[: shown.MOST_NOTES]
+    return Shown(items=items, more=len(document.get("damaged", ())) - len(items)), bool(left.items)
 
 
 def _elapsed_s(document: Mapping[str, Any]) -> float:
@@ -92,7 +156,7 @@ def _template() -> Template:
         plural=plural,
         status_words=lambda status: STATUS_WORDS[Status(status)],
     )
-    environment.globals.update(percent=percent, rate=rate, read_by=figures.read_by)
+    environment.globals.update(percent=percent, rate=rate, read_by=figures.read_by, anchor=shown.anchor)
     return environment.get_template("report.html.j2")
 
 

@@ -1,24 +1,23 @@
 """What only the report of a reclaim has: room on disk, counted in allocated blocks."""
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from producer.report.facts import RunFacts
 from producer.report.notation import plural
-from worker.messages import Outcome, Status
+from worker.messages import Outcome, Status, Subject
 from worker.units import human_bytes
 from worker.wording import status_words
 
+ON_DISK = ("legacy", "moved", "freed", "kept")
+"""Room on disk: `legacy` in the directories that were looked at, `moved` away, `freed` for other files,
+`kept` in those of projects that were skipped.
+"""
 
-def bytes_on_disk(ordered: Sequence[Outcome]) -> dict[str, int]:
-    """Sums over the run's projects: `legacy` in the directories that were looked at, `moved` away, `freed`
-    for other files, `kept` in those of projects that were skipped.
-    """
-    return {
-        key: sum(getattr(outcome.disk, key) for outcome in ordered)
-        for key in ("legacy", "moved", "freed", "kept")
-    }
+
+def on_disk(outcome: Outcome) -> dict[str, int]:
+    """The room of one project's directory."""
+    return {key: getattr(outcome.disk, key) for key in ON_DISK}
 
 
 def act(document: Mapping[str, Any]) -> Status:
@@ -39,7 +38,7 @@ _ACTS = {
 def words(report: Mapping[str, Any]) -> Iterator[str]:
     """What a reclaim did, or in a dry run would do, in lines for a person."""
     dry_run = report["dry_run"]
-    counts = Counter(detail["status"] for detail in report["details"])
+    counts = report["statuses"].get(Subject.PROJECT, {})
     said = [f"{count} {status_words(Status(status), dry_run=dry_run)}" for status, count in counts.items()]
     total = report["projects_processed"]
     yield f"{total} {plural(total, 'project')}: {', '.join(said)}" if said else "No project was due"
@@ -56,5 +55,5 @@ def words(report: Mapping[str, Any]) -> Iterator[str]:
 
 
 def detail(_run: RunFacts, outcome: Outcome) -> dict[str, Any]:
-    """The same of one project."""
-    return {"disk": bytes_on_disk([outcome])}
+    """The same as a key of the project's details."""
+    return {"disk": on_disk(outcome)}

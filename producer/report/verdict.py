@@ -67,7 +67,7 @@ def tally_of(document: Mapping[str, Any]) -> Tally:
         noun=counted_as(subjects_of(document), 1),
         processed=count("processed"),
         done=count(words.done),
-        repaired=sum(detail["status"] == Status.REPAIRED for detail in document["details"]),
+        repaired=sum(of.get(Status.REPAIRED, 0) for of in document["statuses"].values()),
         failed=count(Status.FAILED),
         skipped=count(Status.SKIPPED),
         cancelled=count(Status.CANCELLED),

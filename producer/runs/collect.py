@@ -1,11 +1,11 @@
 """Following a run to its end and gathering its outcomes from the task results, with the ledger as the
-truth.
+truth. A run may have very many: they are read some hundred at a time.
 """
 
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -14,14 +14,14 @@ from pydantic import ValidationError
 from sqlalchemy import Engine
 from sqlalchemy.engine import Row
 
-from producer.runs.shared_files import settle_shared_files
+from producer.runs.shared_files import SharedFiles
 from worker.broker import client as broker
 from worker.db import dry_runs, ledger, overview
 from worker.db.ledger import Run
 from worker.db.overview import Progress
 from worker.db.retry import when_there
 from worker.errors import BrokerUnavailableError, OutcomeMissingError
-from worker.messages import FileCounts, JobRef, Outcome, RunState, Status, Verb, subject_fields
+from worker.messages import FileCounts, JobRef, Outcome, RunState, Status, Subject, Verb, subject_fields
 from worker.runtime import log
 from worker.settings import Settings
 
@@ -31,19 +31,23 @@ _POLL_S = 0.25
 STALLED_S = 300.0
 """How long a run may stand still (no live lease, nothing ending) before the collector stops waiting."""
 
+_AT_ONCE = 500
+"""So many jobs are read at a time, from the ledger and from the broker."""
+
 PATIENCE_S = 600.0
 """How long PostgreSQL may be away from a verb that follows a run: as long as workers wait for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collected:
-    """A run and the outcomes of its jobs by subject. `stopped`: why the collector gave up waiting, if it
-    did.
+    """A run that is not followed any more. `stopped`: why the collector gave up waiting, if it did.
+
+    `outcomes`: those of its jobs in the order of their keys, read as they are asked for, and only once.
     """
 
     run: Run
     selection: Mapping[str, Any]
-    outcomes: tuple[Outcome, ...]
+    outcomes: Iterator[Outcome]
     progress: Progress
     stopped: str | None
 
@@ -56,27 +60,88 @@ def collect(
     timeout_s: float | None,
     on_progress: Callable[[Progress], None] = lambda _progress: None,
 ) -> Collected:
-    """Wait until the run has ended, then gather its outcomes. Never waits without a deadline: `timeout_s` if
-    given, and in any case no longer than `STALLED_S` without movement. An outage of PostgreSQL is waited for;
-    `DatabaseUnavailableError` after `PATIENCE_S`, or at the end of `timeout_s`.
+    """Wait until the run has ended; then its outcomes can be read. Never waits without a deadline:
+    `timeout_s` if given, and in any case no longer than `STALLED_S` without movement. An outage of PostgreSQL
+    is waited for, also while outcomes are read; `DatabaseUnavailableError` after `PATIENCE_S`, or at the end
+    of `timeout_s`.
     """
     progress, stopped = _wait(engine, run, timeout_s, on_progress)
-    found = when_there(lambda: _recorded(engine, run.run_id, has_ended=stopped is None), PATIENCE_S)
-    run, recorded, missing, owned = found.run, found.outcomes, found.missing, found.owned
-    outcomes = _reconcile(settings, run, recorded) | {
-        JobRef.from_row(row): _missing(run, row) for row in missing
-    }
-    if run.dry_run:
-        outcomes = settle_between_equals(outcomes, owned)
-    if run.verb is Verb.VERIFY:
-        outcomes = settle_shared_files(outcomes)
+    run, selection = when_there(partial(_run_and_selection, engine, run.run_id), PATIENCE_S)
     return Collected(
         run=run,
-        selection=found.selection,
-        outcomes=tuple(sorted(outcomes.values(), key=lambda outcome: outcome.key)),
+        selection=selection,
+        outcomes=_outcomes(settings, engine, run, has_ended=stopped is None),
         progress=progress,
         stopped=stopped,
     )
+
+
+def _run_and_selection(engine: Engine, run_id: uuid.UUID) -> tuple[Run, Mapping[str, Any]]:
+    with engine.connect() as conn:
+        return ledger.find_run(conn, str(run_id)), ledger.selection(conn, run_id)
+
+
+def _outcomes(settings: Settings, engine: Engine, run: Run, *, has_ended: bool) -> Iterator[Outcome]:
+    """The outcomes of a run in the order of their keys, each as all of them together make it."""
+    found = _found(settings, engine, run, has_ended=has_ended)
+    if run.dry_run:
+        return settle_between_equals(found, partial(_new_content, engine, run.run_id))
+    if run.verb is Verb.VERIFY:
+        return _settled_by_shared_files(engine, run, found, has_ended=has_ended)
+    return found
+
+
+def _found(settings: Settings, engine: Engine, run: Run, *, has_ended: bool) -> Iterator[Outcome]:
+    """What the ledger has, compared with what the tasks returned. A job that should have an outcome and has
+    none is a failure.
+    """
+    with broker.results(settings) as read:
+        results = _Results(run, read)
+        for page in _pages(engine, run.run_id):
+            results.compare(page)
+            for job in page:
+                if job.outcome is not None:
+                    yield Outcome.from_json(job.outcome)
+                elif has_ended:
+                    _log.warning(
+                        "outcome_missing",
+                        run=str(run.run_id),
+                        subject=JobRef.from_row(job).words,
+                        state=job.state,
+                    )
+                    yield _missing(run, job)
+
+
+def _pages(engine: Engine, run_id: uuid.UUID) -> Iterator[Sequence[Row[Any]]]:
+    """All jobs of a run by subject and id. Each page is a transaction of its own, so that an outage of the
+    database costs no more than a page.
+    """
+    after: tuple[Subject, int] | None = None
+    while page := when_there(partial(_page, engine, run_id, after), PATIENCE_S):
+        yield page
+        after = page[-1].subject, page[-1].subject_id
+
+
+def _page(engine: Engine, run_id: uuid.UUID, after: tuple[Subject, int] | None) -> Sequence[Row[Any]]:
+    with engine.connect() as conn:
+        return overview.jobs_after(conn, run_id, after, _AT_ONCE)
+
+
+def _settled_by_shared_files(
+    engine: Engine, run: Run, found: Iterator[Outcome], *, has_ended: bool
+) -> Iterator[Outcome]:
+    """Any job may have found something about the files of any dataset: all are read before the first is
+    settled.
+    """
+    shared = SharedFiles()
+    for page in _pages(engine, run.run_id):
+        for job in page:
+            if job.outcome is not None:
+                if not shared.says_nothing(job.outcome):
+                    shared.add(Outcome.from_json(job.outcome))
+            elif has_ended:
+                shared.add(_missing(run, job))
+    yield from map(shared.settle, found)
 
 
 def _missing(run: Run, job: Row[Any]) -> Outcome:
@@ -85,7 +150,6 @@ def _missing(run: Run, job: Row[Any]) -> Outcome:
     """
     ref = JobRef.from_row(job)
     error = f"{ref.words}: no outcome was recorded: the run is {run.state}, its job still {job.state}"
-    _log.warning("outcome_missing", run=str(run.run_id), subject=ref.words, state=job.state)
     return Outcome(
         **subject_fields(ref, job.subject_name),
         status=Status.FAILED,
@@ -97,59 +161,43 @@ def _missing(run: Run, job: Row[Any]) -> Outcome:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Recorded:
-    """What the ledger says of a run; `missing` are jobs that should have an outcome, `owned` as in
-    `settle_between_equals`.
-    """
-
-    run: Run
-    selection: Mapping[str, Any]
-    outcomes: dict[JobRef, Outcome]
-    missing: Sequence[Row[Any]]
-    owned: dict[int, tuple[int, int]]
-
-
-def _recorded(engine: Engine, run_id: uuid.UUID, *, has_ended: bool) -> _Recorded:
-    with engine.connect() as conn:
-        run = ledger.find_run(conn, str(run_id))
-        return _Recorded(
-            run=run,
-            selection=ledger.selection(conn, run_id),
-            outcomes=overview.outcomes(conn, run_id),
-            missing=overview.without_outcome(conn, run_id) if has_ended else [],
-            owned=dry_runs.new_content_by_project(conn, run_id) if run.dry_run else {},
-        )
-
-
 def settle_between_equals(
-    outcomes: Mapping[JobRef, Outcome], owned: Mapping[int, tuple[int, int]]
-) -> dict[JobRef, Outcome]:
+    ordered: Iterable[Outcome], new_content: Callable[[], Mapping[int, tuple[int, int]]]
+) -> Iterator[Outcome]:
     """Say of each project of a dry run what it would store, given all others of the run.
 
     Of equal projects the one with the lowest id stores the dataset and the others reuse it; of files that
-    several share, too. `owned` are the new files and bytes that each project would be the first to store.
+    several share, too. `new_content` gives the new files and bytes that each project would be the first to
+    store.
     """
-    first: dict[str, Outcome] = {}
-    settled: dict[JobRef, Outcome] = {}
-    for ref, outcome in sorted(outcomes.items(), key=lambda item: item[1].key):
+    owned = new_content()
+    first: dict[str, tuple[int | None, str | None]] = {}
+    for outcome in ordered:
         if outcome.status is not Status.WOULD_MIGRATE or outcome.dataset_hash is None:
-            settled[ref] = outcome
+            yield outcome
             continue
-        files, size = owned.get(ref.subject_id, (0, 0))
+        files, size = owned.get(outcome.key[1], (0, 0))
         one = outcome.with_changes(
             files=FileCounts(stored=files, reused=outcome.files.total - files),
             bytes=replace(outcome.bytes, stored=size, reused=outcome.bytes.read - size),
         )
         if one.dataset_created and (twin := first.get(outcome.dataset_hash)) is not None:
+            twin_id, dataset_path = twin
             one = one.with_changes(
                 dataset_created=False,
-                dataset_path=twin.dataset_path,
-                reason=f"would reuse the dataset of project {twin.project_id}: equal content",
+                dataset_path=dataset_path,
+                reason=f"would reuse the dataset of project {twin_id}: equal content",
             )
-        first.setdefault(outcome.dataset_hash, one)
-        settled[ref] = one
-    return settled
+        first.setdefault(outcome.dataset_hash, (one.project_id, one.dataset_path))
+        yield one
+
+
+def _new_content(engine: Engine, run_id: uuid.UUID) -> Mapping[int, tuple[int, int]]:
+    def read() -> Mapping[int, tuple[int, int]]:
+        with engine.connect() as conn:
+            return dry_runs.new_content_by_project(conn, run_id)
+
+    return when_there(read, PATIENCE_S)
 
 
 def _wait(
@@ -182,35 +230,43 @@ def _progress(engine: Engine, run_id: uuid.UUID) -> Progress:
         return overview.progress(conn, run_id)
 
 
-def _reconcile(settings: Settings, run: Run, recorded: dict[JobRef, Outcome]) -> dict[JobRef, Outcome]:
-    """The outcomes as the tasks returned them, checked against the ledger, which fills what is missing and is
-    right where the two differ.
+class _Results:
+    """What the tasks returned, to be compared with the ledger, which has all of it and is right where the two
+    differ.
     """
-    returned = _returned(settings, recorded)
-    differing = [ref for ref, outcome in returned.items() if outcome != recorded[ref]]
-    for ref in differing:
-        _log.warning("result_differs_from_ledger", run=str(run.run_id), subject=ref.words)
-    missing = len(recorded) - len(returned)
-    if missing:
-        _log.debug("results_taken_from_ledger", run=str(run.run_id), count=missing)
-    return recorded | {ref: returned[ref] for ref in returned.keys() - set(differing)}
+
+    def __init__(
+        self, run: Run, read: Callable[[Sequence[JobRef]], Mapping[JobRef, Mapping[str, Any]]]
+    ) -> None:
+        self._run = run
+        self._read = read
+        self._is_away = False
+
+    def compare(self, page: Sequence[Row[Any]]) -> None:
+        """Warn of each job whose task returned another outcome. A broker that is away is asked only once."""
+        recorded = {JobRef.from_row(job): job.outcome for job in page if job.outcome is not None}
+        if self._is_away:
+            return
+        try:
+            documents = self._read(list(recorded))
+        except BrokerUnavailableError as error:
+            self._is_away = True
+            _log.warning("results_not_read", reason=str(error))
+            return
+        for ref, document in documents.items():
+            if _differs(document, recorded[ref]):
+                _log.warning("result_differs_from_ledger", run=str(self._run.run_id), subject=ref.words)
+        if len(documents) < len(recorded):
+            missing = len(recorded) - len(documents)
+            _log.debug("results_taken_from_ledger", run=str(self._run.run_id), count=missing)
 
 
-def _returned(settings: Settings, recorded: dict[JobRef, Outcome]) -> dict[JobRef, Outcome]:
+def _differs(document: Mapping[str, Any], recorded: Mapping[str, Any]) -> bool:
+    """Is the outcome in a stored result another one? A failed task's result is one line for Flower."""
+    if document.get("status") != "SUCCESS" or document["result"] == recorded:
+        return False
     try:
-        documents = broker.results(settings, recorded)
-    except BrokerUnavailableError as error:
-        _log.warning("results_not_read", reason=str(error))
-        return {}
-    outcomes = {ref: _outcome(document) for ref, document in documents.items()}
-    return {ref: outcome for ref, outcome in outcomes.items() if outcome is not None}
-
-
-def _outcome(document: dict[str, Any]) -> Outcome | None:
-    """The outcome in a stored result; None for a failed task, whose result is one line for Flower."""
-    if document.get("status") != "SUCCESS":
-        return None
-    try:
-        return Outcome.from_json(document["result"])
+        # The same may be written differently: by an earlier release, or without what is at its default.
+        return Outcome.from_json(document["result"]) != Outcome.from_json(recorded)
     except ValidationError:
-        return None
+        return False

@@ -235,7 +235,7 @@ def _collected(settings: Settings, engine: Engine, run_id: uuid.UUID) -> tuple[O
     """All outcomes, as the producer gathers them; every project must have been migrated."""
     with engine.connect() as conn:
         run = ledger.find_run(conn, str(run_id))
-    outcomes = collect(settings, engine, run, timeout_s=_WITHIN_S).outcomes
+    outcomes = tuple(collect(settings, engine, run, timeout_s=_WITHIN_S).outcomes)
     for outcome in outcomes:
         if outcome.status is not Status.MIGRATED:
             raise RuntimeError(

@@ -2,8 +2,8 @@
 
 import json
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -172,21 +172,27 @@ def server(settings: Settings) -> Server:
     )
 
 
-def results(settings: Settings, refs: Iterable[JobRef]) -> dict[JobRef, dict[str, Any]]:
-    """The stored results of jobs that ended: Celery's document with `status` and `result`.
+@contextmanager
+def results(settings: Settings) -> Iterator[Callable[[Sequence[JobRef]], dict[JobRef, dict[str, Any]]]]:
+    """Make a function that reads the stored results of jobs that ended: Celery's document with `status` and
+    `result`. One connection for all calls, each of which should ask for some hundred.
 
     Results are a cache: what is missing here is in the ledger.
     """
-    wanted = list(refs)
-    found: dict[JobRef, dict[str, Any]] = {}
     backend = _app(settings).backend
-    with _translated_errors(settings), _client(settings) as client:
-        for start in range(0, len(wanted), _BATCH):
-            part = wanted[start : start + _BATCH]
-            values: list[bytes | None] = client.mget([backend.get_key_for_task(ref.task_id) for ref in part])
-            documents = {ref: _document(value) for ref, value in zip(part, values, strict=True) if value}
-            found |= {ref: document for ref, document in documents.items() if document is not None}
-    return found
+    with _client(settings) as client:
+
+        def read(refs: Sequence[JobRef]) -> dict[JobRef, dict[str, Any]]:
+            if not refs:
+                return {}
+            with _translated_errors(settings):
+                values: list[bytes | None] = client.mget(
+                    [backend.get_key_for_task(ref.task_id) for ref in refs]
+                )
+            documents = {ref: _document(value) for ref, value in zip(refs, values, strict=True) if value}
+            return {ref: document for ref, document in documents.items() if document is not None}
+
+        yield read
 
 
 def _document(value: bytes) -> dict[str, Any] | None:

@@ -259,16 +259,20 @@ def outcomes(conn: Connection, run_id: uuid.UUID) -> dict[JobRef, Outcome]:
     return {JobRef.from_row(row): Outcome.from_json(row.outcome) for row in rows}
 
 
-def without_outcome(conn: Connection, run_id: uuid.UUID) -> list[Row[Any]]:
-    """The jobs of a run that have no outcome: open ones, or such as an ended run has lost sight of."""
-    return list(
-        conn.execute(
-            sql("""
-                select run_id, subject, subject_id, subject_name, path, state from migration_jobs
-                where run_id = :run_id and outcome is null order by subject, subject_id"""),
-            {"run_id": run_id},
-        )
-    )
+def jobs_after(
+    conn: Connection, run_id: uuid.UUID, after: tuple[Subject, int] | None, limit: int
+) -> Sequence[Row[Any]]:
+    """The next of a run's jobs by subject and id, with their outcomes as JSON: None of those that have not
+    ended.
+    """
+    subject, subject_id = after or ("", 0)
+    return conn.execute(
+        sql("""
+            select run_id, subject, subject_id, subject_name, path, state, outcome from migration_jobs
+            where run_id = :run_id and (subject, subject_id) > (:subject, :subject_id)
+            order by subject, subject_id limit :limit"""),
+        {"run_id": run_id, "subject": subject, "subject_id": subject_id, "limit": limit},
+    ).all()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

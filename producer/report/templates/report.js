@@ -25,7 +25,7 @@
       entry.row.hidden = !fits;
       shown += fits;
     }
-    const all = `${number(rows.length)} ${table.dataset.noun}${rows.length === 1 ? "" : "s"}`;
+    const all = `${number(rows.length)} ${table.dataset.noun}${rows.length === 1 ? "" : "s"}${table.dataset.more ? " in this table" : ""}`;
     found.value = shown === rows.length ? all : `${number(shown)} of ${all}`;
   };
 

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from tests.producer.cli.calls import Call, lines, runs
+from tests.support.rows import project
 from tests.support.sites import Site
 from tests.support.waiting import PATIENCE_S
 
@@ -30,8 +31,53 @@ def test_options_that_do_nothing_without_wait_are_named(call: Call):
     done = call("enqueue", "--timeout", "5", "--report-dir", "reports")
 
     assert done.returncode == 0
-    for name in ("--timeout", "--report-dir"):
-        assert any(line.startswith(f"{name} does nothing without --wait") for line in lines(done))
+    assert any(line.startswith("--timeout does nothing without --wait") for line in lines(done))
+    assert any(line.startswith("--report-dir is only for a long plan without --wait") for line in lines(done))
+
+
+@pytest.fixture
+def sixty_projects(site: Site) -> list[int]:
+    with site.engine.begin() as conn:
+        return [project(conn, f"study {n}", path=str(site.legacy_root / f"{n}")) for n in range(60)]
+
+
+@pytest.mark.parametrize("arguments", [(), ("--report-dir", "reports")])
+def test_a_plan_that_is_too_long_for_the_terminal_is_in_a_file(
+    site: Site, call: Call, sixty_projects: list[int], arguments: tuple[str, ...]
+):
+    done = call("enqueue", *arguments)
+
+    assert done.returncode == 0
+    folder = site.folder / "reports" if arguments else site.folder
+    (plan,) = folder.glob("migration_plan_*.json")
+    document = json.loads(plan.read_text())
+    assert {one["project_id"] for one in document["plan"]} == set(sixty_projects)
+    said = lines(done)
+    assert any(" and 10 more" in line for line in said)
+    assert f"The whole plan: {plan.relative_to(site.folder)}" in said
+
+
+@pytest.mark.usefixtures("sixty_projects")
+def test_a_plan_that_cannot_be_written_does_not_lose_the_run(site: Site, call: Call):
+    (site.folder / "a file").touch()
+
+    done = call("enqueue", "--report-dir", "a file/below")
+
+    assert done.returncode == 0
+    assert runs(site.engine) == [("running", 60)]
+    assert any(
+        line.startswith("The whole plan is in no file: cannot write a report to a file/below: ")
+        for line in lines(done)
+    )
+
+
+@pytest.mark.usefixtures("sixty_projects")
+def test_with_json_the_plan_is_on_standard_output_and_in_no_file(site: Site, call: Call):
+    done = call("enqueue", "--json")
+
+    assert len(json.loads(done.stdout)["plan"]) == 60
+    assert "The whole plan" not in done.stderr
+    assert not list(site.folder.glob("*_plan_*"))
 
 
 def test_a_timeout_ends_the_waiting_with_exit_code_8_and_the_run_goes_on(

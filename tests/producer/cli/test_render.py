@@ -3,6 +3,7 @@
 import re
 import uuid
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from rich.text import Text
 from sqlalchemy import Engine
 
 from producer.cli.render import (
+    left_out_lines,
     paused_words,
     plan_table,
     progress_words,
@@ -22,10 +24,11 @@ from producer.cli.terminal import Terminal
 from producer.report.document import build
 from producer.runs import status
 from producer.runs.open import Opened
+from producer.runs.selection import LeftOut
 from tests.support.reports import failed, migrated, run_facts, skipped
 from worker.db import ledger
 from worker.db.ledger import NewJob
-from worker.messages import Status, Subject, Verb
+from worker.messages import Damage, Outcome, Status, Subject, Verb, Warning_
 
 
 def test_a_plan_on_a_narrow_terminal_is_shown_whole(monkeypatch: pytest.MonkeyPatch, capsys: Any):
@@ -41,6 +44,55 @@ def test_a_plan_on_a_narrow_terminal_is_shown_whole(monkeypatch: pytest.MonkeyPa
         assert shown in words
     assert (words.count("N"), words.count("P")) == (60, 80)
     assert max(map(len, words.splitlines())) <= 80
+
+
+def test_a_long_plan_shows_fifty_rows_and_counts_the_rest(capsys: Any):
+    jobs = tuple(NewJob(subject_id=n, subject_name=f"study {n}", path=f"/{n}") for n in range(1, 1_062))
+    left_out = tuple(LeftOut(subject_id=n, subject_name="gone", reason="excluded") for n in range(1, 55))
+    opened = Opened(run_id=uuid.uuid4(), verb=Verb.MIGRATE, dry_run=False, jobs=jobs, left_out=left_out)
+
+    Terminal(as_json=False).table(plan_table(opened))
+
+    rows = capsys.readouterr().err.splitlines()
+    assert len(rows) == 53
+    assert rows[-2].split() == ["50", "?", "?", "not", "visible", "here", "study", "50", "/50"]
+    assert " and 1,011 more " in rows[-1]
+    lines = [Text.from_markup(line).plain for line in left_out_lines(opened)]
+    assert (len(lines), lines[-1]) == (51, "… and 4 more left out")
+
+
+def test_a_long_report_s_lines_are_fifty_of_a_kind_and_name_its_file():
+    many = [failed(n, warnings=(Warning_(message="left alone"),)) for n in range(1, 1_101)]
+    reclaimed = [skipped(n, remedy="Wait.") for n in range(1, 61)]
+    damage = Damage(digest="a" * 64, what="missing", path="/blob", dataset_ids=(1,), repaired=True)
+    left = [replace(damage, path=f"/left {n}", repaired=False) for n in range(70)]
+    verified = Outcome(
+        subject=Subject.DATASET,
+        project_id=None,
+        project_name=None,
+        dataset_id=1,
+        status=Status.FAILED,
+        reason="damaged",
+        damaged=(damage, *left),
+    )
+    coverage = {"bytes_total": 1, "oldest_check": None, "bytes_elsewhere": 0, "oldest_check_elsewhere": None}
+
+    def lines(verb: Verb, outcomes: list[Outcome], **selection: Any) -> list[str]:
+        document = build(run_facts(verb=verb, selection=selection), outcomes)
+        return [Text.from_markup(line).plain for line in report_lines(document, "/reports/[r].json")]
+
+    shown = lines(Verb.MIGRATE, many)
+    assert len([line for line in shown if line.startswith("failed ")]) == 50
+    assert len([line for line in shown if line.startswith("warning ")]) == 50
+    assert "… and 1,050 more failures in /reports/[r].json" in shown
+    assert "… and 1,050 more warnings in /reports/[r].json" in shown
+    assert "… and 10 more skipped in /reports/[r].json" in lines(Verb.RECLAIM, reclaimed)
+    shown = lines(Verb.VERIFY, [verified], coverage=coverage)
+    assert next(line for line in shown if line.startswith(("damaged", "repaired"))).startswith(
+        "damaged /left 0"
+    )
+    assert not [line for line in shown if line.startswith("repaired")]
+    assert "… and 21 more damaged things in /reports/[r].json" in shown
 
 
 def test_control_characters_in_names_do_not_reach_the_terminal(capsys: Any):
@@ -90,7 +142,8 @@ def test_a_run_is_counted_in_what_its_jobs_are_about(
     assert listed.to_json()["subjects"] == Counter(map(str, subjects))
     terminal = Terminal(as_json=False)
     terminal.table(runs_table([listed]))
-    terminal.table(plan_table(Opened(run_id=run_id, verb=Verb.VERIFY, dry_run=False, jobs=tuple(jobs))))
+    opened = Opened(run_id=run_id, verb=Verb.VERIFY, dry_run=False, jobs=tuple(jobs))
+    terminal.table(plan_table(opened))
     shown = capsys.readouterr().err
     assert f" {count} {words} " in shown
     assert re.search(rf"^ *{words.removesuffix('s')}  sessions", shown, re.MULTILINE)

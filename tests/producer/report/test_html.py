@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from html.parser import HTMLParser
@@ -17,6 +18,8 @@ from hypothesis import given, settings
 from producer.report import document as report
 from producer.report import files
 from producer.report import html as report_html
+from producer.report.html import MOST_BYTES
+from producer.report.shown import MOST_ROWS
 from producer.report.verdict import Verdict, verdict
 from tests.support.reports import (
     BEGIN,
@@ -368,25 +371,91 @@ def test_any_report_can_be_shown_and_shows_every_name(case):
 # Big runs ---------------------------------------------------------------------------------------------------
 
 
-def test_ten_thousand_projects_are_all_in_the_table_and_the_rest_stays_short():
+def test_a_big_run_s_table_has_failures_and_warnings_first_and_counts_the_rest():
     outcomes = [
         (failed if number % 9 == 0 else migrated)(
             number,
             worker=f"celery@{number % 7}",
             started_at=BEGIN + timedelta(seconds=number),
             finished_at=BEGIN + timedelta(seconds=number + 3),
-            warnings=(Warning_(message="row unchanged", session="s"),),
+            warnings=(Warning_(message="row unchanged", session="s"),) * (number % 25 == 0),
         )
         for number in range(1, 10_001)
     ]
 
     html = report_html.render(report.build(run_facts(), outcomes))
 
-    assert html.count("<tr id=") == 10_000
+    page = Page(html)
+    rows = [(row["id"], row["data-status"]) for row in page.all("tr") if "data-status" in row]
+    fails = [number for number in range(1, 10_001) if number % 9 == 0]
+    warned = [number for number in range(1, 10_001) if number % 25 == 0 and number % 9]
+    assert [row for row, _ in rows[: len(fails)]] == [f"p{number}" for number in fails]
+    assert [row for row, _ in rows[len(fails) : len(fails) + len(warned)]] == [f"p{n}" for n in warned]
+    assert len(rows) == MOST_ROWS
     assert html.count("<rect") < 8_000
-    assert html.count("<tr") < 10_200
-    assert "and 1,096 more projects" in html
-    assert "and 9,900 more warnings" in html
+    assert html.count("<tr") < MOST_ROWS + 200
+    assert "and 8,000 more projects, in the JSON file of the same name" in html
+    assert "and 1,096 more projects, in the JSON file of the same name" in html
+    assert "and 300 more warnings, in the JSON file of the same name" in html
+    assert "2,000 of 10,000 projects" in " ".join(page.texts["h2"])
+    ids = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
+    assert {a["href"][1:] for a in page.all("a")} <= ids
+
+
+def _many_kinds(count: int) -> Iterator[Outcome]:
+    """Jobs that differ in all that a page has groups, lanes or lists of."""
+    for number in range(1, count + 1):
+        times = {
+            "worker": f"celery@{number % 40}",
+            "started_at": BEGIN + timedelta(seconds=37 * number % 5000),
+            "finished_at": BEGIN + timedelta(seconds=37 * number % 5000 + 60),
+        }
+        match number % 5:
+            case 0:
+                yield failed(number, remedy=f"Mount {number}.", **times)
+            case 1:
+                yield skipped(number, reason=f"shares files with dataset {number}", **times)
+            case 2:
+                yield migrated(number, differences=tuple(f"file {n} differs" for n in range(30)), **times)
+            case _:
+                yield migrated(
+                    number,
+                    digest=f"{number // 10:064x}",
+                    reused=number,
+                    warnings=tuple(Warning_(message=f"row {n} is unchanged") for n in range(3)),
+                    **times,
+                )
+
+
+def test_no_page_is_above_its_limit_whatever_its_jobs_have():
+    left_out = [
+        {"project_id": n, "project_name": f"P {n}", "reason": "excluded"} for n in range(9**6, 9**6 + 999)
+    ]
+    selection = {"options": {"project_ids": list(range(1, 20_001))}, "left_out": left_out}
+
+    html = report_html.render(report.build(run_facts(selection=selection), _many_kinds(20_000)))
+
+    assert len(html.encode()) < MOST_BYTES / 2
+    page = Page(html)
+    text = " ".join(page.texts["main"])
+    assert "and 980 more causes" not in text
+    assert "and 981 more causes, in the JSON file of the same name" in text
+    assert "Other causes" in text
+    assert "and 19,950 more" in page.texts["header"][0]
+    assert html.count("<rect") < 15_000
+
+
+def test_long_texts_make_fewer_rows_of_a_page_not_a_larger_one():
+    outcomes = [
+        migrated(number, project_name=f"{'n' * 2_000}{number}", original_path=f"/{'p' * 4_000}")
+        for number in range(1, 2_501)
+    ]
+
+    html = report_html.render(report.build(run_facts(), outcomes))
+
+    assert len(html.encode()) <= MOST_BYTES
+    assert html.count("<tr id=") == 500
+    assert "and 2,000 more projects, in the JSON file of the same name" in html
 
 
 def test_a_verification_of_the_store_shows_coverage_and_damage():

@@ -309,7 +309,8 @@ def test_foreign_data_in_place_of_a_result_is_not_taken_for_one(shared_site: Sit
         with redis.Redis.from_url(site.redis_url) as client:
             client.set(key, rubbish)
 
-        assert broker.results(site.settings, [JobRef(run_id=run_id, subject_id=number)]) == {}
+        with broker.results(site.settings) as read:
+            assert read([JobRef(run_id=run_id, subject_id=number)]) == {}
     collected = site.run_producer("collect")
 
     assert collected.returncode == 0, collected.stderr
