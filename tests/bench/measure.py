@@ -83,7 +83,35 @@ def _peak_kib(pid: int) -> int:
     return next((int(line.split()[1]) for line in content.splitlines() if line.startswith("VmHWM:")), 0)
 
 
+def read_bytes(pids: Collection[int]) -> int:
+    """What these processes have read by calls, from files, sockets and pipes."""
+    return sum(_of_io(pid, "rchar") for pid in pids)
+
+
+def _of_io(pid: int, what: str) -> int:
+    try:
+        content = Path(f"/proc/{pid}/io").read_text(encoding="ascii")
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return next(int(line.split()[1]) for line in content.splitlines() if line.startswith(f"{what}:"))
+
+
 # Disk -------------------------------------------------------------------------------------------------------
+
+DROP_CACHES = Path("/proc/sys/vm/drop_caches")
+
+
+def drop_caches() -> None:
+    """Let the kernel forget what it has read, so that the disk is asked again. Only root may."""
+    os.sync()
+    DROP_CACHES.write_text("3", encoding="ascii")
+
+
+def used_bytes(folder: Path) -> int:
+    """What is allocated on a file system, its own records included, once all is written."""
+    os.sync()
+    said = os.statvfs(folder)
+    return (said.f_blocks - said.f_bfree) * said.f_frsize
 
 
 def bytes_below(folder: Path) -> int:

@@ -25,9 +25,10 @@ from producer.demo.recordings import ACCELEROMETER
 from producer.runs import migrated_projects
 from producer.runs.legacy_projects import enqueue
 from tests.bench.corpora import Corpus, File, Project
-from tests.bench.measure import cpu_s
+from tests.bench.measure import cpu_s, read_bytes
 from tests.bench.profiling import print_profiles
 from tests.bench.system import System, await_end
+from tests.support.process_tree import descendants
 from worker import tasks
 from worker.jobs.migrate import migrate
 from worker.jobs.rollback import rollback
@@ -120,8 +121,8 @@ def _alike(root: Path, count: int, size_bytes: int) -> _Alike:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Measured:
-    """Seconds of `producer rollback`, from its end to the last outcome, of `producer collect`, and the
-    workers' processor time and statements between.
+    """Seconds of `producer rollback`, from its end to the last outcome, and of `producer collect`; what the
+    workers took of processor time meanwhile, and read.
     """
 
     projects: int
@@ -151,7 +152,7 @@ def _measured(system: System, corpus: Corpus, data_dir: Path) -> _Measured:
         migrated_s = time.perf_counter() - begin
         # The warm-up's projects are not among these.
         _, _ = _producer(env, "collect", opened["run_id"], "--report-dir", str(data_dir / "reports"))
-        cpu_before, read_before = cpu_s(pids), _read_bytes(pids)
+        cpu_before, read_before = cpu_s(pids), read_bytes(pids)
         with engine.connect() as conn:
             own = conn.exec_driver_sql(
                 "select subject_id from migration_jobs where run_id = %s order by 1", (opened["run_id"],)
@@ -161,7 +162,9 @@ def _measured(system: System, corpus: Corpus, data_dir: Path) -> _Measured:
         begin = time.perf_counter()
         await_end(engine, opened["run_id"])
         run_s = time.perf_counter() - begin
-        used, read = cpu_s(pids) - cpu_before, _read_bytes(pids) - read_before
+        # After so many tasks a worker's process is replaced by a new one.
+        now = descendants(pids)
+        used, read = cpu_s(now) - cpu_before, read_bytes(now) - read_before
         collected, collected_s = _producer(
             env, "collect", opened["run_id"], "--report-dir", str(data_dir / "reports")
         )
@@ -185,15 +188,6 @@ def _producer(env: dict[str, str], *arguments: str) -> tuple[dict[str, Any], flo
         [sys.executable, "-m", "producer", *arguments, "--json"], env=env, check=True, stdout=subprocess.PIPE
     )
     return json.loads(done.stdout), time.perf_counter() - begin
-
-
-def _read_bytes(pids: set[int]) -> int:
-    """What these processes have read by calls, from files and from sockets."""
-    total = 0
-    for pid in pids:
-        lines = Path(f"/proc/{pid}/io").read_text(encoding="ascii").splitlines()
-        total += next(int(line.split()[1]) for line in lines if line.startswith("rchar:"))
-    return total
 
 
 # In this process --------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from producer.runs import verification
 from producer.runs.legacy_projects import enqueue
 from producer.runs.verification import Wanted
 from tests.bench.corpora import Corpus, large, many_files, tiny
-from tests.bench.measure import peak_mb
+from tests.bench.measure import DROP_CACHES, drop_caches, peak_mb
 from tests.bench.system import System, await_end
 from tests.support.damages import flip
 from worker.db import overview
@@ -63,8 +63,8 @@ def _against_b3sum(system: System, corpus: Corpus, data_dir: Path, rounds: int) 
         total = sum(blobs.values())
         _verified_s(settings, engine, total)
         for cache, settle in _CACHES.items():
-            if settle is not None and not os.access(_DROP_CACHES, os.W_OK):
-                print(f"{corpus.name}, {cache}: not measured, {_DROP_CACHES} cannot be written")
+            if settle is not None and not os.access(DROP_CACHES, os.W_OK):
+                print(f"{corpus.name}, {cache}: not measured, {DROP_CACHES} cannot be written")
                 continue
             ratios, ours, theirs = list[float](), list[float](), list[float]()
             for _ in range(rounds):
@@ -85,17 +85,9 @@ def _against_b3sum(system: System, corpus: Corpus, data_dir: Path, rounds: int) 
             )
 
 
-def _drop_caches() -> None:
-    """Let the kernel forget what it has read, so that the disk is asked again."""
-    os.sync()
-    Path(_DROP_CACHES).write_text("3", encoding="ascii")
-
-
-_DROP_CACHES = "/proc/sys/vm/drop_caches"
-
 _CACHES: dict[str, Callable[[], None] | None] = {
     "from memory": None,
-    "from the disk": _drop_caches,
+    "from the disk": drop_caches,
 }
 
 
