@@ -31,28 +31,34 @@ def not_indexed(conn: Connection, hashes: Iterable[str]) -> frozenset[str]:
     return frozenset(row.hash for row in rows)
 
 
+_ADD = """
+    insert into migration_dataset_blobs (dataset_hash, digest, size_bytes)
+    select :dataset_hash, r.digest, r.size_bytes
+    from jsonb_to_recordset(cast(:rows as jsonb)) as r(digest text, size_bytes bigint)
+    order by r.digest
+    on conflict do nothing"""
+_MARK_INDEXED = """
+    insert into migration_indexed_datasets (dataset_hash) values (:dataset_hash)
+    on conflict do nothing"""
+
+
 def add(conn: Connection, dataset_hash: str, sizes: Mapping[str, int]) -> None:
     """The dataset needs these blobs, of which it may have said so before: a portion of its manifest."""
-    rows = [{"digest": digest, "size_bytes": size} for digest, size in sorted(sizes.items())]
-    conn.execute(
-        sql("""
-            insert into migration_dataset_blobs (dataset_hash, digest, size_bytes)
-            select :dataset_hash, r.digest, r.size_bytes
-            from jsonb_to_recordset(cast(:rows as jsonb)) as r(digest text, size_bytes bigint)
-            order by r.digest
-            on conflict do nothing"""),
-        {"dataset_hash": dataset_hash, "rows": json.dumps(rows)},
-    )
+    conn.execute(sql(_ADD), {"dataset_hash": dataset_hash, "rows": _as_rows(sizes)})
+
+
+def add_all(conn: Connection, dataset_hash: str, sizes: Mapping[str, int]) -> None:
+    """The dataset needs these blobs and no others: all of its manifest, in one text."""
+    conn.execute(sql(f"{_ADD}; {_MARK_INDEXED}"), {"dataset_hash": dataset_hash, "rows": _as_rows(sizes)})
+
+
+def _as_rows(sizes: Mapping[str, int]) -> str:
+    return json.dumps([{"digest": digest, "size_bytes": size} for digest, size in sorted(sizes.items())])
 
 
 def mark_indexed(conn: Connection, dataset_hash: str) -> None:
     """Every blob of the dataset is in the index now."""
-    conn.execute(
-        sql("""
-            insert into migration_indexed_datasets (dataset_hash) values (:dataset_hash)
-            on conflict do nothing"""),
-        {"dataset_hash": dataset_hash},
-    )
+    conn.execute(sql(_MARK_INDEXED), {"dataset_hash": dataset_hash})
 
 
 def sizes(conn: Connection, dataset_hash: str) -> dict[str, int]:

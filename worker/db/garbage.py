@@ -120,13 +120,16 @@ def ripen(conn: Connection, kind: Kind, names: Iterable[str]) -> None:
     )
 
 
+def is_any_marked(conn: Connection) -> bool:
+    """Is there a mark at all? One that comes later is younger than the lease of the job that asks."""
+    found: bool = conn.execute(sql("select exists (select from migration_unreferenced)")).scalar_one()
+    return found
+
+
 def unmark(conn: Connection, kind: Kind, names: Iterable[str]) -> None:
     """These things are to be used. To be committed before it is looked whether they are there: a gc that is
-    taking one of them is waited for. Where nothing is marked this costs one short question: a mark that comes
-    later is younger than the lease of the job that asks.
+    taking one of them is waited for.
     """
-    if not conn.execute(sql("select exists (select from migration_unreferenced)")).scalar_one():
-        return
     conn.execute(
         sql("""
             with marked as (select kind, name from migration_unreferenced

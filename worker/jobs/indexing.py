@@ -13,11 +13,18 @@ from worker.store.manifest import Manifest
 _PORTION = 10_000
 """So many files of a manifest are written in one transaction."""
 
+_FEW = 200
+"""So many files are written sooner than it is asked whether they are there."""
+
 
 def index(attempt: Attempt, manifest: Manifest) -> None:
     """See that the index has all blobs of a dataset. Twice or at once: rows that are there stay. Dying in the
     middle: the dataset does not count as indexed, and the next job that needs it writes the rest.
     """
+    if len(manifest.files) <= _FEW:
+        with autocommit(attempt.engine) as conn:
+            blob_index.add_all(conn, manifest.digest, next(_portions(manifest), {}))
+        return
     with autocommit(attempt.engine) as conn:
         if not blob_index.not_indexed(conn, [manifest.digest]):
             return

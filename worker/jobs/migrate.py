@@ -51,10 +51,7 @@ def _steps(attempt: Attempt, rows: Sequence[Session]) -> Outcome:
     scanned = _scan(attempt, rows)
     reading = read_once(attempt, scanned)
     if not attempt.lease.dry_run:
-        with attempt.engine.begin() as conn:
-            garbage.unmark(conn, "blob", reading.tree.distinct)
-            for kind in ("manifest", "tree"):
-                garbage.unmark(conn, kind, [reading.tree.manifest.digest])
+        _unmark(attempt, reading.tree)
 
     def claim_store_convert() -> Outcome:
         if attempt.lease.dry_run:
@@ -68,6 +65,17 @@ def _steps(attempt: Attempt, rows: Sequence[Session]) -> Outcome:
             return _convert(attempt, reading.tree, place, stored)
 
     return _again_if_another_was_faster(claim_store_convert)
+
+
+def _unmark(attempt: Attempt, tree: HashedTree) -> None:
+    """All of this is to be used, whatever a gc has found it to be."""
+    with autocommit(attempt.engine) as conn:
+        if not garbage.is_any_marked(conn):
+            return
+    with attempt.engine.begin() as conn:
+        garbage.unmark(conn, "blob", tree.distinct)
+        for kind in ("manifest", "tree"):
+            garbage.unmark(conn, kind, [tree.manifest.digest])
 
 
 def migrate(tools: Tools, ref: JobRef, worker: str) -> Outcome | None:
