@@ -7,6 +7,7 @@ types. The catalog is asked, not the names: statements that write then cast to a
 import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -185,11 +186,13 @@ class ColumnTypes:
 
     def misfits(self, tables: Collection[str] = ALL) -> list[Misfit]:
         """What does not fit in these tables, in their order. Absent columns are another check's finding."""
-        return [
-            found
-            for key, column in self.columns.items()
-            if column.table in tables and (found := _misfit(key, column)) is not None
-        ]
+        return [found for table, found in self._judged if table in tables]
+
+    @cached_property
+    def _judged(self) -> list[tuple[str, Misfit]]:
+        """What does not fit, by table. Judged once: each job asks several times."""
+        judged = ((column.table, _misfit(key, column)) for key, column in self.columns.items())
+        return [(table, found) for table, found in judged if found is not None]
 
 
 def ask(conn: Connection) -> ColumnTypes:
