@@ -17,6 +17,9 @@ from worker.errors import DatabaseRefusedError
 
 _IS_NEW = "transaction is new"
 _REFUSED = re.compile(r"unsupported startup parameter(?: in options)?: ")
+_ALONE = re.compile(r"\s*(create|drop) index concurrently ", re.IGNORECASE)
+"""What PostgreSQL takes in no transaction, and so not together with anything else."""
+
 _WITNESS = ("row_security", "off")
 """A setting of ours that no server has by itself: it tells whether `options` arrived."""
 
@@ -62,7 +65,7 @@ class Pooler:
         _cursor: DBAPICursor,
         statement: str,
         parameters: Any,
-        _context: ExecutionContext | None,
+        context: ExecutionContext | None,
         _executes_many: bool,  # noqa: FBT001 - as SQLAlchemy calls it
     ) -> tuple[str, Any]:
         """Before the first statement of a transaction, set what is ours."""
@@ -70,8 +73,13 @@ class Pooler:
             driver = conn.connection.driver_connection
             assert driver is not None  # noqa: S101 - for the type checker: it is executing
             if driver.autocommit:
-                # Each text is a transaction of its own.
-                return self._settings.replace("%", "%%") + statement, parameters
+                if _ALONE.match(statement):
+                    return statement, parameters
+                # Each text is a transaction. Without parameters the driver leaves percent signs alone.
+                is_plain = context is not None and context.execution_options.get("no_parameters")
+                return (
+                    self._settings if is_plain else self._settings.replace("%", "%%")
+                ) + statement, parameters
             if conn.info.pop(_IS_NEW, False):
                 with closing(driver.cursor()) as cursor:
                     cursor.execute(self._settings)

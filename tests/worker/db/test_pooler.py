@@ -9,6 +9,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.engine import URL
 
 from tests.support.pooler import pgbouncer
+from worker.db import schema
 from worker.db.engine import autocommit, connect, is_pooled
 from worker.db.pooler import parsed
 from worker.errors import DatabaseRefusedError, DatabaseUnavailableError
@@ -104,6 +105,15 @@ def test_without_a_pooler_all_travels_with_the_connection(database: Engine):
         with conn.connection.cursor() as cursor:
             cursor.execute("show row_security")
             assert cursor.fetchone() == ("off",)
+
+
+def test_all_tables_and_indexes_are_made_through_a_pooler(empty_database: Engine):
+    with pgbouncer(empty_database.url, connections=2) as url, engine_at(url) as engine:
+        schema.apply(engine, with_baseline=True)
+
+        assert {step.state for step in schema.status(engine)} == {"applied"}
+    with empty_database.connect() as conn:
+        assert conn.scalar(text("select count(*) from pg_index where not indisvalid")) == 0
 
 
 def test_a_server_that_is_away_is_no_pooler(database: Engine):
