@@ -9,7 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from producer.doctor.findings import Chapter
 from worker.db import column_types, health, schema, tables
-from worker.db.engine import autocommit
+from worker.db.engine import autocommit, is_pooled
 from worker.db.health import Server
 from worker.doctor.machine_checks import clock_check
 from worker.errors import MigratorError, RowsHiddenError, SchemaMissingError
@@ -54,7 +54,8 @@ def check_database(engine: Engine) -> Chapter:
     try:
         with autocommit(engine) as conn:
             server = health.server(conn)
-            chapter.checks["reachable"] = passed(f"{_address(engine)} as {server.role}")
+            way = ", through a pooler" if is_pooled(engine) else ""
+            chapter.checks["reachable"] = passed(f"{_address(engine)} as {server.role}{way}")
             chapter.carry_out(CHECKS, _Database(engine=engine, conn=conn, server=server))
     except (MigratorError, SQLAlchemyError) as error:
         finding = str(error).partition("\n")[0]
