@@ -251,14 +251,15 @@ def questions(size: Size) -> Iterator[Question]:
     yield Question(name="metrics: shared_bytes", ask=overview.shared_bytes)
     yield Question(name="metrics: bytes_by_state", ask=reclaims.bytes_by_state)
     yield Question(name="metrics: count_unreferenced", ask=garbage.count_unreferenced)
-    yield Question(name="rollback: converted projects", ask=projects.converted)
+    around = ["/", "/studies", "/studies/lab7", "/studies/lab7/study_7"]
+    yield Question(name="rollback: projects around", ask=lambda conn: projects.converted_at(conn, around))
     yield Question(name="reclaim: neighbours", ask=reclaims.neighbours)
     yield Question(name="reclaim: legacy_places", ask=reclaims.legacy_places)
     yield Question(name="reclaim: session_paths", ask=reclaims.session_paths)
     yield Question(name="gc: is a tree used", ask=lambda conn: garbage.is_used(conn, "study_0-0123456789ab"))
     yield Question(
-        name="counting: known_sizes of 100",
-        ask=lambda conn: recordings.known_sizes(conn, range(30_000_000, 30_000_100)),
+        name="counting: known, of 100",
+        ask=lambda conn: recordings.known(conn, ((30_000_000 + size, "head") for size in range(100))),
     )
 
 

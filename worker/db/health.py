@@ -24,7 +24,7 @@ NEEDED_RIGHTS = {
     "migration_jobs": ("select", "insert", "update"),
     "migration_job_counts": ("select", "insert", "update", "delete"),
     "migration_dry_run_blobs": ("select", "insert", "update", "delete"),
-    "migration_recording_counts": ("select", "insert"),
+    "migration_recording_counts": ("select", "insert", "update"),
     "migration_blob_checks": ("select", "insert", "update", "delete"),
     "migration_remembered_digests": ("select", "insert", "update", "delete"),
     "dataset_claims": ("select", "insert", "update", "delete"),

@@ -58,6 +58,9 @@ def _steps(attempt: Attempt, rows: Sequence[Session]) -> Outcome:
             return _predict(attempt, reading)
         known = find_stored(attempt, reading.tree)
         if known is not None and _is_reusable(attempt, reading.tree, known):
+            if reading.counted():
+                # Known to an earlier release, which did not keep how they begin.
+                _remember(attempt, reading, ())
             return _convert(attempt, reading.tree, known)
         with _claim(attempt, reading.tree) as claim:
             place = find_or_choose(attempt, reading.tree)

@@ -8,17 +8,22 @@ from dataclasses import dataclass
 
 from worker.db import claims, recordings
 from worker.db.engine import autocommit
+from worker.db.recordings import Counted
 from worker.jobs.attempt import Attempt
 from worker.jobs.remembering import remembering
 from worker.legacy.file_list import ScannedFile
-from worker.legacy.hash import count_rest, hash_tree, heads
+from worker.legacy.hash import count_rest, hash_tree, heads, is_big
 from worker.legacy.hashed_tree import HashedTree
 from worker.legacy.ingest import check_room
 from worker.legacy.remembered import Memory
 from worker.legacy.scan import Scan
 from worker.legacy.session_files import is_recording
+from worker.sessions_csv import RECORDING
 from worker.store.digest import CHUNK_BYTES
 from worker.store.store import Source
+
+_QUICK_BYTES = 1 << 20
+"""A smaller recording is counted in the time that it takes to find out whether it is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,18 +36,24 @@ class Reading:
     tree: HashedTree
     file_keys: Mapping[str, str]
     """The keys by which other jobs claim the same big files, by path."""
+    heads: Mapping[str, str]
+    """The digests of the beginnings of larger files, by path."""
     known_counts: Container[str]
     """The digests of the recordings that were counted for another project."""
 
-    def counted(self) -> dict[str, tuple[int, int | None]]:
-        """Size and records, by digest, of the recordings that were counted here: the next project need not.
+    def counted(self) -> dict[str, Counted]:
+        """By digest, the recordings that were counted here: the next project need not.
 
         None where counting takes less time than a question to the database.
         """
         if _quick_to_count(self.tree.scan):
             return {}
         return {
-            source.digest: (source.signature.size_bytes, self.tree.records[session])
+            source.digest: Counted(
+                size_bytes=source.signature.size_bytes,
+                head=self.heads.get(f"{session}/{RECORDING}"),
+                records=self.tree.records[session],
+            )
             for session, source in self.tree.recordings()
             if source.digest not in self.known_counts
         }
@@ -55,26 +66,38 @@ def read_once(attempt: Attempt, scanned: Scan) -> Reading:
     """
     attempt.heartbeat.enter("hash")
     with remembering(attempt, attempt.project_id, scanned, attempt.store.algorithm) as memory:
-        keys = _file_keys(attempt, scanned, memory)
+        found = _heads(attempt, scanned, memory)
+        keys = _file_keys(attempt, scanned, found)
         unseen = _unseen(attempt, list(keys.values()))
-        sizes = _counted_sizes(attempt, scanned)
+        likely_known = _likely_known(attempt, scanned, found)
         new_files = {key: path for path, key in keys.items() if key in unseen}
-        tree = _hash_and_store(attempt, scanned, new_files, sizes, memory)
+        tree = _hash_and_store(attempt, scanned, new_files, likely_known, memory)
     known = _known_counts(attempt, tree)
-    return Reading(tree=count_rest(tree, known, attempt.pace), file_keys=keys, known_counts=known.keys())
+    tree = count_rest(tree, known, attempt.pace)
+    return Reading(tree=tree, file_keys=keys, heads=found, known_counts=known.keys())
 
 
-def _file_keys(attempt: Attempt, scanned: Scan, memory: Memory) -> dict[str, str]:
+def _heads(attempt: Attempt, scanned: Scan, memory: Memory) -> dict[str, str]:
+    """The beginnings of larger recordings, and of all big files that may have to be stored."""
+
+    def wanted(path: str, size_bytes: int) -> bool:
+        if is_recording(path):
+            return size_bytes >= _QUICK_BYTES
+        return is_big(path, size_bytes) and not attempt.lease.dry_run
+
+    return heads(scanned, attempt.store, attempt.tools.threads, attempt.pace, memory, wanted)
+
+
+def _file_keys(attempt: Attempt, scanned: Scan, found: Mapping[str, str]) -> dict[str, str]:
     """The key of each big file, by path: its size and beginning tell whether it was seen before. A dry run
     claims none.
     """
     if attempt.lease.dry_run:
         return {}
-    found = heads(scanned, attempt.store, attempt.tools.threads, attempt.pace, memory)
     return {
         path: claims.file_key(size, found[path])
         for path, size in zip(scanned.files.paths, scanned.files.sizes(), strict=True)
-        if path in found
+        if is_big(path, size)
     }
 
 
@@ -86,12 +109,18 @@ def _unseen(attempt: Attempt, keys: Sequence[str]) -> Container[str]:
         return claims.first_seen(conn, keys)
 
 
-def _counted_sizes(attempt: Attempt, scanned: Scan) -> Container[int]:
-    """The sizes of this tree's recordings that a counted one has; none where it is quicker to count."""
-    if _quick_to_count(scanned):
+def _likely_known(attempt: Attempt, scanned: Scan, found: Mapping[str, str]) -> Container[str]:
+    """The recordings, by path, that begin like a counted one of their size; small ones are counted anyway."""
+    beginnings = {
+        path: (size, found[path])
+        for path, size in zip(scanned.files.paths, scanned.files.sizes(), strict=True)
+        if path in found and is_recording(path)
+    }
+    if not beginnings:
         return ()
     with autocommit(attempt.engine) as conn:
-        return recordings.known_sizes(conn, _recording_sizes(scanned))
+        known = recordings.known(conn, beginnings.values())
+    return {path for path, beginning in beginnings.items() if beginning in known}
 
 
 def _quick_to_count(scanned: Scan) -> bool:
@@ -114,7 +143,11 @@ def _known_counts(attempt: Attempt, tree: HashedTree) -> dict[str, int | None]:
 
 
 def _hash_and_store(
-    attempt: Attempt, scanned: Scan, new_files: Mapping[str, str], sizes: Container[int], memory: Memory
+    attempt: Attempt,
+    scanned: Scan,
+    new_files: Mapping[str, str],
+    likely_known: Container[str],
+    memory: Memory,
 ) -> HashedTree:
     """Hash the tree and store, in the same pass, the files that no job has seen before: their paths by key.
 
@@ -122,7 +155,7 @@ def _hash_and_store(
     copies its own. No other claim is waited for while these are held, so that jobs cannot wait in a circle.
     """
     if not new_files:
-        return _hash(attempt, scanned, sizes, {}, memory)
+        return _hash(attempt, scanned, likely_known, {}, memory)
     with (
         attempt.claim(list(new_files), "new files"),
         attempt.store.staging(f"{attempt.name}-arrivals") as staging,
@@ -138,11 +171,11 @@ def _hash_and_store(
             return (file for file in scanned.files if file.path in copies)
 
         check_room(attempt.store, coming)
-        return _hash(attempt, scanned, sizes, copies, memory)
+        return _hash(attempt, scanned, likely_known, copies, memory)
 
 
 def _hash(
-    attempt: Attempt, scanned: Scan, sizes: Container[int], copies: Mapping[str, str], memory: Memory
+    attempt: Attempt, scanned: Scan, likely_known: Container[str], copies: Mapping[str, str], memory: Memory
 ) -> HashedTree:
     return hash_tree(
         scanned,
@@ -151,7 +184,7 @@ def _hash(
         threads=attempt.tools.threads,
         advance=attempt.heartbeat.advance,
         pace=attempt.pace,
-        counted_sizes=sizes,
+        likely_known=likely_known,
         copies=copies,
         memory=memory,
     )

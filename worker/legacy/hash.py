@@ -2,7 +2,7 @@
 
 import time
 from array import array
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import MappingProxyType
@@ -30,14 +30,22 @@ from worker.store.digest import (
 from worker.store.store import Store
 
 
+def is_big(_path: str, size_bytes: int) -> bool:
+    """Is a file so big that several jobs should not store it at once?"""
+    return size_bytes >= BIG_BYTES
+
+
 def heads(
     scanned: Scan,
     store: Store,
     threads: ThreadPoolExecutor,
     pace: Pace = unlimited,
     memory: Memory = NO_MEMORY,
+    wanted: Callable[[str, int], bool] = is_big,
 ) -> dict[str, str]:
-    """The digest of each big file's beginning, by path: with the size, a hint that it was seen before."""
+    """The digest of the beginning of each file that is wanted by its path and size, by path: with the size, a
+    hint that it was seen before. None of a smaller one whose content is remembered.
+    """
     found: dict[str, str] = {}
 
     def one(number: int) -> None:
@@ -45,11 +53,12 @@ def heads(
         known = memory.of(file)
         if known is not None and known.head is not None:
             found[file.path] = known.head
-            return
-        found[file.path] = head_of(file.source, file.signature, store.algorithm, buffer_for(0), pace)
+        elif known is None or file.signature.size_bytes >= BIG_BYTES:
+            found[file.path] = head_of(file.source, file.signature, store.algorithm, buffer_for(0), pace)
 
-    big = [number for number, size in enumerate(scanned.files.sizes()) if size >= BIG_BYTES]
-    for_each(threads, one, big, len(big) * HEAD_BYTES)
+    files = zip(scanned.files.paths, scanned.files.sizes(), strict=True)
+    numbers = [number for number, file in enumerate(files) if wanted(*file)]
+    for_each(threads, one, numbers, len(numbers) * HEAD_BYTES)
     return found
 
 
@@ -61,22 +70,22 @@ def hash_tree(  # noqa: PLR0913 - an option is an argument
     threads: ThreadPoolExecutor,
     advance: Advance = lambda _files, _bytes: None,
     pace: Pace = unlimited,
-    counted_sizes: Container[int] = (),
+    likely_known: Container[str] = (),
     copies: Mapping[str, str] = MappingProxyType({}),
     memory: Memory = NO_MEMORY,
 ) -> HashedTree:
     """Hash every file of a scan, several at a time, biggest first; then list the directory again.
 
-    The same pass counts the records of recordings, but not of those whose size is one of `counted_sizes`:
-    they are most likely known, and counting costs more than hashing; `count_rest` completes the tree. Files
-    in `copies`, which no job has seen before, are copied there while they are hashed, because they will have
-    to be stored; they are blobs when this returns or raises. What `memory` knows of a file is believed
-    instead of reading it, and it is told of those that were read; not of those in `copies`, which are new.
+    The same pass counts the records of recordings, but not of those whose paths are in `likely_known`:
+    counting costs more than hashing; `count_rest` completes the tree. Files in `copies`, which no job has
+    seen before, are copied there while they are hashed, because they will have to be stored; they are blobs
+    when this returns or raises. What `memory` knows of a file is believed instead of reading it, and it is
+    told of those that were read; not of those in `copies`, which are new.
 
     Raises `SourceChangedError` naming the first file that changed, vanished or came, `EntryUnreadableError`
     for one that cannot be read.
     """
-    session_files = SessionFiles(scanned.files, counted_sizes)
+    session_files = SessionFiles(scanned.files, likely_known)
     digests, remembered_bytes = _hash_files(
         scanned,
         session_files,

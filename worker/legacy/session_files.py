@@ -60,12 +60,12 @@ def _is_short_labels(file: ScannedFile) -> bool:
 class SessionFiles:
     """Watches the recordings and the labels of a tree's sessions while their bytes are hashed, in any thread.
 
-    Not watched are recordings of a size in `counted_sizes` and labels that are too long for a row.
+    Not watched are recordings whose paths are in `likely_known` and labels that are too long for a row.
     """
 
-    def __init__(self, files: FileList, counted_sizes: Container[int] = ()) -> None:
+    def __init__(self, files: FileList, likely_known: Container[str] = ()) -> None:
         self._files = files
-        self._counted_sizes = counted_sizes
+        self._likely_known = likely_known
         self._counters: dict[int, RowCounter] = {}
         self._texts: dict[int, TextCheck] = {}
         self._is_text: dict[int, bool] = {}
@@ -73,8 +73,7 @@ class SessionFiles:
 
     def watch(self, number: int, file: ScannedFile) -> Sink | None:
         """What is to be shown every chunk of the file with this number in the scan; None for most files."""
-        size_bytes = file.signature.size_bytes
-        if is_recording(file.path) and size_bytes not in self._counted_sizes:
+        if is_recording(file.path) and file.path not in self._likely_known:
             return self._counters.setdefault(number, RowCounter()).feed
         if _is_short_labels(file):
             return self._texts.setdefault(number, TextCheck()).feed
