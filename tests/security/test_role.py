@@ -388,7 +388,8 @@ def _drive(site: Site, opened: Opened) -> None:
         leases.note_fenced(conn, dead)
         leases.want_message(conn, dead.ref)
         # Small recordings are counted faster than they are looked up.
-        recordings.remember(conn, {"0" * 64: (1, 1)})
+        counted = recordings.Counted(size_bytes=1, head="0", records=1)
+        recordings.remember(conn, {"0" * 64: counted})
         recordings.counts(conn, ["0" * 64])
         leases.hand_back(conn, alive, retry_in_s=1, reason="passing")
     reaper.reap(settings, engine)
