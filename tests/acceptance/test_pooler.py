@@ -50,7 +50,7 @@ def test_an_operators_day_through_a_pooler(site: Site, database: Engine):
         ):
             done = site.run_producer(*words)
             assert done.returncode == 0, (words, done.stdout[-3000:], done.stderr[-3000:])
-            assert ("through a pooler" in done.stdout) is (words == ("doctor",))
+            assert ("through a pooler" in done.stderr) is (words == ("doctor",))
 
     with database.connect() as conn:
         assert conn.scalar(text("select count(*) from project_dataset_refs")) == 0
