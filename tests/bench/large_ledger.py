@@ -56,7 +56,6 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, default=10_000_000)
     parser.add_argument("--runs", type=int, default=100, help="that have ended, of 10,000 jobs each")
     parser.add_argument("--only", default="", help="questions that have this in their name")
-    parser.add_argument("--explain", action="store_true", help="print the plans, too")
     options = parser.parse_args()
     size = Size(projects=options.projects, sessions=options.sessions, runs=options.runs)
     console = Console(width=130, highlight=False)
@@ -72,8 +71,6 @@ def main() -> None:
             table.add_column(column, justify="left" if column == "question" else "right", no_wrap=True)
         for question in questions(size):
             if options.only in question.name:
-                if options.explain:
-                    _explain(console, engine, question)
                 times = [_once_ms(engine, question) for _ in range(_ROUNDS)]
                 shown = (statistics.median(times), min(times), max(times))
                 table.add_row(question.name, *(f"{one:,.1f}" for one in shown))
@@ -90,22 +87,6 @@ def _once_ms(engine: Engine, question: Question) -> float:
         elapsed = time.perf_counter() - begin
         conn.rollback()
     return elapsed * 1000
-
-
-def _explain(console: Console, engine: Engine, question: Question) -> None:
-    """The plans that the server notes itself, as it made them for these very statements."""
-    with engine.connect() as conn:
-        conn.execute(
-            text("""
-                load 'auto_explain'; set local client_min_messages = log;
-                set local auto_explain.log_min_duration = 0; set local auto_explain.log_analyze = on;
-                set local auto_explain.log_nested_statements = on; set local auto_explain.log_buffers = on""")
-        )
-        question.ask(conn)
-        conn.rollback()
-        for notice in conn.connection.dbapi_connection.notices:  # type: ignore[union-attr]
-            console.print(notice[:6000], markup=False)
-        conn.connection.dbapi_connection.notices.clear()  # type: ignore[union-attr]
 
 
 # Rows -------------------------------------------------------------------------------------------------------

@@ -174,14 +174,16 @@ def _check_project(conn: Connection, attempt: Attempt, member: Member) -> None:
 
 def _check_others(conn: Connection, top: str, own: Collection[int], way_in: WayIn) -> None:
     for number, path in reclaims.legacy_places(conn):
-        place = os.path.realpath(path)
+        place = way_in.place(path)
         if touches(place, top) or way_in.is_taken_by(path):
             raise LegacyProjectThereError(
                 f"legacy project {number} has its directory {relation(place, top)} it"
             )
     for one in reclaims.neighbours(conn):
-        place = os.path.realpath(one.legacy_path)
-        if one.project_id not in own and one.state is None and touches(place, top):
+        if one.project_id in own or one.state is not None:
+            continue
+        place = way_in.place(one.legacy_path)
+        if touches(place, top):
             raise MigratedProjectThereError(
                 f"project {one.project_id} has its directory {relation(place, top)} it; name both"
             )

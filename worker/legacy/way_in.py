@@ -17,6 +17,7 @@ class WayIn:
         self._top = top
         self._above: dict[str, _Place] = {}
         self._known: dict[tuple[str, ...], bool] = {}
+        self._places: dict[str, str] = {}
 
     def is_taken_by(self, path: str, *below: str) -> bool:
         """Does this path, continued by the names `below`, lead to the directory, into it, or through it? The
@@ -24,9 +25,16 @@ class WayIn:
         """
         asked = (path, *below)
         if asked not in self._known:
-            above, name = os.path.split(path.rstrip("/"))
+            above, name = os.path.split(path.rstrip("/") or "/")
             self._known[asked] = self._continued(self._place(above), (name, *below))[1]
         return self._known[asked]
+
+    def place(self, path: str) -> str:
+        """Where this path leads to, links resolved."""
+        if path not in self._places:
+            above, name = os.path.split(path.rstrip("/") or "/")
+            self._places[path] = self._continued(self._place(above), (name,))[0]
+        return self._places[path]
 
     def _place(self, folder: str) -> _Place:
         """Most paths are asked for beside others."""

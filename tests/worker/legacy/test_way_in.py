@@ -1,5 +1,7 @@
 """Which paths lead into a directory, over links, through it, and although they are gone."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,36 @@ def test_a_path_leads_into_a_directory(tmp_path: Path, top: Path, path: str):
 @pytest.mark.parametrize("path", ["", "other/day", "study 2", "gone", "loop/day", "other/../other/day"])
 def test_a_path_leads_past_a_directory(tmp_path: Path, top: Path, path: str):
     assert not WayIn(str(top)).is_taken_by(f"{tmp_path}/{path}")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(
+            "study",
+            "study/day",
+            "study/gone/day/",
+            "short cut",
+            "short cut/day",
+            "chain/gone",
+            "other/../study",
+        ),
+        *("study/out/day", "study/out/../study", "gone/../other", "loop/day", ""),
+    ],
+)
+def test_where_a_path_leads_is_what_the_system_says_and_is_said_again(tmp_path: Path, top: Path, path: str):
+    asked = f"{tmp_path}/{path}"
+    way_in = WayIn(str(top))
+    place = os.path.realpath(asked)
+
+    assert way_in.place(asked) == place
+    shutil.rmtree(tmp_path / "study")
+    assert way_in.place(asked) == place
+
+
+def test_the_root_leads_to_itself(top: Path):
+    assert WayIn(str(top)).place("/") == "/"
+    assert not WayIn(str(top)).is_taken_by("/")
 
 
 def test_names_below_a_path_count_and_an_answer_is_given_again(tmp_path: Path, top: Path):
