@@ -22,10 +22,11 @@ _looked_at: dict[str, float] = {}
 
 def over(engine: Engine, tasks: Collection[str]) -> set[str]:
     """Those of these task ids whose jobs no worker has. A task id that is not in this ledger is left
-    alone.
+    alone. Usually all are of running jobs, and no other job is read: an id does not say which job it is of.
     """
     with autocommit(engine) as conn:
-        return {task for ref in overview.idle_jobs(conn) if (task := ref.task_id) in tasks}
+        rest = set(tasks) - {ref.task_id for ref in overview.running_jobs(conn)}
+        return {task for ref in overview.idle_jobs(conn) if (task := ref.task_id) in rest} if rest else set()
 
 
 def clear(engine: Engine, store: Store) -> None:

@@ -5,13 +5,14 @@ import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, event, text
 
 from tests.support.costs import pages, rows
 from tests.support.ledger_rows import LEASE_S, make_run, outcome
 from tests.support.servers import Databases
 from worker.db import job_counts, leases, ledger, messages_sent, overview
 from worker.db.leases import Lease
+from worker.jobs import leftovers
 from worker.messages import JobRef
 
 FEW, MANY = 1_000, 20_000
@@ -175,3 +176,17 @@ def test_the_active_time_is_read_from_an_index_alone(few_and_many: list[tuple[En
     engine, run_id = few_and_many[1]
 
     assert pages(engine, lambda conn: overview.active_s(conn, run_id)) < MANY / 2 / 50
+
+
+def test_whose_staging_is_over_costs_no_more_where_all_of_it_is_of_running_jobs(
+    few_and_many: list[tuple[Engine, uuid.UUID]],
+):
+    engine, run_id = few_and_many[1]
+    running, idle = (JobRef(run_id=run_id, subject_id=number).task_id for number in (1, 2))
+    asked: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda *about: asked.append(about[2]))
+
+    assert leftovers.over(engine, [running]) == set()
+    assert len(asked) == 1
+    assert rows(engine, overview.running_jobs) < 20
+    assert leftovers.over(engine, [running, idle, "of another ledger"]) == {idle}
