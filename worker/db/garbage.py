@@ -29,8 +29,12 @@ _TREE = "regexp_replace(rtrim(d.file_path, '/'), '^.*/', '')"
 
 
 def _read_from(tree: str) -> str:
-    """Does a session read from the tree of this name, wherever it is mounted? Asked by an index."""
-    return f"exists (select from sessions s where string_to_array(s.parent_session_data_path, '/') @> array[{tree}])"
+    """Does a session read from the tree of this name, wherever it is mounted? Asked by an index: all such
+    sessions are counted, because PostgreSQL takes them for many, and would look for a first one among all.
+    """
+    return f"""
+        (select count(*) from sessions s
+         where string_to_array(s.parent_session_data_path, '/') @> array[{tree}]) > 0"""  # noqa: S608 - an expression
 
 
 _WITHOUT_ROWS = """

@@ -268,16 +268,15 @@ def session_paths(conn: Connection) -> list[Row[Any]]:
     return list(
         conn.execute(
             sql("""
-                with ours as materialized (
-                    select dataset_id, '/' || regexp_replace(rtrim(file_path, '/'), '^.*/', '') || '/' as tree
-                    from raw_datasets d
-                    where exists (select from project_conversions c where c.dataset_id = d.dataset_id)
-                )
                 select s.project_id, s.session_name,
                        coalesce(nullif(s.parent_session_data_path, ''), p.path || '/' || s.session_name) as path
-                from sessions s left join projects p using (project_id) left join ours using (dataset_id)
+                from sessions s left join projects p using (project_id)
                 where (s.parent_session_data_path <> '' or p.path <> '')
-                  and coalesce(strpos(s.parent_session_data_path || '/', ours.tree) = 0, true)
+                  and not exists (
+                      select from raw_datasets d join project_conversions c using (dataset_id)
+                      where d.dataset_id = s.dataset_id
+                        and strpos(s.parent_session_data_path || '/',
+                                   '/' || regexp_replace(rtrim(d.file_path, '/'), '^.*/', '') || '/') > 0)
                 order by s.session_id""")
         )
     )
