@@ -33,7 +33,7 @@ KINDS = ("migration", "dry run", "verification")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collecting:
-    """One `producer collect`. `peak_mb` is its resident memory at the most, in 10^6 bytes."""
+    """One `producer collect`. `cpu_s`: its processor time. `peak_mb`: the most resident memory it had."""
 
     kind: str
     jobs: int
@@ -121,18 +121,29 @@ def _collect(run_id: uuid.UUID, kind: str, jobs: int, reports: Path) -> Collecti
 
 
 def table(found: Sequence[Collecting]) -> Table:
-    """One row for each report; `ratio`: the time for a job, relative to the first run of its kind."""
+    """One row for each report; `ratio`: processor time for a job, relative to the first run of its kind."""
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("run of", "jobs", "seconds", "ms a job", "ratio", "peak MB", "JSON MB", "HTML MB"):
+    for name in (
+        "run of",
+        "jobs",
+        "seconds",
+        "processor",
+        "ms a job",
+        "ratio",
+        "peak MB",
+        "JSON MB",
+        "HTML MB",
+    ):
         shown.add_column(name, justify="left" if name == "run of" else "right", no_wrap=True)
     for one in found:
         first = next(other for other in found if other.kind == one.kind)
-        ratio = (one.seconds / one.jobs) / (first.seconds / first.jobs)
+        ratio = (one.cpu_s / one.jobs) / (first.cpu_s / first.jobs)
         shown.add_row(
             one.kind,
             f"{one.jobs:,}",
             f"{one.seconds:.1f}",
-            f"{one.seconds / one.jobs * 1e3:.2f}",
+            f"{one.cpu_s:.1f}",
+            f"{one.cpu_s / one.jobs * 1e3:.2f}",
             f"{ratio:.2f}",
             f"{one.peak_mb:.0f}",
             f"{one.json_mb:.1f}",

@@ -13,6 +13,7 @@ from selenium.webdriver import Chrome, Keys
 
 from producer.report import document as report
 from producer.report import html as report_html
+from producer.report.shown import MOST_ROWS
 from tests.browser.chromium import complaints, prefer, press, printed, requests, resize
 from tests.support.reports import (
     HOSTILE,
@@ -222,6 +223,24 @@ def test_print_takes_the_whole_table_and_nothing_is_cut_off(page: Chrome):
     assert (
         page.execute_script("return getComputedStyle(document.querySelector('form.find')).display") == "none"
     )
+
+
+def test_a_page_of_more_projects_than_it_has_rows_can_be_used(tmp_path: Path, browser: Chrome):
+    many = [
+        failed(number) if number % 1000 == 0 else migrated(number) for number in range(1, MOST_ROWS + 501)
+    ]
+    path = tmp_path / "report.html"
+    path.write_text(report_html.render(report.build(run_facts(), many)), encoding="utf-8")
+
+    browser.get(path.as_uri())
+
+    assert shown_rows(browser)[:3] == ["p1000", "p2000", "p1"]
+    found = "return document.getElementById('found').value"
+    assert browser.execute_script(found) == f"{MOST_ROWS:,} projects in this table"
+    assert browser.execute_script("return document.querySelectorAll('[aria-sort]').length") == 0
+    browser.execute_script("document.querySelector('#table th.id button').click()")
+    assert shown_rows(browser)[:3] == ["p1", "p2", "p3"]
+    assert complaints(browser) == []
 
 
 _WORST_CONTRAST = """
