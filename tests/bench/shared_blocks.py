@@ -24,8 +24,8 @@ from tests.bench.loop_disks import KINDS, loop_disk
 from tests.bench.measure import drop_caches, machine, read_bytes, used_bytes
 from tests.bench.peers import B3SUM, available
 from tests.bench.system import System, await_end
+from tests.support.ledger_rows import recorded_outcomes
 from tests.support.process_tree import descendants
-from worker.db import overview
 from worker.messages import Status
 from worker.runtime import log
 from worker.settings import Settings
@@ -191,7 +191,7 @@ def _migrated_s(settings: Settings, engine: Engine, *, rehash: bool = False) -> 
     await_end(engine, run_id)
     seconds = time.perf_counter() - begin
     with engine.connect() as conn:
-        outcomes = overview.outcomes(conn, run_id).values()
+        outcomes = recorded_outcomes(conn, run_id).values()
     assert {outcome.status for outcome in outcomes} == {Status.MIGRATED}
     return seconds
 

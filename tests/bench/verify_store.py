@@ -25,7 +25,7 @@ from tests.bench.corpora import Corpus, large, many_files, tiny
 from tests.bench.measure import DROP_CACHES, drop_caches, peak_mb
 from tests.bench.system import System, await_end
 from tests.support.damages import flip
-from worker.db import overview
+from tests.support.ledger_rows import recorded_outcomes
 from worker.messages import Status
 from worker.settings import Settings
 
@@ -98,7 +98,7 @@ def _verified_s(settings: Settings, engine: Engine, total: int) -> float:
     await_end(engine, run_id)
     seconds = time.perf_counter() - begin
     with engine.connect() as conn:
-        outcomes = overview.outcomes(conn, run_id).values()
+        outcomes = recorded_outcomes(conn, run_id).values()
     assert {outcome.status for outcome in outcomes} == {Status.VERIFIED}
     # The warm-up's projects are stored there, too.
     assert sum(outcome.verified.bytes_verified for outcome in outcomes) == total
@@ -147,7 +147,7 @@ def _repair_of_one(system: System, corpus: Corpus, data_dir: Path) -> None:
                 await_end(engine, run_id)
                 seconds = time.perf_counter() - begin
             with engine.connect() as conn:
-                (outcome,) = overview.outcomes(conn, run_id).values()
+                (outcome,) = recorded_outcomes(conn, run_id).values()
             assert outcome.status is Status.REPAIRED, outcome
             assert len(outcome.damaged) == 1
             how = f"{opened[0]:,} calls of open" if opened else "not traced"

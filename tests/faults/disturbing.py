@@ -9,11 +9,11 @@ from tests.estate import snapshot_tree
 from tests.faults.child import End
 from tests.faults.order import OPENING_FOR_REMOVAL, is_a_file_of_staging
 from tests.faults.stories import Story
-from tests.support.ledger_rows import jobs_of
+from tests.support.ledger_rows import jobs_of, recorded_outcomes
 from tests.support.runs import WORK, run_one
 from tests.support.shim import REMOVALS, SYNCS, Act, Call, Fault
 from tests.support.studies import folder_of, staged
-from worker.db import ledger, overview
+from worker.db import ledger
 from worker.jobs.tools import Tools
 from worker.messages import JobRef, JobState, Outcome, RunState, Status, Verb
 
@@ -89,7 +89,7 @@ def go_on(tools: Tools, ref: JobRef) -> Outcome | None:
     """What `producer resume` does for a paused run, and another run for a failed project."""
     with tools.engine.begin() as conn:
         run = ledger.find_run(conn, str(ref.run_id))
-        ended = overview.outcomes(conn, ref.run_id).get(ref)
+        ended = recorded_outcomes(conn, ref.run_id).get(ref)
         if run.state is RunState.PAUSED:
             ledger.resume_run(conn, ref.run_id)
     if ended is not None and ended.status is Status.FAILED:

@@ -13,7 +13,7 @@ import pytest
 from tests.estate import Project
 from tests.faults.child import Children, End
 from tests.faults.order import check_order, names_of_blobs
-from tests.support.ledger_rows import jobs_of
+from tests.support.ledger_rows import jobs_of, recorded_outcomes
 from tests.support.runs import WORK, let_lease_run_out, open_run
 from tests.support.shim import Act, Fault
 from tests.support.sites import Site
@@ -26,7 +26,6 @@ from tests.support.studies import (
     staged,
     study,
 )
-from worker.db import overview
 from worker.errors import RunPausedError
 from worker.jobs import integrity
 from worker.jobs.tools import Tools
@@ -98,7 +97,7 @@ def test_a_worker_that_dies_leaves_its_full_batches_to_the_next(
     assert end.answer["status"] == Status.MIGRATED, end.answer
     assert written_by(end) == size_of(project) - sum(left.values())
     with site.engine.connect() as conn:
-        outcome = overview.outcomes(conn, ref.run_id)[ref]
+        outcome = recorded_outcomes(conn, ref.run_id)[ref]
     assert (outcome.files.stored, outcome.files.reused) == (2 * FILES - len(left), len(left))
     assert outcome.bytes.reused == sum(left.values())
     check_order(site, end)

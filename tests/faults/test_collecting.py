@@ -16,11 +16,12 @@ from tests.faults.child import Children, End
 from tests.faults.disturbing import NUMBERS, PAUSING
 from tests.faults.lost_writes import lose_what_was_not_synced
 from tests.faults.stories import first_of_each_kind
+from tests.support.ledger_rows import recorded_outcomes
 from tests.support.runs import WORK, gc, let_lease_run_out, migrate_all, open_run, run_one, verify_datasets
 from tests.support.shim import Act, Call, Fault
 from tests.support.sites import Site
 from tests.support.studies import mode, plain_study, staged
-from worker.db import ledger, overview
+from worker.db import ledger
 from worker.jobs.tools import Tools
 from worker.messages import THE_STORE, JobRef, Outcome, RunState, Status, Subject, Verb
 from worker.store.garbage import Entry, Garbage
@@ -138,7 +139,7 @@ class Collecting:
         with self._site.engine.begin() as conn:
             if ledger.find_run(conn, str(ref.run_id)).state is RunState.PAUSED:
                 ledger.resume_run(conn, ref.run_id)
-            ended = overview.outcomes(conn, ref.run_id).get(ref)
+            ended = recorded_outcomes(conn, ref.run_id).get(ref)
         if ended is not None and ended.status is not Status.FAILED:
             return ended
         if in_another_run or ended is not None:
@@ -148,7 +149,7 @@ class Collecting:
 
     def _outcome(self, ref: JobRef) -> Outcome:
         with self._site.engine.connect() as conn:
-            return overview.outcomes(conn, ref.run_id)[ref]
+            return recorded_outcomes(conn, ref.run_id)[ref]
 
     def check_end(self, outcome: Outcome) -> None:
         """What the act is for has come about; and all comes back."""

@@ -12,11 +12,11 @@ import pytest
 from tests.faults.child import Children
 from tests.faults.lost_writes import lose_what_was_not_synced
 from tests.faults.stories import STORIES, Story, first_of_each_kind
+from tests.support.ledger_rows import recorded_outcomes
 from tests.support.runs import WORK, let_lease_run_out, run_one
 from tests.support.shim import Act, Fault
 from tests.support.sites import Site
 from tests.support.studies import mode
-from worker.db import overview
 from worker.jobs.tools import Tools
 from worker.messages import JobRef, Outcome, Verb
 
@@ -40,7 +40,7 @@ def go_on(tools: Tools, ref: JobRef, *, in_another_run: bool) -> Outcome | None:
     """The dead worker's message is delivered again, or lost, and the project enqueued once more."""
     let_lease_run_out(tools.engine, ref)
     with tools.engine.connect() as conn:
-        ended = overview.outcomes(conn, ref.run_id).get(ref)
+        ended = recorded_outcomes(conn, ref.run_id).get(ref)
     if ended is not None:
         return ended
     if in_another_run:

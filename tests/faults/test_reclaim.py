@@ -15,12 +15,11 @@ from sqlalchemy import text
 from tests.estate import Project, snapshot_tree
 from tests.faults.child import Children, End
 from tests.faults.stories import first_of_each_kind
-from tests.support.ledger_rows import its_time_comes
+from tests.support.ledger_rows import its_time_comes, recorded_outcomes
 from tests.support.runs import WORK, let_lease_run_out, migrate_all, open_run, run_one
 from tests.support.shim import Act, Call, Fault
 from tests.support.sites import Site
 from tests.support.studies import folder_of, study
-from worker.db import overview
 from worker.jobs.tools import Tools
 from worker.messages import MOVED_AWAY, JobRef, Outcome, Status, Verb
 
@@ -70,7 +69,7 @@ class Story:
 
     def _ended(self, ref: JobRef) -> Outcome | None:
         with self.site.engine.connect() as conn:
-            return overview.outcomes(conn, ref.run_id).get(ref)
+            return recorded_outcomes(conn, ref.run_id).get(ref)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,11 +14,12 @@ from tests.faults.child import Children, End
 from tests.faults.lost_writes import lose_what_was_not_synced
 from tests.faults.stories import first_of_each_kind
 from tests.support.damages import HAS_BYTES, Twins, flip, open_for_writing, separate, twins
+from tests.support.ledger_rows import recorded_outcomes
 from tests.support.points import Lives, Points, lives
 from tests.support.runs import WORK, at_once, let_lease_run_out, open_run
 from tests.support.shim import Act, Call, Fault
 from tests.support.sites import Site
-from worker.db import ledger, overview
+from worker.db import ledger
 from worker.jobs.tools import Tools
 from worker.messages import JobRef, Outcome, RunState, Status, Subject, Verb
 
@@ -100,7 +101,7 @@ class Repair:
         with self._site.engine.begin() as conn:
             if ledger.find_run(conn, str(ref.run_id)).state is RunState.PAUSED:
                 ledger.resume_run(conn, ref.run_id)
-            ended = overview.outcomes(conn, ref.run_id).get(ref)
+            ended = recorded_outcomes(conn, ref.run_id).get(ref)
         outcome = ended or WORK[Verb.VERIFY, Subject.DATASET](self._tools, ref, "the next worker")
         assert outcome is not None
         return outcome

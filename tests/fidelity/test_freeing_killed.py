@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.estate import Project, make_project, record_session, snapshot_tree
+from tests.support.ledger_rows import recorded_outcomes
 from tests.support.points import Lives, Points, lives
 from tests.support.runs import WORK, gc, let_lease_run_out, open_run, run_one, verify_datasets
 from tests.support.sites import Site
-from worker.db import overview
 from worker.jobs.tools import Tools
 from worker.messages import THE_STORE, JobRef, Outcome, Status, Subject, Verb
 from worker.store.garbage import Garbage
@@ -105,7 +105,7 @@ def _deliver_again(tools: Tools, verb: Verb, ref: JobRef) -> Outcome:
     let_lease_run_out(tools.engine, ref)
     WORK[verb, ref.subject](tools, ref, "the next worker")
     with tools.engine.connect() as conn:
-        return overview.outcomes(conn, ref.run_id)[ref]
+        return recorded_outcomes(conn, ref.run_id)[ref]
 
 
 def _is_at_one_place(site: Site, home: Path, files: object) -> None:

@@ -19,13 +19,13 @@ from tests.estate import (
     snapshot_tree,
     split_session,
 )
-from tests.support.ledger_rows import jobs_of
+from tests.support.ledger_rows import jobs_of, recorded_outcomes
 from tests.support.model import POINTERS, by_key
 from tests.support.points import Lives, Points, lives
 from tests.support.runs import WORK, let_lease_run_out, open_run, run_one
 from tests.support.sites import Site
 from tests.support.states import Rows, check, check_legacy, check_migrated, look
-from worker.db import ledger, overview
+from worker.db import ledger
 from worker.jobs.tools import Tools
 from worker.messages import JobRef, JobState, Outcome, RunState, Status, Verb
 
@@ -64,7 +64,7 @@ def deliver_again(tools: Tools, verb: Verb, ref: JobRef) -> Outcome:
         (job,) = jobs_of(conn, ref.run_id)
         assert job.state == JobState.DONE
         assert ledger.find_run(conn, str(ref.run_id)).state is RunState.FINISHED
-        return overview.outcomes(conn, ref.run_id)[ref]
+        return recorded_outcomes(conn, ref.run_id)[ref]
 
 
 def test_a_migration_may_be_killed_at_every_statement(site: Site, tools: Tools, dying: Lives):

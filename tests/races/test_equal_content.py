@@ -20,9 +20,10 @@ import pytest
 from sqlalchemy import Engine, text
 
 from tests.estate import make_project, record_session, snapshot_tree, write_recording
+from tests.support.ledger_rows import recorded_outcomes
 from tests.support.sites import Site
 from tests.support.waiting import PATIENCE_S
-from worker.db import leases, ledger, overview
+from worker.db import leases, ledger
 from worker.db.engine import connect
 from worker.db.leases import Lease
 from worker.db.ledger import NewJob
@@ -196,7 +197,7 @@ def test_64_jobs_of_equal_content_over_real_workers_are_one_dataset(
     assert_one_dataset(site, projects)
     with site.engine.connect() as conn:
         run = ledger.find_run(conn, "latest")
-        outcomes = overview.outcomes(conn, run.run_id)
+        outcomes = recorded_outcomes(conn, run.run_id)
     assert Counter(outcome.dataset_created for outcome in outcomes.values()) == {True: 1, False: 63}
     assert len({outcome.worker for outcome in outcomes.values()}) == 2
     assert_whole(site, list(outcomes.values()))

@@ -16,13 +16,13 @@ import pytest
 from sqlalchemy import text
 
 from tests.estate import Project
+from tests.support.ledger_rows import recorded_outcomes
 from tests.support.points import Lives, Points, lives
 from tests.support.runs import WORK, another_worker, gc, open_run, run_one, tools_of, verify_datasets
 from tests.support.sites import Site
 from tests.support.states import look
 from tests.support.studies import check_tree, study
 from tests.support.waiting import PATIENCE_S, eventually
-from worker.db import overview
 from worker.jobs.tools import Tools
 from worker.messages import THE_STORE, Status, Subject, Verb
 
@@ -66,7 +66,7 @@ def gc_meanwhile(site: Site, sleeping: Lives, tools: Tools, every: int) -> int:
                 sleeping.wake(life)
                 assert collected.result(PATIENCE_S).status is Status.COLLECTED
         with site.engine.connect() as conn:
-            outcome = overview.outcomes(conn, ref.run_id)[ref]
+            outcome = recorded_outcomes(conn, ref.run_id)[ref]
         assert outcome.status is Status.MIGRATED, (point, outcome)
         check_tree(Path(str(outcome.dataset_path)), project)
         assert {one.status for one in verify_datasets(tools)} == {Status.VERIFIED}, point

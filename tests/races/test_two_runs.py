@@ -21,7 +21,7 @@ from tests.estate import (
     record_session,
     split_session,
 )
-from tests.support.ledger_rows import jobs_of
+from tests.support.ledger_rows import jobs_of, recorded_outcomes
 from tests.support.runs import (
     another_worker,
     at_once,
@@ -33,7 +33,7 @@ from tests.support.runs import (
 from tests.support.sites import Site
 from tests.support.states import check_legacy, check_migrated, look
 from tests.support.waiting import PATIENCE_S
-from worker.db import ledger, overview
+from worker.db import ledger
 from worker.db.engine import connect
 from worker.jobs.tools import Tools
 from worker.messages import JobRef, JobState, Outcome, RunState, Status, Verb
@@ -56,7 +56,7 @@ def the_ledger_agrees(engine: Engine, refs: list[JobRef], outcomes: dict[int, Ou
     with engine.connect() as conn:
         found = ledger.find_run(conn, str(refs[0].run_id))
         assert found.state is RunState.FINISHED
-        assert {ref.subject_id: one for ref, one in overview.outcomes(conn, found.run_id).items()} == outcomes
+        assert {ref.subject_id: one for ref, one in recorded_outcomes(conn, found.run_id).items()} == outcomes
         assert {job.state for job in jobs_of(conn, found.run_id)} <= {JobState.DONE, JobState.SKIPPED}
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, text
 
-from tests.support.ledger_rows import end, expire, must_take, outcome, renew
+from tests.support.ledger_rows import end, expire, must_take, outcome, recorded_outcomes, renew
 from tests.support.psql import SQL, catalog, psql
-from worker.db import ledger, messages_sent, overview, schema
+from worker.db import ledger, messages_sent, schema
 from worker.messages import JobRef, JobState, Status, Subject
 
 _FIRST_RELEASE = Path(__file__).parent / "earlier" / "create_migration_ledger_0_1.sql"
@@ -53,7 +53,7 @@ def test_runs_in_progress_go_on_and_ended_jobs_keep_their_outcomes(of_first_rele
 
     with engine.begin() as conn:
         waiting = [message.ref for message in messages_sent.waiting(conn, _RUN)]
-        kept = overview.outcomes(conn, _RUN)
+        kept = recorded_outcomes(conn, _RUN)
     assert waiting == [JobRef(run_id=_RUN, subject_id=number) for number in (3, 4)]
     assert [(ref.subject, ref.subject_id, one.status) for ref, one in kept.items()] == [
         (Subject.PROJECT, 1, Status.MIGRATED)

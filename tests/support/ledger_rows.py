@@ -165,3 +165,14 @@ def jobs_of(conn: Connection, run_id: uuid.UUID) -> list[Row[Any]]:
             {"run_id": run_id},
         )
     )
+
+
+def recorded_outcomes(conn: Connection, run_id: uuid.UUID) -> dict[JobRef, Outcome]:
+    """The outcome of every job that has ended."""
+    rows = conn.execute(
+        text(
+            "select run_id, subject, subject_id, outcome from migration_jobs where run_id = :run_id and outcome is not null"
+        ),
+        {"run_id": run_id},
+    )
+    return {JobRef.from_row(row): Outcome.from_json(row.outcome) for row in rows}

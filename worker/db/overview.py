@@ -14,7 +14,7 @@ from sqlalchemy.engine import Row
 from worker.db.engine import sql
 from worker.db.ledger import Run
 from worker.errors import ROOM
-from worker.messages import JobRef, JobState, Outcome, RunState, Subject
+from worker.messages import JobRef, JobState, RunState, Subject
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,17 +246,6 @@ def failures(conn: Connection, run_id: uuid.UUID, examples: int) -> list[Failure
         {"run_id": run_id, "examples": examples},
     )
     return [FailureClass(**row) for row in rows.mappings()]
-
-
-def outcomes(conn: Connection, run_id: uuid.UUID) -> dict[JobRef, Outcome]:
-    """The outcome of every job that has ended."""
-    rows = conn.execute(
-        sql(
-            "select run_id, subject, subject_id, outcome from migration_jobs where run_id = :run_id and outcome is not null"
-        ),
-        {"run_id": run_id},
-    )
-    return {JobRef.from_row(row): Outcome.from_json(row.outcome) for row in rows}
 
 
 def jobs_after(

@@ -16,11 +16,12 @@ from tests.support.ledger_rows import (
     must_take,
     outcome,
     processes,
+    recorded_outcomes,
     renew,
     set_run_state,
     take,
 )
-from worker.db import leases, ledger, overview
+from worker.db import leases, ledger
 from worker.errors import LeaseLostError
 from worker.messages import FileCounts, JobRef, RunOptions, Status, Verb
 
@@ -231,7 +232,7 @@ def test_an_outcome_is_kept_whole_and_its_head_in_columns(database: Engine):
     assert job["finished_at"] >= job["started_at"]
     assert job["files_done"] == 5
     with database.connect() as conn:
-        assert overview.outcomes(conn, run_id) == {JobRef(run_id=run_id, subject_id=7): failed}
+        assert recorded_outcomes(conn, run_id) == {JobRef(run_id=run_id, subject_id=7): failed}
 
 
 @pytest.mark.parametrize(
@@ -251,7 +252,7 @@ def test_a_message_of_any_bytes_does_not_cost_a_job_its_outcome(database: Engine
 
     assert job_of(database, run_id)["error"] == kept
     with database.connect() as conn:
-        found = overview.outcomes(conn, run_id)[JobRef(run_id=run_id, subject_id=1)]
+        found = recorded_outcomes(conn, run_id)[JobRef(run_id=run_id, subject_id=1)]
     assert (found.reason, found.error, found.differences) == (kept, kept, (kept,))
 
 

@@ -14,10 +14,11 @@ from tests.support.ledger_rows import (
     must_take,
     outcome,
     processes,
+    recorded_outcomes,
     set_run_state,
     take,
 )
-from worker.db import ledger, overview
+from worker.db import ledger
 from worker.db.ledger import NewJob
 from worker.errors import DatabaseRefusedError, RunNotFoundError
 from worker.messages import JobRef, RunState, Status, Verb
@@ -87,7 +88,7 @@ def test_a_run_whose_jobs_are_all_skipped_is_finished_at_once(database: Engine):
 
     assert finish(database, run_id) == "finished"
     with database.connect() as conn:
-        assert overview.outcomes(conn, run_id)[JobRef(run_id=run_id, subject_id=1)].status is Status.SKIPPED
+        assert recorded_outcomes(conn, run_id)[JobRef(run_id=run_id, subject_id=1)].status is Status.SKIPPED
 
 
 def test_a_cancelled_run_stays_cancelled(database: Engine):
@@ -114,7 +115,7 @@ def test_cancelling_ends_what_waits_and_leaves_what_runs_and_what_ended(database
         "cancelled",
     ]
     with database.connect() as conn:
-        cancelled = overview.outcomes(conn, run_id)[JobRef(run_id=run_id, subject_id=3)]
+        cancelled = recorded_outcomes(conn, run_id)[JobRef(run_id=run_id, subject_id=3)]
     assert (cancelled.status, cancelled.reason) == (Status.CANCELLED, "it's enough")
     assert (cancelled.project_name, cancelled.original_path) == ("study 3", "/studies/3")
 
