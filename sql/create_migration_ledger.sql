@@ -193,7 +193,8 @@ comment on column migration_job_counts.folded is 'A sum of earlier rows, which a
 create index if not exists migration_job_counts_run on migration_job_counts (run_id);
 create index if not exists migration_job_counts_new on migration_job_counts (run_id) where not folded;
 
--- Counted from all jobs whenever this file is applied, while none of them can change.
+-- Counted from all jobs whenever this file is applied, while none of them can change; for jobs that came while no trigger saw it,
+-- as in a restore of rows alone, call migration_count_all_jobs().
 do $make$
 declare
     count_them constant text := $count$
@@ -217,7 +218,14 @@ declare
     come constant text := format(each, 1, 'new_rows');
     gone constant text := format(each, -1, 'old_rows');
 begin
-    lock table migration_jobs in share row exclusive mode;
+    execute format($function$
+        create or replace function migration_count_all_jobs() returns void language plpgsql as $body$
+        begin
+            lock table migration_jobs in share row exclusive mode;
+            delete from migration_job_counts;
+            %s;
+        end $body$ $function$,
+        format(count_them, format(each, 1, 'migration_jobs')));
     execute format($function$
         create or replace function migration_count_jobs() returns trigger language plpgsql as $body$
         begin
@@ -237,8 +245,7 @@ begin
         referencing old table as old_rows for each statement execute function migration_count_jobs();
     create or replace trigger migration_jobs_count_none after truncate on migration_jobs
         for each statement execute function migration_count_jobs();
-    delete from migration_job_counts;
-    execute format(count_them, format(each, 1, 'migration_jobs'));
+    perform migration_count_all_jobs();
 end $make$;
 
 -- Which new content a dry run has met: the lowest project id that holds a digest is the one that would store it.

@@ -28,6 +28,8 @@ def schema_apply(*, as_json: AsJson = False) -> None:
     """Create missing tables and columns; existing ones are left alone."""
     terminal = Terminal(as_json=as_json)
     with connected(needs_schema=False) as (_, engine):
+        for line in schema.announce(engine):
+            terminal.say(line)
         applied = schema.apply(engine)
     for step in applied:
         terminal.say(f"applied {step.name}")

@@ -24,6 +24,7 @@ from worker.sessions_csv import Reader
 LEDGER = {
     "migration_runs",
     "migration_jobs",
+    "migration_job_counts",
     "migration_dry_run_blobs",
     "migration_recording_counts",
     "migration_remembered_digests",

@@ -114,6 +114,7 @@ def make(engine: Engine, size: Size) -> bool:
             names = {name for name in values if f":{name}" in statement}
             conn.execute(text(statement), {name: values[name] for name in names})
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
+        conn.execute(text("select migration_count_all_jobs()"))
         conn.execute(text("vacuum analyze"))
     return True
 

@@ -190,6 +190,27 @@ def test_an_index_that_is_gone_is_said_and_built_again_and_a_person_s_own_will_d
     assert "migration_jobs_queued" in indexes(database)
 
 
+def test_what_is_locked_and_for_how_long_is_said_before(database: Engine) -> None:
+    assert schema.announce(database) == []
+    with database.begin() as connection:
+        connection.execute(text("delete from schema_steps where name ~ 'ledger|indexes'"))
+    assert schema.announce(database) == []
+
+    with database.begin() as connection:
+        connection.execute(text("update pg_class set reltuples = 1000000 where relname = 'migration_jobs'"))
+        connection.execute(text("update pg_class set reltuples = 20000000 where relname = 'sessions'"))
+
+    locked, built = schema.announce(database)
+    with database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("vacuum sessions, migration_jobs"))
+    assert (
+        locked == "migration_jobs is locked against changes while its 1,000,000 jobs are counted, about 5 s"
+    )
+    assert built.startswith(
+        "indexes of sessions (20,000,000 rows), migration_jobs (1,000,000 rows) are built while people"
+    )
+
+
 # Changed files ----------------------------------------------------------------------------------------------
 
 

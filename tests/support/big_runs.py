@@ -202,6 +202,8 @@ def ended_run(
         )
         if dry_run:
             _note_new_content(conn, run_id)
+        # No trigger saw these jobs.
+        conn.execute(text("select migration_count_all_jobs()"))
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
         conn.execute(text("analyze migration_jobs"))
     return run_id

@@ -33,6 +33,14 @@ PostgreSQL would end theirs.
 
 _ASK_AGAIN_S = 0.05
 
+_LEDGER = "create_migration_ledger"
+
+_LARGE_ROWS = 100_000
+"""Of fewer rows all is done in a moment."""
+
+_COUNTED_A_SECOND = 200_000
+"""Jobs (docs/performance.md, "Growth")."""
+
 _INSUFFICIENT_PRIVILEGE = "42501"
 
 
@@ -83,6 +91,45 @@ def apply(engine: Engine, *, with_baseline: bool = False) -> list[Step]:
             "restore it from a backup, or rename what took its place back"
         )
     return applied
+
+
+def announce(engine: Engine) -> list[str]:
+    """What of `apply` takes long on the tables as they are: which of them is locked for how long, and which
+    are read while people go on. Lines for people; none where no table is large. By estimates: reads no table.
+    """
+    with engine.begin() as connection:
+        go_home(connection)
+        names = _names(_recorded(connection))
+        pending = {step.name for step in _steps(connection, names) if step.state != "applied"}
+        large = _large_tables(connection)
+    lines = []
+    if _LEDGER in pending and (jobs := large.get("migration_jobs")):
+        lines.append(
+            f"migration_jobs is locked against changes while its {jobs:,} jobs are counted, "
+            f"about {max(1, round(jobs / _COUNTED_A_SECOND)):,} s"
+        )
+    if INDEXES in pending and large:
+        tables = ", ".join(f"{table} ({rows:,} rows)" for table, rows in large.items())
+        lines.append(
+            f"indexes of {tables} are built while people and workers go on; "
+            f"for each, transactions that have begun before are waited for"
+        )
+    return lines
+
+
+def _large_tables(connection: Connection) -> dict[str, int]:
+    """About how many rows the tables have that the ledger and the indexes are made over, if that is many."""
+    rows = connection.execute(
+        text("""
+            select relname, cast(reltuples as bigint) as rows from pg_class
+            where oid in (select to_regclass(name) from unnest(cast(:tables as text[])) as name) and reltuples >= :large
+            order by reltuples desc"""),
+        {
+            "tables": ["sessions", "migration_jobs", "project_conversions", "migration_recording_counts"],
+            "large": _LARGE_ROWS,
+        },
+    )
+    return {row.relname: row.rows for row in rows}
 
 
 def status(engine: Engine) -> list[Step]:
