@@ -80,7 +80,7 @@ def hash_tree(  # noqa: PLR0913 - an option is an argument
     counting costs more than hashing; `count_rest` completes the tree. Files in `copies`, which no job has
     seen before, are copied there while they are hashed, because they will have to be stored; they are blobs
     when this returns or raises. What `memory` knows of a file is believed instead of reading it, and it is
-    told of those that were read; not of those in `copies`, which are new.
+    told of those that were read.
 
     Raises `SourceChangedError` naming the first file that changed, vanished or came, `EntryUnreadableError`
     for one that cannot be read.
