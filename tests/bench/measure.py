@@ -84,7 +84,7 @@ def _peak_kib(pid: int) -> int:
 
 
 def read_bytes(pids: Collection[int]) -> int:
-    """What these processes have read by calls, from files, sockets and pipes."""
+    """What these processes have read by calls such as read(2), from memory or from the disk."""
     return sum(_of_io(pid, "rchar") for pid in pids)
 
 
