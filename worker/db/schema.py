@@ -18,9 +18,6 @@ from worker.errors import (
     PermanentError,
     TablesRefusedError,
 )
-from worker.runtime import log
-
-_log = log.get(__name__)
 
 _PATIENCE_S = 5.0
 """How long a table's lock is waited for. What comes after us waits behind us, and people would feel it."""
@@ -179,7 +176,6 @@ def _build_indexes(engine: Engine, name: str) -> Step | None:
         statements = _index_statements(connection)
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as builder:
             for statement in statements:
-                _log.debug("index", statement=statement)
                 builder.exec_driver_sql(statement, execution_options={"no_parameters": True})
         _record(connection, name)
         return _step(connection, name)
