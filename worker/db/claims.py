@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import psycopg2
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from worker.db.engine import autocommit, is_pooled, sql
 from worker.errors import ClaimLostError, DatabaseUnavailableError, MigratorError
@@ -145,7 +146,7 @@ def hold(
         yield claim
     finally:
         # The work under the claim is committed by now, or failed; a claim that is not given back ends alone.
-        with suppress(MigratorError):
+        with suppress(MigratorError, SQLAlchemyError):
             claim.give_back()
 
 
