@@ -29,6 +29,12 @@ _IS_OVER = """
 """Has the owner not renewed its claim although it could? After an outage it gets time again, as with leases.
 """
 
+_FREE = f"""
+    update dataset_claims c set owner = null, attempt = null, expires_at = null
+    from mine where c.dataset_hash = mine.dataset_hash;
+    select pg_notify('{_CHANNEL}', '')"""  # noqa: S608 - a constant
+"""Gives back the claims that are `mine`, and tells all who wait."""
+
 _LOCKED = """
     select c.dataset_hash from dataset_claims c
     where c.dataset_hash = any(:keys) and c.owner = :job and c.attempt = :attempt order by c.dataset_hash for update"""
@@ -85,9 +91,7 @@ class Claim:
             conn.execute(
                 sql(f"""
                     set local synchronous_commit = off;
-                    update dataset_claims c set owner = null, attempt = null, expires_at = null
-                    from ({_LOCKED}) mine where c.dataset_hash = mine.dataset_hash;
-                    select pg_notify('{_CHANNEL}', '')"""),  # noqa: S608 - constants
+                    with mine as ({_LOCKED}) {_FREE}"""),
                 self._values,
             )
 
@@ -182,11 +186,8 @@ def give_back_for(conn: Connection, owner: Owner) -> None:
     """Let others have what an attempt that is dead held; in the transaction that says so."""
     conn.execute(
         sql(f"""
-            update dataset_claims c set owner = null, attempt = null, expires_at = null
-            from (select dataset_hash from dataset_claims
-                  where owner = :job and attempt <= :attempt order by dataset_hash for update) mine
-            where c.dataset_hash = mine.dataset_hash;
-            select pg_notify('{_CHANNEL}', '')"""),  # noqa: S608 - constants
+            with mine as (select dataset_hash from dataset_claims
+                          where owner = :job and attempt <= :attempt order by dataset_hash for update) {_FREE}"""),  # noqa: S608 - a constant
         {"job": owner.job, "attempt": owner.attempt},
     )
 
@@ -227,6 +228,6 @@ def _hearing(engine: Engine) -> Iterator[Callable[[], None]]:
             say(f"unlisten {_CHANNEL}")
             driver.autocommit = False
         except psycopg2.Error:
-            # One that may still listen is given to nobody.
+            # One that may still listen is given to no other caller.
             proxy.invalidate()
         proxy.close()

@@ -146,9 +146,8 @@ def status(engine: Engine) -> list[Step]:
 
 def _apply_when_free(engine: Engine, name: str) -> Step | None:
     """Apply one step, in as many tries as it takes to find its tables free."""
-    apply_step = _build_indexes if name == INDEXES else _apply_step
     try:
-        return when_free(lambda: apply_step(engine, name), patience_s=_PATIENCE_S)
+        return when_free(lambda: _apply_step(engine, name), patience_s=_PATIENCE_S)
     except (DatabaseRefusedError, DatabaseBusyError) as error:
         raise _explain(name, error) from error
 
@@ -161,24 +160,19 @@ def _apply_step(engine: Engine, name: str) -> Step | None:
         _create_record(connection)
         if _step(connection, name).state == "applied":
             return None
-        _run(connection, name)
-        return _step(connection, name)
-
-
-def _build_indexes(engine: Engine, name: str) -> Step | None:
-    """Build the indexes that are missing or invalid, each outside of any transaction; as `_apply_step`."""
-    with engine.begin() as connection:
-        _lock_steps(connection)
-        go_home(connection)
-        _create_record(connection)
-        if _step(connection, name).state == "applied":
-            return None
-        statements = _index_statements(connection)
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as builder:
-            for statement in statements:
-                builder.exec_driver_sql(statement, execution_options={"no_parameters": True})
+        if name == INDEXES:
+            _build_indexes(engine, _index_statements(connection))
+        else:
+            _run(connection, name)
         _record(connection, name)
         return _step(connection, name)
+
+
+def _build_indexes(engine: Engine, statements: Sequence[str]) -> None:
+    """Run these statements, each outside of any transaction."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as builder:
+        for statement in statements:
+            builder.exec_driver_sql(statement, execution_options={"no_parameters": True})
 
 
 def _index_statements(connection: Connection) -> Sequence[str]:
@@ -199,7 +193,7 @@ def _lock_steps(connection: Connection) -> None:
 
 
 def _run(connection: Connection, name: str) -> None:
-    """Run one file and record it."""
+    """Run one file."""
     connection.execute(
         text("""
             select set_config('lock_timeout', least(:wait, setting::integer / 2)::text, true)
@@ -208,7 +202,6 @@ def _run(connection: Connection, name: str) -> None:
     )
     # Without parameters the driver leaves percent signs alone.
     connection.exec_driver_sql(read(name).decode("ascii"), execution_options={"no_parameters": True})
-    _record(connection, name)
 
 
 def _record(connection: Connection, name: str) -> None:

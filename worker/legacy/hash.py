@@ -142,14 +142,16 @@ def _hash_files(
 
     def read_one(number: int, file: ScannedFile, staged: str | None) -> str:
         size_bytes, began_ns = file.signature.size_bytes, time.time_ns()
-        buffer, head = buffer_for(size_bytes), Head(store.algorithm)
-        observe = both(session_files.watch(number, file), head.feed if size_bytes >= BIG_BYTES else None)
+        buffer, head = buffer_for(size_bytes), Head(store.algorithm) if size_bytes >= BIG_BYTES else None
+        observe = both(session_files.watch(number, file), head.feed if head is not None else None)
         if staged is None:
             digest = hash_file(file.source, file.signature, store.algorithm, buffer, observe, pace)
         else:
             digest = store.copy_hashing(file.source, file.signature, staged, buffer, pace, observe)
             admission.add(staged, digest, size_bytes)
-        memory.note(file, session_files.learned(number, digest, head.digest), began_ns)
+        memory.note(
+            file, session_files.learned(number, digest, head.digest if head is not None else None), began_ns
+        )
         return digest
 
     with Admission(store) as admission:

@@ -76,6 +76,19 @@ def seen_by(tools: Tools, verb: Verb, **options: object) -> tuple[list[Outcome],
     return list(outcomes.values()), sum(sizes)
 
 
+def raising_in_the_second_file(error: BaseException) -> Callable[[int], None]:
+    """A pace that ends the work when the largest file has been read, and half of the next."""
+    seen = 0
+
+    def pace(size_bytes: int) -> None:
+        nonlocal seen
+        seen += size_bytes
+        if seen > BIG + MIDDLE // 2:
+            raise error
+
+    return pace
+
+
 def test_a_rehearsal_and_the_real_run_read_duplicates_once_and_new_bytes_twice(site: Site, tools: Tools):
     first = study(site, "first")
     size = bytes_of(first)
@@ -155,15 +168,11 @@ def test_rehash_believes_nothing_and_learns_anew(site: Site, tools: Tools):
 def test_what_was_read_before_a_pause_is_not_read_again(site: Site, tools: Tools):
     study(site)
     (ref,) = open_run(site.engine, Verb.MIGRATE, dry_run=True)
-    seen = 0
-
-    def stop_after_the_first_file(size_bytes: int) -> None:
-        nonlocal seen
-        seen += size_bytes
-        if seen > BIG + MIDDLE // 2:
-            raise RunPausedError("The run is paused")
-
-    do(replace(tools, pace=stop_after_the_first_file), Verb.MIGRATE, [ref])
+    do(
+        replace(tools, pace=raising_in_the_second_file(RunPausedError("The run is paused"))),
+        Verb.MIGRATE,
+        [ref],
+    )
     (_,), size = seen_by(tools, Verb.MIGRATE, dry_run=True)
 
     assert size < BIG
@@ -175,16 +184,8 @@ def test_what_a_worker_that_died_had_read_is_kept_in_batches(
     monkeypatch.setattr(remembering, "_BATCH_S", 0.0)
     study(site)
     (ref,) = open_run(site.engine, Verb.MIGRATE, dry_run=True)
-    seen = 0
-
-    def die_in_the_second_file(size_bytes: int) -> None:
-        nonlocal seen
-        seen += size_bytes
-        if seen > BIG + MIDDLE // 2:
-            raise SystemExit
-
     with pytest.raises(SystemExit):
-        do(replace(tools, pace=die_in_the_second_file), Verb.MIGRATE, [ref])
+        do(replace(tools, pace=raising_in_the_second_file(SystemExit())), Verb.MIGRATE, [ref])
     (_,), size = seen_by(tools, Verb.MIGRATE, dry_run=True)
 
     assert size < BIG
