@@ -1,4 +1,4 @@
-"""Keeps claims alive while bytes are stored: whoever waits for one takes it when it is not renewed."""
+"""Keeps claims alive while bytes are stored: a job that waits for one takes it when it is not renewed."""
 
 import threading
 from collections.abc import Iterator

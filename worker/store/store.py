@@ -176,7 +176,7 @@ class Store:
         """Copy a file to `staged` in the pass that hashes it; its digest. The copy is not durable yet.
 
         Where the file system can, the copy shares the source's blocks, and the copy is what is hashed: what
-        was hashed is what is stored, whoever writes to the source meanwhile.
+        was hashed is what is stored, whatever is written to the source meanwhile.
         """
         hasher = new_hasher(self.algorithm)
         with writing(staged), new_file(staged) as descriptor:

@@ -1,4 +1,4 @@
-"""The kept counts of jobs are those of all rows, whatever happened to them and whoever looked meanwhile."""
+"""The kept counts of jobs are those of all rows, whatever happened to them and was asked meanwhile."""
 
 import random
 import uuid
