@@ -9,7 +9,14 @@ from rich.console import Console
 from typer.exceptions import TyperException
 from typer.rich_utils import rich_format_error
 
-from producer.cli import control_commands, run_commands, setup_commands, store_commands, watch_commands
+from producer.cli import (
+    control_commands,
+    dataset_commands,
+    run_commands,
+    setup_commands,
+    store_commands,
+    watch_commands,
+)
 from producer.cli.escaping import escape
 from producer.cli.exit_codes import EXIT_CODES, Exit, exit_code
 from worker.doctor.protocol import edition
@@ -23,7 +30,14 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
 )
-for commands in (setup_commands, run_commands, store_commands, control_commands, watch_commands):
+for commands in (
+    setup_commands,
+    run_commands,
+    store_commands,
+    dataset_commands,
+    control_commands,
+    watch_commands,
+):
     app.add_typer(commands.app)
 
 

@@ -110,7 +110,7 @@ def reclaim(
     older_than: Annotated[
         float,
         typer.Option("--older-than", metavar="DAYS", min=0, help="Leave what was migrated more recently."),
-    ] = 7,
+    ] = reclaims.OLDER_THAN_DAYS,
     undo: Annotated[
         bool, typer.Option("--undo", help="Move the directories of these projects back (--project-id).")
     ] = False,
@@ -167,7 +167,7 @@ def gc(
     grace: Annotated[
         float,
         typer.Option("--grace", metavar="HOURS", min=0, help="Leave alone what is younger than this."),
-    ] = 24,
+    ] = garbage.GRACE_H,
     expect: Annotated[
         int | None,
         typer.Option(

@@ -13,6 +13,9 @@ from worker.errors import UsageError
 from worker.messages import THE_STORE, RunOptions, Subject, Verb
 from worker.settings import Settings
 
+GRACE_H = 24.0
+"""How long nothing has to have referred to what a gc takes, unless it is told otherwise."""
+
 
 def collect(
     settings: Settings,

@@ -15,6 +15,9 @@ from worker.db.reclaims import Reclaim
 from worker.messages import RunOptions, Verb
 from worker.settings import Settings
 
+OLDER_THAN_DAYS = 7.0
+"""How long ago a project must have been migrated to be reclaimed, unless a reclaim is told otherwise."""
+
 _DONE = {"undo": "moved back", "purge": "purged"}
 
 

@@ -37,12 +37,16 @@ def _read_from(tree: str) -> str:
          where string_to_array(s.parent_session_data_path, '/') @> array[{tree}]) > 0"""  # noqa: S608 - an expression
 
 
-_WITHOUT_ROWS = """
-    not exists (select from project_dataset_refs r where r.dataset_id = d.dataset_id)
-    and not exists (select from project_split_configs c where c.dataset_id = d.dataset_id)
-    and not exists (select from sessions s where s.dataset_id = d.dataset_id)
-    and not exists (select from project_conversions c join projects p using (project_id)
-                    where c.dataset_id = d.dataset_id and c.rolled_back_at is null)"""
+_REFERENCES = {
+    "projects": "exists (select from project_dataset_refs r where r.dataset_id = d.dataset_id)",
+    "split_configs": "exists (select from project_split_configs c where c.dataset_id = d.dataset_id)",
+    "sessions": "exists (select from sessions s where s.dataset_id = d.dataset_id)",
+    "rollbacks": """exists (select from project_conversions c join projects p using (project_id)
+                    where c.dataset_id = d.dataset_id and c.rolled_back_at is null)""",
+}
+"""What rows may refer to a dataset by, or need it for."""
+
+_WITHOUT_ROWS = " and ".join(f"not {reference}" for reference in _REFERENCES.values())
 
 _UNREFERENCED = f"{_WITHOUT_ROWS} and not {_read_from(_TREE)}"
 """Does nothing refer to the dataset, and can no rollback need it? A session's path counts by the name of the
@@ -52,10 +56,16 @@ tree, which has its digest, because DATA_DIR may be spelled in several ways.
 _OURS = "exists (select from project_conversions c where c.dataset_hash = d.dataset_hash)"
 """Did a conversion of ours make the dataset? What Label registered itself is never touched."""
 
-_ALL_UNREFERENCED = f"""
-    (select * from (select * from raw_datasets d where {_OURS} and {_WITHOUT_ROWS} offset 0) as d
+
+def _unreferenced_of(condition: str) -> str:
+    """All datasets that nothing refers to: of those alone that no row names are sessions' paths asked."""
+    return f"""
+    (select * from (select * from raw_datasets d where {condition} and {_WITHOUT_ROWS} offset 0) as d
      where not {_read_from(_TREE)})"""  # noqa: S608 - constants
-"""All of ours: of those alone that no row names are sessions' paths asked."""
+
+
+_ALL_UNREFERENCED = _unreferenced_of(_OURS)
+"""All of ours."""
 
 _LAST_WORD = """
     (select max(c.rolled_back_at) from project_conversions c where c.dataset_id = d.dataset_id
@@ -82,6 +92,19 @@ class Unreferenced:
     dataset_name: str
     dataset_hash: str
     file_path: str
+    since: datetime | None
+    is_due: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fate:
+    """What a gc finds of one dataset. `references`: the kinds of rows that keep it, and `paths` if a session
+    reads from its tree. If nothing does, `since` and `is_due` as of `Unreferenced`.
+    """
+
+    dataset_id: int
+    is_ours: bool
+    references: tuple[str, ...]
     since: datetime | None
     is_due: bool
 
@@ -205,6 +228,37 @@ def unreferenced(conn: Connection, grace_h: float) -> list[Unreferenced]:
         {"grace_s": grace_h * 3600},
     )
     return [Unreferenced(**row) for row in rows.mappings()]
+
+
+def without_references(conn: Connection) -> frozenset[int]:
+    """Every dataset that nothing refers to, also those that Label registered itself."""
+    rows = conn.execute(sql(f"select dataset_id from {_unreferenced_of('true')} as d"))  # noqa: S608 - constants
+    return frozenset(row.dataset_id for row in rows)
+
+
+def fate_of(conn: Connection, dataset_id: int, grace_h: float) -> Fate | None:
+    """What a gc with this grace time finds of one dataset, by the conditions of `unreferenced`."""
+    references = ", ".join(f"{condition} as {name}" for name, condition in _REFERENCES.items())
+    row = conn.execute(
+        sql(f"""
+            with found as (
+                select d.dataset_id, {_OURS} as is_ours, {_SINCE} as since,
+                       {references}, {_read_from(_TREE)} as paths
+                from raw_datasets d where d.dataset_id = :id)
+            select *, coalesce(since <= clock_timestamp() - make_interval(secs => :grace_s), :grace_s = 0) as is_due
+            from found"""),  # noqa: S608 - constants
+        {"id": dataset_id, "grace_s": grace_h * 3600},
+    ).one_or_none()
+    if row is None:
+        return None
+    named = row._mapping  # noqa: SLF001 - the public name of a row as a mapping
+    return Fate(
+        dataset_id=row.dataset_id,
+        is_ours=row.is_ours,
+        references=tuple(name for name in (*_REFERENCES, "paths") if named[name]),
+        since=row.since,
+        is_due=row.is_due,
+    )
 
 
 def count_unreferenced(conn: Connection) -> int:

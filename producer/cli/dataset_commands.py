@@ -1,0 +1,98 @@
+"""The verbs that ask about datasets and projects: datasets list, datasets show. They change nothing."""
+
+from typing import Annotated
+
+import typer
+
+from producer.cli import dataset_lines
+from producer.cli.exit_codes import epilog
+from producer.cli.options import AsJson
+from producer.cli.session import connected
+from producer.cli.terminal import Terminal
+from producer.datasets import listed, shown
+from producer.datasets.listed import Asked, Order
+
+app = typer.Typer()
+datasets_app = typer.Typer(
+    help="See which datasets are stored, and who refers to them.", no_args_is_help=True
+)
+app.add_typer(datasets_app, name="datasets")
+
+
+@datasets_app.command("list", epilog=epilog("producer datasets list --not-verified 30 --sort size"))
+def datasets_list(
+    *,
+    unreferenced: Annotated[
+        bool, typer.Option("--unreferenced", help="Only those that nothing refers to.")
+    ] = False,
+    not_verified: Annotated[
+        float | None,
+        typer.Option(
+            "--not-verified",
+            metavar="DAYS",
+            min=0,
+            help="Only those of which something was last read longer ago.",
+        ),
+    ] = None,
+    project_id: Annotated[
+        list[int] | None,
+        typer.Option("--project-id", metavar="N", help="Only those of this project; repeat it for more."),
+    ] = None,
+    sort: Annotated[
+        Order,
+        typer.Option(
+            "--sort",
+            metavar="KEY",
+            help=f"By what to sort: {', '.join(Order)}; numbers the largest first, times the earliest.",
+        ),
+    ] = Order.ID,
+    reverse: Annotated[bool, typer.Option("--reverse", help="In the opposite order.")] = False,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", metavar="K", min=1, help="At most K datasets; without it people see 50."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the stored datasets: size, sessions, projects, when verified, where legacy directories are."""
+    terminal = Terminal(as_json=as_json)
+    asked = Asked(
+        unreferenced=unreferenced,
+        not_verified_days=not_verified,
+        project_ids=tuple(project_id or ()),
+        order=sort,
+        reverse=reverse,
+    )
+    with connected() as (_, engine):
+        listing = listed.find(engine, asked)
+    if as_json:
+        terminal.document([one.to_json() for one in listing.found[:limit]])
+        return
+    rows = limit or dataset_lines.ROWS
+    if listing.found:
+        terminal.table(dataset_lines.listing_table(listing, rows))
+    for line in dataset_lines.listing_summary(listing, rows):
+        terminal.say(line)
+
+
+@datasets_app.command("show", epilog=epilog("producer datasets show 3"))
+def datasets_show(
+    dataset: Annotated[int, typer.Argument(metavar="ID", help="A dataset's id.")],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Show one dataset: its content, the projects that have it, its sessions, what a gc would do to it."""
+    terminal = Terminal(as_json=as_json)
+    with connected() as (_, engine):
+        found = shown.show(engine, dataset)
+    for line in dataset_lines.shown_lines(found):
+        terminal.say(line)
+    for table, count, what in (
+        (dataset_lines.sharers_table(found), len(found.sharers), "projects"),
+        (dataset_lines.sessions_table(found.sessions), len(found.sessions), "sessions"),
+    ):
+        if count:
+            terminal.say("")
+            terminal.table(table)
+        for line in dataset_lines.more(count, what):
+            terminal.say(line)
+    terminal.document(found.to_json())

@@ -1,0 +1,225 @@
+"""What people read of datasets, made from values: tables and lines of text. Pure: prints nothing."""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+
+from rich.table import Table
+
+from producer.cli.escaping import escape
+from producer.datasets.listed import Listed, Listing
+from producer.datasets.shown import Shown
+from producer.report.notation import plural
+from worker.db.catalog import CatalogEntry, Content, Sharer, StoredSession
+from worker.db.garbage import Fate
+from worker.units import human_bytes
+
+ROWS = 50
+"""So many rows of each kind are shown; --json has all of them."""
+
+_PLACES = {"in_place": "in place", "moved_away": "moved away", "purged": "purged"}
+_KEPT_BY = {
+    "projects": "projects",
+    "split_configs": "splits",
+    "sessions": "sessions",
+    "rollbacks": "rollbacks that are possible",
+    "paths": "paths of sessions",
+}
+"""What keeps a dataset, in the words of a gc's answer."""
+
+
+def table_of(*headings: str, right: Sequence[str] = (), folds: Sequence[str] = ()) -> Table:
+    """A table in the form of all: on a narrow terminal names give way, by more lines; numbers never do."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        if heading in folds:
+            table.add_column(heading, overflow="fold", min_width=10, max_width=60)
+        else:
+            table.add_column(heading, no_wrap=True, justify="right" if heading in right else "left")
+    return table
+
+
+def listing_table(listing: Listing, rows: int = ROWS) -> Table:
+    """Datasets at a glance."""
+    table = table_of(
+        *("id", "hash", "size", "sessions", "projects", "verified", "name", "legacy"),
+        right=("id", "size", "sessions", "projects"),
+        folds=("name", "legacy"),
+    )
+    for one in listing.found[:rows]:
+        entry = one.entry
+        table.add_row(
+            str(entry.dataset_id),
+            entry.dataset_hash[:12],
+            _size(entry.size_bytes),
+            f"{entry.sessions:,}",
+            f"{entry.projects:,}",
+            _verified(one, listing.at),
+            escape(entry.dataset_name),
+            legacy_words(entry),
+        )
+    return table
+
+
+def listing_summary(listing: Listing, rows: int = ROWS) -> Iterator[str]:
+    """What was found, in a line or two."""
+    found = listing.found
+    if len(found) > rows:
+        yield f"[dim]… and {len(found) - rows:,} more: --limit {len(found)}, or --json[/]"
+    of_all = "" if len(found) == listing.total else f" of {listing.total:,}"
+    size = human_bytes(sum(one.entry.size_bytes or 0 for one in found))
+    unreferenced = sum(one.is_unreferenced for one in found)
+    never = sum(one.is_ours and one.entry.verified_at is None for one in found)
+    counted = [f"[bold]{len(found):,}[/]{of_all} {plural(listing.total, 'dataset')}, {size}"]
+    counted += [f"{unreferenced:,} that nothing refers to"] if unreferenced else []
+    counted += [f"{never:,} not read in full since stored"] if never else []
+    yield ", ".join(counted)
+
+
+def shown_lines(shown: Shown) -> Iterator[str]:
+    """One dataset, its facts a line each."""
+    one, content = shown.listed, shown.content
+    entry = one.entry
+    yield f"[bold]dataset {entry.dataset_id}[/] {escape(entry.dataset_name)}"
+    yield f"  hash      {entry.dataset_hash}"
+    yield f"  tree      {escape(entry.file_path)}"
+    by = "" if one.is_ours else "registered by Label itself, "
+    by = by if shown.stored_by is None else f"by project {shown.stored_by}, "
+    yield f"  stored    {by}{when(entry.stored_at)}"
+    yield f"  size      {_size(entry.size_bytes)}, {_count(entry.sessions, 'session')}"
+    yield from _content_lines(content)
+    yield f"  verified  {_verified_in_full(shown)}"
+    yield f"  legacy    {legacy_words(entry)}"
+    yield f"  gc        {fate_words(shown.fate)}"
+
+
+def _content_lines(content: Content) -> Iterator[str]:
+    if content.blobs is None:
+        yield "  content   not in the index of blobs; producer verify --store or producer gc adds it"
+        return
+    others = ""
+    if content.shared_with:
+        shared = human_bytes(content.size_bytes - content.own_bytes)
+        others = f", {shared} shared with {_ids('dataset', content.shared_with)}"
+    yield (
+        f"  content   {_count(content.blobs, 'blob')}, {human_bytes(content.size_bytes)}: "
+        f"{human_bytes(content.own_bytes)} its own{others}"
+    )
+
+
+def _verified_in_full(shown: Shown) -> str:
+    entry = shown.listed.entry
+    if not shown.listed.is_ours:
+        return "never: what Label registered itself is not verified"
+    if entry.verified_at is not None:
+        return f"{ago(entry.verified_at, shown.at)}, {when(entry.verified_at)}"
+    unread = shown.content.never_read_bytes
+    what = (
+        f"{human_bytes(unread)} not read since stored"
+        if unread
+        else "its manifest and tree were not compared yet"
+    )
+    return f"never in full: {what}; producer verify --store --dataset {entry.dataset_id}"
+
+
+def sharers_table(shown: Shown) -> Table:
+    """The projects that have the dataset."""
+    table = table_of(
+        *("project", "sessions", "migrated", "name", "legacy directory"),
+        right=("project", "sessions"),
+        folds=("name",),
+    )
+    for one in shown.sharers[:ROWS]:
+        table.add_row(
+            str(one.project_id),
+            f"{one.sessions:,}",
+            _how(one),
+            escape(one.project_name or "deleted"),
+            _place(one),
+        )
+    return table
+
+
+def sessions_table(sessions: Sequence[StoredSession]) -> Table:
+    """The sessions of a dataset."""
+    table = table_of(
+        "session", "files", "labels.json", "read by", right=("files", "read by"), folds=("session",)
+    )
+    for one in sessions[:ROWS]:
+        labels = "yes" if one.has_labels else "no"
+        table.add_row(
+            escape(one.session_name),
+            "?" if one.files is None else f"{one.files:,}",
+            labels,
+            _count(one.readers, "session"),
+        )
+    return table
+
+
+def more(count: int, what: str) -> Iterator[str]:
+    """That there are more than are shown."""
+    if count > ROWS:
+        yield f"[dim]… and {count - ROWS:,} more {what}: --json[/]"
+
+
+def legacy_words(entry: CatalogEntry) -> str:
+    """Where the legacy directories of a dataset's projects are: `2 in place, 1 purged`."""
+    counts = ((entry.in_place, "in_place"), (entry.moved_away, "moved_away"), (entry.purged, "purged"))
+    return ", ".join(f"{count:,} {_PLACES[place]}" for count, place in counts if count) or "none"
+
+
+def fate_words(fate: Fate) -> str:
+    """What a gc would do to a dataset, and why."""
+    if not fate.is_ours:
+        return "leaves it: Label registered it itself"
+    if fate.references:
+        return f"leaves it, needed by: {', '.join(_KEPT_BY[kind] for kind in fate.references)}"
+    if fate.is_due:
+        return f"would put it into quarantine: nothing has referred to it since {when(fate.since)}"
+    if fate.since is None:
+        return "would note that nothing refers to it; a later one takes it, once that has been so for the grace time"
+    return f"leaves it until the grace time is over: nothing has referred to it since {when(fate.since)}"
+
+
+def when(moment: datetime | None) -> str:
+    """A time, for people."""
+    return "at an unknown time" if moment is None else f"{moment:%Y-%m-%d %H:%M} UTC"
+
+
+def ago(moment: datetime, now: datetime) -> str:
+    """How long ago, in the unit that matters: `5 min ago`, `3 h ago`, `12 d ago`."""
+    minutes = max(0, int((now - moment).total_seconds() // 60))
+    for size, unit in ((1440, "d"), (60, "h")):
+        if minutes >= 2 * size:
+            return f"{minutes // size} {unit} ago"
+    return f"{minutes} min ago"
+
+
+def _verified(one: Listed, now: datetime) -> str:
+    if not one.is_ours:
+        return "not ours"
+    return "never" if one.entry.verified_at is None else ago(one.entry.verified_at, now)
+
+
+def _how(one: Sharer) -> str:
+    if one.converted_at is None:
+        return "-"
+    did = {True: "stored it", False: "reused it", None: "converted"}[one.stored]
+    return f"{did} {one.converted_at:%Y-%m-%d %H:%M}"
+
+
+def _place(one: Sharer) -> str:
+    return _PLACES[one.legacy] if one.legacy is not None else "-"
+
+
+def _size(size_bytes: int | None) -> str:
+    return "?" if size_bytes is None else human_bytes(size_bytes)
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count:,} {plural(count, noun)}"
+
+
+def _ids(noun: str, numbers: Sequence[int], shown: int = 10) -> str:
+    """Things by their ids, the first few of many: `datasets 3, 5 and 12 more`."""
+    more_of = f" and {len(numbers) - shown:,} more" if len(numbers) > shown else ""
+    return f"{plural(len(numbers), noun)} {', '.join(map(str, numbers[:shown]))}{more_of}"

@@ -1,0 +1,1 @@
+"""What people ask about stored datasets and projects: values and their JSON. Changes nothing."""

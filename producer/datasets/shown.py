@@ -1,0 +1,70 @@
+"""One dataset in full: its content, the projects and sessions that have it, and what a gc finds of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Engine
+
+from producer.datasets.listed import Listed, text_of
+from producer.runs.garbage import GRACE_H
+from worker.db import catalog, garbage, verifications
+from worker.db.catalog import Content, Sharer, StoredSession
+from worker.db.garbage import Fate
+from worker.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """Everything that rows say of a dataset."""
+
+    listed: Listed
+    stored_by: int | None
+    content: Content
+    sharers: Sequence[Sharer]
+    sessions: Sequence[StoredSession]
+    fate: Fate
+    at: datetime
+
+    def to_json(self) -> dict[str, Any]:
+        """As `producer datasets show --json` shows it."""
+        return self.listed.to_json() | {
+            "stored_by_project": self.stored_by,
+            "content": asdict(self.content),
+            "project_list": [_sharer_json(one) for one in self.sharers],
+            "session_list": [asdict(one) for one in self.sessions],
+            "gc": fate_json(self.fate),
+        }
+
+
+def show(engine: Engine, dataset_id: int) -> Shown:
+    """Ask for one dataset. Raises `UsageError` if there is none with this id."""
+    with engine.connect() as conn:
+        found = catalog.entries(conn, dataset_id)
+        fate = garbage.fate_of(conn, dataset_id, GRACE_H)
+        if not found or fate is None:
+            raise UsageError(f"There is no dataset {dataset_id}. See all: producer datasets list")
+        (entry,) = found
+        return Shown(
+            listed=Listed(
+                entry=entry,
+                is_ours=dataset_id not in verifications.registered_by_label(conn),
+                is_unreferenced=not fate.references,
+            ),
+            stored_by=catalog.stored_by(conn, entry.dataset_hash),
+            content=catalog.content(conn, entry.dataset_hash),
+            sharers=catalog.sharers(conn, dataset_id),
+            sessions=catalog.sessions(conn, dataset_id),
+            fate=fate,
+            at=datetime.now(UTC),
+        )
+
+
+def _sharer_json(one: Sharer) -> Mapping[str, Any]:
+    return asdict(one) | {"converted_at": text_of(one.converted_at)}
+
+
+def fate_json(fate: Fate) -> dict[str, Any]:
+    """What a gc would do to a dataset, for scripts."""
+    return asdict(fate) | {"since": text_of(fate.since)}

@@ -1,0 +1,214 @@
+"""What people ask about stored datasets: how large, whose, read when, by whom. Changes nothing."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection
+
+from worker.db.engine import sql
+from worker.db.reclaims import ACTIVE
+
+_WHERE = f"""
+    case when r.state is null then 'in_place' when r.state in ({", ".join(f"'{state}'" for state in ACTIVE)})
+         then 'moved_away' else 'purged' end"""
+"""Where the legacy directory of a conversion is, by the row of its reclaim."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CatalogEntry:
+    """A dataset at a glance. `projects` refer to it, by a reference or a session.
+
+    `verified_at`: when the least recently read of its blobs was read, or, if that is longer ago, manifest and
+    tree were compared; None if something never was. Counted of the legacy directories of projects that were
+    converted to it: `in_place`, `moved_away` by a reclaim, `purged`.
+    """
+
+    dataset_id: int
+    dataset_name: str
+    dataset_hash: str
+    file_path: str
+    size_bytes: int | None
+    sessions: int
+    projects: int
+    stored_at: datetime | None
+    verified_at: datetime | None
+    in_place: int
+    moved_away: int
+    purged: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Content:
+    """The blobs of a dataset, each once: how many, and how much of them no other dataset needs. `files` is
+    None where they are not in the index.
+    """
+
+    blobs: int | None
+    size_bytes: int
+    own_bytes: int
+    never_read_bytes: int
+    shared_with: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sharer:
+    """A project that refers to a dataset. Of one that was converted to it: when, by which run, whether it
+    `stored` the dataset or found it there, and where its legacy directory is.
+    """
+
+    project_id: int
+    project_name: str | None
+    sessions: int
+    converted_at: datetime | None
+    run_id: str | None
+    stored: bool | None
+    legacy_path: str | None
+    legacy: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredSession:
+    """A session of a dataset as it was recorded, and how many of projects' sessions read from it."""
+
+    session_name: str
+    files: int | None
+    has_labels: bool
+    readers: int
+
+
+def entries(conn: Connection, dataset_id: int | None = None) -> list[CatalogEntry]:
+    """All datasets by id, or the one with this id: one statement, however many there are."""
+    rows = conn.execute(
+        sql(f"""
+            with d as materialized (
+                select * from raw_datasets where cast(:id as integer) is null or dataset_id = :id
+            ), checked as (
+                select b.dataset_hash, count(*) as blobs, count(c.checked_at) as checked, min(c.checked_at) as oldest
+                from migration_dataset_blobs b left join migration_blob_checks c using (digest)
+                where cast(:id as integer) is null or b.dataset_hash = (select dataset_hash from d)
+                group by b.dataset_hash
+            ), referring as (
+                select dataset_id, count(*) as projects from (
+                    select dataset_id, project_id from project_dataset_refs
+                    where cast(:id as integer) is null or dataset_id = :id
+                    union select dataset_id, project_id from sessions
+                    where dataset_id is not null and (cast(:id as integer) is null or dataset_id = :id)
+                ) as pairs group by dataset_id
+            ), legacy as (
+                select c.dataset_id, {_WHERE} as place, count(*) as directories
+                from project_conversions c
+                left join migration_reclaims r on r.conversion_id = c.conversion_id and r.state <> 'undone'
+                where c.rolled_back_at is null and (cast(:id as integer) is null or c.dataset_id = :id)
+                group by 1, 2
+            ), places as (
+                select dataset_id, coalesce(sum(directories) filter (where place = 'in_place'), 0)::integer as in_place,
+                       coalesce(sum(directories) filter (where place = 'moved_away'), 0)::integer as moved_away,
+                       coalesce(sum(directories) filter (where place = 'purged'), 0)::integer as purged
+                from legacy group by dataset_id
+            )
+            select d.dataset_id, d.dataset_name, d.dataset_hash, d.file_path, d.file_size_bytes as size_bytes,
+                   coalesce(d.session_count, 0) as sessions, coalesce(n.projects, 0) as projects,
+                   d.upload_timestamp as stored_at,
+                   case when i.checked_at is not null and coalesce(k.checked = k.blobs, true)
+                        then least(i.checked_at, k.oldest) end as verified_at,
+                   coalesce(p.in_place, 0) as in_place, coalesce(p.moved_away, 0) as moved_away,
+                   coalesce(p.purged, 0) as purged
+            from d left join migration_indexed_datasets i using (dataset_hash)
+            left join checked k using (dataset_hash) left join referring n using (dataset_id)
+            left join places p using (dataset_id)
+            order by d.dataset_id"""),  # noqa: S608 - a constant
+        {"id": dataset_id},
+    )
+    return [CatalogEntry(**row) for row in rows.mappings()]
+
+
+def content(conn: Connection, dataset_hash: str) -> Content:
+    """What the index says of a dataset's blobs."""
+    row = conn.execute(
+        sql("""
+            select case when exists (select from migration_indexed_datasets i where i.dataset_hash = :hash)
+                        then count(*) end as blobs,
+                   coalesce(sum(b.size_bytes), 0)::bigint as size_bytes,
+                   coalesce(sum(b.size_bytes) filter (where not o.shared), 0)::bigint as own_bytes,
+                   coalesce(sum(b.size_bytes) filter (where c.digest is null), 0)::bigint as never_read_bytes
+            from migration_dataset_blobs b left join migration_blob_checks c using (digest)
+            cross join lateral (select exists (
+                select from migration_dataset_blobs other join raw_datasets d using (dataset_hash)
+                where other.digest = b.digest and other.dataset_hash <> :hash) as shared) as o
+            where b.dataset_hash = :hash"""),
+        {"hash": dataset_hash},
+    ).one()
+    others = conn.execute(
+        sql("""
+            select distinct d.dataset_id from migration_dataset_blobs b
+            join migration_dataset_blobs other using (digest)
+            join raw_datasets d on d.dataset_hash = other.dataset_hash
+            where b.dataset_hash = :hash and other.dataset_hash <> :hash order by 1"""),
+        {"hash": dataset_hash},
+    )
+    return Content(**row._mapping, shared_with=tuple(other.dataset_id for other in others))  # noqa: SLF001 - the public name of a row as a mapping
+
+
+def of_project(conn: Connection, project_id: int) -> list[int]:
+    """The datasets that a project refers to, by a reference or a session."""
+    rows = conn.execute(
+        sql("""
+            select dataset_id from project_dataset_refs where project_id = :id
+            union select dataset_id from sessions where project_id = :id and dataset_id is not null order by 1"""),
+        {"id": project_id},
+    )
+    return [row.dataset_id for row in rows]
+
+
+def sharers(conn: Connection, dataset_id: int) -> list[Sharer]:
+    """The projects that refer to a dataset, or could be rolled back from it, by id."""
+    rows = conn.execute(
+        sql(f"""
+            with reading as (
+                select project_id, count(*)::integer as sessions from sessions where dataset_id = :id group by project_id
+            ), converted as (
+                select * from project_conversions where dataset_id = :id and rolled_back_at is null
+            )
+            select found.project_id, p.project_name, coalesce(s.sessions, 0) as sessions, c.converted_at, c.run_id::text as run_id,
+                   (j.outcome->>'dataset_created')::boolean as stored, c.legacy_path,
+                   case when c.conversion_id is not null then {_WHERE} end as legacy
+            from (select project_id from project_dataset_refs where dataset_id = :id
+                  union select project_id from reading union select project_id from converted) as found
+            left join projects p using (project_id) left join reading s using (project_id)
+            left join converted c using (project_id)
+            left join migration_reclaims r on r.conversion_id = c.conversion_id and r.state <> 'undone'
+            left join migration_jobs j
+                on j.run_id = c.run_id and j.subject = 'project' and j.subject_id = c.project_id
+            order by found.project_id"""),  # noqa: S608 - a constant
+        {"id": dataset_id},
+    )
+    return [Sharer(**row) for row in rows.mappings()]
+
+
+def stored_by(conn: Connection, dataset_hash: str) -> int | None:
+    """The project whose job stored a dataset, the latest one if it was stored again; also one that was rolled
+    back, or deleted. None if no job of ours did.
+    """
+    return conn.execute(
+        sql("""
+            select c.project_id from project_conversions c
+            join migration_jobs j on j.run_id = c.run_id and j.subject = 'project' and j.subject_id = c.project_id
+            where c.dataset_hash = :hash and (j.outcome->>'dataset_created')::boolean
+            order by c.conversion_id desc limit 1"""),
+        {"hash": dataset_hash},
+    ).scalar_one_or_none()
+
+
+def sessions(conn: Connection, dataset_id: int) -> list[StoredSession]:
+    """The sessions of a dataset as they were recorded, by name."""
+    rows = conn.execute(
+        sql("""
+            select r.session_name, r.file_count as files, r.original_labels_json is not null as has_labels,
+                   coalesce(n.readers, 0) as readers
+            from raw_dataset_sessions r
+            left join (select raw_session_name, count(*)::integer as readers from sessions where dataset_id = :id
+                       group by raw_session_name) as n on n.raw_session_name = r.session_name
+            where r.dataset_id = :id order by r.session_name"""),
+        {"id": dataset_id},
+    )
+    return [StoredSession(**row) for row in rows.mappings()]
