@@ -51,14 +51,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 # The servers ------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _connections_are_always_pinged() -> Iterator[None]:
-    """Tests end connections from the server's side and ask again at once, sooner than any restart of a
-    server.
+@pytest.fixture
+def every_connection_is_pinged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that end connections from the server's side and ask again at once, sooner than any restart of
+    a server.
     """
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine_module, "_PING_AFTER_S", 0.0)
-        yield
+    monkeypatch.setattr(engine_module, "_PING_AFTER_S", 0.0)
 
 
 @pytest.fixture(scope="session")

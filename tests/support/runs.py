@@ -159,13 +159,18 @@ def at_once(site: Site, jobs: Sequence[tuple[Verb, JobRef]]) -> list[Outcome | N
 
 
 def let_lease_run_out(engine: Engine, ref: JobRef) -> None:
-    """What time does to the lease of a dead holder."""
+    """What time does to the lease of a dead holder, and to its claims."""
     with engine.begin() as conn:
         await_old_server(conn, LEASE_S)
         conn.execute(
-            text(
-                "update migration_jobs set lease_until = clock_timestamp() - interval '1 second'"
-                " where run_id = :run_id and subject = :subject and subject_id = :id and state = 'running'"
-            ),
+            text("""
+                update migration_jobs set lease_until = clock_timestamp() - interval '1 second'
+                where run_id = :run_id and subject = :subject and subject_id = :id and state = 'running'"""),
             {"run_id": ref.run_id, "subject": ref.subject, "id": ref.subject_id},
+        )
+        conn.execute(
+            text("""
+                update dataset_claims set expires_at = clock_timestamp() - interval '1 second'
+                where owner = :task_id"""),
+            {"task_id": ref.task_id},
         )

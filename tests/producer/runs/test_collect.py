@@ -126,6 +126,7 @@ def test_a_task_s_result_that_differs_is_named_and_the_ledger_is_right(site: Sit
     assert "project 2" in next(line for line in done.stderr.splitlines() if "result_differs" in line)
 
 
+@pytest.mark.usefixtures("every_connection_is_pinged")
 def test_a_database_that_goes_away_while_outcomes_are_read_costs_nothing(site: Site):
     run_id = ended_run(site.engine, project_outcomes(1_200))
 

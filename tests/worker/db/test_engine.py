@@ -100,6 +100,7 @@ def test_a_connection_that_the_server_ended_is_an_error_and_the_next_one_is_new(
         assert ask(engine) == 1
 
 
+@pytest.mark.usefixtures("every_connection_is_pinged")
 def test_a_pooled_connection_that_the_server_ended_is_replaced_unnoticed(database: Engine):
     with processes(database, 1) as (engine,):
         pid = ask(engine, "select pg_backend_pid()")

@@ -168,6 +168,7 @@ def test_the_thread_ends_with_the_block_whatever_happened_in_it(database: Engine
 # What passes by itself --------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("every_connection_is_pinged")
 def test_a_database_that_is_away_for_a_while_is_waited_for(database: Engine):
     run_id = make_run(database)
     administer = create_engine(database.url.set(database="postgres"), isolation_level="AUTOCOMMIT").connect()
