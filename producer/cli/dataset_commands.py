@@ -1,4 +1,4 @@
-"""The verbs that ask about datasets and projects: datasets list, datasets show. They change nothing."""
+"""The verbs that ask about datasets and projects. They change nothing."""
 
 from typing import Annotated
 
@@ -9,7 +9,7 @@ from producer.cli.exit_codes import epilog
 from producer.cli.options import AsJson
 from producer.cli.session import connected
 from producer.cli.terminal import Terminal
-from producer.datasets import listed, shown
+from producer.datasets import listed, shown, whereis
 from producer.datasets.listed import Asked, Order
 
 app = typer.Typer()
@@ -94,5 +94,30 @@ def datasets_show(
             terminal.say("")
             terminal.table(table)
         for line in dataset_lines.more(count, what):
+            terminal.say(line)
+    terminal.document(found.to_json())
+
+
+@app.command("whereis", epilog=epilog("producer whereis 797c0803b7a6"))
+def whereis_command(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="DIGEST",
+            help="A digest of a file or dataset, its beginning if that is unique, or a path of any file.",
+        ),
+    ],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Say where a content is: its blob, trees, datasets, projects, sessions, and when it was last read."""
+    terminal = Terminal(as_json=as_json)
+    with connected() as (settings, engine):
+        found = whereis.find(engine, settings, what)
+    for line in dataset_lines.whereis_lines(found):
+        terminal.say(line)
+    if found.blob is not None and found.blob.uses:
+        terminal.table(dataset_lines.uses_table(found.blob))
+        for line in dataset_lines.more(len(found.blob.uses), "datasets"):
             terminal.say(line)
     terminal.document(found.to_json())

@@ -2,15 +2,18 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from itertools import islice
 
 from rich.table import Table
 
 from producer.cli.escaping import escape
 from producer.datasets.listed import Listed, Listing
 from producer.datasets.shown import Shown
+from producer.datasets.whereis import StoredBlob, Whereabouts
 from producer.report.notation import plural
 from worker.db.catalog import CatalogEntry, Content, Sharer, StoredSession
 from worker.db.garbage import Fate
+from worker.store.lookup import StoredFile
 from worker.units import human_bytes
 
 ROWS = 50
@@ -153,6 +156,76 @@ def sessions_table(sessions: Sequence[StoredSession]) -> Table:
             _count(one.readers, "session"),
         )
     return table
+
+
+def whereis_lines(found: Whereabouts) -> Iterator[str]:
+    """What has the digest, where its file is, and when that was read."""
+    if found.asked_file is not None:
+        yield f"{escape(found.asked_file)} has the digest {found.digest}"
+    if found.dataset is not None or found.manifest is not None:
+        yield from _whereis_dataset(found)
+    if found.blob is not None:
+        yield from _whereis_blob(found, found.blob)
+
+
+def _whereis_dataset(found: Whereabouts) -> Iterator[str]:
+    number = "without a row" if found.dataset is None else str(found.dataset.dataset_id)
+    yield f"[bold]dataset {number}[/] {found.digest}"
+    yield f"  manifest  {_file_words(found, found.manifest)}"
+    if found.dataset is not None:
+        yield f"  tree      {escape(found.dataset.tree or '')}"
+        yield f"  projects  {', '.join(map(str, found.dataset.project_ids)) or 'none refers to it'}"
+        yield f"[dim]  more: producer datasets show {found.dataset.dataset_id}[/]"
+
+
+def _whereis_blob(found: Whereabouts, blob: StoredBlob) -> Iterator[str]:
+    yield f"[bold]blob[/] {found.digest}"
+    yield f"  file      {_file_words(found, blob.file)}"
+    checked = "never since stored" if blob.check is None else ago(blob.check.checked_at, found.at)
+    copies = (
+        f", the oldest check of {blob.check.places} copies" if blob.check and blob.check.places > 1 else ""
+    )
+    yield f"  verified  {checked}{copies}"
+    yield f"  datasets  {len(blob.uses):,}" if blob.uses else "  datasets  none needs it: a gc takes it"
+
+
+def _file_words(found: Whereabouts, file: StoredFile | None) -> str:
+    if file is None:
+        return (
+            "missing: producer verify --store --repair"
+            if found.is_visible
+            else "the store is not visible here"
+        )
+    links = f", {_count(file.names - 1, 'link')} in trees" if file.names > 1 else ""
+    return f"{escape(file.path)}, {human_bytes(file.size_bytes)}{links}"
+
+
+def uses_table(blob: StoredBlob) -> Table:
+    """The datasets that have a content, a row for each place in their trees."""
+    table = table_of(
+        "dataset",
+        "projects",
+        "path in the dataset",
+        "sessions that read it",
+        right=("dataset",),
+        folds=("projects", "path in the dataset", "sessions that read it"),
+    )
+    rows = ((use, path) for use in blob.uses for path in (use.paths if use.paths is not None else ("?",)))
+    for use, path in islice(rows, ROWS):
+        folder = path.partition("/")[0]
+        readers = [one for one in use.sessions if one.raw_session_name == folder]
+        table.add_row(
+            "-" if use.dataset_id is None else str(use.dataset_id),
+            _few([str(number) for number in use.project_ids]),
+            escape(path),
+            escape(_few([f"{one.project_id}: {one.session_name}" for one in readers])),
+        )
+    return table
+
+
+def _few(words: Sequence[str], shown: int = 3) -> str:
+    more_of = f" and {len(words) - shown:,} more" if len(words) > shown else ""
+    return f"{', '.join(words[:shown])}{more_of}" or "none"
 
 
 def more(count: int, what: str) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """What people ask about stored datasets: how large, whose, read when, by whom. Changes nothing."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -64,6 +65,24 @@ class Sharer:
     stored: bool | None
     legacy_path: str | None
     legacy: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reader:
+    """A session of a project, and which session of which dataset it reads from."""
+
+    dataset_id: int
+    project_id: int
+    session_name: str
+    raw_session_name: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """When a stored file was last read and found right; `places` counts it and its copies in trees."""
+
+    checked_at: datetime
+    places: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,3 +231,72 @@ def sessions(conn: Connection, dataset_id: int) -> list[StoredSession]:
         {"id": dataset_id},
     )
     return [StoredSession(**row) for row in rows.mappings()]
+
+
+# By digest --------------------------------------------------------------------------------------------------
+
+_END = "g"
+"""What stands behind every hexadecimal digit, whatever the collation."""
+
+
+def digests_beginning(conn: Connection, prefix: str, limit: int) -> tuple[int, list[str]]:
+    """How many digests that rows know begin so, of blobs and of datasets, and the first few of them."""
+    row = conn.execute(
+        sql("""
+            with found as (
+                select digest from migration_dataset_blobs where digest >= :prefix and digest < :prefix || :end
+                union select dataset_hash from raw_datasets where dataset_hash >= :prefix and dataset_hash < :prefix || :end
+                union select dataset_hash from migration_dataset_blobs
+                where dataset_hash >= :prefix and dataset_hash < :prefix || :end
+            ), fitting as (select digest from found where starts_with(digest, :prefix))
+            select (select count(*) from fitting) as number,
+                   array(select digest from fitting order by digest limit :limit) as first"""),
+        {"prefix": prefix, "end": _END, "limit": limit},
+    ).one()
+    return row.number, row.first
+
+
+def dataset_of(conn: Connection, dataset_hash: str) -> int | None:
+    """The id of the dataset with this digest."""
+    return conn.execute(
+        sql("select dataset_id from raw_datasets where dataset_hash = :hash"), {"hash": dataset_hash}
+    ).scalar_one_or_none()
+
+
+def last_check(conn: Connection, digest: str) -> Check | None:
+    """When a blob and its copies in trees were last read: the one that was read longest ago."""
+    row = conn.execute(
+        sql("""
+            select min(checked_at) as checked_at, count(*)::integer as places from migration_blob_checks
+            where digest = :digest
+               or digest > :digest || ':' and digest < :digest || ';' and starts_with(digest, :digest || ':')"""),
+        {"digest": digest},
+    ).one()
+    return Check(checked_at=row.checked_at, places=row.places) if row.places else None
+
+
+def projects_of(conn: Connection, dataset_ids: Collection[int]) -> dict[int, list[int]]:
+    """The projects that refer to each of these datasets, by a reference or a session."""
+    rows = conn.execute(
+        sql("""
+            select dataset_id, project_id from project_dataset_refs where dataset_id = any(:ids)
+            union select dataset_id, project_id from sessions where dataset_id = any(:ids) order by 1, 2"""),
+        {"ids": sorted(dataset_ids)},
+    )
+    found: dict[int, list[int]] = {}
+    for row in rows:
+        found.setdefault(row.dataset_id, []).append(row.project_id)
+    return found
+
+
+def readers(conn: Connection, raw_sessions: Collection[tuple[int, str]]) -> list[Reader]:
+    """The sessions of projects that read from these sessions of datasets."""
+    rows = conn.execute(
+        sql("""
+            select s.dataset_id, s.project_id, s.session_name, s.raw_session_name
+            from unnest(cast(:ids as integer[]), cast(:names as text[])) as wanted(dataset_id, raw_session_name)
+            join sessions s using (dataset_id, raw_session_name)
+            order by s.dataset_id, s.project_id, s.session_id"""),
+        {"ids": [number for number, _ in raw_sessions], "names": [name for _, name in raw_sessions]},
+    )
+    return [Reader(**row) for row in rows.mappings()]

@@ -13,15 +13,18 @@ _NAMING = 0x6C61_6265_6C00_0001
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Named:
-    """What the row says: a store's id, or None where the operator wants the next migration to name one."""
+    """What the row says: a store's id, or None where the operator wants the next migration to name one; and
+    by which algorithm its digests are made, if that was noted.
+    """
 
     store_id: str | None
+    digest: str | None
 
 
 def named(conn: Connection) -> Named | None:
     """The store that this database names; None in a database that never named one."""
-    row = conn.execute(sql("select store_id::text as store_id from migration_store")).one_or_none()
-    return Named(store_id=row.store_id) if row is not None else None
+    row = conn.execute(sql("select store_id::text as store_id, digest from migration_store")).one_or_none()
+    return Named(store_id=row.store_id, digest=row.digest) if row is not None else None
 
 
 def lock_naming(conn: Connection) -> None:

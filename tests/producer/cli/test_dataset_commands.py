@@ -1,6 +1,7 @@
 """What the verbs about datasets print, for people and for scripts, and what they say to a wrong call."""
 
 import json
+import os
 import re
 from typing import Any
 
@@ -9,11 +10,20 @@ from sqlalchemy import text
 
 from tests.estate import make_dataset
 from tests.producer.cli.calls import Call, lines
-from tests.support.runs import migrate_all, run_one, tools_of, verify_datasets
+from tests.support.runs import gc, migrate_all, run_one, tools_of, verify_datasets
 from tests.support.sites import Site
 from tests.support.studies import plain_study
+from worker.db import blob_index
 from worker.jobs.tools import Tools
 from worker.messages import Outcome, Verb
+from worker.runtime import log
+from worker.store.digest import digest_of
+
+
+@pytest.fixture(autouse=True)
+def _jobs_log_to_standard_error(_logging_as_it_was: None) -> None:
+    """As in a worker; standard output is the program's."""
+    log.configure(log_format="json", level="error")
 
 
 def three_of_two(site: Site, tools: Tools) -> list[Outcome]:
@@ -30,15 +40,12 @@ def say(call: Call, *words: str) -> Any:
     return json.loads(done.stdout)
 
 
-def test_the_list_counts_projects_sessions_and_legacy_directories(
-    site: Site, call: Call, capsys: pytest.CaptureFixture[str]
-):
+def test_the_list_counts_projects_sessions_and_legacy_directories(site: Site, call: Call):
     with tools_of(site) as tools:
         one, two, three = three_of_two(site, tools)
         verify_datasets(tools, only=[one.dataset_id or 0])
         run_one(tools, Verb.RECLAIM, two.project_id or 0)
         run_one(tools, Verb.RECLAIM, three.project_id or 0)
-    capsys.readouterr()  # what the jobs logged
 
     first, second = say(call, "datasets", "list")
 
@@ -146,3 +153,102 @@ def test_a_wrong_call_says_what_is_wrong_with_it(call: Call, words: tuple[str, .
 
     assert (done.returncode, done.stdout) == (2, "")
     assert expected in done.stderr
+
+
+# whereis ----------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_found_by_its_bytes_with_all_who_read_it(site: Site, call: Call):
+    with tools_of(site) as tools:
+        one, two, three = three_of_two(site, tools)
+    copy = site.folder / "copy.csv"
+    recording = next(site.settings.datasets_dir.glob("three*/day 2/accelerometer_data.csv"))
+    copy.write_bytes(recording.read_bytes())
+
+    seen = say(call, "whereis", str(copy))
+
+    assert seen["digest"] == digest_of("blake3", copy.read_bytes())
+    blob = seen["blob"]
+    assert (blob["file"]["path"].endswith(seen["digest"]), blob["file"]["names"]) == (True, 3)
+    assert blob["checked_at"] is not None
+    assert [(use["dataset_id"], use["paths"], use["project_ids"]) for use in blob["datasets"]] == [
+        (one.dataset_id, ["day 2/accelerometer_data.csv"], [one.project_id, two.project_id]),
+        (three.dataset_id, ["day 2/accelerometer_data.csv"], [three.project_id]),
+    ]
+    assert [reader["project_id"] for use in blob["datasets"] for reader in use["sessions"]] == [1, 2, 3]
+    words = call("whereis", seen["digest"][:20].upper()).stderr
+    assert f"blob {seen['digest']}" in words
+    assert f"{one.project_id}: day 2, {two.project_id}: day 2" in words
+
+
+def test_a_dataset_is_found_by_the_beginning_of_its_digest(site: Site, call: Call):
+    with tools_of(site) as tools:
+        one, *_ = three_of_two(site, tools)
+    digest = one.dataset_hash or ""
+
+    seen = say(call, "whereis", digest[:12])
+
+    assert (seen["digest"], seen["blob"], seen["dataset"]["dataset_id"]) == (digest, None, one.dataset_id)
+    assert seen["manifest"]["path"] == str(site.settings.store_dir / "manifests" / f"{digest}.json")
+    assert f"producer datasets show {one.dataset_id}" in call("whereis", digest).stderr
+
+
+def test_a_beginning_that_several_digests_have_names_how_many(site: Site, call: Call):
+    with site.engine.begin() as conn:
+        blob_index.add(conn, "d" * 64, {f"abcd{number:060}": 1 for number in range(8)})
+
+    done = call("whereis", "abcd")
+
+    assert done.returncode == 2
+    first = ", ".join(f"abcd{number:060}" for number in range(5))
+    assert f"8 digests begin with abcd: {first} and 3 more; give more of it" in done.stderr
+
+
+def test_a_loose_blob_and_a_missing_one_are_told_apart(site: Site, call: Call):
+    with tools_of(site) as tools:
+        plain_study(site, "one", 1)
+        migrate_all(site, tools)
+    (blob,) = site.settings.store_dir.glob("blobs/*/*")
+    with site.engine.begin() as conn:
+        needed = conn.execute(
+            text("delete from migration_dataset_blobs returning dataset_hash, digest")
+        ).one()
+
+    assert "datasets  none needs it: a gc takes it" in call("whereis", blob.name[:8]).stderr
+    with site.engine.begin() as conn:
+        blob_index.add(conn, needed.dataset_hash, {needed.digest: 1})
+    blob.unlink()
+
+    assert "file      missing: producer verify --store --repair" in call("whereis", blob.name).stderr
+
+
+def test_what_a_gc_took_says_who_had_stored_it(site: Site, call: Call):
+    with tools_of(site) as tools:
+        plain_study(site, "one", 1)
+        (one,) = migrate_all(site, tools)
+        run_one(tools, Verb.ROLLBACK, one.project_id or 0)
+        gc(tools)
+
+    done = call("whereis", one.dataset_hash or "")
+
+    assert done.returncode == 2
+    assert f"is gone; project {one.project_id} had stored it" in done.stderr
+
+
+def test_whereis_says_why_a_file_or_digest_cannot_be_looked_for(site: Site, call: Call):
+    (site.folder / "secret").write_text("not stored")
+    os.mkfifo(site.folder / "pipe")
+
+    for asked, expected in (
+        ("0123456789abcdeg", "there is no such file; a digest has 64 digits, 0-9 and a-f"),
+        ("abc", "there is no such file; a digest has 64 digits"),
+        ("f" * 65, "there is no such file; a digest has 64 digits"),
+        ("beef", "No digest begins with beef; a file of this name: ./beef"),
+        ("f" * 64, "No blob and no dataset has the digest ffff"),
+        ("./secret", "./secret is not stored: no blob and no dataset has the digest"),
+        (".", "Cannot read .: it is a directory"),
+        ("pipe", "Cannot read pipe: it is no regular file"),
+    ):
+        done = call("whereis", asked)
+        assert (done.returncode, done.stdout) == (2, ""), asked
+        assert expected in done.stderr
