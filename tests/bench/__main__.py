@@ -26,6 +26,7 @@ from rich.console import Console
 
 from tests.bench import growth, phases
 from tests.bench.corpora import MAKERS, Corpus, large, tiny, warm
+from tests.bench.floor import FLOOR
 from tests.bench.measure import Measured, Settle, machine
 from tests.bench.peers import B3SUM, CP, DVC, GIT_ANNEX, NAIVE, Measure, Peer, available
 from tests.bench.plot import growth_svg, svg
@@ -38,9 +39,9 @@ RESULTS = Path("bench-results")
 # git-annex takes about a minute for ten thousand files, dvc starts anew for each project: not where files are
 # many.
 PEERS: dict[str, tuple[Peer, ...]] = {
-    "large": (CP, NAIVE, DVC, GIT_ANNEX),
+    "large": (FLOOR, CP, NAIVE, DVC, GIT_ANNEX),
     "again": (B3SUM,),
-    "one-big": (CP, NAIVE, DVC, GIT_ANNEX),
+    "one-big": (FLOOR, CP, NAIVE, DVC, GIT_ANNEX),
     "many-files": (CP, NAIVE, DVC),
     "tiny": (CP, NAIVE),
 }
@@ -167,7 +168,8 @@ class Bench:
                 out.mkdir(parents=True)
                 measured = measure(corpus, out, partial(self._settle, corpus))
                 contest.runs[contender].append(measured)
-                self.console.print(f"  round {number}: {contender:<14} {measured.seconds:8.2f} s")
+                by = f" ({measured.decided_by})" if measured.decided_by else ""
+                self.console.print(f"  round {number}: {contender:<14} {measured.seconds:8.2f} s{by}")
 
     def _contenders(self, system: System, corpus: Corpus) -> dict[str, Measure]:
         """The migrator, then its peers, as the names in the table say."""

@@ -79,13 +79,18 @@ class Corpus:
         return sum(self.sizes.values())
 
     @cached_property
+    def different(self) -> dict[str, int]:
+        """Of each content one file, and its size on disk."""
+        files = (file for project in self.projects for file in project.files)
+        first: dict[tuple[str, int], str] = {}
+        for path, file in zip(self.sizes, files, strict=True):
+            first.setdefault((file.name, file.number), path)
+        return {path: self.sizes[path] for path in first.values()}
+
+    @cached_property
     def unique_bytes(self) -> int:
         """The size of all different contents."""
-        files = (file for project in self.projects for file in project.files)
-        contents = {
-            (file.name, file.number): size for file, size in zip(files, self.sizes.values(), strict=True)
-        }
-        return sum(contents.values())
+        return sum(self.different.values())
 
     def make(self) -> None:
         """Write all files, unless an earlier call did so to its end."""

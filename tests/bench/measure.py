@@ -26,7 +26,7 @@ class Measured:
     many things (projects, tasks) it did. `flush_s`: how long a `sync` took *after* a run that was durable by
     itself; not part of `seconds`. `collected_s`: when the producer's collector had all outcomes in hand.
     `servers_cpu_s` is the processor time of PostgreSQL and Valkey, and `statements` how many the workers
-    asked of the former, where that was counted.
+    asked of the former, where that was counted. `decided_by` names which of several ways this is the time of.
     """
 
     seconds: float
@@ -38,6 +38,7 @@ class Measured:
     collected_s: float | None = None
     servers_cpu_s: float | None = None
     statements: int | None = None
+    decided_by: str | None = None
 
 
 Settle = Callable[[], None]

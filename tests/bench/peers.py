@@ -43,14 +43,14 @@ def available(peers: Sequence[Peer], say: Callable[[str], None]) -> list[Peer]:
 
 def _cp(corpus: Corpus, out: Path, settle: Settle) -> Measured:
     settle()
-    measured = timed(lambda: [_start(["cp", "-r", str(corpus.root), f"{out}/copy"])])
+    measured = timed(lambda: [start(["cp", "-r", str(corpus.root), f"{out}/copy"])])
     return replace(measured, stored_bytes=bytes_below(out))
 
 
 def _naive(corpus: Corpus, out: Path, settle: Settle) -> Measured:
-    script = _ready(["tests.bench.naive", str(corpus.root), f"{out}/store"])
+    script = ready(["tests.bench.naive", str(corpus.root), f"{out}/store"])
     settle()
-    measured = timed(lambda: [_go(script)], spent_s=cpu_s([script.pid]))
+    measured = timed(lambda: [go(script)], spent_s=cpu_s([script.pid]))
     return replace(measured, stored_bytes=bytes_below(out))
 
 
@@ -68,7 +68,7 @@ def _dvc(corpus: Corpus, out: Path, settle: Settle) -> Measured:
     for arguments in (["init", "--no-scm", "-q"], ["config", "cache.type", "hardlink"]):
         _run(["dvc", *arguments], cwd=out, env=env)
     settle()
-    measured = timed(lambda: [_start(["dvc", "add", "-q", "work"], cwd=out, env=env)])
+    measured = timed(lambda: [start(["dvc", "add", "-q", "work"], cwd=out, env=env)])
     return replace(measured, stored_bytes=bytes_below(out))
 
 
@@ -85,7 +85,7 @@ def _git_annex(corpus: Corpus, out: Path, settle: Settle) -> Measured:
     for arguments in (["init", "-q"], ["annex", "init", "--quiet", "bench"]):
         _run(["git", *arguments], cwd=work, env=env)
     settle()
-    measured = timed(lambda: [_start(["git", "annex", "add", "-J2", "--quiet", "."], cwd=work, env=env)])
+    measured = timed(lambda: [start(["git", "annex", "add", "-J2", "--quiet", "."], cwd=work, env=env)])
     return replace(measured, stored_bytes=bytes_below(out))
 
 
@@ -94,20 +94,20 @@ def _git_annex(corpus: Corpus, out: Path, settle: Settle) -> Measured:
 
 def _b3sum(corpus: Corpus, _out: Path, settle: Settle) -> Measured:
     settle()
-    return timed(lambda: [_start(["b3sum", *names]) for names in _halves(corpus.sizes)])
+    return timed(lambda: [start(["b3sum", *names]) for names in halves(corpus.sizes)])
 
 
 def _blake3(corpus: Corpus, _out: Path, settle: Settle) -> Measured:
     scripts = [
-        _ready(["tests.bench.hash_only"], first_line="\0".join(names)) for names in _halves(corpus.sizes)
+        ready(["tests.bench.hash_only"], first_line="\0".join(names)) for names in halves(corpus.sizes)
     ]
     settle()
     return timed(
-        lambda: [_go(script) for script in scripts], spent_s=cpu_s([script.pid for script in scripts])
+        lambda: [go(script) for script in scripts], spent_s=cpu_s([script.pid for script in scripts])
     )
 
 
-def _halves(sizes: Mapping[str, int]) -> list[list[str]]:
+def halves(sizes: Mapping[str, int]) -> list[list[str]]:
     """Two shares of about equal size: the biggest first, each to whoever has less."""
     shares: list[tuple[int, list[str]]] = [(0, []), (0, [])]
     for name in sorted(sizes, key=lambda name: -sizes[name]):
@@ -120,7 +120,7 @@ def _halves(sizes: Mapping[str, int]) -> list[list[str]]:
 # Processes --------------------------------------------------------------------------------------------------
 
 
-def _start(
+def start(
     command: Sequence[str], cwd: Path | None = None, env: Mapping[str, str] | None = None
 ) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, cwd=cwd, env={**os.environ, **(env or {})}, stdout=subprocess.DEVNULL)
@@ -130,7 +130,7 @@ def _run(command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> None:
     subprocess.run(command, cwd=cwd, env={**os.environ, **env}, check=True, stdout=subprocess.DEVNULL)
 
 
-def _ready(module: Sequence[str], first_line: str | None = None) -> subprocess.Popen[bytes]:
+def ready(module: Sequence[str], first_line: str | None = None) -> subprocess.Popen[bytes]:
     """Start one of our own scripts and wait until it has imported everything: only its work is timed."""
     script = subprocess.Popen(
         [sys.executable, "-m", *module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
@@ -144,7 +144,7 @@ def _ready(module: Sequence[str], first_line: str | None = None) -> subprocess.P
     return script
 
 
-def _go(script: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
+def go(script: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
     """Let a script begin."""
     assert script.stdin is not None
     script.stdin.write(b"go\n")
