@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from tests.bench.corpora import Corpus
@@ -58,14 +59,14 @@ def _naive(corpus: Corpus, out: Path, settle: Settle) -> Measured:
 # case -----
 
 
-def _dvc(corpus: Corpus, out: Path, settle: Settle) -> Measured:
+def _dvc(corpus: Corpus, out: Path, settle: Settle, *, link: str = "hardlink") -> Measured:
     shutil.copytree(corpus.root, out / "work")
     env = {
         "DVC_NO_ANALYTICS": "1",
         "DVC_SITE_CACHE_DIR": f"{out}/site",
         "DVC_GLOBAL_CONFIG_DIR": f"{out}/config",
     }
-    for arguments in (["init", "--no-scm", "-q"], ["config", "cache.type", "hardlink"]):
+    for arguments in (["init", "--no-scm", "-q"], ["config", "cache.type", link]):
         _run(["dvc", *arguments], cwd=out, env=env)
     settle()
     measured = timed(lambda: [start(["dvc", "add", "-q", "work"], cwd=out, env=env)])
@@ -87,6 +88,17 @@ def _git_annex(corpus: Corpus, out: Path, settle: Settle) -> Measured:
     settle()
     measured = timed(lambda: [start(["git", "annex", "add", "-J2", "--quiet", "."], cwd=work, env=env)])
     return replace(measured, stored_bytes=bytes_below(out))
+
+
+# In place: files that are equal share their blocks afterwards, and stay where they are. It gets a copy, too.
+
+
+def _duperemove(corpus: Corpus, out: Path, settle: Settle) -> Measured:
+    shutil.copytree(corpus.root, out / "work")
+    settle()
+    return timed(
+        lambda: [start(["duperemove", "-dr", "-q", "--io-threads=2", "--cpu-threads=2", f"{out}/work"])]
+    )
 
 
 # Reading alone ----------------------------------------------------------------------------------------------
@@ -154,6 +166,8 @@ def go(script: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
 CP = Peer(name="cp -r", measure=_cp)
 NAIVE = Peer(name="naive", measure=_naive)
 DVC = Peer(name="dvc add", measure=_dvc, needs="dvc")
+DVC_SHARING = Peer(name="dvc add, reflinks", measure=partial(_dvc, link="reflink"), needs="dvc")
+DUPEREMOVE = Peer(name="duperemove", measure=_duperemove, needs="duperemove")
 GIT_ANNEX = Peer(name="git-annex add", measure=_git_annex, needs="git-annex")
 BLAKE3 = Peer(name="blake3 x 2", measure=_blake3)
 B3SUM = Peer(name="b3sum x 2", measure=_b3sum, needs="b3sum", instead=BLAKE3)

@@ -1,7 +1,7 @@
 """`python -m tests.bench.shared_blocks`: the migrator on file systems that share blocks (XFS and Btrfs on
-loop devices; root only), against two b3sum processes over the same files, both from the disk and in turn:
-what new content takes on the disk, what the real run after a rehearsal still reads, and what a second
-migration does.
+loop devices; root only), against two b3sum processes over the same files, and against what else shares
+blocks, all from the disk and in turn: what new content takes on the disk, what the real run after a rehearsal
+still reads, and what a second migration does.
 """
 
 import argparse
@@ -22,13 +22,16 @@ from producer.runs.legacy_projects import enqueue
 from tests.bench.corpora import Corpus, large, many_files, one_big
 from tests.bench.loop_disks import KINDS, loop_disk
 from tests.bench.measure import drop_caches, machine, read_bytes, used_bytes
-from tests.bench.peers import B3SUM, available
+from tests.bench.peers import B3SUM, DUPEREMOVE, DVC_SHARING, GIT_ANNEX, Peer, available
 from tests.bench.system import System, await_end
 from tests.support.ledger_rows import recorded_outcomes
 from tests.support.process_tree import descendants
 from worker.messages import Status
 from worker.runtime import log
 from worker.settings import Settings
+
+_STORES = (DVC_SHARING, GIT_ANNEX, DUPEREMOVE)
+"""Who else shares blocks: two stores, and one that does it in place."""
 
 _SETTLED_S = 3.0
 """A file counts as untouched if it was so for two seconds before it was read."""
@@ -90,9 +93,12 @@ def _all_on(kind: str, place: Path, servers: Path, options: argparse.Namespace) 
 
 def _new_content(bench: _Bench, corpus: Corpus) -> None:
     """A first migration: its time, and what it adds to the file system."""
-    ours, theirs, added = list[float](), list[float](), list[float]()
+    ours, added = list[float](), list[float]()
+    peers = available([B3SUM, *_STORES], lambda line: print(f"  {line}"))
+    theirs: dict[str, list[float]] = {peer.name: [] for peer in peers}
     for number in range(bench.rounds):
-        theirs.append(_peer_s(corpus))
+        for peer in peers:
+            theirs[peer.name].append(_peer_s(bench, peer, corpus))
         with _store(bench, corpus, number) as (settings, engine, _):
             before = used_bytes(bench.corpora)
             ours.append(_migrated_s(settings, engine))
@@ -100,7 +106,7 @@ def _new_content(bench: _Bench, corpus: Corpus) -> None:
     new = corpus.unique_bytes
     print(
         f"{bench.kind}, {corpus.name}: {corpus.total_bytes / 1e6:,.0f} MB in {len(corpus.sizes):,} files, {new / 1e6:,.0f} MB different; "
-        f"{_against(ours, theirs)}; added to the file system {statistics.median(added) / 1e6:.1f} MB, "
+        f"migrator {_words(ours)}; {'; '.join(_against(ours, *each) for each in theirs.items())}; added to the file system {statistics.median(added) / 1e6:.1f} MB, "
         f"{statistics.median(added) / new:.2%} of new content, {statistics.median(added) / len(corpus.sizes):,.0f} bytes a file",
         flush=True,
     )
@@ -130,10 +136,11 @@ def _again(bench: _Bench, corpus: Corpus) -> None:
     """A migration of projects that were migrated and rolled back: all of their content is stored."""
     ours: dict[bool, list[float]] = {False: [], True: []}
     theirs, read = list[float](), dict[bool, list[int]]()
+    (peer,) = available([B3SUM], print)
     with _store(bench, corpus, 0) as (settings, engine, pids):
         _migrated_s(settings, engine)
         for _ in range(bench.rounds):
-            theirs.append(_peer_s(corpus))
+            theirs.append(_peer_s(bench, peer, corpus))
             for rehash, times in ours.items():
                 back = migrated_projects.rollback(
                     settings, engine, dry_run=False, project_ids=(), restore_files=False
@@ -145,7 +152,7 @@ def _again(bench: _Bench, corpus: Corpus) -> None:
     for rehash, times in ours.items():
         share = statistics.median(read[rehash]) / corpus.total_bytes
         print(
-            f"{bench.kind}, again{', with --rehash' if rehash else ''}: {corpus.total_bytes / 1e6:,.0f} MB; {_against(times, theirs)}; "
+            f"{bench.kind}, again{', with --rehash' if rehash else ''}: {corpus.total_bytes / 1e6:,.0f} MB; migrator {_words(times)}; {_against(times, peer.name, theirs)}; "
             f"read by the workers {share:.1%} of it",
             flush=True,
         )
@@ -178,9 +185,7 @@ def _store(bench: _Bench, corpus: Corpus, name: object) -> Iterator[tuple[Settin
         ):
             yield settings, engine, pids
     finally:
-        subprocess.run(["chmod", "-R", "u+w", str(data_dir)], check=True)
-        shutil.rmtree(data_dir)
-        os.sync()
+        _remove(data_dir)
 
 
 def _migrated_s(settings: Settings, engine: Engine, *, rehash: bool = False) -> float:
@@ -196,17 +201,28 @@ def _migrated_s(settings: Settings, engine: Engine, *, rehash: bool = False) -> 
     return seconds
 
 
-def _peer_s(corpus: Corpus) -> float:
+def _peer_s(bench: _Bench, peer: Peer, corpus: Corpus) -> float:
     corpus.make()
-    (peer,) = available([B3SUM], print)
-    return peer.measure(corpus, corpus.root, drop_caches).seconds
+    out = bench.stores / peer.name
+    out.mkdir(parents=True)
+    try:
+        return peer.measure(corpus, out, drop_caches).seconds
+    finally:
+        _remove(out)
+
+
+def _remove(folder: Path) -> None:
+    """Read-only directories of stores included."""
+    subprocess.run(["chmod", "-R", "u+w", str(folder)], check=True)
+    shutil.rmtree(folder)
+    os.sync()
 
 
 # Words ------------------------------------------------------------------------------------------------------
 
 
-def _against(ours: Sequence[float], theirs: Sequence[float]) -> str:
-    return f"migrator {_words(ours)}, b3sum x 2 {_words(theirs)}; ratio {_ratio(ours, theirs)}"
+def _against(ours: Sequence[float], name: str, theirs: Sequence[float]) -> str:
+    return f"{name} {_words(theirs)}, ratio {_ratio(ours, theirs)}"
 
 
 def _words(seconds: Sequence[float]) -> str:
