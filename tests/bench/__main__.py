@@ -18,6 +18,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -79,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(_machine_line(facts))
         _write(console, "phases", {"machine": facts, "phases": phases.as_json(bench.phases)})
     if bench.steps:
-        _publish_growth(console, bench.steps, facts, options)
+        _publish_growth(console, bench, facts, options)
     for line in failed:
         console.print(f"[red]{line}[/]")
     return 1 if failed else 0
@@ -94,6 +95,7 @@ class Bench:
         self.options = options
         self.contests: list[Contest] = []
         self.steps: list[growth.Step] = []
+        self.teams: list[growth.Team] = []
         self.phases: phases.Phases | None = None
 
     def work(self, system: System) -> list[str]:
@@ -147,7 +149,18 @@ class Bench:
             else:
                 self.steps.append(step)
                 self.console.print(f"  {count:,} {kind}: {step.measured.seconds:.2f} s")
+        for corpus in growth.shared_corpora(self.folder / "corpora", self.options.size):
+            self._by_teams(system, corpus)
         return failed
+
+    def _by_teams(self, system: System, corpus: Corpus) -> None:
+        corpus.make()
+        for workers in growth.TEAMS:
+            data_dir = self.folder / "runs" / f"{corpus.name}-by-{workers}"
+            data_dir.mkdir(parents=True)
+            measured = system.migrate(corpus, data_dir, partial(self._settle, corpus), workers=workers)
+            self.teams.append(growth.Team(corpus=corpus.name, workers=workers, measured=measured))
+            self.console.print(f"  {corpus.name} by {workers} workers: {measured.seconds:.2f} s")
 
     def _contest(self, system: System, name: str) -> None:
         corpus = self._made(name)
@@ -264,7 +277,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--growth",
         action="store_true",
-        help="do not compare; show what a project costs among more and more, and a file in bigger and bigger projects",
+        help="do not compare; show what a project costs among more and more, a file in bigger and bigger projects, "
+        "and what more workers bring",
     )
     parser.add_argument(
         "--phases",
@@ -318,12 +332,13 @@ def _publish(
 
 def _publish_growth(
     console: Console,
-    steps: Sequence[growth.Step],
+    bench: Bench,
     facts: dict[str, str | float | int],
     options: argparse.Namespace,
 ) -> None:
     """The same for growth."""
-    Console(width=max(console.width, 132), highlight=False).print(growth.table(steps))
+    Console(width=max(console.width, 132), highlight=False).print(growth.table(bench.steps))
+    console.print(growth.teams_table(bench.teams))
     console.print(_machine_line(facts))
     console.print(
         "Processor time of all processes of the workers, and of PostgreSQL and Valkey, for each project or file."
@@ -331,8 +346,14 @@ def _publish_growth(
     _write(
         console,
         "growth",
-        {"size": options.size, "workers": WORKERS, "machine": facts, "steps": growth.as_json(steps)},
-        growth_svg(steps, "What one more costs", _machine_line(facts)),
+        {
+            "size": options.size,
+            "workers": WORKERS,
+            "machine": facts,
+            "steps": growth.as_json(bench.steps),
+            "teams": [asdict(team) for team in bench.teams],
+        },
+        growth_svg(bench.steps, bench.teams, "What one more costs, or brings", _machine_line(facts)),
     )
 
 

@@ -1,5 +1,5 @@
-"""How the cost of a project, or of a file, grows with their number: each step a run of its own, with fresh
-rows and workers.
+"""How the cost of a project, or of a file, grows with their number, and throughput with that of the workers:
+each step a run of its own, with fresh rows and workers.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +10,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from tests.bench.corpora import Corpus, one_project, tiny
+from tests.bench.corpora import Corpus, large, one_project, tiny
 from tests.bench.measure import Measured, Settle
 from tests.bench.system import System
 
@@ -43,6 +43,30 @@ class Step:
     def statements_a_project(self) -> float:
         """However many files it has."""
         return (self.measured.statements or 0) / self.projects
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Team:
+    """One run of a corpus by so many worker processes."""
+
+    corpus: str
+    workers: int
+    measured: Measured
+
+
+TEAMS = (1, 2, 4)
+"""So many workers migrate the same corpus in turn."""
+
+
+def shared_corpora(folder: Path, size: float) -> tuple[Corpus, ...]:
+    """What teams migrate: few big files, and many small projects."""
+    return large(folder, size), tiny(folder, size)
+
+
+def throughput(teams: Sequence[Team], team: Team) -> float:
+    """In multiples of that of one worker."""
+    alone = next(one for one in teams if one.corpus == team.corpus and one.workers == 1)
+    return alone.measured.seconds / team.measured.seconds
 
 
 def corpora(folder: Path, size: float) -> Iterator[tuple[str, int, Callable[[], Corpus]]]:
@@ -84,6 +108,25 @@ def table(steps: Sequence[Step]) -> Table:
         if step.kind != "projects" and step is next(one for one in steps if one.kind == step.kind):
             shown.add_section()
         shown.add_row(*_row(steps, step))
+    return shown
+
+
+def teams_table(teams: Sequence[Team]) -> Table:
+    """One row for each team."""
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    shown.add_column("corpus", no_wrap=True)
+    for name in ("workers", "seconds", "throughput", "cores", "servers' cores"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    for team in teams:
+        run = team.measured
+        shown.add_row(
+            team.corpus,
+            f"{team.workers}",
+            f"{run.seconds:.1f}",
+            f"{throughput(teams, team):.2f}",
+            f"{run.cpu_s / run.seconds:.2f}",
+            f"{(run.servers_cpu_s or 0) / run.seconds:.2f}",
+        )
     return shown
 
 

@@ -2,13 +2,13 @@
 nothing.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from itertools import groupby
 from math import log10
 from statistics import median
 
-from tests.bench.growth import Step, words
+from tests.bench.growth import Step, Team, throughput, words
 from tests.bench.results import OURS, Contest
 
 _WIDTH = 900
@@ -21,7 +21,7 @@ _HEIGHT = 150
 _STYLE = """
   text { font: 12px system-ui, sans-serif; fill: #24292f }
   .title { font-size: 16px; font-weight: 600 } .corpus { font-weight: 600 } .note { fill: #57606a }
-  .line { fill: none; stroke: #1f6feb; stroke-width: 2 } .servers { stroke: #b8860b }
+  .line { fill: none; stroke: #1f6feb; stroke-width: 2 } .second { stroke: #b8860b }
   .bar { fill: #b8c0cc } .ours { fill: #1f6feb } .run { fill: #24292f; fill-opacity: .75 } .axis { stroke: #8c959f }
 """
 
@@ -39,14 +39,29 @@ def svg(contests: Sequence[Contest], title: str, note: str) -> str:
     return _document(parts, y, title, note)
 
 
-def growth_svg(steps: Sequence[Step], title: str, note: str) -> str:
-    """Processor time for one thing over their number (logarithmic), from zero: what does not grow is
-    level.
+def growth_svg(steps: Sequence[Step], teams: Sequence[Team], title: str, note: str) -> str:
+    """Processor time for one thing over their number, and throughput over that of the workers; numbers
+    logarithmic, the rest from zero: what does not grow is level.
     """
     parts: list[str] = []
     y = _TOP
-    for _, of_kind in groupby(steps, key=lambda step: step.kind):
-        parts += _lines(list(of_kind), y)
+    for kind, of_kind in groupby(steps, key=lambda step: step.kind):
+        found = list(of_kind)
+        what = "a project of three files" if kind == "projects" else "a file of one project"
+        counts = [step.count for step in found]
+        lines = {
+            "workers": [step.workers_each_s for step in found],
+            "servers": [step.servers_each_s for step in found],
+        }
+        parts += _lines(f"Processor time for {what}", kind, counts, lines, words, y)
+        y += _HEIGHT + 70
+    if teams:
+        lines = {
+            corpus: [throughput(teams, team) for team in of_corpus]
+            for corpus, of_corpus in groupby(teams, key=lambda team: team.corpus)
+        }
+        counts = sorted({team.workers for team in teams})
+        parts += _lines("Throughput, that of one worker is 1", "workers", counts, lines, "{:.2f}".format, y)
         y += _HEIGHT + 70
     return _document(parts, y, title, note)
 
@@ -66,33 +81,34 @@ def _document(parts: Sequence[str], height: float, title: str, note: str) -> str
     )
 
 
-def _lines(steps: Sequence[Step], y: float) -> Iterator[str]:
-    """One line for the workers, one for the servers."""
-    most = max(max(step.workers_each_s, step.servers_each_s) for step in steps)
-    first, last = log10(steps[0].count), log10(steps[-1].count)
+def _lines(
+    title: str,
+    unit: str,
+    counts: Sequence[int],
+    lines: Mapping[str, Sequence[float]],
+    worded: Callable[[float], str],
+    y: float,
+) -> Iterator[str]:
+    """One line for each name, in the same scale."""
+    most = max(max(values) for values in lines.values())
+    first, last = log10(counts[0]), log10(counts[-1])
     width, bottom = _WIDTH - _LEFT - _RIGHT, y + 20 + _HEIGHT
-
-    def across(step: Step) -> float:
-        return _LEFT + width * (log10(step.count) - first) / (last - first or 1)
-
-    what = "a project of three files" if steps[0].kind == "projects" else "a file of one project"
-    yield f'<text class="corpus" x="16" y="{y + 12}">{escape(f"Processor time for {what}")}</text>'
-    for kind, name, times in (
-        ("line", "workers", [step.workers_each_s for step in steps]),
-        ("line servers", "servers", [step.servers_each_s for step in steps]),
-    ):
-        dots = [
-            (across(step), bottom - _HEIGHT * time / most) for step, time in zip(steps, times, strict=True)
-        ]
+    across = [_LEFT + width * (log10(count) - first) / (last - first or 1) for count in counts]
+    yield f'<text class="corpus" x="16" y="{y + 12}">{escape(title)}</text>'
+    for place, (name, values) in enumerate(lines.items()):
+        heights = [bottom - _HEIGHT * value / most for value in values]
+        dots = list(zip(across, heights, strict=True))
         path = " ".join(f"{x:.1f},{height:.1f}" for x, height in dots)
-        yield f'<polyline class="{kind}" points="{path}"/>'
-        for (x, height), time in zip(dots, times, strict=True):
+        yield f'<polyline class="line{" second" if place else ""}" points="{path}"/>'
+        for (x, height), value in zip(dots, values, strict=True):
+            # Above the first line, below the second, so that they stay apart where the lines meet.
+            beside = height + 18 if place else height - 8
             yield f'<circle class="run" cx="{x:.1f}" cy="{height:.1f}" r="2.5"/>'
-            yield f'<text x="{x:.1f}" y="{height - 8:.1f}" text-anchor="middle">{escape(words(time))}</text>'
-        yield f'<text x="{dots[-1][0] + 40:.1f}" y="{dots[-1][1] + 4:.1f}">{name}</text>'
+            yield f'<text x="{x:.1f}" y="{beside:.1f}" text-anchor="middle">{escape(worded(value))}</text>'
+        yield f'<text x="{dots[-1][0] + 40:.1f}" y="{dots[-1][1] + 4:.1f}">{escape(name)}</text>'
     yield f'<line class="axis" x1="{_LEFT}" x2="{_LEFT + width}" y1="{bottom}" y2="{bottom}"/>'
-    for step in steps:
-        yield f'<text x="{across(step):.1f}" y="{bottom + 18}" text-anchor="middle">{step.count:,} {step.kind}</text>'
+    for x, count in zip(across, counts, strict=True):
+        yield f'<text x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{count:,} {unit}</text>'
 
 
 def _chart(contest: Contest, y: float) -> Iterator[str]:

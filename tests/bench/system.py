@@ -59,7 +59,14 @@ class System:
             yield System(servers, folder, corpora)
 
     def migrate(
-        self, corpus: Corpus, data_dir: Path, settle: Settle, *, emptied: bool = True, counted: bool = False
+        self,
+        corpus: Corpus,
+        data_dir: Path,
+        settle: Settle,
+        *,
+        emptied: bool = True,
+        counted: bool = False,
+        workers: int = WORKERS,
     ) -> Measured:
         """Migrate a corpus into the store of `data_dir`. Unless `emptied`, rows and results of earlier runs
         stay.
@@ -68,7 +75,10 @@ class System:
         """
         if emptied:
             self._empty()
-        with self._database(data_dir) as (settings, engine), self.workers(data_dir, counted=counted) as first:
+        with (
+            self._database(data_dir) as (settings, engine),
+            self.workers(data_dir, counted=counted, count=workers) as first,
+        ):
             self._warm(settings, engine)
             self._register(engine, corpus)
             settle()
@@ -137,8 +147,8 @@ class System:
     # The surroundings ---------------------------------------------------------------------------------------
 
     @contextmanager
-    def workers(self, data_dir: Path, *, counted: bool = False) -> Iterator[set[int]]:
-        """Two worker processes that take tasks; gives the ids of all their processes."""
+    def workers(self, data_dir: Path, *, counted: bool = False, count: int = WORKERS) -> Iterator[set[int]]:
+        """Worker processes that take tasks; gives the ids of all their processes."""
         self._counts.mkdir(exist_ok=True)
         for file in self._counts.iterdir():
             file.unlink()
@@ -154,9 +164,7 @@ class System:
         logs = self._folder / "logs"
         logs.mkdir(exist_ok=True)
         name = f"bench-{next(self._batches)}-"
-        with run_workers(
-            env, WORKERS, concurrency=1, log_folder=logs, name=name, stop_within_s=20
-        ) as children:
+        with run_workers(env, count, concurrency=1, log_folder=logs, name=name, stop_within_s=20) as children:
             yield _processes(children)
 
     def _servers_cpu_s(self) -> float:
