@@ -156,7 +156,7 @@ def _again_if_another_was_faster(steps: Callable[[], Outcome]) -> Outcome:
 
 def _scan(attempt: Attempt, rows: Sequence[Session]) -> Scan:
     """List the directory, and refuse what could not be stored or converted before a byte of it is read."""
-    scanned = scan(attempt.lease.path or "", attempt.tools.roots, attempt.pace)
+    scanned = scan(attempt.lease.path or "", attempt.tools.roots, attempt.pace, threads=attempt.tools.threads)
     attempt.files_seen = len(scanned.files)
     check_names(rows, scanned)
     check_paths_fit(

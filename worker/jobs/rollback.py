@@ -234,16 +234,19 @@ def _algorithms(attempt: Attempt, conversion: Conversion) -> tuple[Algorithm, ..
 def _hashed(attempt: Attempt, conversion: Conversion, place: Place, algorithm: Algorithm) -> HashedTree:
     """The legacy tree as it is now. Reads what is not remembered of it, and nothing of the store."""
     settings = attempt.tools.settings
-    scanned = scan(place.path, attempt.tools.roots, attempt.pace, needs_sessions=False, moved=place.move)
+    tools = attempt.tools
+    scanned = scan(
+        place.path, tools.roots, attempt.pace, threads=tools.threads, needs_sessions=False, moved=place.move
+    )
     attempt.files_seen = len(scanned.files)
     attempt.heartbeat.enter("compare", conversion.dataset_hash)
     named_by = Store(settings.store_dir, settings.datasets_dir, algorithm, None)
     with remembering(attempt, conversion.project_id, scanned, algorithm) as memory:
         return hash_tree(
             scanned,
-            roots=attempt.tools.roots,
+            roots=tools.roots,
             store=named_by,
-            threads=attempt.tools.threads,
+            threads=tools.threads,
             advance=attempt.heartbeat.advance,
             pace=attempt.pace,
             memory=memory,

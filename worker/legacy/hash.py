@@ -97,7 +97,7 @@ def hash_tree(  # noqa: PLR0913 - an option is an argument
         memory=memory,
     )
     records = session_files.records(pace)
-    check_same(scanned, roots, pace)
+    check_same(scanned, roots, pace, threads)
     return HashedTree(
         scan=scanned,
         manifest=manifest_of(scanned, digests, store.algorithm),

@@ -2,8 +2,9 @@
 
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -18,18 +19,13 @@ from worker.errors import (
     SourceChangedError,
 )
 from worker.legacy.file_list import FileList, ScannedFile
+from worker.legacy.listing import Lister
 from worker.legacy.moved_links import Move, followed
 from worker.legacy.noise import Noise, is_noise
 from worker.legacy.roots import Roots, check_apart_from_store, check_place, is_within
-from worker.messages import MOVED_AWAY
 from worker.runtime.throttle import Pace, unlimited
-from worker.store.beneath import PATH_MOST_BYTES, directory, status_of
-from worker.store.digest import (
-    Signature,
-    not_read,
-    printable,
-    reading,
-)
+from worker.store.beneath import PATH_MOST_BYTES, status_of
+from worker.store.digest import Signature, printable, reading
 
 _SPECIAL = {
     stat.S_IFIFO: "a named pipe",
@@ -88,20 +84,21 @@ def scan(
     roots: Roots,
     pace: Pace = unlimited,
     *,
+    threads: ThreadPoolExecutor | None = None,
     needs_sessions: bool = True,
     moved: Move | None = None,
 ) -> Scan:
     """List the tree at `project_path`. `pace` is asked at each entry. Of one that was `moved` away links are
-    followed as if it were at its own place.
+    followed as if it were at its own place. Where calls take long `threads` make several at a time.
 
     A directory is opened without following a link anywhere on the way, and its entries are looked at by its
-    descriptor: what becomes a link meanwhile leads nowhere. One directory is open at a time, however deep the
-    tree is.
+    descriptor: what becomes a link meanwhile leads nowhere. However deep the tree is, few directories are
+    open at a time.
 
     Raises a `ProjectError` that names the path or the entry: missing, not a directory, outside the allowed
     roots, overlapping the store, without sessions, unreadable, or holding what cannot be stored.
     """
-    walk = _begin(project_path, roots, pace, moved)
+    walk = _begin(project_path, roots, pace, moved, threads)
     directories: list[ScannedDirectory] = []
     files = FileList(walk.root)
     for entry in walk.entries():
@@ -127,12 +124,15 @@ def scan(
     return found
 
 
-def check_same(before: Scan, roots: Roots, pace: Pace = unlimited) -> None:
-    """List the tree again; raise `SourceChangedError` naming the first entry that came, went or was replaced.
+def check_same(
+    before: Scan, roots: Roots, pace: Pace = unlimited, threads: ThreadPoolExecutor | None = None
+) -> None:
+    """List the tree again, as `scan`; raise `SourceChangedError` naming the first entry that came, went or
+    was replaced.
 
     A directory's own times do not matter. Nothing of the second list is kept while it is equal.
     """
-    now = _begin(before.root, roots, pace, before.moved).entries()
+    now = _begin(before.root, roots, pace, before.moved, threads).entries()
     files, directories = iter(before.files), iter(before.directories)
     for entry in now:
         of_kind: Iterator[_Entry] = files if isinstance(entry, ScannedFile) else directories
@@ -164,11 +164,17 @@ def _refuse_change(
     )
 
 
-def _begin(project_path: str, roots: Roots, pace: Pace, moved: Move | None) -> "_Walk":
+def _begin(
+    project_path: str,
+    roots: Roots,
+    pace: Pace,
+    moved: Move | None,
+    threads: ThreadPoolExecutor | None,
+) -> "_Walk":
     _check_is_directory(project_path)
     real = os.path.realpath(project_path)
     check_place(project_path, real, roots)
-    return _Walk(real, roots, pace, moved)
+    return _Walk(real, roots, pace, moved, Lister(threads))
 
 
 def _check_is_directory(path: str) -> None:
@@ -208,7 +214,7 @@ class _Walk:
 
     root_status: os.stat_result
 
-    def __init__(self, real_root: str, roots: Roots, pace: Pace, moved: Move | None) -> None:
+    def __init__(self, real_root: str, roots: Roots, pace: Pace, moved: Move | None, lister: Lister) -> None:
         self.roots = roots
         self.root = real_root
         self.links = 0
@@ -216,32 +222,30 @@ class _Walk:
         self.allocation = Allocation()
         self._pace = pace
         self._moved = moved
+        self._lister = lister
         self._nested = 0
 
     def entries(self) -> Iterator[_Entry]:
         """Walk everything; a stack of its own, so that deep trees do not exhaust Python's."""
         pending = [_Pending(self.root, "", (), in_noise=False)]
-        while pending:
-            here = pending.pop()
-            with _opened(here.real) as descriptor:
-                if not here.path:
-                    self.root_status = os.fstat(descriptor)
-                    self.allocation.add(self.root_status)
-                for name in _names(descriptor, here.real):
-                    self._pace(0)
-                    entry, below = self._entry(descriptor, name, here)
-                    if below is not None:
-                        pending.append(below)
-                    yield entry
+        with closing(self._lister) as lister:
+            while pending:
+                here = pending.pop()
+                with lister.listed(here.real, (one.real for one in reversed(pending))) as listed:
+                    if not here.path:
+                        self.root_status = listed.status
+                        self.allocation.add(listed.status)
+                    for name, status in listed.entries:
+                        self._pace(0)
+                        entry, below = self._entry(name, status, here)
+                        if below is not None:
+                            pending.append(below)
+                        yield entry
 
-    def _entry(self, descriptor: int, name: str, here: _Pending) -> tuple[_Entry, _Pending | None]:
+    def _entry(self, name: str, status: os.stat_result, here: _Pending) -> tuple[_Entry, _Pending | None]:
         """One entry, and the directory to descend into, if it is one."""
         path = f"{here.path}/{name}" if here.path else name
         source = f"{here.real}/{name}"
-        try:
-            status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
-        except OSError as error:
-            raise not_read(source, error) from error
         in_noise = here.in_noise or self._notice(name, path)
         left_at = here.left_at
         if not left_at:
@@ -319,22 +323,6 @@ def _directory(path: str, status: os.stat_result) -> ScannedDirectory:
         mtime_ns=status.st_mtime_ns,
         owner=(status.st_uid, status.st_gid),
     )
-
-
-@contextmanager
-def _opened(real: str) -> Iterator[int]:
-    """The directory at a resolved path, open for listing."""
-    with ExitStack() as stack:
-        with reading(real):
-            descriptor = stack.enter_context(directory(real))
-        yield descriptor
-
-
-def _names(descriptor: int, real: str) -> Sequence[str]:
-    """The entries of an open directory in byte order, without what reclaims have moved away."""
-    with reading(real):
-        found = sorted(os.listdir(descriptor), key=os.fsencode)
-    return [name for name in found if name != MOVED_AWAY] if MOVED_AWAY in found else found
 
 
 def too_long(path: str) -> EntryRefusedError:
