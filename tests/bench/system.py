@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import redis
@@ -57,6 +58,16 @@ class System:
         """Start the servers, with every promise of durability kept; they end with the block."""
         with stack(folder / "state", workers=0, durable=True) as servers:
             yield System(servers, folder, corpora)
+
+    @property
+    def database_url(self) -> str:
+        """Of the rows."""
+        return self._servers.addresses.database_url
+
+    def through(self, database_url: str) -> "System":
+        """The same system with another way to the same rows."""
+        addresses = replace(self._servers.addresses, database_url=database_url)
+        return System(replace(self._servers, addresses=addresses), self._folder, self._corpora)
 
     def migrate(
         self,
