@@ -35,3 +35,25 @@ def test_what_a_living_job_moves_is_not_taken_for_left_over(site: Site):
     assert outcome is not None
     assert outcome.status is Status.SKIPPED
     assert not legacy.exists()
+
+
+def test_a_directory_that_another_run_moved_meanwhile_is_named_as_reclaimed(site: Site):
+    plain_study(site, "study", 1)
+    with tools_of(site) as tools, another_worker(site, "late") as late, ThreadPoolExecutor(1) as thread:
+        (migrated,) = migrate_all(site, tools)
+        run_one(tools, Verb.RECLAIM, migrated.project_id, older_than_days=0)
+        with site.engine.connect() as conn:
+            key = f"reclaim:{conn.scalar(text('select conversion_id from migration_reclaims'))}"
+        # As the other job finds it before the first has begun to move.
+        say(site, "undone")
+        with held(site.engine, key):
+            (ref,) = open_run(site.engine, Verb.RECLAIM, older_than_days=0)
+            second = thread.submit(reclaim, late, ref, "late")
+            eventually(lambda: waiting_for_claims(site.engine) == 1, "the second job waits for the claim")
+            say(site, "reclaimed")
+        outcome = second.result(PATIENCE_S)
+
+    assert outcome is not None
+    assert outcome.status is Status.SKIPPED
+    assert outcome.reason is not None
+    assert "was reclaimed already: its directory is at" in outcome.reason

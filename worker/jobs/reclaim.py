@@ -106,6 +106,8 @@ def _reclaim(attempt: Attempt, settled: Mapping[int, Place]) -> Outcome:
         carried = _carried(attempt, conversion)
         if carried is not None:
             return _end_carried(attempt, carried)
+        # Another run may have moved it while this one waited.
+        check_not_away(attempt, conversion, settled)
         return _Moving(attempt, members).run()
 
 
