@@ -121,3 +121,21 @@ def whereis_command(
         for line in dataset_lines.more(len(found.blob.uses), "datasets"):
             terminal.say(line)
     terminal.document(found.to_json())
+
+
+@app.command("explain", epilog=epilog("producer explain 42"))
+def explain_command(
+    project: Annotated[int, typer.Argument(metavar="PROJECT", help="A project's id.")],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Tell a project's story, what it shares, and what a rollback, a reclaim and a gc would do to it now."""
+    from producer.cli.explain_lines import explain_lines  # noqa: PLC0415 - only this verb needs what jobs need
+    from producer.datasets import explained  # noqa: PLC0415 - likewise
+
+    terminal = Terminal(as_json=as_json)
+    with connected() as (settings, engine):
+        found = explained.explain(engine, settings, project)
+    for line in explain_lines(found):
+        terminal.say(line)
+    terminal.document(found.to_json())

@@ -19,7 +19,8 @@ from worker.units import human_bytes
 ROWS = 50
 """So many rows of each kind are shown; --json has all of them."""
 
-_PLACES = {"in_place": "in place", "moved_away": "moved away", "purged": "purged"}
+PLACES = {"in_place": "in place", "moved_away": "moved away", "purged": "purged"}
+"""Where a legacy directory is, for people."""
 _KEPT_BY = {
     "projects": "projects",
     "split_configs": "splits",
@@ -216,14 +217,15 @@ def uses_table(blob: StoredBlob) -> Table:
         readers = [one for one in use.sessions if one.raw_session_name == folder]
         table.add_row(
             "-" if use.dataset_id is None else str(use.dataset_id),
-            _few([str(number) for number in use.project_ids]),
+            few([str(number) for number in use.project_ids]),
             escape(path),
-            escape(_few([f"{one.project_id}: {one.session_name}" for one in readers])),
+            escape(few([f"{one.project_id}: {one.session_name}" for one in readers])),
         )
     return table
 
 
-def _few(words: Sequence[str], shown: int = 3) -> str:
+def few(words: Sequence[str], shown: int = 3) -> str:
+    """The first few of many: `3, 5, 8 and 12 more`."""
     more_of = f" and {len(words) - shown:,} more" if len(words) > shown else ""
     return f"{', '.join(words[:shown])}{more_of}" or "none"
 
@@ -237,7 +239,7 @@ def more(count: int, what: str) -> Iterator[str]:
 def legacy_words(entry: CatalogEntry) -> str:
     """Where the legacy directories of a dataset's projects are: `2 in place, 1 purged`."""
     counts = ((entry.in_place, "in_place"), (entry.moved_away, "moved_away"), (entry.purged, "purged"))
-    return ", ".join(f"{count:,} {_PLACES[place]}" for count, place in counts if count) or "none"
+    return ", ".join(f"{count:,} {PLACES[place]}" for count, place in counts if count) or "none"
 
 
 def fate_words(fate: Fate) -> str:
@@ -281,7 +283,7 @@ def _how(one: Sharer) -> str:
 
 
 def _place(one: Sharer) -> str:
-    return _PLACES[one.legacy] if one.legacy is not None else "-"
+    return PLACES[one.legacy] if one.legacy is not None else "-"
 
 
 def _size(size_bytes: int | None) -> str:

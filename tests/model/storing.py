@@ -298,7 +298,7 @@ def _revert(w: World, job: Job, seen: int) -> list[Next] | tuple[Next, ...]:
 
 def rollback(weak: Weak | None) -> Play:
     """One project's rollback, with --restore-files."""
-    find = Step("conversion", _find_conversion, "worker.jobs.rollback._conversion")
+    find = Step("conversion", _find_conversion, "worker.jobs.rollback.conversion_of")
     back = (
         Step("claim", _claim_reclaiming, "worker.db.claims.hold"),
         Step("where", _look_where_it_is, "worker.jobs.moved_directory.bring_home"),

@@ -98,6 +98,10 @@ def test_the_migrator_role_is_enough_for_real_workers_and_every_verb(role: Role)
     with site.workers(1, concurrency=2):
         assert _say(site, "enqueue", "--wait")["report"]["projects_migrated"] == 3
         assert _say(site, "verify", "--sessions")["report"]["projects_verified"] == 3
+        (*_, dataset) = _say(site, "datasets", "list")
+        assert _say(site, "datasets", "show", str(dataset["dataset_id"]))["project_list"]
+        assert _say(site, "whereis", dataset["dataset_hash"])["dataset"]
+        assert _say(site, "explain", "1")["rollback"]["status"] == "would_roll_back"
         assert _say(site, "rollback", "--wait")["report"]["projects_rolled_back"] == 3
         assert _say(site, "status")["state"] == "finished"
         checks = _say(site, "doctor")["checks"]

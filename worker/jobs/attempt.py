@@ -15,7 +15,8 @@ from worker.jobs import outcomes
 from worker.jobs.heartbeat import Heartbeat
 from worker.jobs.tools import Tools
 from worker.legacy.ingest import Stored
-from worker.messages import Outcome, Status, Verb
+from worker.legacy.roots import Roots
+from worker.messages import Outcome, RunOptions, Status, Verb
 from worker.store.store import Store
 
 
@@ -51,6 +52,16 @@ class Attempt:
     def engine(self) -> Engine:
         """The process's engine."""
         return self.tools.engine
+
+    @property
+    def roots(self) -> Roots:
+        """Where projects may lie, and where they may not."""
+        return self.tools.roots
+
+    @property
+    def options(self) -> RunOptions:
+        """What the run was asked for."""
+        return self.lease.options
 
     @cached_property
     def store(self) -> Store:

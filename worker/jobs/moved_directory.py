@@ -19,6 +19,7 @@ from worker.db.reclaims import Reclaim
 from worker.db.retry import when_free
 from worker.errors import ClaimLostError, MovedAwayMissingError, ReclaimRefusedError, RootLacksError
 from worker.jobs.attempt import Attempt
+from worker.jobs.grounds import Grounds
 from worker.legacy.moved_away import is_away, is_home, move_back, rehearse_move_back
 from worker.legacy.moved_links import Move
 from worker.runtime import log
@@ -79,25 +80,34 @@ def settle_moves(attempt: Attempt, project_id: int) -> Mapping[int, Place]:
     A dry run moves nothing. It takes for settled, by id of the conversion, what would come back, and reads it
     where it is now.
     """
-    settled: dict[int, Place] = {}
     if not _between(attempt, project_id):
-        return settled
+        return {}
     with reclaiming(attempt):
         # A job that lives has brought what it was moving to its end by now.
+        if attempt.lease.dry_run:
+            return rehearse_settling(attempt, project_id)
         for row in _between(attempt, project_id):
             try:
-                if attempt.lease.dry_run:
-                    settled |= rehearse_taking_back(attempt, row)
-                else:
-                    _log.info("move_settled", project=project_id, at=row.moved_to)
-                    take_back(attempt, row)
+                _log.info("move_settled", project=project_id, at=row.moved_to)
+                take_back(attempt, row)
             except ReclaimRefusedError as error:
                 _log.warning("move_not_settled", project=project_id, at=row.moved_to, reason=str(error))
+    return {}
+
+
+def rehearse_settling(grounds: Grounds, project_id: int) -> Mapping[int, Place]:
+    """What `settle_moves` gives in a dry run."""
+    settled: dict[int, Place] = {}
+    for row in _between(grounds, project_id):
+        try:
+            settled |= rehearse_taking_back(grounds, row)
+        except ReclaimRefusedError as error:
+            _log.warning("move_not_settled", project=project_id, at=row.moved_to, reason=str(error))
     return settled
 
 
-def _between(attempt: Attempt, project_id: int) -> list[Reclaim]:
-    with autocommit(attempt.engine) as conn:
+def _between(grounds: Grounds, project_id: int) -> list[Reclaim]:
+    with autocommit(grounds.engine) as conn:
         rows = reclaims.of_project(conn, project_id)
     return [row for row in rows if row.state in {"moving", "undoing"}]
 
@@ -106,36 +116,49 @@ def bring_home(attempt: Attempt, conversion: Conversion) -> Away:
     """Move a reclaimed directory back, for a rollback. In a dry run only where it is. One that is gone counts
     as purged where the rollback may rebuild it; otherwise raises as `take_back`.
     """
-    with autocommit(attempt.engine) as conn:
-        row = reclaims.of_conversion(conn, conversion.conversion_id)
+    if attempt.lease.dry_run:
+        return rehearse_bringing_home(attempt, conversion)
+    if _row_of(attempt, conversion) is None:
+        return Away()
+    with reclaiming(attempt):
+        row = _row_of(attempt, conversion)
+        return Away() if row is None else _bring_home(attempt, row)
+
+
+def rehearse_bringing_home(grounds: Grounds, conversion: Conversion) -> Away:
+    """What `bring_home` gives in a dry run."""
+    row = _row_of(grounds, conversion)
     if row is None:
         return Away()
-    if attempt.lease.dry_run:
-        return _bring_home(attempt, row)
-    with reclaiming(attempt):
-        with autocommit(attempt.engine) as conn:
-            row = reclaims.of_conversion(conn, conversion.conversion_id)
-        return Away() if row is None else _bring_home(attempt, row)
+    if row.state in {"purging", "purged"}:
+        return Away(purged=True)
+    try:
+        place = rehearse_taking_back(grounds, row)[row.conversion_id]
+    except MovedAwayMissingError:
+        if not grounds.options.restore_files:
+            raise
+        return Away(purged=True)
+    if place.move is None:
+        return Away()
+    return Away(place=place, words=f"its legacy directory would be moved back from {printable(place.path)}")
+
+
+def _row_of(grounds: Grounds, conversion: Conversion) -> Reclaim | None:
+    with autocommit(grounds.engine) as conn:
+        return reclaims.of_conversion(conn, conversion.conversion_id)
 
 
 def _bring_home(attempt: Attempt, row: Reclaim) -> Away:
     if row.state in {"purging", "purged"}:
         return Away(purged=True)
     try:
-        if attempt.lease.dry_run:
-            place = rehearse_taking_back(attempt, row)[row.conversion_id]
-            if place.move is None:
-                return Away()
-            words = f"its legacy directory would be moved back from {printable(place.path)}"
-            return Away(place=place, words=words)
         take_back(attempt, row)
     except MovedAwayMissingError:
-        if not attempt.lease.options.restore_files:
+        if not attempt.options.restore_files:
             raise
-        if not attempt.lease.dry_run:
-            rows, ids = _moved_with(attempt, row)
-            in_transaction(attempt, lambda conn: reclaims.set_state(conn, ids, "purged", attempt.run_id))
-            _log.warning("moved_directory_gone", at=row.moved_to, projects=[one.project_id for one in rows])
+        rows, ids = _moved_with(attempt, row)
+        in_transaction(attempt, lambda conn: reclaims.set_state(conn, ids, "purged", attempt.run_id))
+        _log.warning("moved_directory_gone", at=row.moved_to, projects=[one.project_id for one in rows])
         return Away(purged=True)
     return Away(words=f"its legacy directory was moved back from {printable(row.moved_to)}")
 
@@ -171,18 +194,18 @@ def take_back(attempt: Attempt, row: Reclaim) -> None:
         raise
 
 
-def rehearse_taking_back(attempt: Attempt, row: Reclaim) -> dict[int, Place]:
+def rehearse_taking_back(grounds: Grounds, row: Reclaim) -> dict[int, Place]:
     """Raise what `take_back` would; where the directory of each conversion is, that would come back."""
-    check_mounted(attempt, row)
-    rows, _ = _moved_with(attempt, row)
+    check_mounted(grounds, row)
+    rows, _ = _moved_with(grounds, row)
     move = move_of(row)
     if not is_away(move) and is_home(move):
         return {one.conversion_id: Place(path=one.legacy_path) for one in rows}
-    rehearse_move_back(move, attempt.tools.roots)
+    rehearse_move_back(move, grounds.roots)
     return {one.conversion_id: Place(path=place_of(one), move=move) for one in rows}
 
 
-def check_mounted(attempt: Attempt, row: Reclaim) -> None:
+def check_mounted(grounds: Grounds, row: Reclaim) -> None:
     """Raise `RootLacksError` unless this machine can tell where a directory is that was, or may have been,
     moved away: what a missing mount hides is not gone.
     """
@@ -190,7 +213,7 @@ def check_mounted(attempt: Attempt, row: Reclaim) -> None:
     if is_away(move) or (row.state in {"moving", "undoing"} and is_home(move)):
         return
     folder = os.path.dirname(row.moved_to)
-    attempt.check_root(folder)
+    grounds.check_root(folder)
     if not os.path.isdir(folder):
         raise RootLacksError(
             f"{printable(folder)}, where reclaimed directories are, does not exist there; is it mounted?",
@@ -198,9 +221,9 @@ def check_mounted(attempt: Attempt, row: Reclaim) -> None:
         )
 
 
-def _moved_with(attempt: Attempt, row: Reclaim) -> tuple[list[Reclaim], list[int]]:
+def _moved_with(grounds: Grounds, row: Reclaim) -> tuple[list[Reclaim], list[int]]:
     """The rows of all projects whose directories were moved with this one's, and their ids."""
-    with autocommit(attempt.engine) as conn:
+    with autocommit(grounds.engine) as conn:
         rows = [one for one in reclaims.at(conn, row.moved_to) if one.state in reclaims.ACTIVE]
     return rows, [one.reclaim_id for one in rows]
 

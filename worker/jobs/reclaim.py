@@ -4,7 +4,7 @@ What else the verb does is in `undo`, `purge` and `share`, each asked for by an 
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Connection
@@ -15,6 +15,7 @@ from worker.db.projects import Conversion
 from worker.db.reclaims import NewReclaim, Reclaim
 from worker.errors import ClaimLostError, NothingToDoError, ReclaimRefusedError
 from worker.jobs.attempt import Attempt
+from worker.jobs.grounds import Grounds
 from worker.jobs.moved_directory import Place, in_transaction, reclaiming, settle_moves
 from worker.jobs.purge import purge
 from worker.jobs.reclaim_conditions import (
@@ -31,11 +32,16 @@ from worker.jobs.tools import Tools
 from worker.jobs.undo import undo
 from worker.legacy.fingerprint import Fingerprint, fingerprint
 from worker.legacy.moved_away import identity_of, move_away, move_back, plan_move
+from worker.legacy.moved_links import Move
 from worker.legacy.restore import settle
+from worker.legacy.roots import Roots
 from worker.legacy.tree_attributes import pack
 from worker.legacy.way_in import WayIn
 from worker.messages import DiskBytes, JobRef, Outcome, Status, Verb
 from worker.store.digest import printable
+
+REFUSED = Status.SKIPPED
+"""What becomes of a job for which a condition does not hold."""
 
 
 def reclaim(tools: Tools, ref: JobRef, worker: str) -> Outcome | None:
@@ -55,7 +61,7 @@ def _work(attempt: Attempt) -> Outcome:
         return _act(attempt, settled)
     except ReclaimRefusedError as error:
         reason = f"{error}, as {attempt.worker} sees it" if error.is_of_worker else str(error)
-        outcome = attempt.outcome(Status.SKIPPED, reason).with_changes(
+        outcome = attempt.outcome(REFUSED, reason).with_changes(
             remedy=error.remedy, differences=error.differences, disk=_kept(attempt, settled)
         )
         with autocommit(attempt.engine) as conn:
@@ -84,24 +90,24 @@ def _kept(attempt: Attempt, settled: Mapping[int, Place]) -> DiskBytes:
     return DiskBytes(legacy=size, kept=size)
 
 
-def _conversion(attempt: Attempt) -> Conversion:
-    with autocommit(attempt.engine) as conn:
-        conversion = projects.active_conversions(conn, [attempt.project_id]).get(attempt.project_id)
+def conversion_of(grounds: Grounds, project_id: int) -> Conversion:
+    """The conversion whose directory is to go. Raises `NothingToDoError` when there is none."""
+    with autocommit(grounds.engine) as conn:
+        conversion = projects.active_conversions(conn, [project_id]).get(project_id)
     if conversion is None:
-        raise NothingToDoError(f"project {attempt.project_id}: not migrated, or rolled back since")
+        raise NothingToDoError(f"project {project_id}: not migrated, or rolled back since")
     return conversion
 
 
 def _reclaim(attempt: Attempt, settled: Mapping[int, Place]) -> Outcome:
     """The first job of a group moves the directory for all; the others find their row."""
-    conversion = _conversion(attempt)
+    conversion = conversion_of(attempt, attempt.project_id)
     carried = _carried(attempt, conversion)
     if carried is not None:
         return _end_carried(attempt, carried)
-    check_not_away(attempt, conversion, settled)
-    if conversion.conversion_id not in settled and not os.path.lexists(conversion.legacy_path):
-        attempt.check_root(conversion.legacy_path)
-    members = group_of(attempt, conversion, settled)
+    with autocommit(attempt.engine) as conn:
+        named = reclaims.projects_of_run(conn, attempt.run_id)
+    members = members_to_move(attempt, conversion, settled, named)
     with attempt.claim([f"reclaim:{members[0].conversion.conversion_id}"], "the directory"):
         carried = _carried(attempt, conversion)
         if carried is not None:
@@ -109,6 +115,26 @@ def _reclaim(attempt: Attempt, settled: Mapping[int, Place]) -> Outcome:
         # Another run may have moved it while this one waited.
         check_not_away(attempt, conversion, settled)
         return _Moving(attempt, members).run()
+
+
+def members_to_move(
+    grounds: Grounds, conversion: Conversion, settled: Mapping[int, Place], named: Collection[int]
+) -> list[Member]:
+    """Whose directories would be moved together, as of `group_of`, if that of this one may be moved."""
+    check_not_away(grounds, conversion, settled)
+    if conversion.conversion_id not in settled and not os.path.lexists(conversion.legacy_path):
+        grounds.check_root(conversion.legacy_path)
+    return group_of(grounds, conversion, settled, named)
+
+
+def move_of_top(top: Member, run: str, roots: Roots) -> Move:
+    """Where the directory of a group would go. Raises as `plan_move`."""
+    return plan_move(top.conversion.legacy_path, f"{top.project_id}-{run}", roots, now=top.at.path)
+
+
+def read_since(conversion: Conversion, verify_after_days: float) -> datetime:
+    """Since when every byte of a dataset must have been read: after the conversion, and lately."""
+    return max(conversion.converted_at, datetime.now(UTC) - timedelta(days=verify_after_days))
 
 
 def _carried(attempt: Attempt, conversion: Conversion) -> Reclaim | None:
@@ -139,12 +165,7 @@ class _Moving:
         self.members = members
         self.top = members[0]
         self.way_in = WayIn(self.top.place)
-        self.move = plan_move(
-            self.top.conversion.legacy_path,
-            f"{self.top.project_id}-{str(attempt.run_id)[:8]}",
-            attempt.tools.roots,
-            now=self.top.at.path,
-        )
+        self.move = move_of_top(self.top, str(attempt.run_id)[:8], attempt.roots)
 
     def run(self) -> Outcome:
         """Rows first, because they are quick; then bytes; then rows again, under their locks."""
@@ -168,8 +189,11 @@ class _Moving:
     def _check_bytes(self, member: Member) -> bytes:
         attempt, conversion = self.attempt, member.conversion
         tree = check_unchanged(attempt, member)
-        fresh = datetime.now(UTC) - timedelta(days=attempt.tools.settings.verify_after_days)
-        check_sound(attempt, conversion, read_since=max(conversion.converted_at, fresh))
+        check_sound(
+            attempt,
+            conversion,
+            read_since=read_since(conversion, attempt.tools.settings.verify_after_days),
+        )
         return pack(tree)
 
     def _predict(self, before: Fingerprint) -> Outcome:

@@ -32,6 +32,7 @@ from worker.errors import (
 )
 from worker.jobs.attempt import Attempt
 from worker.jobs.dataset_check import DatasetCheck
+from worker.jobs.grounds import Grounds
 from worker.jobs.moved_directory import Place
 from worker.jobs.repair import Tree
 from worker.jobs.rollback import compare
@@ -65,17 +66,18 @@ class Member:
 # The group --------------------------------------------------------------------------------------------------
 
 
-def group_of(attempt: Attempt, conversion: Conversion, settled: Mapping[int, Place]) -> list[Member]:
+def group_of(
+    grounds: Grounds, conversion: Conversion, settled: Mapping[int, Place], named: Collection[int]
+) -> list[Member]:
     """All projects that go together with this one, outermost first, then by id; `settled` as of
-    `settle_moves`.
+    `settle_moves`. `named` are the projects that the run has jobs for.
 
-    Raises `MigratedProjectThereError` naming one that the run has no job for, `MovedAwayThereError` when what
+    Raises `MigratedProjectThereError` naming one that is not among these, `MovedAwayThereError` when what
     was moved away from one of them lies in the directory, `NothingToDoError` when the project was rolled back
     meanwhile.
     """
-    with attempt.engine.connect() as conn:
+    with grounds.engine.connect() as conn:
         around = reclaims.neighbours(conn)
-        named = reclaims.projects_of_run(conn, attempt.run_id)
     around = [replace(one, state=None) if one.conversion_id in settled else one for one in around]
     found = _connected(around, conversion.project_id)
     gone = NothingToDoError(f"project {conversion.project_id}: rolled back since")
@@ -89,7 +91,7 @@ def group_of(attempt: Attempt, conversion: Conversion, settled: Mapping[int, Pla
             raise MigratedProjectThereError(
                 f"project {one.project_id} has its directory {where} it; name both"
             )
-    with attempt.engine.connect() as conn:
+    with grounds.engine.connect() as conn:
         conversions = projects.active_conversions(conn, [one.project_id for one, _ in found])
     members = [
         Member(
@@ -145,12 +147,12 @@ def relation(place: str, own: str) -> str:
 # Rows -------------------------------------------------------------------------------------------------------
 
 
-def check_rows(conn: Connection, attempt: Attempt, members: Sequence[Member], way_in: WayIn) -> None:
+def check_rows(conn: Connection, grounds: Grounds, members: Sequence[Member], way_in: WayIn) -> None:
     """What the database says against it; asked at first, under the rows' locks, and after the rename. Where
     paths lead to is looked up once for each `way_in`: nothing is, while rows are locked, but for new paths.
     """
     for member in members:
-        _check_project(conn, attempt, member)
+        _check_project(conn, grounds, member)
     _check_others(conn, members[0].place, {member.project_id for member in members}, way_in)
     for row in reclaims.session_paths(conn):
         if way_in.is_taken_by(row.path, RECORDING):
@@ -159,12 +161,12 @@ def check_rows(conn: Connection, attempt: Attempt, members: Sequence[Member], wa
             )
 
 
-def _check_project(conn: Connection, attempt: Attempt, member: Member) -> None:
+def _check_project(conn: Connection, grounds: Grounds, member: Member) -> None:
     number = member.project_id
     project = projects.by_ids(conn, [number]).get(number)
     if check_still_converted(project, member.conversion, conn):
         raise NothingToDoError(f"project {number}: its row was returned to legacy by another program")
-    _check_age(attempt, member.conversion)
+    _check_age(grounds, member.conversion)
     name = reclaims.unjudged_session(conn, number, _tree_name(conn, member.conversion))
     if name is not None:
         raise SessionReadsThereError(
@@ -189,8 +191,8 @@ def _check_others(conn: Connection, top: str, own: Collection[int], way_in: WayI
             )
 
 
-def _check_age(attempt: Attempt, conversion: Conversion) -> None:
-    days = attempt.lease.options.older_than_days
+def _check_age(grounds: Grounds, conversion: Conversion) -> None:
+    days = grounds.options.older_than_days
     age = datetime.now(UTC) - conversion.converted_at
     if days is not None and age < timedelta(days=days):
         raise ConvertedLatelyError(
@@ -205,9 +207,9 @@ def _tree_name(conn: Connection, conversion: Conversion) -> str:
     return os.path.basename(dataset.file_path.rstrip("/"))
 
 
-def check_not_away(attempt: Attempt, conversion: Conversion, settled: Mapping[int, Place]) -> None:
+def check_not_away(grounds: Grounds, conversion: Conversion, settled: Mapping[int, Place]) -> None:
     """Raise if the directory was moved away already; `settled` as of `settle_moves`."""
-    with attempt.engine.connect() as conn:
+    with grounds.engine.connect() as conn:
         row = reclaims.of_conversion(conn, conversion.conversion_id)
     if row is None or row.conversion_id in settled:
         return
@@ -223,14 +225,19 @@ def check_not_away(attempt: Attempt, conversion: Conversion, settled: Mapping[in
 
 def check_unchanged(attempt: Attempt, member: Member) -> HashedTree:
     """The directory as it was just read. Raises `DirectoryChangedError` unless it is what was migrated."""
-    path = member.at.path
-    if not os.path.lexists(path):
-        attempt.check_root(path)
-        raise DirectoryGoneError(f"Legacy path no longer exists: {printable(path)}")
+    check_there(attempt, member)
     try:
         return compare(attempt, member.conversion, member.at)
     except RollbackRefusedError as error:
         raise DirectoryChangedError(str(error), error.differences) from error
+
+
+def check_there(grounds: Grounds, member: Member) -> None:
+    """Raise unless something is where the directory should be."""
+    path = member.at.path
+    if not os.path.lexists(path):
+        grounds.check_root(path)
+        raise DirectoryGoneError(f"Legacy path no longer exists: {printable(path)}")
 
 
 def check_sound(attempt: Attempt, conversion: Conversion, *, read_since: datetime) -> Manifest:

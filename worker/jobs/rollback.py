@@ -32,6 +32,7 @@ from worker.errors import (
 )
 from worker.jobs import leftovers
 from worker.jobs.attempt import Attempt
+from worker.jobs.grounds import Grounds
 from worker.jobs.moved_directory import Away, Place, bring_home, last_move, settle_moves
 from worker.jobs.remembering import remembering
 from worker.jobs.runner import run_job
@@ -68,7 +69,7 @@ def rollback(tools: Tools, ref: JobRef, worker: str) -> Outcome | None:
 
 def _work(attempt: Attempt) -> Outcome:
     settle_moves(attempt, attempt.project_id)
-    conversion = _conversion(attempt)
+    conversion = conversion_of(attempt, attempt.project_id)
     away, rebuilt = _way_back(attempt, conversion)
     if attempt.lease.dry_run:
         return _predict(attempt, conversion, rebuilt)
@@ -105,16 +106,16 @@ def _way_back(attempt: Attempt, conversion: Conversion) -> tuple[Away, str | Non
             return away, rebuilt
 
 
-def _conversion(attempt: Attempt) -> Conversion:
+def conversion_of(grounds: Grounds, project_id: int) -> Conversion:
     """The before-image to go back by, checked against the project's row before anything is read from disk."""
-    column_types.known(attempt.engine, column_types.OF_ROLLBACK)
-    with autocommit(attempt.engine) as conn:
+    column_types.known(grounds.engine, column_types.OF_ROLLBACK)
+    with autocommit(grounds.engine) as conn:
         # In this order: a conversion that is active now was so, or began, when the row was read.
-        project = projects.by_ids(conn, [attempt.project_id]).get(attempt.project_id)
-        conversion = projects.active_conversions(conn, [attempt.project_id]).get(attempt.project_id)
+        project = projects.by_ids(conn, [project_id]).get(project_id)
+        conversion = projects.active_conversions(conn, [project_id]).get(project_id)
         if conversion is None:
             raise NothingToDoError(
-                f"project {attempt.project_id}: not migrated by this program, or rolled back already"
+                f"project {project_id}: not migrated by this program, or rolled back already"
             )
         if not is_back(project, conversion):
             check_config(conn, conversion)
@@ -127,13 +128,9 @@ def _rebuild_if_gone(attempt: Attempt, conversion: Conversion, away: Away) -> st
     A project may lie inside another one's directory. Were only the inner one rebuilt, the outer one's place
     would be taken, so what is gone around it is rebuilt first, and usually brings it along.
     """
-    path = conversion.legacy_path
-    if os.path.lexists(path):
+    if not is_gone(attempt, conversion, away):
         return None
-    if not attempt.lease.options.restore_files:
-        if away.purged:
-            raise PurgedError(f"Legacy path was reclaimed and purged: {printable(path)}")
-        raise LegacyPathMissingError(f"Legacy path no longer exists: {printable(path)}")
+    path = conversion.legacy_path
     manifest = attempt.store.read_manifest(conversion.dataset_hash)
     attempt.heartbeat.enter("restore", conversion.dataset_hash)
     for outer in _gone_around(attempt, conversion):
@@ -144,6 +141,18 @@ def _rebuild_if_gone(attempt: Attempt, conversion: Conversion, away: Away) -> st
     made = _rebuild(attempt, conversion, manifest)
     would = "would rebuild" if attempt.lease.dry_run else "rebuilt"
     return f"{would} {len(manifest.files)} files from the store" if made else None
+
+
+def is_gone(grounds: Grounds, conversion: Conversion, away: Away) -> bool:
+    """Is the legacy directory gone, and to be rebuilt? Raises when it is gone and was not to be rebuilt."""
+    path = conversion.legacy_path
+    if os.path.lexists(path):
+        return False
+    if not grounds.options.restore_files:
+        if away.purged:
+            raise PurgedError(f"Legacy path was reclaimed and purged: {printable(path)}")
+        raise LegacyPathMissingError(f"Legacy path no longer exists: {printable(path)}")
+    return True
 
 
 def _rebuild(attempt: Attempt, conversion: Conversion, manifest: Manifest) -> bool:
@@ -183,8 +192,7 @@ def compare(attempt: Attempt, conversion: Conversion, place: Place | None = None
     so.
     """
     place = place or Place(path=conversion.legacy_path)
-    if not os.path.isdir(place.path):
-        raise RollbackRefusedError(f"Legacy path is not a directory any more: {printable(place.path)}")
+    check_directory(place)
     likely, *others = _algorithms(attempt, conversion)
     tree = _hashed(attempt, conversion, place, likely)
     for algorithm in others:
@@ -194,6 +202,12 @@ def compare(attempt: Attempt, conversion: Conversion, place: Place | None = None
     if tree.manifest.digest != conversion.dataset_hash:
         _refuse(attempt, conversion, place, tree.manifest)
     return tree
+
+
+def check_directory(place: Place) -> None:
+    """Raise `RollbackRefusedError` for a place at which no directory can be compared."""
+    if not os.path.isdir(place.path):
+        raise RollbackRefusedError(f"Legacy path is not a directory any more: {printable(place.path)}")
 
 
 def _refuse(attempt: Attempt, conversion: Conversion, place: Place, last: Manifest) -> NoReturn:

@@ -46,9 +46,7 @@ class Tools:
     @property
     def roots(self) -> Roots:
         """Where projects may lie, and where they may not."""
-        return Roots(
-            allowed=self.settings.legacy_roots, store=(self.settings.datasets_dir, self.settings.store_dir)
-        )
+        return roots_of(self.settings)
 
     def open_store(self, *, create: bool) -> Store:
         """The store of DATA_DIR, which must be the one the database names; `create` makes the first one."""
@@ -70,6 +68,11 @@ class Tools:
                 return write(conn)
 
         return retry.when_there(transaction, _PATIENCE_S, self.stopping)
+
+
+def roots_of(settings: Settings) -> Roots:
+    """Where projects may lie, and where they may not, as the settings say."""
+    return Roots(allowed=settings.legacy_roots, store=(settings.datasets_dir, settings.store_dir))
 
 
 def connect(settings: Settings, application_name: str) -> Engine:

@@ -21,11 +21,11 @@ class Lacking:
 
     def of(self, path: str, roots: Roots) -> str | None:
         """The root that `path` lies in, if it lacks here; remembered from now on."""
-        root = _root_of(path, roots)
-        if root is None or (why := _trouble(root)) is None:
+        lack = lack_of(path, roots)
+        if lack is None:
             return None
-        self._note(root, why)
-        return root
+        self._note(*lack)
+        return lack[0]
 
     def now(self) -> list[str]:
         """Those that lack still."""
@@ -39,12 +39,23 @@ class Lacking:
 
     def words(self, root: str) -> str:
         """What is wrong with one, for people."""
-        return f"{printable(root)} of LEGACY_ROOTS {self._why.get(root, 'lacks')} there; is it mounted?"
+        return lack_words(root, self._why.get(root, "lacks"))
 
     def _note(self, root: str, why: str) -> None:
         if root not in self._why:
             _log.error("root_lacks", root=printable(root), because=why)
         self._why[root] = why
+
+
+def lack_of(path: str, roots: Roots) -> tuple[str, str] | None:
+    """The root that `path` lies in, and what is wrong with it, if it lacks here."""
+    root = _root_of(path, roots)
+    return (root, why) if root is not None and (why := _trouble(root)) is not None else None
+
+
+def lack_words(root: str, why: str) -> str:
+    """What is wrong with a root, for people."""
+    return f"{printable(root)} of LEGACY_ROOTS {why} there; is it mounted?"
 
 
 def _root_of(path: str, roots: Roots) -> str | None:

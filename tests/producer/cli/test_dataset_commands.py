@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from tests.estate import make_dataset
+from tests.estate import make_dataset, snapshot_tree
 from tests.producer.cli.calls import Call, lines
-from tests.support.runs import gc, migrate_all, run_one, tools_of, verify_datasets
+from tests.support.runs import gc, migrate_all, run, run_one, tools_of, verify_datasets
 from tests.support.sites import Site
 from tests.support.studies import plain_study
 from worker.db import blob_index
@@ -252,3 +252,92 @@ def test_whereis_says_why_a_file_or_digest_cannot_be_looked_for(site: Site, call
         done = call("whereis", asked)
         assert (done.returncode, done.stdout) == (2, ""), asked
         assert expected in done.stderr
+
+
+# explain ----------------------------------------------------------------------------------------------------
+
+
+def test_a_project_s_story_is_told_in_the_order_of_time(site: Site, call: Call):
+    with tools_of(site) as tools:
+        one, two, three = three_of_two(site, tools)
+        verify_datasets(tools, only=[one.dataset_id or 0])
+        run_one(tools, Verb.ROLLBACK, two.project_id or 0)
+        run(tools, Verb.MIGRATE, only=[two.project_id or 0], dry_run=True)
+        run(tools, Verb.MIGRATE, only=[two.project_id or 0])
+    number = str(two.project_id)
+
+    seen = say(call, "explain", number)
+
+    assert [(job["verb"], job["dry_run"], job["subject"]) for job in seen["events"]] == [
+        ("migrate", False, "project"),
+        ("verify", False, "dataset"),
+        ("rollback", False, "project"),
+        ("migrate", True, "project"),
+        ("migrate", False, "project"),
+    ]
+    (had,) = seen["datasets"]
+    assert (had["stored_by_project"], had["projects"]) == (one.project_id, [one.project_id, two.project_id])
+    sharing = seen["sharing"]
+    assert [other["project_id"] for other in sharing["others"]] == [one.project_id, three.project_id]
+    assert sharing["others"][0]["size_bytes"] == sharing["size_bytes"] == two.bytes.read
+    assert 0 < sharing["others"][1]["size_bytes"] < sharing["size_bytes"]
+    assert sharing["own_bytes"] == 0
+    assert (seen["rollback"]["status"], seen["reclaim"]["status"]) == ("would_roll_back", "skipped")
+    words = call("explain", number).stderr
+    assert f"stored by project {one.project_id}; reused by project {two.project_id}" in words
+    assert f"migrate: migrated: 2 sessions, {sharing['size_bytes'] / 1000:.3g} kB reused" in words
+    assert "rollback  would be rolled back: to " in words
+    assert "reclaim   would be skipped: project 2 was migrated 0.0 days ago, less than 7" in words
+    assert f"gc        dataset {one.dataset_id}: leaves it, needed by: projects" in words
+
+
+def test_a_story_has_warnings_failures_and_what_a_gc_did(site: Site, call: Call):
+    (plain_study(site, "one", 1) / "day 1" / "labels.json").write_bytes(b"\xff")
+    with tools_of(site) as tools:
+        (one,) = migrate_all(site, tools)
+        run_one(tools, Verb.ROLLBACK, 1)
+        gc(tools)
+        with site.engine.begin() as conn:
+            conn.execute(text("update projects set path = '/gone' where project_id = 1"))
+        run_one(tools, Verb.MIGRATE, 1)
+        with site.engine.begin() as conn:
+            conn.execute(text("delete from projects where project_id = 1"))
+
+    words = call("explain", "1").stderr
+
+    assert one.warnings
+    for expected in (
+        "project 1 one: deleted in Label",
+        "      warning ",
+        f"gc the store: dataset {one.dataset_id} quarantined as ",
+        "migrate: failed: ",
+        "gc        has nothing of it",
+    ):
+        assert expected in words
+
+
+def test_an_unknown_project_has_no_story(call: Call):
+    done = call("explain", "99")
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "There is no project 99, and no run ever had one" in done.stderr
+
+
+def test_asking_changes_neither_rows_nor_files(site: Site, call: Call):
+    with tools_of(site) as tools:
+        one, *_ = three_of_two(site, tools)
+        run_one(tools, Verb.RECLAIM, 3)
+    before = snapshot_tree(site.data_dir), snapshot_tree(site.legacy_root)
+    read_only = {"PGOPTIONS": "-c default_transaction_read_only=on"}
+
+    for words in (
+        ("datasets", "list"),
+        ("datasets", "show", str(one.dataset_id)),
+        ("whereis", one.dataset_hash or ""),
+        ("whereis", str(next(site.settings.store_dir.glob("blobs/*/*")))),
+        *(("explain", str(number)) for number in (1, 2, 3)),
+    ):
+        done = call(*words, **read_only)
+        assert done.returncode == 0, done.stderr
+
+    assert (snapshot_tree(site.data_dir), snapshot_tree(site.legacy_root)) == before
