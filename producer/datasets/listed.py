@@ -1,7 +1,7 @@
 """All datasets at a glance: which are asked for, in which order, and their JSON. Opens no file."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -46,12 +46,22 @@ class Listed:
 
     def to_json(self) -> dict[str, Any]:
         """As `producer datasets list --json` shows it."""
-        values = asdict(self.entry)
-        legacy = {place: values.pop(place) for place in ("in_place", "moved_away", "purged")}
-        return values | {
-            "stored_at": text_of(self.entry.stored_at),
-            "verified_at": text_of(self.entry.verified_at),
-            "legacy_directories": legacy,
+        entry = self.entry
+        return {
+            "dataset_id": entry.dataset_id,
+            "dataset_name": entry.dataset_name,
+            "dataset_hash": entry.dataset_hash,
+            "file_path": entry.file_path,
+            "size_bytes": entry.size_bytes,
+            "sessions": entry.sessions,
+            "projects": entry.projects,
+            "stored_at": text_of(entry.stored_at),
+            "verified_at": text_of(entry.verified_at),
+            "legacy_directories": {
+                "in_place": entry.in_place,
+                "moved_away": entry.moved_away,
+                "purged": entry.purged,
+            },
             "stored_by_migrator": self.is_ours,
             "unreferenced": self.is_unreferenced,
         }

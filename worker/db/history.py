@@ -108,23 +108,23 @@ _HELD = """
 
 def sharing(conn: Connection, project_id: int, dataset_ids: Collection[int]) -> Sharing:
     """How much of the content of a project's datasets other projects have as well."""
-    values = {"id": project_id, "datasets": sorted(dataset_ids)}
-    own = conn.execute(
+    whole, *others = conn.execute(
         sql(f"""{_HELD}
-            select coalesce(sum(size_bytes), 0)::bigint as size_bytes,
+            select cast(null as integer) as project_id, null as project_name,
+                   coalesce(sum(size_bytes), 0)::bigint as size_bytes,
                    coalesce(sum(size_bytes) filter (where digest not in (select digest from held)), 0)::bigint as own_bytes
-            from mine"""),  # noqa: S608 - a constant
-        values,
-    ).one()
-    others = conn.execute(
-        sql(f"""{_HELD}
-            select project_id, p.project_name, sum(size_bytes)::bigint as size_bytes
-            from held left join projects p using (project_id)
-            group by project_id, p.project_name order by size_bytes desc, project_id"""),  # noqa: S608 - a constant
-        values,
-    )
+            from mine
+            union all
+            select project_id, p.project_name, sum(size_bytes)::bigint, 0
+            from held left join projects p using (project_id) group by project_id, p.project_name
+            order by project_id nulls first"""),  # noqa: S608 - a constant
+        {"id": project_id, "datasets": sorted(dataset_ids)},
+    ).all()
     return Sharing(
-        size_bytes=own.size_bytes,
-        own_bytes=own.own_bytes,
-        others=tuple(SharedContent(**row) for row in others.mappings()),
+        size_bytes=whole.size_bytes,
+        own_bytes=whole.own_bytes,
+        others=tuple(
+            SharedContent(project_id=one.project_id, project_name=one.project_name, size_bytes=one.size_bytes)
+            for one in sorted(others, key=lambda one: (-one.size_bytes, one.project_id))
+        ),
     )
