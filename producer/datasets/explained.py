@@ -89,7 +89,7 @@ def explain(engine: Engine, settings: Settings, project_id: int) -> Explained:
         if project is None and not any(job.subject == "project" for job in jobs):
             raise UsageError(
                 f"There is no project {project_id}, and no run ever had one. "
-                "Label shows a project's id; see what was migrated: producer enqueue --dry-run"
+                "Its id stands in Label, and in every plan and report"
             )
         gc = list(predictions.of_gc(conn, project_id, ever, GRACE_H))
         return Explained(

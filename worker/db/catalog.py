@@ -100,24 +100,24 @@ def entries(conn: Connection, dataset_id: int | None = None) -> list[CatalogEntr
     rows = conn.execute(
         sql(f"""
             with d as materialized (
-                select * from raw_datasets where cast(:id as integer) is null or dataset_id = :id
+                select * from raw_datasets where cast(:id as bigint) is null or dataset_id = :id
             ), checked as (
                 select b.dataset_hash, count(*) as blobs, count(c.checked_at) as checked, min(c.checked_at) as oldest
                 from migration_dataset_blobs b left join migration_blob_checks c using (digest)
-                where cast(:id as integer) is null or b.dataset_hash = (select dataset_hash from d)
+                where cast(:id as bigint) is null or b.dataset_hash = (select dataset_hash from d)
                 group by b.dataset_hash
             ), referring as (
                 select dataset_id, count(*) as projects from (
                     select dataset_id, project_id from project_dataset_refs
-                    where cast(:id as integer) is null or dataset_id = :id
+                    where cast(:id as bigint) is null or dataset_id = :id
                     union select dataset_id, project_id from sessions
-                    where dataset_id is not null and (cast(:id as integer) is null or dataset_id = :id)
+                    where dataset_id is not null and (cast(:id as bigint) is null or dataset_id = :id)
                 ) as pairs group by dataset_id
             ), legacy as (
                 select c.dataset_id, {_WHERE} as place, count(*) as directories
                 from project_conversions c
                 left join migration_reclaims r on r.conversion_id = c.conversion_id and r.state <> 'undone'
-                where c.rolled_back_at is null and (cast(:id as integer) is null or c.dataset_id = :id)
+                where c.rolled_back_at is null and (cast(:id as bigint) is null or c.dataset_id = :id)
                 group by 1, 2
             ), places as (
                 select dataset_id, coalesce(sum(directories) filter (where place = 'in_place'), 0)::integer as in_place,
@@ -236,7 +236,7 @@ def sessions(conn: Connection, dataset_id: int) -> list[StoredSession]:
 # By digest --------------------------------------------------------------------------------------------------
 
 _END = "g"
-"""What stands behind every hexadecimal digit, whatever the collation."""
+"""What stands behind every hexadecimal digit, and behind a colon, whatever the collation."""
 
 
 def digests_beginning(conn: Connection, prefix: str, limit: int) -> tuple[int, list[str]]:
@@ -268,9 +268,8 @@ def last_check(conn: Connection, digest: str) -> Check | None:
     row = conn.execute(
         sql("""
             select min(checked_at) as checked_at, count(*)::integer as places from migration_blob_checks
-            where digest = :digest
-               or digest > :digest || ':' and digest < :digest || ';' and starts_with(digest, :digest || ':')"""),
-        {"digest": digest},
+            where digest >= :digest and digest < :digest || :end and split_part(digest, ':', 1) = :digest"""),
+        {"digest": digest, "end": _END},
     ).one()
     return Check(checked_at=row.checked_at, places=row.places) if row.places else None
 

@@ -1,11 +1,19 @@
 """Where a content lies in the store, for people who ask: its blob and its places in trees. Writes nothing."""
 
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from worker.errors import EntryUnreadableError, StoredBytesMismatchError, StoreUnusableError
-from worker.store.digest import BIG_CHUNK_BYTES, Algorithm, new_buffer, new_hasher, printable, read_stored
+from worker.store.digest import (
+    BIG_CHUNK_BYTES,
+    Algorithm,
+    new_buffer,
+    new_hasher,
+    printable,
+    read_stored,
+)
 from worker.store.store import Store
 
 
@@ -65,14 +73,15 @@ class Lookup:
 
 def digest_of_file(path: str, algorithm: Algorithm) -> str:
     """The digest of any regular file, read now. Raises `EntryUnreadableError` naming it and the reason."""
-    real = os.path.realpath(path)
-    if not os.path.lexists(real):
-        raise EntryUnreadableError(f"Cannot read {printable(path)}: there is no such file")
-    if not os.path.isfile(real):
-        kind = "a directory" if os.path.isdir(real) else "no regular file"
-        raise EntryUnreadableError(f"Cannot read {printable(path)}: it is {kind}")
+    try:
+        kind = os.stat(path).st_mode
+    except OSError as error:
+        raise EntryUnreadableError(f"Cannot read {printable(path)}: {error.strerror}") from error
+    if not stat.S_ISREG(kind):
+        what = "a directory" if stat.S_ISDIR(kind) else "no regular file"
+        raise EntryUnreadableError(f"Cannot read {printable(path)}: it is {what}")
     hasher = new_hasher(algorithm)
-    for chunk in read_stored(real, new_buffer(BIG_CHUNK_BYTES), clone_of=path):
+    for chunk in read_stored(os.path.realpath(path), new_buffer(BIG_CHUNK_BYTES), clone_of=path):
         hasher.update(chunk)
     return hasher.hexdigest()
 

@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from tests.estate import make_dataset, snapshot_tree
 from tests.producer.cli.calls import Call, lines
-from tests.support.runs import gc, migrate_all, run, run_one, tools_of, verify_datasets
+from tests.support.runs import gc, migrate_all, open_run, run, run_one, tools_of, verify_datasets
 from tests.support.sites import Site
 from tests.support.studies import plain_study
 from worker.db import blob_index
@@ -143,6 +143,7 @@ def test_the_list_fits_a_terminal(site: Site, call: Call, columns: str):
     ("words", "expected"),
     [
         (("datasets", "show", "99"), "There is no dataset 99. See all: producer datasets list"),
+        (("datasets", "show", str(2**40)), f"There is no dataset {2**40}"),
         (("datasets", "list", "--project-id", "99"), "There is no project 99"),
         (("datasets", "list", "--sort", "colour"), "'colour' is not one of"),
         (("datasets", "list", "--not-verified", "many"), "Invalid value for '--not-verified'"),
@@ -204,6 +205,22 @@ def test_a_beginning_that_several_digests_have_names_how_many(site: Site, call: 
     assert f"8 digests begin with abcd: {first} and 3 more; give more of it" in done.stderr
 
 
+def test_the_oldest_check_of_a_blob_and_its_copies_counts(site: Site, call: Call):
+    with tools_of(site) as tools:
+        plain_study(site, "one", 1)
+        migrate_all(site, tools)
+    (blob,) = site.settings.store_dir.glob("blobs/*/*")
+    with site.engine.begin() as conn:
+        conn.execute(
+            text("""
+                insert into migration_blob_checks (digest, inode, mtime_ns, checked_at)
+                values (:digest || ':7', 7, 7, now() - interval '50 hours')"""),
+            {"digest": blob.name},
+        )
+
+    assert "verified  2 d ago, the oldest check of 2 copies" in call("whereis", blob.name).stderr
+
+
 def test_a_loose_blob_and_a_missing_one_are_told_apart(site: Site, call: Call):
     with tools_of(site) as tools:
         plain_study(site, "one", 1)
@@ -238,16 +255,21 @@ def test_what_a_gc_took_says_who_had_stored_it(site: Site, call: Call):
 def test_whereis_says_why_a_file_or_digest_cannot_be_looked_for(site: Site, call: Call):
     (site.folder / "secret").write_text("not stored")
     os.mkfifo(site.folder / "pipe")
+    (site.folder / "loop").symlink_to("loop")
 
     for asked, expected in (
-        ("0123456789abcdeg", "there is no such file; a digest has 64 digits, 0-9 and a-f"),
-        ("abc", "there is no such file; a digest has 64 digits"),
-        ("f" * 65, "there is no such file; a digest has 64 digits"),
+        (
+            "0123456789abcdeg",
+            "Cannot read 0123456789abcdeg: No such file or directory; a digest has 64 digits, 0-9 and a-f",
+        ),
+        ("abc", "No such file or directory; a digest has 64 digits"),
+        ("f" * 65, "No such file or directory; a digest has 64 digits"),
         ("beef", "No digest begins with beef; a file of this name: ./beef"),
         ("f" * 64, "No blob and no dataset has the digest ffff"),
         ("./secret", "./secret is not stored: no blob and no dataset has the digest"),
         (".", "Cannot read .: it is a directory"),
         ("pipe", "Cannot read pipe: it is no regular file"),
+        ("loop", "Cannot read loop: Too many levels of symbolic links"),
     ):
         done = call("whereis", asked)
         assert (done.returncode, done.stdout) == (2, ""), asked
@@ -283,7 +305,9 @@ def test_a_project_s_story_is_told_in_the_order_of_time(site: Site, call: Call):
     assert 0 < sharing["others"][1]["size_bytes"] < sharing["size_bytes"]
     assert sharing["own_bytes"] == 0
     assert (seen["rollback"]["status"], seen["reclaim"]["status"]) == ("would_roll_back", "skipped")
+    open_run(site.engine, Verb.RECLAIM, only=[two.project_id or 0])
     words = call("explain", number).stderr
+    assert " reclaim: queued" in words
     assert f"stored by project {one.project_id}; reused by project {two.project_id}" in words
     assert f"migrate: migrated: 2 sessions, {sharing['size_bytes'] / 1000:.3g} kB reused" in words
     assert "rollback  would be rolled back: to " in words
@@ -314,6 +338,23 @@ def test_a_story_has_warnings_failures_and_what_a_gc_did(site: Site, call: Call)
         "gc        has nothing of it",
     ):
         assert expected in words
+
+
+def test_a_gc_that_would_refuse_is_named(site: Site, call: Call):
+    with tools_of(site) as tools:
+        for number in range(11):
+            plain_study(site, f"study {number}", number)
+        (first, *_) = migrate_all(site, tools)
+        run(tools, Verb.ROLLBACK)
+    with site.engine.begin() as conn:
+        conn.execute(
+            text("update project_conversions set rolled_back_at = rolled_back_at - interval '2 days'")
+        )
+
+    words = call("explain", "1").stderr
+
+    assert f"gc        dataset {first.dataset_id}: would put it into quarantine" in words
+    assert "it would refuse: 11 of 11 datasets would go; --expect" in words
 
 
 def test_an_unknown_project_has_no_story(call: Call):
