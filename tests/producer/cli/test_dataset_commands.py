@@ -214,8 +214,8 @@ def test_the_oldest_check_of_a_blob_and_its_copies_counts(site: Site, call: Call
         conn.execute(
             text("""
                 insert into migration_blob_checks (digest, inode, mtime_ns, checked_at)
-                values (:digest || ':7', 7, 7, now() - interval '50 hours')"""),
-            {"digest": blob.name},
+                values (:key, 7, 7, now() - interval '50 hours')"""),
+            {"key": f"{blob.name}:7"},
         )
 
     assert "verified  2 d ago, the oldest check of 2 copies" in call("whereis", blob.name).stderr
