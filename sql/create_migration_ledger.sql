@@ -317,6 +317,15 @@ create table if not exists migration_remembered_digests (
 comment on table migration_remembered_digests is 'Digests of legacy files by what stat said of them, so that untouched ones need not be read again';
 alter table migration_remembered_digests alter column entries set storage external;
 
+-- Label's own hash of a content (worker/store/label_hash.py), computed when it was first needed.
+create table if not exists migration_label_hashes (
+    dataset_hash text        primary key,
+    label_hash   text,                                 -- null: Label has none, because a name is not UTF-8
+    computed_at  timestamptz not null default clock_timestamp()
+);
+comment on table migration_label_hashes is 'By which hash Label itself would know a dataset, for exports to other servers and imports from them';
+create index if not exists migration_label_hashes_label_hash on migration_label_hashes (label_hash);
+
 create table if not exists migration_blob_checks (
     digest     text        primary key,
     inode      bigint      not null,

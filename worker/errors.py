@@ -137,6 +137,21 @@ class UsageError(PermanentError):
     remedy = "Correct the call; --help shows examples."
 
 
+class ProjectFileError(UsageError):
+    """A file that is to be imported is not a project's configuration, or says what cannot be."""
+
+    remedy = "Export the project again (producer project export); docs/operations.md says which files can be imported."
+
+
+class DatasetsMissingError(PermanentError):
+    """A project that is to be imported needs datasets that are not here; nothing was written."""
+
+    remedy = (
+        "Bring them here first: producer datasets export there, producer datasets import here; or migrate a project "
+        "that has the same recordings. Then import the project again."
+    )
+
+
 # What the ledger does not have ------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ from typer.rich_utils import rich_format_error
 from producer.cli import (
     control_commands,
     dataset_commands,
+    project_commands,
     run_commands,
     setup_commands,
     store_commands,
@@ -35,6 +36,7 @@ for commands in (
     run_commands,
     store_commands,
     dataset_commands,
+    project_commands,
     control_commands,
     watch_commands,
 ):

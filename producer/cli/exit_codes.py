@@ -41,6 +41,7 @@ _OF_ERRORS: dict[type[Exception], Exit] = {
     errors.BrokerUnavailableError: Exit.NOT_READY,
     errors.StoreUnusableError: Exit.NOT_READY,
     errors.StoredBytesMismatchError: Exit.BYTES_MISMATCH,
+    errors.DatasetsMissingError: Exit.SOME_FAILED,
 }
 
 _MISMATCHES = {errors.StoredBytesMismatchError.__name__, errors.SessionsDifferError.__name__}

@@ -70,6 +70,19 @@ class Lookup:
             return None
         return [printable(file.path) for file in manifest.files if file.digest == digest]
 
+    def digests_below(self, dataset_hash: str, name: str) -> dict[str, str]:
+        """The digests of the files of this name right in the directories at the top of a dataset's tree, by
+        directory; none where the manifest cannot be read.
+        """
+        if self._store is None:
+            return {}
+        try:
+            manifest = self._store.read_manifest(dataset_hash)
+        except StoredBytesMismatchError:
+            return {}
+        files = ((file.path.split("/"), file.digest) for file in manifest.files)
+        return {steps[0]: digest for steps, digest in files if len(steps) == 2 and steps[1] == name}
+
 
 def digest_of_file(path: str, algorithm: Algorithm) -> str:
     """The digest of any regular file, read now. Raises `EntryUnreadableError` naming it and the reason."""

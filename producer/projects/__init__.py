@@ -1,0 +1,1 @@
+"""Projects without their data: one as a file, and back."""
