@@ -18,13 +18,13 @@ import hypothesis
 import pytest
 from sqlalchemy import Engine
 
-from producer.local.child_process import Child
 from producer.local.stack import Stack
 from producer.local.stack import stack as local_stack
 from tests.support.forking import PROGRAMS, Forks, forks
 from tests.support.runs import tools_of
 from tests.support.servers import REDIS_DATABASES, Databases, database_like, empty_redis
 from tests.support.sites import Site, site_in
+from tests.support.workers import Worker
 from worker.db import engine as engine_module
 from worker.jobs.tools import Tools
 from worker.settings import Settings
@@ -95,8 +95,8 @@ def database(databases: Databases) -> Iterator[Engine]:
 
 @pytest.fixture(scope="session")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    """Start what forks producers, which have their libraries then: to load these takes each of them half a
-    second.
+    """Start what forks producers and workers, which have their libraries then: to load these takes each of
+    them half a second and more.
     """
     with forks(tmp_path_factory.mktemp("programs"), PROGRAMS) as running:
         yield running
@@ -156,13 +156,13 @@ def run_producer(site: Site) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 @pytest.fixture
-def workers(site: Site) -> Iterator[Callable[..., list[Child]]]:
+def workers(site: Site) -> Iterator[Callable[..., list[Worker]]]:
     """Start real workers, as in `workers(2, LEASE_S="2")`; they are stopped when the test ends. See
     `Site.workers`.
     """
     with ExitStack() as running:
 
-        def start(count: int = 1, *, concurrency: int = 1, **env: str) -> list[Child]:
+        def start(count: int = 1, *, concurrency: int = 1, **env: str) -> list[Worker]:
             return running.enter_context(site.workers(count, concurrency=concurrency, **env))
 
         yield start

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from producer.local.child_process import Child
 from tests.support.sites import Site
 from tests.support.waiting import eventually
+from tests.support.workers import Worker
 
 pytestmark = pytest.mark.slow
 
@@ -31,13 +31,13 @@ def test_the_alive_file_is_fresh_while_the_worker_works_and_stale_while_it_hangs
 
 
 @contextmanager
-def hanging(worker: Child) -> Iterator[None]:
+def hanging(worker: Worker) -> Iterator[None]:
     """Stop the worker's parent in the middle of whatever it does."""
-    worker.process.send_signal(signal.SIGSTOP)
+    worker.signal(signal.SIGSTOP)
     try:
         yield
     finally:
-        worker.process.send_signal(signal.SIGCONT)
+        worker.signal(signal.SIGCONT)
 
 
 def age_s(file: Path) -> float:

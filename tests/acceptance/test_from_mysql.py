@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from producer.local.child_process import Child
 from tests.acceptance.story import call
 from tests.estate import (
     Form,
@@ -25,6 +24,7 @@ from tests.estate import (
 from tests.estate.compare import LABEL_TABLES
 from tests.estate.from_mysql import convert_database
 from tests.support.sites import Site
+from tests.support.workers import Worker
 
 pytestmark = pytest.mark.slow
 
@@ -65,7 +65,7 @@ def label_rows(site: Site) -> dict[str, list[dict[str, Any]]]:
 
 
 def test_a_database_converted_from_mysql_goes_there_and_back_exactly(
-    site: Site, workers: Callable[..., list[Child]]
+    site: Site, workers: Callable[..., list[Worker]]
 ) -> None:
     convert_database(site.engine)
     first, _, _ = study(site)

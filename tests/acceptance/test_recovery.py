@@ -12,6 +12,7 @@ from tests.support.sites import Site
 from tests.support.slow_jobs import (
     LEASE_S,
     SLOW,
+    VERY_SLOW,
     await_end,
     await_work,
     big_study,
@@ -20,22 +21,24 @@ from tests.support.slow_jobs import (
     enqueue,
     holder,
     jobs,
+    lift_the_limit,
     signal_all,
     small_studies,
     staged,
 )
-from tests.support.waiting import PATIENCE_S, eventually
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.slow
 
 
 def test_another_worker_takes_the_job_of_a_worker_that_was_killed(site: Site):
-    number = big_study(site, "study", 1, 2, 3, 4)
-    with site.workers(2, LEASE_S=LEASE_S, BWLIMIT=SLOW) as workers:
-        enqueue(site)
+    number = big_study(site, "study", 1, 2)
+    with site.workers(2, LEASE_S=LEASE_S) as workers:
+        enqueue(site, *VERY_SLOW)
         job = await_work(site)
         victim = holder(job, workers)
         signal_all(victim, signal.SIGKILL)
+        lift_the_limit(site)
 
         (ended,) = await_end(site)
 
@@ -46,11 +49,12 @@ def test_another_worker_takes_the_job_of_a_worker_that_was_killed(site: Site):
 
 
 def test_a_killed_child_costs_its_job_one_attempt(site: Site):
-    number = big_study(site, "study", 1, 2, 3, 4, 5)
-    with site.workers(1, LEASE_S=LEASE_S, BWLIMIT=SLOW) as (worker,):
-        enqueue(site)
+    number = big_study(site, "study", 1, 2)
+    with site.workers(1, LEASE_S=LEASE_S) as (worker,):
+        enqueue(site, *VERY_SLOW)
         await_work(site)
         os.kill(child_of(worker), signal.SIGKILL)
+        lift_the_limit(site)
 
         (ended,) = await_end(site)
 
@@ -59,12 +63,13 @@ def test_a_killed_child_costs_its_job_one_attempt(site: Site):
 
 
 def test_a_worker_that_gets_sigterm_hands_its_job_back_and_ends(site: Site):
-    number = big_study(site, "study", 1, 2, 3, 4)
-    with site.workers(2, LEASE_S="60", BWLIMIT=SLOW) as workers:
-        enqueue(site)
+    number = big_study(site, "study", 1, 2)
+    with site.workers(2, LEASE_S="60") as workers:
+        enqueue(site, *VERY_SLOW)
         leaving = holder(await_work(site), workers)
-        leaving.process.send_signal(signal.SIGTERM)
-        leaving.process.wait(PATIENCE_S)
+        leaving.signal(signal.SIGTERM)
+        leaving.await_end()
+        lift_the_limit(site)
 
         (ended,) = await_end(site)
 
@@ -80,8 +85,8 @@ def test_a_worker_that_gets_sigquit_hands_its_job_back_too(site: Site):
     with site.workers(2, LEASE_S="60", BWLIMIT=SLOW) as workers:
         enqueue(site)
         leaving = holder(await_work(site), workers)
-        leaving.process.send_signal(signal.SIGQUIT)
-        leaving.process.wait(PATIENCE_S)
+        leaving.signal(signal.SIGQUIT)
+        leaving.await_end()
 
         (ended,) = await_end(site)
 
@@ -89,16 +94,17 @@ def test_a_worker_that_gets_sigquit_hands_its_job_back_too(site: Site):
 
 
 def test_a_worker_that_slept_beyond_its_lease_finds_its_job_done_and_changes_nothing(site: Site):
-    number = big_study(site, "study", 1, 2, 3, 4, 5)
-    with site.workers(2, LEASE_S=LEASE_S, BWLIMIT=SLOW) as workers:
-        enqueue(site)
+    number = big_study(site, "study", 1, 2)
+    with site.workers(2, LEASE_S=LEASE_S) as workers:
+        enqueue(site, *VERY_SLOW)
         sleeper = holder(await_work(site), workers)
         signal_all(sleeper, signal.SIGSTOP)
         try:
             eventually(lambda: jobs(site)[0]["worker"] != sleeper.name, "another has the job")
+            lift_the_limit(site)
+            (ended,) = await_end(site)
         finally:
             signal_all(sleeper, signal.SIGCONT)
-        (ended,) = await_end(site)
         eventually(lambda: jobs(site)[0]["fenced"] == 1, "the sleeper has noticed")
 
     assert (ended["state"], ended["attempt"]) == ("done", 2)
@@ -109,11 +115,12 @@ def test_a_worker_that_slept_beyond_its_lease_finds_its_job_done_and_changes_not
 
 def test_an_emptied_broker_costs_no_job(site: Site):
     small_studies(site, 40)
-    with site.workers(2, LEASE_S=LEASE_S, BWLIMIT="40K"):
-        enqueue(site)
+    with site.workers(2, LEASE_S=LEASE_S):
+        enqueue(site, "--limit-bytes-per-second", "40K")
         eventually(lambda: sum(job["state"] == "done" for job in jobs(site)) >= 4, "some are done")
         with redis.Redis.from_url(site.redis_url) as client:
             client.flushdb()
+        lift_the_limit(site)
 
         ended = await_end(site)
 

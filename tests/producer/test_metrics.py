@@ -192,7 +192,7 @@ def test_workers_are_counted_also_when_redis_was_emptied_and_when_one_is_dead(si
             client.flushdb()
         eventually(lambda: online() == 2, "both are counted again")
         signal_all(workers[0], signal.SIGKILL)
-        workers[0].process.wait(PATIENCE_S)
+        workers[0].await_end()
         eventually(lambda: online() == 1, "the other one is counted")
 
 

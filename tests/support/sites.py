@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from producer.local.child_process import Child
-from producer.local.stack import run_workers
 from tests.support.folders import remove_all
 from tests.support.forking import Forks
 from tests.support.servers import forget_rows
 from tests.support.waiting import eventually
+from tests.support.workers import Worker, running_workers
 from worker.settings import Settings
 
 LEASE_S = 5
@@ -37,7 +36,7 @@ class Site:
     env: dict[str, str]
     settings: Settings
     programs: Forks | None = None
-    """What starts producers."""
+    """What starts producers and workers."""
 
     def run_producer(self, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Run `producer` as an operator does, in a directory of its own; `env` adds to the site's
@@ -58,15 +57,18 @@ class Site:
 
     def workers(
         self, count: int = 1, *, concurrency: int = 1, **env: str
-    ) -> AbstractContextManager[list[Child]]:
-        """Run real workers that take tasks when the block begins; their logs are in the site's folder."""
-        return run_workers(
-            {**self.env, **env},
-            count,
+    ) -> AbstractContextManager[list[Worker]]:
+        """Run real workers that take tasks when the block begins; their logs are in the site's folder. They
+        are forked as producers are.
+        """
+        assert self.programs is not None
+        number = next(_numbers)
+        return running_workers(
+            self.programs,
+            [f"{number}-worker{each}" for each in range(1, count + 1)],
             concurrency=concurrency,
-            log_folder=self.folder,
-            name=f"{next(_numbers)}-worker",
-            stop_within_s=20,
+            env={**self.env, **env},
+            folder=self.folder,
         )
 
     def empty(self) -> None:

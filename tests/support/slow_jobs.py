@@ -7,10 +7,10 @@ from typing import Any
 
 from sqlalchemy import text
 
-from producer.local.child_process import Child
 from tests.estate import make_project, record_session
 from tests.support.sites import Site
 from tests.support.waiting import PATIENCE_S, eventually
+from tests.support.workers import Worker
 
 LEASE_S = "4"
 """Short, and yet longer than a busy machine lets a heartbeat wait."""
@@ -54,6 +54,12 @@ def enqueue(site: Site, *options: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def lift_the_limit(site: Site) -> None:
+    """Let the run go on as fast as it can."""
+    done = site.run_producer("throttle")
+    assert done.returncode == 0, done.stderr
+
+
 def jobs(site: Site) -> list[dict[str, Any]]:
     """The jobs of all runs, by project."""
     with site.engine.connect() as conn:
@@ -85,19 +91,19 @@ def await_end(site: Site, *, within_s: float = PATIENCE_S) -> list[dict[str, Any
     return jobs(site)
 
 
-def holder(job: dict[str, Any], workers: list[Child]) -> Child:
+def holder(job: dict[str, Any], workers: list[Worker]) -> Worker:
     """The worker that has a job."""
     return next(worker for worker in workers if worker.name == job["worker"])
 
 
-def signal_all(worker: Child, number: signal.Signals) -> None:
+def signal_all(worker: Worker, number: signal.Signals) -> None:
     """Send a signal to a worker's parent and all its children: it is the leader of a session of its own."""
-    os.killpg(worker.process.pid, number)
+    os.killpg(worker.pid, number)
 
 
-def child_of(worker: Child) -> int:
+def child_of(worker: Worker) -> int:
     """The process that does a worker's jobs."""
-    parent = worker.process.pid
+    parent = worker.pid
     return int(Path(f"/proc/{parent}/task/{parent}/children").read_text().split()[0])
 
 

@@ -10,11 +10,11 @@ import pytest
 import redis
 
 from producer.doctor.broker_checks import check_broker
-from producer.local.child_process import Child
 from producer.local.servers import servers_folder, valkey
 from tests.estate import make_project, record_session
 from tests.support.sites import Site
 from tests.support.waiting import eventually
+from tests.support.workers import Worker
 from worker.broker import client as broker
 from worker.errors import BrokerRefusesError
 from worker.findings import Verdict
@@ -60,9 +60,9 @@ REFUSALS: dict[str, tuple[Call, Call]] = {
 }
 
 
-def log_of(worker: Child) -> str:
+def log_of(worker: Worker) -> str:
     """What the worker has logged by now."""
-    return Path(worker.log_file).read_text(encoding="utf-8")
+    return worker.log_file.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("word", REFUSALS)
@@ -114,7 +114,7 @@ def test_a_refusing_broker_ends_no_worker_and_status_says_what_they_wait_for(sit
 
             assert word in json.loads(status.stdout)["waiting_because"]
             assert "workers wait" in status.stderr
-            assert (refused.returncode, worker.process.poll()) == (5, None)
+            assert (refused.returncode, worker.has_ended()) == (5, False)
             assert refused.stderr.startswith("Broker refuses: ")
             assert word in refused.stderr
         assert site.run_producer("throttle", REDIS_URL=refusing_url).returncode == 0

@@ -2,6 +2,7 @@
 stays.
 """
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from tests.estate.compare import CONVERTED_TABLES
 from tests.support.runs import do, open_run, run, run_one
 from tests.support.sites import Site
 from worker.db import column_types, schema
+from worker.db.retry import when_free
 from worker.errors import ColumnTypesError
 from worker.jobs.tools import Tools
 from worker.messages import Outcome, Status, Verb
@@ -145,7 +147,7 @@ def test_dry_runs_leave_no_row_and_report_what_the_real_runs_report(site: Site, 
 def test_a_dry_run_gives_way_to_locks_like_the_real_run(
     site: Site, tools: Tools, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.db.retry._GIVE_WAY_S", 0.5)
+    monkeypatch.setattr("worker.conversion.transaction.when_free", partial(when_free, patience_s=0.5))
     number = study(site)
 
     with site.engine.begin() as person:
