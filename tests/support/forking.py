@@ -11,6 +11,7 @@ import gc
 import json
 import os
 import runpy
+import select
 import signal
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
+
+from tests.support.waiting import PATIENCE_S
 
 PROGRAMS = (
     "blake3",
@@ -96,6 +99,20 @@ class Forks:
         runs.
         """
         return self._look(process, os.WNOHANG)
+
+    def await_end(self, process: Process, what: str) -> int:
+        """Wait until a process ends, without asking again and again; its status."""
+        if process not in self._ends:
+            descriptor = os.pidfd_open(process.pid)
+            try:
+                has_ended = select.poll()
+                has_ended.register(descriptor, select.POLLIN)
+                assert has_ended.poll(PATIENCE_S * 1000), f"not within {PATIENCE_S:g} s: {what}"
+            finally:
+                os.close(descriptor)
+        code = self.ended(process)
+        assert code is not None
+        return code
 
     def wait(self, process: Process) -> int | None:
         """Wait until a process ends, and its status, or until it was stopped: None."""

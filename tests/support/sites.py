@@ -14,7 +14,6 @@ from sqlalchemy import Engine
 from tests.support.folders import remove_all
 from tests.support.forking import Forks
 from tests.support.servers import forget_rows
-from tests.support.waiting import eventually
 from tests.support.workers import Worker, running_workers
 from worker.settings import Settings
 
@@ -48,8 +47,7 @@ class Site:
         assert self.programs is not None
         name = f"producer{next(_numbers)}"
         process = self.programs.run(name, "producer", args, env={**self.env, **env}, folder=self.folder)
-        eventually(lambda: self.programs.ended(process) is not None, f"producer {' '.join(args)} ends")
-        code = self.programs.ended(process)
+        code = self.programs.await_end(process, f"producer {' '.join(args)} ends")
         out, err = process.output.read_text(), process.log.read_text()
         process.output.unlink()
         process.log.unlink()

@@ -43,7 +43,7 @@ class Worker:
 
     def await_end(self) -> None:
         """Wait until the parent is gone."""
-        eventually(self.has_ended, f"{self.name} ends")
+        self.programs.await_end(self.process, f"{self.name} ends")
 
     def is_ready(self) -> bool:
         """Does it take tasks? To say so is the last thing that a starting worker does."""
