@@ -93,7 +93,7 @@ def _all_on(kind: str, place: Path, servers: Path, options: argparse.Namespace) 
 
 def _new_content(bench: _Bench, corpus: Corpus) -> None:
     """A first migration: its time, and what it adds to the file system."""
-    ours, added = list[float](), list[float]()
+    ours, opened, added = list[float](), list[float](), list[float]()
     peers = available([B3SUM, *_STORES], lambda line: print(f"  {line}"))
     theirs: dict[str, list[float]] = {peer.name: [] for peer in peers}
     for number in range(bench.rounds):
@@ -101,12 +101,14 @@ def _new_content(bench: _Bench, corpus: Corpus) -> None:
             theirs[peer.name].append(_peer_s(bench, peer, corpus))
         with _store(bench, corpus, number) as (settings, engine, _):
             before = used_bytes(bench.corpora)
-            ours.append(_migrated_s(settings, engine))
+            seconds, opening_s = _migrated_s(settings, engine)
+            ours.append(seconds)
+            opened.append(opening_s)
             added.append(used_bytes(bench.corpora) - before)
     new = corpus.unique_bytes
     print(
         f"{bench.kind}, {corpus.name}: {corpus.total_bytes / 1e6:,.0f} MB in {len(corpus.sizes):,} files, {new / 1e6:,.0f} MB different; "
-        f"migrator {_words(ours)}; {'; '.join(_against(ours, *each) for each in theirs.items())}; added to the file system {statistics.median(added) / 1e6:.1f} MB, "
+        f"migrator {_words(ours)}, {_words(opened)} of it to open the run; {'; '.join(_against(ours, *each) for each in theirs.items())}; added to the file system {statistics.median(added) / 1e6:.1f} MB, "
         f"{statistics.median(added) / new:.2%} of new content, {statistics.median(added) / len(corpus.sizes):,.0f} bytes a file",
         flush=True,
     )
@@ -121,7 +123,7 @@ def _after_rehearsal(bench: _Bench, corpus: Corpus) -> None:
                 if name == "after":
                     await_end(engine, enqueue(settings, engine, dry_run=True).run_id)
                 before = read_bytes(pids)
-                times.append(_migrated_s(settings, engine))
+                times.append(_migrated_s(settings, engine)[0])
                 read.setdefault(name, []).append(read_bytes(descendants(pids)) - before)
     share = {name: statistics.median(found) / corpus.total_bytes for name, found in read.items()}
     print(
@@ -135,6 +137,7 @@ def _after_rehearsal(bench: _Bench, corpus: Corpus) -> None:
 def _again(bench: _Bench, corpus: Corpus) -> None:
     """A migration of projects that were migrated and rolled back: all of their content is stored."""
     ours: dict[bool, list[float]] = {False: [], True: []}
+    opened: dict[bool, list[float]] = {False: [], True: []}
     theirs, read = list[float](), dict[bool, list[int]]()
     (peer,) = available([B3SUM], print)
     with _store(bench, corpus, 0) as (settings, engine, pids):
@@ -147,12 +150,15 @@ def _again(bench: _Bench, corpus: Corpus) -> None:
                 )
                 await_end(engine, back.run_id)
                 before = read_bytes(descendants(pids))
-                times.append(_migrated_s(settings, engine, rehash=rehash))
+                seconds, opening_s = _migrated_s(settings, engine, rehash=rehash)
+                times.append(seconds)
+                opened[rehash].append(opening_s)
                 read.setdefault(rehash, []).append(read_bytes(descendants(pids)) - before)
     for rehash, times in ours.items():
         share = statistics.median(read[rehash]) / corpus.total_bytes
         print(
-            f"{bench.kind}, again{', with --rehash' if rehash else ''}: {corpus.total_bytes / 1e6:,.0f} MB; migrator {_words(times)}; {_against(times, peer.name, theirs)}; "
+            f"{bench.kind}, again{', with --rehash' if rehash else ''}: {corpus.total_bytes / 1e6:,.0f} MB; migrator {_words(times)}, {_words(opened[rehash])} of it to open the run; "
+            f"{_against(times, peer.name, theirs)}; "
             f"read by the workers {share:.1%} of it",
             flush=True,
         )
@@ -188,17 +194,20 @@ def _store(bench: _Bench, corpus: Corpus, name: object) -> Iterator[tuple[Settin
         _remove(data_dir)
 
 
-def _migrated_s(settings: Settings, engine: Engine, *, rehash: bool = False) -> float:
-    """From the opening of the run to its last outcome, from the disk; every project must be migrated."""
+def _migrated_s(settings: Settings, engine: Engine, *, rehash: bool = False) -> tuple[float, float]:
+    """From the opening of the run to its last outcome, from the disk, and how long the opening took; every
+    project must be migrated.
+    """
     drop_caches()
     begin = time.perf_counter()
     run_id = enqueue(settings, engine, dry_run=False, rehash=rehash).run_id
+    opening_s = time.perf_counter() - begin
     await_end(engine, run_id)
     seconds = time.perf_counter() - begin
     with engine.connect() as conn:
         outcomes = recorded_outcomes(conn, run_id).values()
     assert {outcome.status for outcome in outcomes} == {Status.MIGRATED}
-    return seconds
+    return seconds, opening_s
 
 
 def _peer_s(bench: _Bench, peer: Peer, corpus: Corpus) -> float:
