@@ -1,11 +1,15 @@
 """The Celery app that workers are started with. Knows no setting of Celery's and no task."""
 
+import os
+import signal
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from celery import Celery
-from celery.signals import heartbeat_sent, setup_logging, worker_shutting_down
+from celery.signals import heartbeat_sent, setup_logging, worker_ready, worker_shutting_down
 
 from worker import settings as settings_module
 from worker.broker.config import create_app
@@ -23,6 +27,30 @@ def _log_as_settings_say(**_arguments: Any) -> None:
 def _tell_the_children(**_arguments: Any) -> None:
     """Runs in the parent's signal handler, where nothing else may be done."""
     shutdown.begin()
+
+
+@worker_ready.connect
+def _tell_the_children_at_once(**_arguments: Any) -> None:
+    """At a cold shutdown (SIGQUIT) Celery's handler first waits for the tasks, as long as
+    `worker_soft_shutdown_timeout` says, and for its processes, and only then says that it shuts down: the
+    children would be told when they need not be any more.
+    """
+    parent = os.getpid()
+    for number in (signal.SIGQUIT, signal.SIGTERM, signal.SIGINT):
+        _before(number, lambda: shutdown.begin() if os.getpid() == parent else None)
+
+
+def _before(number: signal.Signals, act: Callable[[], None]) -> None:
+    """Do something at a signal, and then what was done at it so far."""
+    usual = signal.getsignal(number)
+
+    def handle(received: int, frame: FrameType | None) -> None:
+        act()
+        if callable(usual):
+            usual(received, frame)
+
+    if callable(usual):
+        signal.signal(number, handle)
 
 
 @cache

@@ -11,7 +11,6 @@ import redis
 from tests.support.sites import Site
 from tests.support.slow_jobs import (
     LEASE_S,
-    SLOW,
     VERY_SLOW,
     await_end,
     await_work,
@@ -80,17 +79,18 @@ def test_a_worker_that_gets_sigterm_hands_its_job_back_and_ends(site: Site):
 
 
 def test_a_worker_that_gets_sigquit_hands_its_job_back_too(site: Site):
-    """SIGQUIT: its processes are made to exit after a few seconds, if they have not ended by then."""
-    big_study(site, "study", 1, 2, 3, 4)
-    with site.workers(2, LEASE_S="60", BWLIMIT=SLOW) as workers:
-        enqueue(site)
+    """Its job would last longer than any test waits, and its end is waited for before the job may go on."""
+    big_study(site, "study", 1, 2)
+    with site.workers(2, LEASE_S="60") as workers:
+        enqueue(site, *VERY_SLOW)
         leaving = holder(await_work(site), workers)
         leaving.signal(signal.SIGQUIT)
         leaving.await_end()
-
+        lift_the_limit(site)
         (ended,) = await_end(site)
 
     assert (ended["state"], ended["crashes"]) == ("done", 0)
+    assert ended["worker"] != leaving.name
 
 
 def test_a_worker_that_slept_beyond_its_lease_finds_its_job_done_and_changes_nothing(site: Site):
