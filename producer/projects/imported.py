@@ -11,7 +11,14 @@ from pydantic import BaseModel
 from sqlalchemy import Connection, Engine
 
 from producer.projects import label_hashes
-from producer.projects.project_file import NAME_MOST, DatasetRow, OurSession, ProjectFile, SessionRow
+from producer.projects.project_file import (
+    CODE_MOST,
+    NAME_MOST,
+    DatasetRow,
+    OurSession,
+    ProjectFile,
+    SessionRow,
+)
 from worker.db import exchange, recordings, stores
 from worker.errors import DatabaseRefusedError, DatasetsMissingError, ProjectFileError, UsageError
 from worker.sessions_csv import RECORDING, count_records
@@ -84,8 +91,10 @@ def import_project(
     database or the recordings contradict, `UsageError` for a name that is taken or too long, and
     `StoreUnusableError` where Label's hash of a dataset is needed whose tree this machine does not have.
     """
+    code = participant if participant is not None else _code(file) or _NOBODY
+    if not 0 < len(code) <= CODE_MOST:
+        raise UsageError(f"A participant's code has 1 to {CODE_MOST} characters, this one {len(code)}")
     found = _find_all(engine, file)
-    code = participant or _code(file) or _NOBODY
     try:
         with engine.connect() as conn, conn.begin() as transaction:
             made = _Import(settings, conn, file, found).write(name, code)
@@ -195,7 +204,10 @@ class _Import:
         self.places = {number: self._place_of(lookup, here) for number, here in found.items()}
 
     def _place_of(self, lookup: Lookup, dataset_id: int) -> _Place:
-        dataset_hash, file_path = exchange.place(self.conn, dataset_id)
+        found = exchange.place(self.conn, dataset_id)
+        if found is None:
+            raise DatasetsMissingError(f"Dataset {dataset_id} was removed a moment ago")
+        dataset_hash, file_path = found
         return _Place(
             conn=self.conn,
             lookup=lookup,

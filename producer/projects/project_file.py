@@ -17,6 +17,8 @@ EXPORT_TYPE = "project_configuration"
 VERSION = "2.0"
 NAME_MOST = 255
 """Characters of a project's or session's name."""
+CODE_MOST = 50
+"""Characters of a participant's code."""
 
 _MOST_BYTES = 256 << 20
 _SHOWN = 5
@@ -24,7 +26,7 @@ _SHOWN = 5
 Nanoseconds = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Offset = Annotated[int, Field(ge=0, lt=2**63)]
 Name = Annotated[str, Field(min_length=1, max_length=NAME_MOST)]
-Code = Annotated[str, Field(min_length=1, max_length=50)]
+Code = Annotated[str, Field(min_length=1, max_length=CODE_MOST)]
 Digest = Annotated[str, Field(min_length=1, max_length=64)]
 
 
@@ -91,7 +93,7 @@ class SessionRow(_Part):
     stop_ns: Nanoseconds | None = None
     dataset_id: int | None = None
     raw_session_name: Name | None = None
-    bouts: Any = None
+    bouts: list[Any] | None = None
     virtual_split_info: VirtualSplit | None = None
 
 
@@ -144,7 +146,7 @@ class ProjectFile(_Part):
     export_type: Literal["project_configuration"]
     project: ProjectRow
     datasets: Annotated[tuple[DatasetRow, ...], Field(min_length=1)]
-    labelings: Any = None
+    labelings: list[Any] | None = None
     sessions: tuple[SessionRow, ...] = ()
     session_count: int | None = None
     total_bouts: int | None = None
@@ -159,6 +161,8 @@ class ProjectFile(_Part):
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
         known = {one.dataset_id for one in self.datasets}
+        if len(known) < len(self.datasets):
+            raise ValueError("datasets has one dataset_id more than once, or none where there are several")
         for session in self.sessions:
             if session.dataset_id is not None and session.dataset_id not in known:
                 raise ValueError(
@@ -177,8 +181,9 @@ class ProjectFile(_Part):
                 raise ValueError(
                     f"migrator: session {session.session_id} has no name, or one that is too long"
                 )
-            if session.dataset_id is not None and session.dataset_id not in known:
-                raise ValueError(f"migrator: session {name!r} has a dataset that is not in datasets")
+            for number in (session.dataset_id, session.columns.get("dataset_id")):
+                if number is not None and not (isinstance(number, int) and number in known):
+                    raise ValueError(f"migrator: session {name!r} has a dataset that is not in datasets")
             VirtualSplit.model_validate(
                 {key: session.columns.get(key) for key in ("data_start_offset", "data_end_offset")}
             )

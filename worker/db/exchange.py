@@ -143,13 +143,15 @@ def session_names(conn: Connection, dataset_id: int) -> frozenset[str]:
     return frozenset(row.session_name for row in rows)
 
 
-def place(conn: Connection, dataset_id: int) -> tuple[str, str]:
-    """A dataset's hash and directory; it is kept from being deleted until the transaction ends."""
+def place(conn: Connection, dataset_id: int) -> tuple[str, str] | None:
+    """A dataset's hash and directory; it is kept from being deleted until the transaction ends. None if it
+    was already.
+    """
     row = conn.execute(
         sql("select dataset_hash, file_path from raw_datasets where dataset_id = :id for key share"),
         {"id": dataset_id},
-    ).one()
-    return row.dataset_hash, row.file_path
+    ).one_or_none()
+    return None if row is None else (row.dataset_hash, row.file_path)
 
 
 # Writing ----------------------------------------------------------------------------------------------------

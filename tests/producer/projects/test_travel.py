@@ -277,6 +277,21 @@ BAD: Mapping[str, tuple[Callable[[Document], object], type[MigratorError], str]]
         ProjectFileError,
         "invalid input syntax for type bigint",
     ),
+    "bouts that are no list": (
+        label_only(lambda d: d["sessions"][0].update(bouts={"start": 1})),
+        ProjectFileError,
+        r"sessions\[0\].bouts: Input should be a valid list",
+    ),
+    "one dataset twice": (
+        lambda d: d["datasets"].append(d["datasets"][0]),
+        ProjectFileError,
+        "datasets has one dataset_id more than once",
+    ),
+    "a dataset that is no number": (
+        lambda d: d["migrator"]["sessions"][0]["columns"].update(dataset_id=[1]),
+        ProjectFileError,
+        "'day 1' has a dataset that is not in datasets",
+    ),
     "a dataset that is not here": (
         lambda d: [
             one.update(dataset_hash="0" * 64, label_hash=None)
@@ -343,6 +358,8 @@ def test_a_name_that_is_taken_is_changed_unless_it_was_asked_for(study: Study):
     with pytest.raises(UsageError, match="'study' already"):
         taken_in(study.site, study.document, name="study")
     assert taken_in(study.site, study.document, name="another").project_name == "another"
+    with pytest.raises(UsageError, match="code has 1 to 50 characters, this one 51"):
+        taken_in(study.site, study.document, participant="P" * 51)
 
 
 def test_rollback_leaves_an_imported_project_alone(study: Study):
