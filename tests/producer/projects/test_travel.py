@@ -340,6 +340,11 @@ def test_a_file_that_is_too_large_or_absent_is_named(tmp_path: Path):
         project_file.load(tmp_path / "nothing.json")
 
 
+def test_the_shipped_schema_is_that_of_the_file():
+    shipped = Path(project_file.__file__).with_name("project_schema.json")
+    assert json.loads(shipped.read_text()) == project_file.ProjectFile.model_json_schema()
+
+
 # What becomes of it -----------------------------------------------------------------------------------------
 
 
