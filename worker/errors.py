@@ -147,8 +147,8 @@ class DatasetsMissingError(PermanentError):
     """A project that is to be imported needs datasets that are not here; nothing was written."""
 
     remedy = (
-        "Bring them here first: producer datasets export there, producer datasets import here; or migrate a project "
-        "that has the same recordings. Then import the project again."
+        "Bring the recordings here first: migrate a project that has the same ones, or let Label scan and register them. "
+        "Then import the project again. producer datasets list names what is here."
     )
 
 
