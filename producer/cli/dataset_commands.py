@@ -1,10 +1,11 @@
 """The verbs that ask about datasets and projects. They change nothing."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from producer.cli import dataset_lines
+from producer.cli import dataset_lines, new_file
 from producer.cli.exit_codes import epilog
 from producer.cli.options import AsJson
 from producer.cli.session import connected
@@ -96,6 +97,28 @@ def datasets_show(
         for line in dataset_lines.more(count, what):
             terminal.say(line)
     terminal.document(found.to_json())
+
+
+@datasets_app.command("report", epilog=epilog("producer datasets report --html datasets.html"))
+def datasets_report(
+    *,
+    html: Annotated[
+        Path, typer.Option("--html", metavar="F", help="The page to write, which must not be there.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Write one page of all datasets and projects: who shares what, when verified, room on disk."""
+    from producer.datasets import reported  # noqa: PLC0415 - only this verb needs it
+    from producer.report import sharing  # noqa: PLC0415 - likewise, and the template engine
+
+    terminal = Terminal(as_json=as_json)
+    new_file.check(html)
+    with connected() as (_, engine):
+        document = reported.report(engine)
+    new_file.write(html, sharing.render(document))
+    for line in dataset_lines.report_lines(document, str(html)):
+        terminal.say(line)
+    terminal.document(document)
 
 
 @app.command("whereis", epilog=epilog("producer whereis 797c0803b7a6"))

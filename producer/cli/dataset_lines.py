@@ -1,8 +1,9 @@
 """What people read of datasets, made from values: tables and lines of text. Pure: prints nothing."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
+from typing import Any
 
 from rich.table import Table
 
@@ -10,7 +11,7 @@ from producer.cli.escaping import escape
 from producer.datasets.listed import Listed, Listing
 from producer.datasets.shown import Shown
 from producer.datasets.whereis import StoredBlob, Whereabouts
-from producer.report.notation import plural
+from producer.report.notation import PLACES, ago, places, plural
 from worker.db.catalog import CatalogEntry, Content, Sharer, StoredSession
 from worker.db.garbage import Fate
 from worker.store.lookup import StoredFile
@@ -19,8 +20,6 @@ from worker.units import human_bytes
 ROWS = 50
 """So many rows of each kind are shown; --json has all of them."""
 
-PLACES = {"in_place": "in place", "moved_away": "moved away", "purged": "purged"}
-"""Where a legacy directory is, for people."""
 _KEPT_BY = {
     "projects": "projects",
     "split_configs": "splits",
@@ -77,6 +76,22 @@ def listing_summary(listing: Listing, rows: int = ROWS) -> Iterator[str]:
     counted += [f"{unreferenced:,} that nothing refers to"] if unreferenced else []
     counted += [f"{never:,} not read in full since stored"] if never else []
     yield ", ".join(counted)
+
+
+def report_lines(document: Mapping[str, Any], page: str) -> Iterator[str]:
+    """What the page about all datasets and projects is about, and where it is."""
+    content, space, gc = document["content"], document["space"], document["gc"]
+    yield (
+        f"[bold]{document['datasets']:,}[/] {plural(document['datasets'], 'dataset')}, "
+        f"{document['datasets_shared']:,} shared, of {_count(document['projects_with_datasets'], 'project')}: "
+        f"{human_bytes(content['stored'])} stored, {human_bytes(content['saved'])} saved by sharing"
+    )
+    yield (
+        f"{human_bytes(space['reclaimable'])} reclaimable in {space['directories']:,} legacy {plural(space['directories'], 'directory', 'directories')}, "
+        f"{human_bytes(space['moved_away'])} moved away; a gc would take {human_bytes(gc['bytes'])} of "
+        f"{_count(gc['due'], 'dataset')}"
+    )
+    yield f"Page: {escape(page)}"
 
 
 def shown_lines(shown: Shown) -> Iterator[str]:
@@ -238,8 +253,7 @@ def more(count: int, what: str) -> Iterator[str]:
 
 def legacy_words(entry: CatalogEntry) -> str:
     """Where the legacy directories of a dataset's projects are: `2 in place, 1 purged`."""
-    counts = ((entry.in_place, "in_place"), (entry.moved_away, "moved_away"), (entry.purged, "purged"))
-    return ", ".join(f"{count:,} {PLACES[place]}" for count, place in counts if count) or "none"
+    return places({name: getattr(entry, name) for name in PLACES})
 
 
 def fate_words(fate: Fate) -> str:
@@ -258,15 +272,6 @@ def fate_words(fate: Fate) -> str:
 def when(moment: datetime | None) -> str:
     """A time, for people."""
     return "at an unknown time" if moment is None else f"{moment:%Y-%m-%d %H:%M} UTC"
-
-
-def ago(moment: datetime, now: datetime) -> str:
-    """How long ago, in the unit that matters: `5 min ago`, `3 h ago`, `12 d ago`."""
-    minutes = max(0, int((now - moment).total_seconds() // 60))
-    for size, unit in ((1440, "d"), (60, "h")):
-        if minutes >= 2 * size:
-            return f"{minutes // size} {unit} ago"
-    return f"{minutes} min ago"
 
 
 def _verified(one: Listed, now: datetime) -> str:

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-from producer.cli.dataset_lines import PLACES, ago, fate_words, few
+from producer.cli.dataset_lines import fate_words, few
 from producer.cli.escaping import escape
 from producer.datasets.explained import Event, Explained, Had
-from producer.report.notation import plural
+from producer.report.notation import PLACES, ago, plural
 from worker.jobs.predictions import GarbagePrediction, Prediction
 from worker.messages import Subject, subject_words
 from worker.units import human_bytes

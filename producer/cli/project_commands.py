@@ -1,13 +1,13 @@
 """The verbs that carry projects without their data."""
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from producer.cli import new_file
 from producer.cli.escaping import escape
 from producer.cli.exit_codes import Exit, epilog
 from producer.cli.options import AsJson
@@ -17,7 +17,6 @@ from producer.projects import project_file
 from producer.projects.exported import export
 from producer.projects.imported import Imported, import_project
 from producer.report.notation import plural
-from worker.errors import UsageError
 
 app = typer.Typer()
 project_app = typer.Typer(
@@ -42,8 +41,8 @@ def project_export(
 ) -> None:
     """Write a project as Label's configuration format 2.0, with what that loses beside it; no recordings."""
     terminal = Terminal(as_json=False)
-    if output is not None and os.path.lexists(output):
-        raise _taken(output)
+    if output is not None:
+        new_file.check(output)
     with connected() as (_, engine):
         found = export(engine, project)
     for warning in found.warnings:
@@ -53,7 +52,7 @@ def project_export(
     if output is None:
         sys.stdout.write(text)
         return
-    _write(output, text)
+    new_file.write(output, text)
     terminal.say(
         f"{_counted(len(found.document['migrator']['sessions']), 'session')} of project {project} "
         f"and {_counted(len(found.document['datasets']), 'dataset')} named: {escape(str(output))}"
@@ -120,21 +119,3 @@ def _tell(terminal: Terminal, made: Imported, *, dry_run: bool) -> None:
 
 def _counted(count: int, what: str) -> str:
     return f"{count:,} {plural(count, what)}"
-
-
-def _write(path: Path, text: str) -> None:
-    """A new file, whole; never over another one."""
-    try:
-        with path.open("x", encoding="ascii") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-    except FileExistsError as error:
-        raise _taken(path) from error
-    except OSError as error:
-        path.unlink(missing_ok=True)
-        raise UsageError(f"Cannot write {path}: {error.strerror}") from error
-
-
-def _taken(path: Path) -> UsageError:
-    return UsageError(f"{path} is there already. Name another file, or remove it")

@@ -80,7 +80,7 @@ def find(engine: Engine, asked: Asked) -> Listing:
     """The datasets that are asked for, in their order. Raises `UsageError` for a project that is unknown."""
     with engine.connect() as conn:
         of_projects = _of_projects(conn, asked.project_ids)
-        every = _all(conn)
+        every = everything(conn)
     now = datetime.now(UTC)
     before = None if asked.not_verified_days is None else now - timedelta(days=asked.not_verified_days)
     found = [
@@ -94,7 +94,8 @@ def find(engine: Engine, asked: Asked) -> Listing:
     return Listing(found=found, total=len(every), at=now)
 
 
-def _all(conn: Connection) -> list[Listed]:
+def everything(conn: Connection) -> list[Listed]:
+    """All datasets by id."""
     by_label = verifications.registered_by_label(conn)
     unreferenced = garbage.without_references(conn)
     return [

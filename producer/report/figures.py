@@ -58,18 +58,18 @@ def _first_gauges(document: Mapping[str, Any]) -> list[Figure]:
             size = document["bytes"]
             note = f"{percent(size['saved'], size['read'])} of what was read" if size["read"] else ""
             label = f"Storage {'that would be ' if dry_run else ''}saved"
-            return [*found, _size(document, "bytes.saved", label, note=note)]
+            return [*found, size_figure(document, "bytes.saved", label, note=note)]
         case Verb.RECLAIM:
             # What the run was for: an undo has neither.
             key = next((key for key in ("freed", "moved") if document["bytes"][key]), "legacy")
-            return [*found, _size(document, f"bytes.{key}", _ROOM[key][dry_run])]
+            return [*found, size_figure(document, f"bytes.{key}", _ROOM[key][dry_run])]
         case Verb.VERIFY if "coverage" in document:
             size = document["coverage"]
             share = f"{percent(size['bytes_verified'], size['bytes_total'])} of the store"
             return [
                 *found,
                 _damage(document["damaged"]),
-                _size(document, "coverage.bytes_verified", "Read", note=share),
+                size_figure(document, "coverage.bytes_verified", "Read", note=share),
             ]
         case _:
             return [*found, _sessions(document)]
@@ -82,8 +82,8 @@ def _ends(document: Mapping[str, Any], subject: Subject) -> list[Figure]:
     of = f"of {document[f'{subject}s_processed']:,}"
     failed = document[f"{subject}s_failed"]
     return [
-        _count(document, words.key_of(subject), done, note=of, tone="done"),
-        _count(
+        count_figure(document, words.key_of(subject), done, note=of, tone="done"),
+        count_figure(
             document,
             f"{subject}s_failed",
             f"{noun} {'that would fail' if dry_run else 'failed'}",
@@ -116,7 +116,7 @@ def _acts_of_gc(document: Mapping[str, Any]) -> list[Figure]:
     """What a gc did, its main act also where it had nothing to do."""
     would = "Would be " if document["dry_run"] else ""
     return [
-        _count(
+        count_figure(
             document,
             f"{key}.count",
             f"{would}{label.lower()}" if would else label,
@@ -135,7 +135,9 @@ def lists(document: Mapping[str, Any]) -> list[tuple[str, list[Figure]]]:
         return _lists_of_gc(document)
     found = [(f"{one}s".capitalize(), _fates(document, one)) for one in subjects_of(document)]
     if verb is Verb.RECLAIM:
-        room = [_size(document, f"bytes.{key}", words[document["dry_run"]]) for key, words in _ROOM.items()]
+        room = [
+            size_figure(document, f"bytes.{key}", words[document["dry_run"]]) for key, words in _ROOM.items()
+        ]
         found.append(("On disk", room))
     if "coverage" in document:
         found.append(("Coverage", _coverage(document)))
@@ -145,18 +147,18 @@ def lists(document: Mapping[str, Any]) -> list[tuple[str, list[Figure]]]:
         return found
     created = "Datasets that would be created" if document["dry_run"] else "Datasets created"
     data = [
-        _size(document, "bytes.read", "In legacy directories"),
-        _size(document, "bytes.remembered", "Not read again, because untouched"),
-        _size(document, "bytes.stored", "New to the store"),
-        _size(document, "bytes.reused", "Already in the store"),
-        *([_count(document, "datasets_created", created)] if "datasets_created" in document else []),
+        size_figure(document, "bytes.read", "In legacy directories"),
+        size_figure(document, "bytes.remembered", "Not read again, because untouched"),
+        size_figure(document, "bytes.stored", "New to the store"),
+        size_figure(document, "bytes.reused", "Already in the store"),
+        *([count_figure(document, "datasets_created", created)] if "datasets_created" in document else []),
         _sessions(document),
     ]
     files = [
-        _count(document, "files.total", "Found"),
-        _count(document, "files.stored", "New to the store"),
-        _count(document, "files.reused", "Already in the store"),
-        _count(document, "files.left", "Left in the legacy directory"),
+        count_figure(document, "files.total", "Found"),
+        count_figure(document, "files.stored", "New to the store"),
+        count_figure(document, "files.reused", "Already in the store"),
+        count_figure(document, "files.left", "Left in the legacy directory"),
         warnings,
     ]
     return [*found, ("Data", data), ("Files", files)]
@@ -175,20 +177,20 @@ def _fates(document: Mapping[str, Any], subject: Subject) -> list[Figure]:
     words = VERB_WORDS[Verb(document["verb"])]
     dry = document["dry_run"]
     return [
-        _count(document, f"{subject}s_processed", "Selected"),
-        _count(document, words.key_of(subject), STATUS_WORDS[success_of(document)].capitalize()),
-        _count(document, f"{subject}s_failed", "Would fail" if dry else "Failed"),
-        _count(document, f"{subject}s_skipped", "Would be skipped" if dry else "Skipped"),
-        _count(document, f"{subject}s_cancelled", "Cancelled"),
+        count_figure(document, f"{subject}s_processed", "Selected"),
+        count_figure(document, words.key_of(subject), STATUS_WORDS[success_of(document)].capitalize()),
+        count_figure(document, f"{subject}s_failed", "Would fail" if dry else "Failed"),
+        count_figure(document, f"{subject}s_skipped", "Would be skipped" if dry else "Skipped"),
+        count_figure(document, f"{subject}s_cancelled", "Cancelled"),
     ]
 
 
 def _coverage(document: Mapping[str, Any]) -> list[Figure]:
     oldest = document["coverage"]["oldest_check"]
     return [
-        _size(document, "coverage.bytes_total", "In the store"),
-        _size(document, "coverage.bytes_verified", "Read by this run"),
-        _count(document, "coverage.files", "Files read"),
+        size_figure(document, "coverage.bytes_total", "In the store"),
+        size_figure(document, "coverage.bytes_verified", "Read by this run"),
+        count_figure(document, "coverage.files", "Files read"),
         Figure(label="Oldest check", text=moment(oldest) if oldest else "some was never read"),
     ]
 
@@ -203,9 +205,12 @@ def _lists_of_gc(document: Mapping[str, Any]) -> list[tuple[str, list[Figure]]]:
         if n
     ]
     return [
-        ("Entries", [_count(document, f"{key}.count", label) for key, label in acts.items()]),
-        ("On disk", [_size(document, f"{key}.bytes", label) for key, label in acts.items()]),
-        ("Rows of the ledger", [_count(document, "pruned.rows", "No job needed them, removed"), *tables]),
+        ("Entries", [count_figure(document, f"{key}.count", label) for key, label in acts.items()]),
+        ("On disk", [size_figure(document, f"{key}.bytes", label) for key, label in acts.items()]),
+        (
+            "Rows of the ledger",
+            [count_figure(document, "pruned.rows", "No job needed them, removed"), *tables],
+        ),
     ]
 
 
@@ -287,12 +292,16 @@ def _number(label: str, value: int) -> Figure:
     return Figure(label=label, text=f"{value:,}", value=value)
 
 
-def _count(document: Mapping[str, Any], key: str, label: str, *, note: str = "", tone: str = "") -> Figure:
+def count_figure(
+    document: Mapping[str, Any], key: str, label: str, *, note: str = "", tone: str = ""
+) -> Figure:
+    """A count of the document."""
     value = _value(document, key)
     return Figure(label=label, text=f"{value:,}", value=value, key=key, note=note, tone=tone)
 
 
-def _size(document: Mapping[str, Any], key: str, label: str, *, note: str = "") -> Figure:
+def size_figure(document: Mapping[str, Any], key: str, label: str, *, note: str = "") -> Figure:
+    """Bytes of the document."""
     value = _value(document, key)
     text, exact = human_bytes(value), f"{value:,} bytes"
     return Figure(label=label, text=text, value=value, key=key, exact=exact, note=note)

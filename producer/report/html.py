@@ -1,32 +1,20 @@
 """A report's document as one HTML file that needs no network. Pure: knows neither outcomes nor files.
 
 Python decides what is said and how much of it; the template decides where it stands. Names
-and paths in a report were typed by people: the template escapes all of them, and a content
-security policy lets nothing run but our own script.
+and paths in a report were typed by people (`pages`).
 """
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import cache, partial
-from importlib import resources
+from functools import partial
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-from markupsafe import Markup
-
-from producer.report import figures, garbage, shown
-from producer.report.notation import clock, human_duration, moment, percent, plural, rate
+from producer.report import figures, garbage, pages, shown
 from producer.report.shown import Detail, Shown
 from producer.report.timeline import Lanes
 from producer.report.verdict import segments, subjects_of, success_of, tally_of, verdict
 from worker.messages import Status, Verb
-from worker.units import human_bytes
 from worker.wording import STATUS_WORDS, VERB_WORDS
-
-MOST_BYTES = 5_000_000
-"""No page is larger, however big its run."""
 
 _ROWS = (shown.MOST_ROWS, 500, 100)
 """So many rows the table has at the most, the next number where the page would be too large."""
@@ -41,11 +29,9 @@ def render(document: Mapping[str, Any]) -> str:
     # What a gc found are no jobs.
     document = {**document, "details": []} if document["verb"] == Verb.GC else document
     gathered = _Gathered(document)
-    for most in _ROWS:
-        page = _page(document, entries, gathered, gathered.rows.shown(document["details"], most))
-        if len(page.encode("utf-8", "backslashreplace")) <= MOST_BYTES:
-            break
-    return page
+    return pages.fitting(
+        _page(document, entries, gathered, gathered.rows.shown(document["details"], most)) for most in _ROWS
+    )
 
 
 class _Gathered:
@@ -82,7 +68,8 @@ def _page(
     details = document["details"]
     damaged, damage_is_left = _damaged(document)
     first_entries = shown.shown(entries)
-    return _template().render(
+    return pages.render(
+        "report.html.j2",
         report=document,
         act=VERB_WORDS[Verb(document["verb"])].noun.capitalize(),
         success=success_of(document),
@@ -114,9 +101,9 @@ def _page(
         restorable=[entry["id"] for entry in first_entries.items if garbage.is_restorable(document, entry)],
         has_restorable=any(garbage.is_restorable(document, entry) for entry in entries),
         became=partial(garbage.became, dry_run=document["dry_run"]),
-        style=_asset("report.css"),
-        script=_asset("report.js"),
-        policy=_policy(),
+        status_words=_status_words,
+        read_by=figures.read_by,
+        anchor=shown.anchor,
     )
 
 
@@ -137,40 +124,5 @@ def _elapsed_s(document: Mapping[str, Any]) -> float:
     return max(0.0, (end - start).total_seconds())
 
 
-@cache
-def _template() -> Template:
-    environment = Environment(
-        loader=PackageLoader("producer.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters.update(
-        bytes=human_bytes,
-        number=lambda value: f"{value:,}",
-        duration=human_duration,
-        clock=clock,
-        moment=moment,
-        plural=plural,
-        status_words=lambda status: STATUS_WORDS[Status(status)],
-    )
-    environment.globals.update(percent=percent, rate=rate, read_by=figures.read_by, anchor=shown.anchor)
-    return environment.get_template("report.html.j2")
-
-
-@cache
-def _asset(name: str) -> Markup:
-    """Read our own style sheet or script, which is the only text that goes into the page unescaped."""
-    return Markup(resources.files("producer.report").joinpath("templates", name).read_text(encoding="utf-8"))  # noqa: S704
-
-
-@cache
-def _policy() -> str:
-    """Allow the page its own style and script by their digests: no request, no injected script."""
-    style, script = (
-        base64.b64encode(hashlib.sha256(_asset(name).encode()).digest()).decode()
-        for name in ("report.css", "report.js")
-    )
-    return f"default-src 'none'; style-src 'sha256-{style}'; script-src 'sha256-{script}'; img-src data:; base-uri 'none'; form-action 'none'"
+def _status_words(status: str) -> str:
+    return STATUS_WORDS[Status(status)]

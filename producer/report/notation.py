@@ -1,9 +1,13 @@
 """How values are written on a report's page: durations, rates, shares and moments as people read them."""
 
 import re
+from collections.abc import Mapping
 from datetime import datetime
 
 from worker.units import human_bytes
+
+PLACES = {"in_place": "in place", "moved_away": "moved away", "purged": "purged"}
+"""Where a legacy directory is, for people."""
 
 
 def human_duration(seconds: float) -> str:
@@ -25,6 +29,15 @@ def human_duration(seconds: float) -> str:
 def rate(size: int, seconds: float) -> str:
     """Write bytes a second; a dash where nothing was read, or too briefly for a rate to mean anything."""
     return f"{human_bytes(int(size / seconds))}/s" if size and seconds >= 0.001 else "\u2013"
+
+
+def ago(moment: datetime, now: datetime) -> str:
+    """How long ago, in the unit that matters: `5 min ago`, `3 h ago`, `12 d ago`."""
+    minutes = max(0, int((now - moment).total_seconds() // 60))
+    for size, unit in ((1440, "d"), (60, "h")):
+        if minutes >= 2 * size:
+            return f"{minutes // size} {unit} ago"
+    return f"{minutes} min ago"
 
 
 def clock(seconds: float) -> str:
@@ -58,3 +71,8 @@ def in_words(error_class: str) -> str:
     """Put the name of an error class into words: `DirectoryMissingError` becomes `Directory missing`."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", error_class.removesuffix("Error")).capitalize()
     return words or "Cause unknown"
+
+
+def places(directories: Mapping[str, int]) -> str:
+    """Where legacy directories are: `2 in place, 1 purged`."""
+    return ", ".join(f"{count:,} {PLACES[place]}" for place, count in directories.items() if count) or "none"

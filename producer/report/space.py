@@ -1,6 +1,7 @@
 """What a migration's report says of room on disk: honestly, nothing is freed by it."""
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from producer.report.facts import RunFacts
@@ -24,15 +25,14 @@ class Space:
         """Count a migrated project; several may have the same directory."""
         if not self._run.succeeded(outcome):
             return
-        # As bytes, which take half the room of text: a path of each project is kept.
-        path = os.path.normpath(outcome.original_path or "").encode("utf-8", "surrogatepass")
+        path = packed(outcome.original_path or "")
         self._sizes[path] = max(outcome.disk.legacy, self._sizes.get(path, 0))
         self._store += outcome.bytes.stored if self._run.dry_run else outcome.disk.store
         self._shared += outcome.disk.shared
 
     def keys(self) -> dict[str, Any]:
         """The key `space`."""
-        legacy = sum(size for path, size in self._sizes.items() if not _is_inside_another(path, self._sizes))
+        legacy = once(self._sizes)
         return {
             "space": {
                 "legacy": legacy,
@@ -44,7 +44,17 @@ class Space:
         }
 
 
-def _is_inside_another(path: bytes, paths: dict[bytes, int]) -> bool:
+def packed(path: str) -> bytes:
+    """A directory's normal path as bytes, which take half the room of text: one of each project is kept."""
+    return os.path.normpath(path).encode("utf-8", "surrogatepass")
+
+
+def once(sizes: Mapping[bytes, int]) -> int:
+    """The room of these directories together: one inside another is part of that."""
+    return sum(size for path, size in sizes.items() if not _is_inside_another(path, sizes))
+
+
+def _is_inside_another(path: bytes, paths: Mapping[bytes, int]) -> bool:
     above = os.path.dirname(path)
     while len(above) > 1:
         if above in paths:

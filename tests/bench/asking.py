@@ -18,9 +18,10 @@ from sqlalchemy import Engine, text
 
 from producer.cli import dataset_lines
 from producer.cli.explain_lines import explain_lines
-from producer.datasets import explained, listed, shown, whereis
+from producer.datasets import explained, listed, reported, shown, whereis
 from producer.datasets.listed import Asked, Order
 from producer.local.stack import stack
+from producer.report import sharing
 from worker.database_url import parse
 from worker.db import schema
 from worker.db.engine import connect
@@ -81,6 +82,7 @@ def questions(engine: Engine, settings: Settings, digest: str) -> dict[str, Call
         "datasets list --json": lambda: json.dumps(
             [one.to_json() for one in listed.find(engine, Asked()).found]
         ),
+        "datasets report, the page": lambda: sharing.render(reported.report(engine)),
         "datasets show": lambda: [*dataset_lines.shown_lines(shown.show(engine, 1))],
         "whereis, a recording": lambda: where(digest),
         "whereis, by twelve digits": lambda: where(digest[:12]),

@@ -15,6 +15,7 @@ from producer.report import document as report
 from producer.report import html as report_html
 from producer.report.shown import MOST_ROWS
 from tests.browser.chromium import complaints, prefer, press, printed, requests, resize
+from tests.browser.seen import shown_rows, too_wide, worst_contrast
 from tests.support.reports import (
     HOSTILE,
     failed,
@@ -80,27 +81,6 @@ def page(written: Path, browser: Chrome) -> Chrome:
     """Give the browser with the report open."""
     browser.get(written.as_uri())
     return browser
-
-
-def shown_rows(page: Chrome) -> list[str]:
-    rows: list[str] = page.execute_script(
-        "return [...document.querySelectorAll('#table tbody tr')].filter(r => !r.hidden).map(r => r.id)"
-    )
-    return rows
-
-
-def too_wide(page: Chrome) -> bool:
-    """Does the page, or any of its text, end right of the window?"""
-    found: bool = page.execute_script(
-        """
-        const width = document.documentElement.clientWidth;
-        return document.documentElement.scrollWidth > width
-          || [...document.querySelectorAll('h1, h2, h3, p, dd, code, th, label')].some(
-               e => e.getClientRects().length && e.getBoundingClientRect().right > width + 1
-                    && getComputedStyle(e).position !== 'absolute');
-        """
-    )
-    return found
 
 
 def named(document: dict[str, Any], key: str) -> Any:
@@ -209,7 +189,7 @@ def test_text_can_be_read_in_light_and_dark(page: Chrome):
     """At least 4.5 to 1 against the page, as WCAG 2.2 asks (1.4.3)."""
     for scheme in ("light", "dark"):
         prefer(page, scheme)
-        assert page.execute_script(_WORST_CONTRAST) >= 4.5, scheme
+        assert worst_contrast(page) >= 4.5, scheme
 
 
 def test_print_takes_the_whole_table_and_nothing_is_cut_off(page: Chrome):
@@ -246,15 +226,3 @@ def test_a_page_of_more_projects_than_it_has_rows_can_be_used(tmp_path: Path, br
     browser.execute_script("document.querySelector('#table th.id button').click()")
     assert shown_rows(browser)[:3] == ["p1", "p2", "p3"]
     assert complaints(browser) == []
-
-
-_WORST_CONTRAST = """
-const channel = v => { v /= 255; return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; };
-const light = c => { const [r, g, b] = c.match(/[\\d.]+/g).map(Number);
-                     return 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b); };
-const page = light(getComputedStyle(document.body).backgroundColor);
-const seen = new Set([...document.querySelectorAll('h1, h2, p, small, dt, dd, td, th, a, code, caption')]
-  .filter(e => !e.matches('.skip') && e.textContent.trim() && e.getClientRects().length).map(e => getComputedStyle(e).color));
-return Math.min(...[...seen].map(c => { const l = light(c);
-  return (Math.max(l, page) + 0.05) / (Math.min(l, page) + 0.05); }));
-"""

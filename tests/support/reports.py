@@ -160,3 +160,80 @@ def any_outcomes(draw: st.DrawFn) -> tuple[RunFacts, list[Outcome]]:
     run = draw(any_run())
     outcomes = draw(st.lists(any_outcome(run), max_size=12, unique_by=lambda outcome: outcome.project_id))
     return run, outcomes
+
+
+def catalog_document(datasets: int, projects: int, *, name: str = "study") -> dict[str, Any]:
+    """A document of `datasets report`: project N has dataset N, of the last ones as many as there are; the
+    first dataset belongs to three projects more. The names of the first ones attack.
+    """
+
+    def called(number: int) -> str:
+        return HOSTILE[number - 1] if number <= len(HOSTILE) else f"{name} {number}"
+
+    own = {number: [number] for number in range(1, min(datasets, projects - 3) + 1)}
+    own[1] += range(projects - 2, projects + 1)
+    having = {project: number for number, found in own.items() for project in found}
+    sizes = {number: 1_000 * number for number in range(1, datasets + 1)}
+    had = sum(sizes[number] for number in having.values())
+    stored = sum(sizes[number] for number in own)
+    return {
+        "at": BEGIN.isoformat(),
+        "datasets": datasets,
+        "datasets_shared": 1,
+        "datasets_by_label": 0,
+        "projects": projects,
+        "projects_with_datasets": len(having),
+        "projects_legacy": projects - len(having),
+        "datasets_not_indexed": 0,
+        "content": {"had": had, "stored": stored, "saved": had - stored},
+        "space": {
+            "store": sum(sizes.values()),
+            "legacy": 9_000,
+            "shared": 1_000,
+            "moved_away": 2_000,
+            "freed": 500,
+            "reclaimable": 8_000,
+            "directories": 3,
+            "directories_not_measured": 1,
+        },
+        "gc": {"unreferenced": datasets - len(own), "due": 2, "bytes": 4_000, "refuses": False},
+        "oldest_check": None,
+        "verified": [
+            {"from_days": 0, "to_days": 1, "datasets": datasets - 1, "bytes": 7_000},
+            {"from_days": None, "to_days": None, "datasets": 1, "bytes": 1_000},
+        ],
+        "sharing": [
+            {"from": 1, "to": 1, "datasets": datasets - 1, "bytes": 7_000, "saved": 0},
+            {"from": 3, "to": None, "datasets": 1, "bytes": 1_000, "saved": 3_000},
+        ],
+        "dataset_list": [
+            {
+                "dataset_id": number,
+                "dataset_name": called(number),
+                "dataset_hash": f"{number:064x}",
+                "file_path": f"/srv/raw_datasets/{called(number)}",
+                "size_bytes": size,
+                "projects": len(own.get(number, ())),
+                "project_ids": own.get(number, []),
+                "saved_bytes": size * max(0, len(own.get(number, ())) - 1),
+                "verified_at": None if number == 1 else BEGIN.isoformat(),
+                "legacy_directories": {"in_place": 1, "moved_away": 0, "purged": 2},
+                "stored_by_migrator": True,
+                "unreferenced": number not in own,
+            }
+            for number, size in sizes.items()
+        ],
+        "project_list": [
+            {
+                "project_id": number,
+                "project_name": called(number),
+                "is_legacy": number not in having,
+                "path": f"/srv/label/{called(number)}",
+                "dataset_ids": [having[number]] if number in having else [],
+                "size_bytes": sizes[having[number]] if number in having else 0,
+                "own_bytes": 0,
+                "legacy": "in_place",
+            }
+            for number in range(1, projects + 1)
+        ],
+    }

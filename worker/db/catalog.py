@@ -95,6 +95,36 @@ class StoredSession:
     readers: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """A project: which datasets it refers to, how much content they have, each blob once, and how much of it
+    no other project has. Of a migrated one: where its legacy directory is, how much room that took when it
+    was migrated (None: not known), and how much of this is the store's by now, block by block.
+    """
+
+    project_id: int
+    project_name: str | None
+    is_legacy: bool
+    path: str | None
+    dataset_ids: tuple[int, ...]
+    size_bytes: int
+    own_bytes: int
+    legacy: str | None
+    allocated_bytes: int | None
+    shared_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Amounts:
+    """The content of all datasets, each blob once; what of it some project refers to; and what only some
+    datasets need.
+    """
+
+    stored_bytes: int
+    referred_bytes: int
+    only_these_bytes: int
+
+
 def entries(conn: Connection, dataset_id: int | None = None) -> list[CatalogEntry]:
     """All datasets by id, or the one with this id: one statement, however many there are."""
     rows = conn.execute(
@@ -139,6 +169,72 @@ def entries(conn: Connection, dataset_id: int | None = None) -> list[CatalogEntr
         {"id": dataset_id},
     )
     return [CatalogEntry(**row) for row in rows.mappings()]
+
+
+def holders(conn: Connection) -> list[Holder]:
+    """All projects by id, also those that refer to no dataset: one statement, however many there are."""
+    rows = conn.execute(
+        sql(f"""
+            with referring as materialized (
+                select project_id, dataset_id from project_dataset_refs
+                union select project_id, dataset_id from sessions where dataset_id is not null
+            ), had as (
+                select project_id, array_agg(dataset_id order by dataset_id) as dataset_ids
+                from referring group by project_id
+            ), held as materialized (
+                select r.project_id, b.digest, max(b.size_bytes) as size_bytes
+                from referring r join raw_datasets d using (dataset_id)
+                join migration_dataset_blobs b using (dataset_hash) group by r.project_id, b.digest
+            ), counted as (
+                select digest, count(*) as projects from held group by digest
+            ), sized as (
+                select h.project_id, sum(h.size_bytes)::bigint as size_bytes,
+                       coalesce(sum(h.size_bytes) filter (where n.projects = 1), 0)::bigint as own_bytes
+                from held h join counted n using (digest) group by h.project_id
+            ), given as (
+                select c.conversion_id, sum((j.outcome #>> '{{disk,freed}}')::bigint)::bigint as freed
+                from project_conversions c join migration_jobs j on j.subject = 'project' and j.subject_id = c.project_id
+                where c.rolled_back_at is null and j.outcome->>'status' = 'shared' and j.finished_at >= c.converted_at
+                group by c.conversion_id
+            ), found as (
+                select project_id, p.project_name, coalesce(p.legacy_path, p.path) as path,
+                       p.project_id is not null and coalesce(p.project_type, 'legacy') = 'legacy' as is_legacy,
+                       coalesce(h.dataset_ids, '{{}}') as dataset_ids
+                from projects p full join had h using (project_id)
+            )
+            select f.project_id, f.project_name, f.is_legacy, coalesce(c.legacy_path, f.path) as path, f.dataset_ids,
+                   coalesce(s.size_bytes, 0) as size_bytes, coalesce(s.own_bytes, 0) as own_bytes,
+                   case when c.conversion_id is not null then {_WHERE} end as legacy,
+                   (j.outcome #>> '{{disk,legacy}}')::bigint as allocated_bytes,
+                   coalesce((j.outcome #>> '{{disk,shared}}')::bigint, 0) + coalesce(g.freed, 0) as shared_bytes
+            from found f left join sized s using (project_id)
+            left join (select * from project_conversions where rolled_back_at is null) as c using (project_id)
+            left join migration_reclaims r on r.conversion_id = c.conversion_id and r.state <> 'undone'
+            left join migration_jobs j on j.run_id = c.run_id and j.subject = 'project' and j.subject_id = c.project_id
+            left join given g on g.conversion_id = c.conversion_id
+            order by f.project_id"""),  # noqa: S608 - a constant
+    )
+    return [Holder(**dict(row) | {"dataset_ids": tuple(row["dataset_ids"])}) for row in rows.mappings()]
+
+
+def amounts(conn: Connection, referred: Collection[int], these: Collection[int]) -> Amounts:
+    """How much the index says is stored, and of it what the `referred` datasets have, and what none but
+    `these` need.
+    """
+    row = conn.execute(
+        sql("""
+            with needed as (
+                select max(b.size_bytes) as size_bytes, bool_or(d.dataset_id = any(:referred)) as is_referred,
+                       bool_and(d.dataset_id = any(:these)) as only_these
+                from migration_dataset_blobs b join raw_datasets d using (dataset_hash) group by b.digest
+            )
+            select coalesce(sum(size_bytes), 0)::bigint as stored_bytes,
+                   coalesce(sum(size_bytes) filter (where is_referred), 0)::bigint as referred_bytes,
+                   coalesce(sum(size_bytes) filter (where only_these), 0)::bigint as only_these_bytes
+            from needed"""),
+        {"referred": sorted(referred), "these": sorted(these)},
+    ).one()
+    return Amounts(**row._mapping)  # noqa: SLF001 - the public name of a row as a mapping
 
 
 def content(conn: Connection, dataset_hash: str) -> Content:

@@ -126,6 +126,69 @@ def test_an_unreferenced_dataset_says_since_when_and_what_gc_does(site: Site, ca
     assert say(call, *show)["gc"]["is_due"] is True
 
 
+def test_the_report_counts_what_is_shared_and_where_it_lies(site: Site, call: Call):
+    with tools_of(site) as tools:
+        one, two, three = three_of_two(site, tools)
+        plain_study(site, "four", 4)
+        (four,) = migrate_all(site, tools)
+        verify_datasets(tools, only=[one.dataset_id or 0])
+        run_one(tools, Verb.RECLAIM, one.project_id or 0)
+        run_one(tools, Verb.ROLLBACK, four.project_id or 0)
+    with site.engine.begin() as conn:
+        conn.execute(
+            text("update project_conversions set rolled_back_at = rolled_back_at - interval '2 days'")
+        )
+
+    seen = say(call, "datasets", "report", "--html", "lab.html")
+
+    stored = {found["dataset_id"]: found for found in say(call, "datasets", "list")}
+    size = {number: found["size_bytes"] for number, found in stored.items()}
+    had = 2 * size[one.dataset_id] + size[three.dataset_id]
+    sharing = say(call, "explain", str(three.project_id))["sharing"]
+    by_id = {project["project_id"]: project for project in seen["project_list"]}
+    assert {key: by_id[three.project_id][key] for key in ("size_bytes", "own_bytes")} == {
+        key: sharing[key] for key in ("size_bytes", "own_bytes")
+    }
+    assert by_id[four.project_id]["is_legacy"]
+    assert by_id[four.project_id]["dataset_ids"] == []
+    assert seen["content"] == {
+        "had": had,
+        "stored": size[one.dataset_id] + sharing["own_bytes"],
+        "saved": had - size[one.dataset_id] - sharing["own_bytes"],
+    }
+    assert seen["gc"] == {"unreferenced": 1, "due": 1, "bytes": size[four.dataset_id], "refuses": False}
+    space = seen["space"]
+    assert space["store"] == seen["content"]["stored"] + size[four.dataset_id]
+    assert space["legacy"] == two.disk.legacy + three.disk.legacy
+    assert (space["directories"], space["directories_not_measured"]) == (2, 0)
+    assert space["reclaimable"] == space["legacy"] - two.disk.shared - three.disk.shared
+    assert space["moved_away"] > 0
+    assert {(group["from_days"], group["datasets"]) for group in seen["verified"] if group["datasets"]} == {
+        (0, 1),
+        (None, 2),
+    }
+    assert [(group["from"], group["datasets"]) for group in seen["sharing"]][:3] == [(0, 1), (1, 1), (2, 1)]
+    assert seen["dataset_list"][0]["project_ids"] == [one.project_id, two.project_id]
+    assert f'href="#p{two.project_id}"' in (site.folder / "lab.html").read_text()
+
+
+def test_the_report_is_a_new_file_and_never_another_one(site: Site, call: Call):
+    (site.folder / "lab.html").symlink_to("elsewhere")
+
+    taken, nowhere, unnamed = (
+        call("datasets", "report", *words)
+        for words in (("--html", "lab.html"), ("--html", "missing/lab.html"), ())
+    )
+
+    assert [taken.returncode, nowhere.returncode, unnamed.returncode] == [2, 2, 2]
+    assert "lab.html is there already" in taken.stderr
+    assert "Cannot write missing/lab.html: No such file or directory" in nowhere.stderr
+    assert not (site.folder / "elsewhere").exists()
+    done = call("datasets", "report", "--html", "empty.html")
+    assert done.returncode == 0
+    assert "Page: empty.html" in done.stderr
+
+
 @pytest.mark.parametrize("columns", ["80", "120"])
 def test_the_list_fits_a_terminal(site: Site, call: Call, columns: str):
     with tools_of(site) as tools:

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from producer.report import document as report
 from producer.report import files
 from producer.report import html as report_html
-from producer.report.html import MOST_BYTES
+from producer.report.pages import MOST_BYTES
 from producer.report.shown import MOST_ROWS
 from producer.report.verdict import Verdict, verdict
 from tests.support.reports import (
