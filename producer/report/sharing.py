@@ -240,13 +240,19 @@ def _by_age(groups: Sequence[Mapping[str, Any]]) -> list[Part]:
         begin, end = one["from_days"], one["to_days"]
         parts.append(
             Part(
-                title="never in full" if begin is None else f"{_range(begin, end, 'day')} ago",
+                title=_age(begin, end),
                 note=f"{one['datasets']:,} {plural(one['datasets'], 'dataset')}",
                 text=human_bytes(one["bytes"]),
                 value=one["bytes"],
             )
         )
     return parts
+
+
+def _age(begin: int | None, end: int | None) -> str:
+    if begin is None:
+        return "never in full"
+    return f"{_range(begin, end, 'day')} ago" if begin else "less than a day ago"
 
 
 def _range(begin: int, end: int | None, noun: str) -> str:

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from tests.estate import make_dataset, snapshot_tree
 from tests.producer.cli.calls import Call, lines
@@ -138,6 +138,7 @@ def test_the_report_counts_what_is_shared_and_where_it_lies(site: Site, call: Ca
         conn.execute(
             text("update project_conversions set rolled_back_at = rolled_back_at - interval '2 days'")
         )
+        _note_sharing(conn, two.project_id or 0, freed=4096)
 
     seen = say(call, "datasets", "report", "--html", "lab.html")
 
@@ -161,7 +162,8 @@ def test_the_report_counts_what_is_shared_and_where_it_lies(site: Site, call: Ca
     assert space["store"] == seen["content"]["stored"] + size[four.dataset_id]
     assert space["legacy"] == two.disk.legacy + three.disk.legacy
     assert (space["directories"], space["directories_not_measured"]) == (2, 0)
-    assert space["reclaimable"] == space["legacy"] - two.disk.shared - three.disk.shared
+    assert space["shared"] == two.disk.shared + three.disk.shared + 4096
+    assert space["reclaimable"] == space["legacy"] - space["shared"]
     assert space["moved_away"] > 0
     assert {(group["from_days"], group["datasets"]) for group in seen["verified"] if group["datasets"]} == {
         (0, 1),
@@ -170,6 +172,23 @@ def test_the_report_counts_what_is_shared_and_where_it_lies(site: Site, call: Ca
     assert [(group["from"], group["datasets"]) for group in seen["sharing"]][:3] == [(0, 1), (1, 1), (2, 1)]
     assert seen["dataset_list"][0]["project_ids"] == [one.project_id, two.project_id]
     assert f'href="#p{two.project_id}"' in (site.folder / "lab.html").read_text()
+
+
+def _note_sharing(conn: Connection, project_id: int, *, freed: int) -> None:
+    """As after a `reclaim --share`, which few file systems can."""
+    conn.execute(text("set local session_replication_role = replica"))
+    run_id = conn.execute(
+        text("""
+            insert into migration_runs (run_id, verb, dry_run, state, finished_at)
+            values (gen_random_uuid(), 'reclaim', false, 'finished', now()) returning run_id""")
+    ).scalar_one()
+    conn.execute(
+        text("""
+            insert into migration_jobs (run_id, subject_id, state, finished_at, outcome)
+            values (:run, :project, 'done', clock_timestamp(),
+                    jsonb_build_object('status', 'shared', 'disk', jsonb_build_object('freed', cast(:freed as bigint))))"""),
+        {"run": run_id, "project": project_id, "freed": freed},
+    )
 
 
 def test_the_report_is_a_new_file_and_never_another_one(site: Site, call: Call):
