@@ -140,7 +140,7 @@ class UsageError(PermanentError):
 class ProjectFileError(UsageError):
     """A file that is to be imported is not a project's configuration, or says what cannot be."""
 
-    remedy = "Export the project again (producer project export); docs/operations.md says which files can be imported."
+    remedy = "Export the project again (producer project export ID); docs/operations.md says which files can be imported."
 
 
 class DatasetsMissingError(PermanentError):
@@ -148,7 +148,7 @@ class DatasetsMissingError(PermanentError):
 
     remedy = (
         "Bring the recordings here first: migrate a project that has the same ones, or let Label scan and register them. "
-        "Then import the project again. producer datasets list names what is here."
+        "Then import the project again. What is here: producer datasets list"
     )
 
 

@@ -64,10 +64,13 @@ class _LedgerMemory:
         self._algorithm = algorithm
         self._devices = Devices()
         self._lock = threading.Lock()
-        self._met, self._new, self._unwritten = Draft(), Draft(), Draft()
+        self._met, self._unwritten = Draft(), Draft()
         self._written_at = time.monotonic()
         kept = self._loaded()
         self._parts = set(kept)
+        self._own_parts = set[int]()
+        """Written by this job: what it learned is there and not in memory."""
+        self._learned = 0
         self._remembered = Remembered(() if attempt.lease.options.rehash else kept.values())
         self._is_stale = attempt.lease.options.rehash and bool(kept)
 
@@ -89,8 +92,8 @@ class _LedgerMemory:
             return
         device = self._devices.number(file)
         with self._lock:
-            for draft in (self._new, self._unwritten):
-                draft.add(device, file.signature, known)
+            self._unwritten.add(device, file.signature, known)
+            self._learned += 1
             is_due = time.monotonic() - self._written_at > _BATCH_S or len(self._unwritten) >= _BATCH_FILES
             if is_due:
                 self._write(self._unwritten)
@@ -101,21 +104,28 @@ class _LedgerMemory:
         with self._lock:
             if len(self._unwritten):
                 self._write(self._unwritten)
+                self._unwritten = Draft()
 
     def complete(self) -> None:
         """Write the rest; where some of what is kept is of no use any more, or in many parts, write all
         anew.
         """
-        if not len(self._new):
+        if not self._learned:
             return
-        count = len(self._met) + len(self._new)
+        self.write()
+        count = len(self._met) + self._learned
         needed = 1 + count // _BATCH_FILES
         is_stale = self._is_stale or len(self._met) < len(self._remembered)
-        if not is_stale and len(self._parts) + bool(len(self._unwritten)) <= needed + _SPARE_PARTS:
-            self.write()
+        if not is_stale and len(self._parts) <= needed + _SPARE_PARTS:
             return
-        others = set(self._parts)
-        for draft in (self._met, self._new):
+        kept = self._loaded()
+        if not self._own_parts <= kept.keys():
+            # The ledger did not answer once. What is there serves, the latest first.
+            return
+        others, learned = set(self._parts), Draft()
+        for part in sorted(self._own_parts):
+            learned.add_packed(kept[part])
+        for draft in (self._met, learned):
             for portion in draft.portions(_BATCH_FILES):
                 self._write(portion, others)
                 others = set()
@@ -130,6 +140,7 @@ class _LedgerMemory:
     def _write(self, draft: Draft, instead_of: set[int] | None = None) -> None:
         part = max(self._parts, default=-1) + 1
         self._parts.add(part)
+        self._own_parts.add(part)
 
         def keep() -> None:
             with autocommit(self._engine) as conn:

@@ -163,6 +163,12 @@ class Draft:
         if known.head is not None:
             self._heads += _HEAD.pack(bytes.fromhex(known.digest), bytes.fromhex(known.head))
 
+    def add_packed(self, packed: bytes) -> None:
+        """Take what another draft packed."""
+        entries, heads = _unpacked(packed)
+        self._entries += entries
+        self._heads += heads
+
     def portions(self, files: int) -> "Iterator[Draft]":
         """The same in drafts of so many entries; of one that is empty none."""
         for start in range(0, len(self._entries), files * _ENTRY.size):
@@ -177,6 +183,14 @@ class Draft:
         return zlib.compress(lengths + self._entries + self._heads, 1)
 
 
+def _unpacked(packed: bytes) -> tuple[bytes, bytes]:
+    """Entries, and beginnings of big files."""
+    unpacked = zlib.decompress(packed)
+    count, heads = _LENGTHS.unpack_from(unpacked)
+    end = _LENGTHS.size + count * _ENTRY.size
+    return unpacked[_LENGTHS.size : end], unpacked[end : end + heads * _HEAD.size]
+
+
 class Remembered:
     """What was kept of a project's files; the latest of it counts. A million entries take some hundred
     megabytes, so they stay packed.
@@ -185,11 +199,9 @@ class Remembered:
     def __init__(self, parts: Iterable[bytes] = ()) -> None:
         entries, self._heads = bytearray(), dict[bytes, bytes]()
         for part in parts:
-            unpacked = zlib.decompress(part)
-            count, heads = _LENGTHS.unpack_from(unpacked)
-            end = _LENGTHS.size + count * _ENTRY.size
-            entries += unpacked[_LENGTHS.size : end]
-            self._heads.update(_HEAD.iter_unpack(unpacked[end : end + heads * _HEAD.size]))
+            more, heads = _unpacked(part)
+            entries += more
+            self._heads.update(_HEAD.iter_unpack(heads))
         self._entries = bytes(entries)
         inodes = array("Q", (entry[0] for entry in _ENTRY.iter_unpack(self._entries)))
         # Stable: of several with one inode the latest comes last.

@@ -32,7 +32,7 @@ def test_a_project_goes_to_another_server_in_a_file(
         missing = there.run_producer("project", "import", f"{file}", "--json")
         assert missing.returncode == 3
         assert "1 of 1 datasets are not here: study (" in json.loads(missing.stdout)["error"]
-        assert "producer datasets list names what is here" in missing.stderr
+        assert "What is here: producer datasets list" in missing.stderr
 
         migrated(there)
         rehearsed = there.run_producer("project", "import", f"{file}", "--dry-run", "--json")

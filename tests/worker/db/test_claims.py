@@ -156,6 +156,7 @@ def test_a_waiting_job_finds_out_by_itself_what_it_does_not_hear(database: Engin
         eventually(got.is_set, "the other has the claim")
 
 
+@pytest.mark.usefixtures("every_connection_is_pinged")
 def test_a_wait_outlives_the_connection_on_which_it_listens(database: Engine):
     with processes(database, 2) as (one, other), ExitStack() as waiting:
         with held(one, HASH):
