@@ -125,7 +125,7 @@ def _admitted(attempt: Attempt) -> Stored | None:
     return Stored(
         files=FileCounts(stored=len(sizes)),
         bytes=ByteCounts(stored=sum(sizes)),
-        links=LinkCounts(cloned=len(attempt.store.came_by_cloning)),
+        links=LinkCounts(cloned=_count(attempt.store.came_by_cloning())),
     )
 
 
@@ -214,9 +214,10 @@ def _store(attempt: Attempt, reading: Reading, place: Place, claim: Claim) -> St
             pace=attempt.pace,
             confirm=claim.ping,
         )
-    links = replace(links, cloned=len(attempt.store.came_by_cloning))
+    links = replace(links, cloned=_count(attempt.store.came_by_cloning()))
     attempt.stored = counted(tree, attempt.store.admitted, links)
-    _remember(attempt, reading, missing | attempt.store.admitted)
+    missing.update(attempt.store.admitted)
+    _remember(attempt, reading, missing)
     claim.ping()
     return attempt.stored
 
@@ -295,10 +296,14 @@ def _outcome(attempt: Attempt, tree: HashedTree, status: Status, reason: str, st
         links=stored.links,
         disk=DiskBytes(
             legacy=tree.scan.allocated_bytes,
-            store=_taken(attempt.store, attempt.store.admitted - attempt.store.cloned),
-            shared=_taken(attempt.store, attempt.store.came_by_cloning),
+            store=_taken(attempt.store, attempt.store.came_by_copying()),
+            shared=_taken(attempt.store, attempt.store.came_by_cloning()),
         ),
     )
+
+
+def _count(digests: Iterable[str]) -> int:
+    return sum(1 for _ in digests)
 
 
 def _taken(store: Store, digests: Iterable[str]) -> int:

@@ -127,10 +127,15 @@ class Store:
         with writing(self.root):
             make_directories(self.root, self.trees)
 
-    @property
-    def came_by_cloning(self) -> set[str]:
-        """Those of the digests in `admitted` whose blobs share the blocks of legacy files."""
-        return self.admitted & self.cloned
+    def came_by_cloning(self) -> Iterator[str]:
+        """Those of the digests in `admitted` whose blobs share the blocks of legacy files. No set of its own:
+        there may be a million.
+        """
+        return (digest for digest in self.cloned if digest in self.admitted)
+
+    def came_by_copying(self) -> Iterator[str]:
+        """The others."""
+        return (digest for digest in self.admitted if digest not in self.cloned)
 
     @property
     def _quarantine(self) -> Quarantine:
