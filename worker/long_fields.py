@@ -20,16 +20,27 @@ _BLOCK_BYTES = 1 << 18
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _SHORTENED = b'"too long'
 
-_QUOTED = rb'"[^"]*+(?:""[^"]*+)*+'
-_COMPLETE = re.compile(rb'(?:[^"]++|(?<![,\r\n])"|' + _QUOTED + rb'"(?=[^"]))*+')
-"""Text up to a quoted field whose end is not read yet; a quote that may be half of a doubled one ends
-none.
+_PIECES = re.compile(rb'(?:[^"]++|(?<![,\r\n])"|"[^"]*+(?:""[^"]*+)*+"(?=[^"])){1,1000}')
+"""Text, quotes that open nothing, and quoted fields whose end is read; a quote that may be half of a doubled
+one ends none.
+
+So many at a time, and none kept for good (`*+`): that would be what is meant, but Python 3.11.2, which
+Debian 12 has, then does not go back to where an alternative that failed had begun; and without a bound the
+places to go back to take a hundred megabytes.
 """
 
 _CLOSING = re.compile(rb'[^"]*+(?:""[^"]*+)*+"(?=[^"])')
 """From inside a quoted field to its end."""
 
 _TEXT = re.compile(rb"[^,\r\n]++")
+
+
+def _end_of_pieces(text: bytes, begin: int) -> int:
+    """Up to a quoted field whose end is not read yet."""
+    end = begin
+    while (found := _PIECES.match(text, end)) is not None:
+        end = found.end()
+    return end
 
 
 def unheard(_part: bytes) -> None:
@@ -111,11 +122,7 @@ class CsvBytes:
         if not block:
             self._rest = b""
             return passed + data
-        if b'"' not in data:
-            complete = len(data)
-        else:
-            found = _COMPLETE.match(self._before + data, 1)
-            complete = found.end() - 1 if found is not None else 0
+        complete = len(data) if b'"' not in data else _end_of_pieces(self._before + data, 1) - 1
         passed += data[:complete]
         self._rest = data[complete:]
         self._before = data[complete - 1 : complete] or self._before
