@@ -109,7 +109,10 @@ def _tell(terminal: Terminal, made: Imported, *, dry_run: bool) -> None:
     lines = [
         *(f"Left out: session {one.session_name}: {one.reason}" for one in made.left_out),
         *(f"Warning: {warning}" for warning in made.warnings),
-        *(f"Warning: nobody here knows {key}; it is kept in analysis_config" for key in made.unknown),
+        *(
+            f"Warning: this program does not know {key}; it is kept in analysis_config"
+            for key in made.unknown
+        ),
     ]
     for line in lines[:_SHOWN]:
         terminal.say(f"[yellow]{escape(line)}[/]")

@@ -25,7 +25,7 @@ from worker.sessions_csv import RECORDING, count_records
 from worker.settings import Settings
 from worker.store.lookup import Lookup
 
-_NOBODY = "IMPORTED"
+_NOT_NAMED = "IMPORTED"
 """The participant of a project whose file names none, as Label calls them."""
 
 _OF_THE_MIGRATION = {"migrated_from", "migration_date", "original_path", "dataset_id"}
@@ -61,7 +61,7 @@ class LeftOut:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imported:
     """What was made; of a dry run, what would be, and no id. `datasets`: the file's ids to those here.
-    `unknown`: keys of the file that nobody here knows; they are kept in the project's `analysis_config`.
+    `unknown`: keys of the file that this program does not know; the project's `analysis_config` keeps them.
     """
 
     project_id: int | None
@@ -91,7 +91,7 @@ def import_project(
     database or the recordings contradict, `UsageError` for a name that is taken or too long, and
     `StoreUnusableError` where Label's hash of a dataset is needed whose tree this machine does not have.
     """
-    code = participant if participant is not None else _code(file) or _NOBODY
+    code = participant if participant is not None else _code(file) or _NOT_NAMED
     if not 0 < len(code) <= CODE_MOST:
         raise UsageError(f"A participant's code has 1 to {CODE_MOST} characters, this one {len(code)}")
     found = _find_all(engine, file)
@@ -381,7 +381,7 @@ class _Import:
 
 
 def _extras(part: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Keys that nobody here knows, in it and below, with their values."""
+    """Keys that this program does not know, in it and below, with their values."""
     for key, value in (part.model_extra or {}).items():
         yield f"{path}{key}", value
     for name in type(part).model_fields:

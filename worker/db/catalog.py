@@ -40,7 +40,7 @@ class CatalogEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
-    """The blobs of a dataset, each once: how many, and how much of them no other dataset needs. `files` is
+    """The blobs of a dataset, each once: how many, and how much of them no other dataset needs. `blobs` is
     None where they are not in the index.
     """
 

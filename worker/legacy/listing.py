@@ -80,11 +80,8 @@ class Lister:
             self._note(asked)
             yield Directory(asked.own, zip(asked.names, asked.statuses, strict=True))
             return
-        with ExitStack() as stack:
-            begin = time.perf_counter()
-            with reading(real):
-                descriptor = stack.enter_context(directory(real))
-            own, names = os.fstat(descriptor), _names(descriptor, real)
+        begin = time.perf_counter()
+        with _opened(real) as (descriptor, own, names):
             self._note(_Asked((), (), None, time.perf_counter() - begin))
             yield Directory(own, self._entries(descriptor, real, names))
 
@@ -139,12 +136,18 @@ class Lister:
 def _look(real: str) -> _Asked:
     """Into a directory that comes later, all of it, unless that is too much to be kept."""
     begin = time.perf_counter()
+    with _opened(real) as (descriptor, own, names):
+        statuses = _statuses(descriptor, real, names) if len(names) <= _AT_ONCE else None
+    return _Asked(names, statuses, own, time.perf_counter() - begin)
+
+
+@contextmanager
+def _opened(real: str) -> Iterator[tuple[int, _Status, list[str]]]:
+    """The directory at a resolved path, open, with what `stat` says of it and the names in it."""
     with ExitStack() as stack:
         with reading(real):
             descriptor = stack.enter_context(directory(real))
-        own, names = os.fstat(descriptor), _names(descriptor, real)
-        statuses = _statuses(descriptor, real, names) if len(names) <= _AT_ONCE else None
-    return _Asked(names, statuses, own, time.perf_counter() - begin)
+        yield descriptor, os.fstat(descriptor), _names(descriptor, real)
 
 
 def _ask(descriptor: int, real: str, names: Sequence[str]) -> _Asked:

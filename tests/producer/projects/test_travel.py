@@ -382,7 +382,7 @@ def test_rollback_leaves_an_imported_project_alone(study: Study):
     assert made.project_id not in {one.project_id for one in converted}
 
 
-def test_keys_that_nobody_knows_are_kept_and_named(study: Study):
+def test_keys_that_are_not_known_are_kept_and_named(study: Study):
     def edit(document: Document) -> None:
         document["colour"] = "blue"
         document["sessions"][0]["mood"] = {"good": 1}
