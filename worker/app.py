@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Any
 
 from celery import Celery
-from celery.signals import heartbeat_sent, setup_logging, worker_ready, worker_shutting_down
+from celery.signals import heartbeat_sent, setup_logging, worker_ready
 
 from worker import settings as settings_module
 from worker.broker.config import create_app
@@ -23,17 +23,13 @@ def _log_as_settings_say(**_arguments: Any) -> None:
     log.configure(log_format=settings.log_format, level=settings.log_level)
 
 
-@worker_shutting_down.connect
-def _tell_the_children(**_arguments: Any) -> None:
-    """Runs in the parent's signal handler, where nothing else may be done."""
-    shutdown.begin()
-
-
 @worker_ready.connect
-def _tell_the_children_at_once(**_arguments: Any) -> None:
-    """At a cold shutdown (SIGQUIT) Celery's handler first waits for the tasks, as long as
-    `worker_soft_shutdown_timeout` says, and for its processes, and only then says that it shuts down: the
-    children would be told when they need not be any more.
+def _tell_the_children(**_arguments: Any) -> None:
+    """At a signal to stop, in the parent's handler, where nothing else may be done.
+
+    Not by `worker_shutting_down`: at a cold shutdown (SIGQUIT) Celery first waits for the tasks,
+    as long as `worker_soft_shutdown_timeout` says, and for its processes, and only then says so. Before the
+    worker is ready it has no task.
     """
     parent = os.getpid()
     for number in (signal.SIGQUIT, signal.SIGTERM, signal.SIGINT):
