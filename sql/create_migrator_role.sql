@@ -61,12 +61,14 @@ grant select, insert, delete on migration_dataset_blobs, migration_blob_readers 
 grant select, insert, update (checked_at), delete on migration_indexed_datasets to :"migrator";
 grant select, insert, update (state, reclaimed_at, ended_at, ended_by_run_id) on migration_reclaims to :"migrator";
 
--- Identity columns need no right of their own. Tables that were made by hand may number their rows by a default.
+-- The numbers of a new dataset and its sessions are taken before their rows are written, to be written beside the manifest.
+-- Other identity columns need no right of their own. Tables that were made by hand may number their rows by a default.
 select format('grant usage on sequence %s to %I', pg_get_serial_sequence(t.name, t.key), :'migrator')
 from (values ('raw_datasets', 'dataset_id'), ('raw_dataset_sessions', 'raw_session_id'),
              ('project_dataset_refs', 'ref_id'), ('project_split_configs', 'config_id')) as t (name, key)
-join pg_attribute a on a.attrelid = t.name::regclass and a.attname = t.key and a.attidentity = ''
-where pg_get_serial_sequence(t.name, t.key) is not null \gexec
+join pg_attribute a on a.attrelid = t.name::regclass and a.attname = t.key
+where (a.attidentity = '' or t.name in ('raw_datasets', 'raw_dataset_sessions'))
+  and pg_get_serial_sequence(t.name, t.key) is not null \gexec
 
 -- To be able to say that a sequence is behind its table, after rows were imported with their numbers.
 select format('grant select on sequence %s to %I', pg_get_serial_sequence(t.name, t.key), :'migrator')

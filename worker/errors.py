@@ -420,6 +420,15 @@ class StoredBytesMismatchError(PermanentError):
     )
 
 
+class RowFileError(PermanentError):
+    """The file that keeps a dataset's rows cannot be read, or says what cannot be."""
+
+    remedy = (
+        "Where the dataset has its row, move the file away: producer datasets rebuild writes it anew. Otherwise take it from a "
+        "backup; without it the row is made of manifest and tree, with a new id."
+    )
+
+
 class StoreStoppedError(TransientError):
     """The store takes nothing now, from any job: the run is paused, and no project fails for it."""
 

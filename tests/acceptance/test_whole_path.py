@@ -240,7 +240,7 @@ def test_stored_trees_share_files_with_blobs_and_never_with_a_legacy_directory(s
     assert story.inodes["blobs"] <= story.inodes["trees"]
 
 
-def test_nothing_but_trees_blobs_and_manifests_is_left_in_the_data_directory(story: Story):
+def test_nothing_but_trees_blobs_manifests_and_row_files_is_left(story: Story):
     new = story.after.data_dir.keys() - story.before.data_dir.keys()
     trees = [
         os.fsencode(os.path.relpath(detail["dataset_path"], story.estate.data_dir))
@@ -261,7 +261,11 @@ def test_nothing_but_trees_blobs_and_manifests_is_left_in_the_data_directory(sto
         store,
         store + b"/store.json",
         *(store + b"/" + folder for folder in folders - {b"blobs"}),
-        *(f"dataset_store/manifests/{digest}.json".encode() for digest in manifests),
+        *(
+            f"dataset_store/manifests/{digest}{ending}".encode()
+            for digest in manifests
+            for ending in (".json", ".row.json")
+        ),
     }
 
 

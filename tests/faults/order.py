@@ -49,9 +49,15 @@ def conversion(done: Sequence[Call]) -> Call:
 
 
 def manifests(site: Site, done: Sequence[Call]) -> list[Call]:
-    """The calls that give manifests their names."""
+    """The calls that give manifests their names. A row file gets its own sooner than its bytes are on the
+    disk: it has a checksum, and counts for nothing before there is a row, or a database to be made again.
+    """
     folder = f"{site.settings.store_dir}/manifests/"
-    return [call for call in done if call.name in _NAMES and call.target.startswith(folder)]
+    return [
+        call
+        for call in done
+        if call.name in _NAMES and call.target.startswith(folder) and not call.target.endswith(".row.json")
+    ]
 
 
 def names_of_blobs(site: Site, done: Sequence[Call]) -> list[Call]:

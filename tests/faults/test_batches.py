@@ -64,7 +64,7 @@ def written_by(end: End) -> int:
     return sum(
         call.result or 0
         for call in end.calls
-        if call.name.startswith(("write", "pwrite")) and not call.path.endswith(("manifest.json", ".txt"))
+        if call.name.startswith(("write", "pwrite")) and not call.path.endswith((".json", ".txt"))
     )
 
 

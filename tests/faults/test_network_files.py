@@ -134,7 +134,7 @@ def test_what_another_worker_published_is_found_behind_a_stale_name_cache(
     let_lease_run_out(site.engine, ref)
     store = site.settings.store_dir
     (tree,) = site.settings.datasets_dir.iterdir()
-    (manifest,) = (store / "manifests").iterdir()
+    (manifest,) = (store / "manifests").glob("*[0-9a-f].json")
     blob = min((store / "blobs").glob("*/*"))
     stale = {"tree": tree, "manifest": manifest, "blob": blob}[thing]
 

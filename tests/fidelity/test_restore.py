@@ -202,7 +202,7 @@ def test_a_manifest_with_other_bytes_stops_the_restore(site: Site, tools: Tools)
     """A directory that is there needs no manifest."""
     directory = study_with_everything(site)
     run(tools, Verb.MIGRATE)
-    (manifest,) = (site.data_dir / "dataset_store" / "manifests").iterdir()
+    (manifest,) = (site.data_dir / "dataset_store" / "manifests").glob("*[0-9a-f].json")
     manifest.chmod(0o600)
     manifest.write_bytes(manifest.read_bytes().replace(b"program", b"PROGRAM"))
     remove_all(directory)

@@ -35,7 +35,7 @@ def targets(site: Site, trees: list[Path]) -> list[Path]:
     blobs = sorted(store.glob("blobs/*/*"))
     inodes = {path.stat().st_ino for path in blobs}
     copies = [path for tree in trees for path in sorted(tree.glob("*/*")) if path.stat().st_ino not in inodes]
-    return [*blobs, *sorted(store.glob("manifests/*")), *copies]
+    return [*blobs, *sorted(store.glob("manifests/*[0-9a-f].json")), *copies]
 
 
 def flip_some(site: Site, trees: list[Path], chance: random.Random, bits: int) -> set[str]:

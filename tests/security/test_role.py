@@ -27,7 +27,7 @@ from tests.support import runs
 from tests.support.damages import flip
 from tests.support.psql import SQL, psql
 from tests.support.sites import Site
-from worker.db import health, leases, ledger, recordings, schema, tables
+from worker.db import datasets, health, leases, ledger, recordings, schema, tables
 from worker.db.engine import connect
 from worker.db.garbage import unreferenced
 from worker.db.ledger import Run
@@ -280,7 +280,18 @@ def test_each_right_of_the_migrator_role_is_needed(role: Role):
 
     # Read by a trigger's function, which no plan shows.
     arrows = Right("migration_state_arrows", "", "SELECT")
-    assert unneeded == {arrows}
+    # Asked for when a number is taken, not when that is planned.
+    numbers = {
+        Right("raw_datasets_dataset_id_seq", "", "USAGE"),
+        Right("raw_dataset_sessions_raw_session_id_seq", "", "USAGE"),
+    }
+    assert unneeded == {arrows, *numbers}
+    for one in numbers:
+        with (
+            _without(role, one) as conn,
+            pytest.raises(DatabaseRefusedError, match=f"permission denied for sequence {one.table}"),
+        ):
+            datasets.reserve(conn, 1)
     with (
         _without(role, arrows) as conn,
         pytest.raises(DatabaseRefusedError, match="permission denied for table migration_state_arrows"),
@@ -323,9 +334,10 @@ def _is_missed(role: Role, right: Right, statements: Sequence[str]) -> bool:
 def _without(role: Role, right: Right) -> Iterator[Connection]:
     """A connection that is the role's, without one of its rights; nothing of it is kept."""
     of = f"{right.privilege} ({right.column})" if right.column else right.privilege
+    kind = "sequence " if right.privilege == "USAGE" else ""
     name = _quoted(role.name)
     with role.owner.connect() as conn:
-        conn.execute(text(f"revoke {of} on {right.table} from {name}; set local role {name}"))
+        conn.execute(text(f"revoke {of} on {kind}{right.table} from {name}; set local role {name}"))
         yield conn
 
 

@@ -13,6 +13,7 @@ from tests.support.sites import Site
 from worker.messages import Outcome
 from worker.store.digest import BIG_BYTES, digest_of
 from worker.store.manifest import Manifest
+from worker.store.row_file import parse
 
 _LINE = b"1000000000000,0.100000,0.200000,0.300000\n"
 
@@ -101,12 +102,18 @@ def check_tree(tree: Path, project: Project) -> None:
 
 
 def check_store(site: Site) -> None:
-    """Every blob and every manifest has the bytes that its name promises, and a mode that keeps it so."""
+    """Every blob and every manifest has the bytes that its name promises, and a row file beside it that can
+    be read; and a mode that keeps it so.
+    """
     for blob in (site.settings.store_dir / "blobs").glob("*/*"):
         assert digest_of("blake3", blob.read_bytes()) == blob.name
         assert mode(blob) == 0o444
     for path in (site.settings.store_dir / "manifests").glob("*"):
-        assert f"{Manifest.parse(path.read_bytes()).digest}.json" == path.name
+        digest = path.name.partition(".")[0]
+        if path.name.endswith(".row.json"):
+            parse(path.read_bytes(), digest, str(path))
+        else:
+            assert f"{Manifest.parse(path.read_bytes()).digest}.json" == path.name
         assert mode(path) == 0o444
 
 

@@ -3,17 +3,19 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine
 
+from worker.conversion import dataset_row
 from worker.conversion.return_plan import put_sessions_back
 from worker.conversion.session_plan import Plan, SessionPlan, plan_sessions
 from worker.conversion.transaction import in_one_transaction
 from worker.db import column_types, datasets, leases, projects, sessions
 from worker.db.column_types import ColumnTypes
-from worker.db.datasets import Dataset, RawSession
+from worker.db.datasets import Dataset
 from worker.db.projects import Project
 from worker.db.sessions import Session
 from worker.errors import (
@@ -28,7 +30,7 @@ from worker.legacy.hashed_tree import HashedTree
 from worker.legacy.session_files import LABELS
 from worker.messages import Outcome, Warning_
 from worker.store.digest import opened
-from worker.store.manifest import Manifest
+from worker.store.row_file import DatasetRow
 
 MIGRATED_FROM = "legacy"
 """The value of `migrated_from` by which Label's own tools recognise a converted project."""
@@ -40,24 +42,23 @@ def convert(
     tree: HashedTree,
     outcome: Outcome,
     *,
-    create_at: Path | None,
-    store_root: Path,
+    create: DatasetRow | None,
     listen: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Turn the project into one that refers to the dataset, and end its job, in one transaction.
 
     Locks, in this order: the dataset's row, the project's row, its sessions; for all of them it gives way to
-    people, and calls `listen`, which may raise, before it tries again. `create_at` is the published tree of a
-    dataset that has no row yet; the caller holds its claim (`ClaimLostError` when the row is there after
-    all). None means the row must be there (`DatasetGoneError` otherwise). Raises `NothingToDoError` for a
-    project that is gone or converted, `ProjectChangedError` for one with another path, `LeaseLostError` when
-    the job has another holder, `RowRefusedError` for what the database does not let be written. A crash
-    anywhere leaves the project as it was.
+    people, and calls `listen`, which may raise, before it tries again. `create`: the rows of a dataset that
+    has none yet, and whose tree is published; the caller holds its claim (`ClaimLostError` when the row is
+    there after all). None means the row must be there (`DatasetGoneError` otherwise). Raises
+    `NothingToDoError` for a project that is gone or converted, `ProjectChangedError` for one with another
+    path, `LeaseLostError` when the job has another holder, `RowRefusedError` for what the database does not
+    let be written. A crash anywhere leaves the project as it was.
     """
     # Outside of the transaction: of many files they take a while, in which the server would hear nothing.
     attributes = tree_attributes.pack(tree)
     types = column_types.known(engine)
-    to = _Target(tree=tree, attributes=attributes, create_at=create_at, store_root=store_root)
+    to = _Target(tree=tree, attributes=attributes, create=create)
 
     def write(conn: Connection) -> Outcome:
         converted = _all_rows(conn, lease, to, outcome, types)
@@ -73,8 +74,7 @@ def rehearse(
     tree: HashedTree,
     outcome: Outcome,
     *,
-    create_at: Path | None,
-    store_root: Path,
+    create: DatasetRow | None,
     listen: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Do the same statements under the same locks, see that the database takes them, and take all of it back.
@@ -85,7 +85,7 @@ def rehearse(
     """
     attributes = tree_attributes.pack(tree)
     types = column_types.known(engine)
-    to = _Target(tree=tree, attributes=attributes, create_at=create_at, store_root=store_root, is_there=False)
+    to = _Target(tree=tree, attributes=attributes, create=create, is_there=False)
 
     predicted = in_one_transaction(
         engine,
@@ -94,19 +94,18 @@ def rehearse(
         rehearse=True,
         listen=listen,
     )
-    return predicted if create_at is None else predicted.with_changes(dataset_id=None)
+    return predicted if create is None else predicted.with_changes(dataset_id=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Target:
-    """What the project's rows are to refer to. `is_there`: the tree at `create_at` is published, not only
-    planned.
+    """What the project's rows are to refer to. `is_there`: the tree of the dataset to `create` is
+    published, not only planned.
     """
 
     tree: HashedTree
     attributes: bytes
-    create_at: Path | None
-    store_root: Path
+    create: DatasetRow | None
     is_there: bool = True
 
 
@@ -115,8 +114,8 @@ def _all_rows(
 ) -> Outcome:
     """Every row of one project's conversion but the job's own."""
     tree = to.tree
-    if to.create_at is not None:
-        dataset = _add_dataset(conn, lease, to, to.create_at)
+    if to.create is not None:
+        dataset = _add_dataset(conn, to, to.create)
     elif (locked := datasets.lock(conn, tree.manifest.digest)) is not None:
         dataset = locked
     else:
@@ -131,7 +130,7 @@ def _all_rows(
     return outcome.with_changes(
         dataset_id=dataset.dataset_id,
         dataset_path=dataset.file_path,
-        dataset_created=to.create_at is not None,
+        dataset_created=to.create is not None,
         sessions_count=len(rows),
         warnings=(*settled, *plan.warnings),
     )
@@ -221,68 +220,27 @@ def _write_rows(
     projects.make_dataset_based(conn, project_id, written, types)
 
 
-def _add_dataset(conn: Connection, lease: leases.Lease, to: _Target, path: Path) -> Dataset:
+def _add_dataset(conn: Connection, to: _Target, row: DatasetRow) -> Dataset:
+    read = partial(_labels, Path(row.file_path)) if to.is_there else partial(_legacy_labels, to.tree)
     try:
-        return _insert_dataset(conn, lease, to, path)
+        return dataset_row.add(conn, row, read)
     except DatabaseRefusedError as error:
         if error.constraint != datasets.ONE_PLACE:
             raise
-        raise PlaceTakenError(f"Another dataset was registered at {path} meanwhile") from error
+        raise PlaceTakenError(f"Another dataset was registered at {row.file_path} meanwhile") from error
 
 
-def _insert_dataset(conn: Connection, lease: leases.Lease, to: _Target, path: Path) -> Dataset:
-    tree = to.tree
-    return datasets.add(
-        conn,
-        name=lease.subject_name or path.name,
-        dataset_hash=tree.manifest.digest,
-        file_path=str(path),
-        size_bytes=tree.manifest.size_bytes,
-        description=f"Migrated from legacy project: {lease.subject_name}",
-        metadata={
-            "upload_timestamp": lease.started_at.strftime("%Y%m%d_%H%M%S"),
-            "original_source": lease.path,
-            "storage_name": path.name,
-            "digest_algorithm": tree.manifest.algorithm,
-            "store": str(to.store_root),
-        },
-        session_count=len(tree.manifest.session_names),
-        sessions=(
-            RawSession(
-                session_name=name,
-                session_path=f"{path}/{name}",
-                labels=_labels(path, name, tree) if to.is_there else _legacy_labels(name, tree),
-                file_count=count,
-            )
-            for name, count in _files_by_session(tree.manifest).items()
-        ),
-    )
-
-
-def _labels(path: Path, session: str, tree: HashedTree) -> str | None:
+def _labels(path: Path, session: str) -> str:
     """labels.json as it was read, from the stored tree."""
-    if f"{session}/{LABELS}" not in tree.sources or session in tree.unreadable_labels | tree.large_labels:
-        return None
     # Through bytes: text mode would turn carriage returns into newlines.
     return (path / session / LABELS).read_bytes().decode("utf-8")
 
 
-def _legacy_labels(session: str, tree: HashedTree) -> str | None:
+def _legacy_labels(tree: HashedTree, session: str) -> str:
     """The same from the legacy tree."""
-    source = tree.sources.get(f"{session}/{LABELS}")
-    if source is None or session in tree.unreadable_labels | tree.large_labels:
-        return None
+    source = tree.sources[f"{session}/{LABELS}"]
     with opened(source.path, source.signature) as descriptor, open(descriptor, "rb", closefd=False) as file:
         return file.read().decode("utf-8")
-
-
-def _files_by_session(manifest: Manifest) -> dict[str, int]:
-    counts = dict.fromkeys(manifest.session_names, 0)
-    for file in manifest.files:
-        session, slash, _ = file.path.partition("/")
-        if slash:
-            counts[session] += 1
-    return counts
 
 
 def _after(plan: SessionPlan, dataset: Dataset, config_ids: Mapping[str, int]) -> dict[str, Any]:

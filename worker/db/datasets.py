@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row
@@ -31,12 +32,25 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawSession:
-    """A row of `raw_dataset_sessions`, before it is one. `labels` is labels.json as read, if it is text."""
+    """A row of `raw_dataset_sessions`, before it is one. `labels` is labels.json as read, if it is text.
+    Without `raw_session_id` the database numbers it, and says when it was written.
+    """
 
     session_name: str
     session_path: str
     labels: str | None
-    file_count: int
+    file_count: int | None
+    raw_session_id: int | None = None
+    created_at: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Numbers:
+    """Ids that are kept for a dataset and its sessions, and the database's time."""
+
+    dataset_id: int
+    session_ids: Sequence[int]
+    at: datetime
 
 
 def find(conn: Connection, dataset_hash: str) -> Dataset | None:
@@ -86,59 +100,83 @@ def lock(conn: Connection, dataset_hash: str) -> Dataset | None:
     return _dataset(row) if row is not None else None
 
 
+def reserve(conn: Connection, session_count: int) -> Numbers | None:
+    """Take ids for a dataset and its sessions that no other row will get; None where tables were made by hand
+    and number their rows in a way of their own.
+    """
+    row = conn.execute(
+        sql("""
+            select nextval(pg_get_serial_sequence('raw_datasets', 'dataset_id')) as dataset_id,
+                   array(select nextval(pg_get_serial_sequence('raw_dataset_sessions', 'raw_session_id'))
+                         from generate_series(1, :count)) as session_ids,
+                   clock_timestamp() as at"""),
+        {"count": session_count},
+    ).one()
+    if row.dataset_id is None or None in row.session_ids:
+        return None
+    return Numbers(dataset_id=row.dataset_id, session_ids=row.session_ids, at=row.at)
+
+
 def add(  # noqa: PLR0913 - the columns of a row
     conn: Connection,
     *,
     name: str,
     dataset_hash: str,
     file_path: str,
-    size_bytes: int,
-    description: str,
-    metadata: Mapping[str, Any],
-    session_count: int,
+    size_bytes: int | None,
+    description: str | None,
+    metadata: Any,
+    session_count: int | None,
     sessions: Iterable[RawSession],
+    numbered: Mapping[str, Any] | None = None,
 ) -> Dataset:
-    """Write a dataset and its sessions: two statements, however many there are, and one more for every some
-    megabytes of labels. `sessions` are taken as they are written. The caller holds the claim. Gives way as
-    `lock`.
+    """Write a dataset and its sessions: one statement, and one more for every some megabytes of labels.
+    `sessions` are taken as they are written. `numbered`: the columns that the database fills otherwise, id
+    and times; the sessions then have theirs. The caller holds the claim. Gives way as `lock`.
 
     Raises `ClaimLostError` when the dataset is there already: another job stored it, so the claim was not
     ours any more.
     """
+    row = {
+        "dataset_name": name,
+        "dataset_hash": dataset_hash,
+        "file_path": file_path,
+        "file_size_bytes": size_bytes,
+        "session_count": session_count,
+        "description": description,
+        "metadata": metadata,
+        **(numbered or {}),
+    }
+    columns = ", ".join(row)
+    portions = _portions(sessions)
+    first = next(portions, [])
     dataset_id = conn.execute(
         sql(f"""
             {GIVE_WAY}
-            insert into raw_datasets (dataset_name, dataset_hash, file_path, file_size_bytes, session_count, description,
-                                      metadata)
-            values (:name, :hash, :file_path, :size_bytes, :session_count, :description, cast(:metadata as jsonb))
-            on conflict (dataset_hash) do nothing
-            returning dataset_id"""),  # noqa: S608 - a constant
-        {
-            "name": name,
-            "hash": dataset_hash,
-            "file_path": file_path,
-            "size_bytes": size_bytes,
-            "session_count": session_count,
-            "description": description,
-            "metadata": as_json(metadata),
-        },
+            with added as (
+                insert into raw_datasets ({columns})
+                select {columns} from jsonb_populate_record(null::raw_datasets, cast(:row as jsonb))
+                on conflict (dataset_hash) do nothing returning dataset_id),
+            its_sessions as ({_insert_sessions(first, "added.dataset_id", "added,")})
+            select dataset_id from added"""),  # noqa: S608 - constants
+        {"row": as_json(row), "rows": as_json(first)},
     ).scalar_one_or_none()
     if dataset_id is None:
         raise ClaimLostError(f"Dataset {dataset_hash[:12]} was stored by another job meanwhile")
-    _add_sessions(conn, dataset_id, sessions)
+    for rows in portions:
+        conn.execute(
+            sql(_insert_sessions(rows, ":dataset_id")), {"dataset_id": dataset_id, "rows": as_json(rows)}
+        )
     return Dataset(dataset_id=dataset_id, dataset_name=name, dataset_hash=dataset_hash, file_path=file_path)
 
 
-def _add_sessions(conn: Connection, dataset_id: int, sessions: Iterable[RawSession]) -> None:
-    for rows in _portions(sessions):
-        conn.execute(
-            sql("""
-                insert into raw_dataset_sessions (dataset_id, session_name, session_path, original_labels_json, file_count)
-                select :dataset_id, s.name, s.path, s.labels, s.file_count
-                from jsonb_to_recordset(cast(:rows as jsonb))
-                    as s(name text, path text, labels text, file_count integer)"""),
-            {"dataset_id": dataset_id, "rows": as_json(rows)},
-        )
+def _insert_sessions(rows: Sequence[Mapping[str, Any]], dataset_id: str, source: str = "") -> str:
+    """Sessions of the dataset with this id, with numbers and times of their own if they have any."""
+    own = ", raw_session_id, created_at" if rows and "raw_session_id" in rows[0] else ""
+    return f"""
+        insert into raw_dataset_sessions (dataset_id, session_name, session_path, original_labels_json, file_count{own})
+        select {dataset_id}, s.session_name, s.session_path, s.original_labels_json, s.file_count{own}
+        from {source} jsonb_populate_recordset(null::raw_dataset_sessions, cast(:rows as jsonb)) as s"""  # noqa: S608 - constants
 
 
 def _portions(sessions: Iterable[RawSession]) -> Iterator[list[dict[str, Any]]]:
@@ -148,12 +186,18 @@ def _portions(sessions: Iterable[RawSession]) -> Iterator[list[dict[str, Any]]]:
     rows: list[dict[str, Any]] = []
     size = 0
     for one in sessions:
+        own = (
+            {}
+            if one.raw_session_id is None
+            else {"raw_session_id": one.raw_session_id, "created_at": one.created_at}
+        )
         rows.append(
             {
-                "name": one.session_name,
-                "path": one.session_path,
-                "labels": one.labels,
+                "session_name": one.session_name,
+                "session_path": one.session_path,
+                "original_labels_json": one.labels,
                 "file_count": one.file_count,
+                **own,
             }
         )
         size += len(one.labels or "")

@@ -29,11 +29,6 @@ class Place:
         """The dataset's id, if it has one."""
         return self.dataset.dataset_id if self.dataset is not None else None
 
-    @property
-    def create_at(self) -> Path | None:
-        """Where the row of a new dataset is to point; None if there is a row already."""
-        return self.path if self.dataset is None else None
-
 
 def find_stored(attempt: Attempt, tree: HashedTree) -> Place | None:
     """The place of the dataset if its manifest is in the store and it has a row."""

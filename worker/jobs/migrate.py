@@ -4,13 +4,15 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import cache, partial
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from worker.allocation import Allocation
 from worker.conversion.convert import check_still_legacy, convert, rehearse
+from worker.conversion.dataset_row import new_row
 from worker.conversion.session_plan import check_names
-from worker.db import column_types, dry_runs, garbage, leases, recordings, sessions
+from worker.db import column_types, datasets, dry_runs, garbage, leases, recordings, sessions
 from worker.db.claims import Claim
 from worker.db.engine import autocommit
 from worker.db.sessions import Session
@@ -38,6 +40,7 @@ from worker.legacy.scan import Scan, scan
 from worker.messages import ByteCounts, DiskBytes, FileCounts, JobRef, LinkCounts, Outcome, Status, Verb
 from worker.runtime import log
 from worker.store.digest import BIG_BYTES
+from worker.store.row_file import DatasetRow
 from worker.store.store import Store
 
 _log = log.get(__name__)
@@ -64,8 +67,9 @@ def _steps(attempt: Attempt, rows: Sequence[Session]) -> Outcome:
             return _convert(attempt, reading.tree, known)
         with _claim(attempt, reading.tree) as claim:
             place = find_or_choose(attempt, reading.tree)
-            stored = _store(attempt, reading, place, claim)
-            return _convert(attempt, reading.tree, place, stored)
+            row = cache(partial(_new_row, attempt, reading.tree, place))
+            stored = _store(attempt, reading, place, claim, row)
+            return _convert(attempt, reading.tree, place, stored, row())
 
     return _again_if_another_was_faster(claim_store_convert)
 
@@ -193,7 +197,22 @@ def _claim(attempt: Attempt, tree: HashedTree) -> Iterator[Claim]:
         yield claim
 
 
-def _store(attempt: Attempt, reading: Reading, place: Place, claim: Claim) -> Stored | None:
+def _new_row(attempt: Attempt, tree: HashedTree, place: Place) -> DatasetRow | None:
+    """What the rows of a new dataset say, with ids that are kept for them; None for one that has its rows."""
+    if place.dataset is not None:
+        return None
+    with autocommit(attempt.engine) as conn:
+        numbers = datasets.reserve(conn, len(tree.manifest.session_names))
+    return new_row(attempt.lease, tree, place.path, attempt.store.root, numbers)
+
+
+def _store(
+    attempt: Attempt,
+    reading: Reading,
+    place: Place,
+    claim: Claim,
+    row: Callable[[], DatasetRow | None],
+) -> Stored | None:
     """Store the dataset; None when another job, which this one waited for, has stored it."""
     tree = reading.tree
     repair(attempt, tree, unverified(attempt, tree, place.path), place.path)
@@ -213,6 +232,7 @@ def _store(attempt: Attempt, reading: Reading, place: Place, claim: Claim) -> St
             advance=attempt.heartbeat.advance,
             pace=attempt.pace,
             confirm=claim.ping,
+            describe=row,
         )
     links = replace(links, cloned=_count(attempt.store.came_by_cloning()))
     attempt.stored = counted(tree, attempt.store.admitted, links)
@@ -229,8 +249,16 @@ def _remember(attempt: Attempt, reading: Reading, proved: Iterable[str]) -> None
         record_verified(conn, attempt.store, proved)
 
 
-def _convert(attempt: Attempt, tree: HashedTree, place: Place, stored: Stored | None = None) -> Outcome:
-    """Re-point the project to the dataset and end its job. Without `stored` the dataset was stored before."""
+def _convert(
+    attempt: Attempt,
+    tree: HashedTree,
+    place: Place,
+    stored: Stored | None = None,
+    row: DatasetRow | None = None,
+) -> Outcome:
+    """Re-point the project to the dataset and end its job. Without `stored` the dataset was stored before;
+    `row` of one that has no rows yet.
+    """
     attempt.heartbeat.enter("convert", tree.manifest.digest)
     index(attempt, tree.manifest)
     if stored is None:
@@ -245,8 +273,7 @@ def _convert(attempt: Attempt, tree: HashedTree, place: Place, stored: Stored | 
         attempt.lease,
         tree,
         _outcome(attempt, tree, Status.MIGRATED, reason, stored),
-        create_at=place.create_at,
-        store_root=attempt.store.root,
+        create=row,
         listen=attempt.heartbeat.listen,
     )
 
@@ -276,8 +303,7 @@ def _predict(attempt: Attempt, reading: Reading) -> Outcome:
         attempt.lease,
         tree,
         _outcome(attempt, tree, Status.WOULD_MIGRATE, reason, counted(tree, new)),
-        create_at=place.create_at,
-        store_root=attempt.store.root,
+        create=_new_row(attempt, tree, place),
         listen=attempt.heartbeat.listen,
     )
     with attempt.engine.begin() as conn:

@@ -20,6 +20,7 @@ from worker.store import batches
 from worker.store.batches import Admission
 from worker.store.beneath import PATH_MOST_BYTES
 from worker.store.files import allocated
+from worker.store.row_file import DatasetRow
 from worker.store.store import Source, Store
 
 
@@ -79,7 +80,7 @@ def missing_from(store: Store, tree: HashedTree, pace: Pace = unlimited) -> set[
     return missing
 
 
-def store_tree(
+def store_tree(  # noqa: PLR0913 - what a job has at hand
     store: Store,
     tree: HashedTree,
     target: Path,
@@ -89,18 +90,21 @@ def store_tree(
     advance: Advance = lambda _files, _bytes: None,
     pace: Pace = unlimited,
     confirm: Callable[[], None] = lambda: None,
+    describe: Callable[[], DatasetRow | None] = lambda: None,
 ) -> LinkCounts:
-    """Store what is missing of a tree and publish it at `target`; then every byte and name is durable.
+    """Store what is missing of a tree and publish it at `target`, with its row file, for which `describe` is
+    asked then; after that every byte and name is durable.
 
     The caller holds the dataset's claim. Twice, or after a crash anywhere: what is there already is reused, a
     tree that is not complete is replaced. `confirm` as of `Store.publish`. Returns how the files of the tree
     were made; which contents came in, `store.admitted` says.
     """
-    if store.holds(tree.manifest, os.fspath(target), pace):
-        # An earlier attempt published the tree and ended before its rows were committed, perhaps unsynced.
-        store.seal(target)
-        return LinkCounts()
     with store.staging(attempt) as staging:
+        if store.holds(tree.manifest, os.fspath(target), pace):
+            # An earlier attempt published the tree and ended before its rows were committed, perhaps
+            # unsynced.
+            store.publish_again(target, describe(), staging)
+            return LinkCounts()
         with Admission(store) as admission:
 
             def finish(source: Source, copy: str) -> None:
@@ -112,7 +116,7 @@ def store_tree(
         if placed["copy"]:
             # A tree that is found published is judged by its sizes: copies must have their bytes before.
             store.sync()
-        store.publish(tree.manifest, f"{staging}/tree", target, staging, confirm)
+        store.publish(tree.manifest, f"{staging}/tree", target, staging, confirm, describe())
     return LinkCounts(**placed)
 
 

@@ -26,6 +26,7 @@ from worker.store.removal import REMOVED, remove_tree, take_away
 from worker.store.store import Store
 
 _DESCRIPTION = "description.json"
+_ROW = "row.json"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _ENTRY_ID = re.compile(r"[A-Za-z0-9-]{1,80}")
 
@@ -179,6 +180,7 @@ class Garbage:
         folder = f"{self._folder}/{entry.entry_id}"
         yield f"{folder}/tree"
         yield f"{folder}/manifest.json"
+        yield f"{folder}/{_ROW}"
         with suppress(FileNotFoundError), os.scandir(f"{folder}/blobs") as blobs:
             yield from (blob.path for blob in blobs)
 
@@ -187,18 +189,21 @@ class Garbage:
         return not any(os.path.lexists(path) for path in self.things(entry))
 
     def things_to_come(self, entry: Entry) -> Iterator[str]:
-        """Where tree and manifest are that `take_tree` would take."""
+        """Where tree, manifest and row file are that `take_tree` would take."""
         folder = f"{self._folder}/{entry.entry_id}"
         if entry.tree is not None and is_directory(entry.tree) and not os.path.lexists(f"{folder}/tree"):
             yield entry.tree
         if entry.dataset_hash is not None and not os.path.lexists(f"{folder}/manifest.json"):
+            # Before the manifest, which tells an attempt that comes after a crash what is still to be taken.
+            yield self._store.row_path(entry.dataset_hash)
             yield self._store.manifest_path(entry.dataset_hash)
 
     # Taking -------------------------------------------------------------------------------------------------
 
     def take_tree(self, entry: Entry) -> None:
-        """Move the dataset's tree and manifest into the entry. If it has them already, those in the store are
-        of a later attempt to store the same content: the tree stays there, without a row an orphan.
+        """Move the dataset's tree, manifest and row file into the entry. If it has them already, those in
+        the store are of a later attempt to store the same content: the tree stays there, without a row an
+        orphan.
         """
         folder = f"{self._folder}/{entry.entry_id}"
         with writing(folder):
@@ -206,7 +211,7 @@ class Garbage:
                 if path == entry.tree:
                     _move_directory(path, f"{folder}/tree")
                 else:
-                    _move(path, f"{folder}/manifest.json")
+                    _move(path, f"{folder}/{_ROW if path.endswith(_ROW) else 'manifest.json'}")
 
     def take_blobs(self, entry: Entry, digests: Sequence[str]) -> None:
         """Move these blobs into the entry, each by one rename; one that is gone is no hindrance."""
@@ -278,10 +283,11 @@ class Garbage:
         return lacking
 
     def restore_tree(self, entry: Entry) -> None:
-        """Move tree and manifest back to where they were; what is there already stays."""
+        """Move tree, manifest and row file back to where they were; what is there already stays."""
         folder = f"{self._folder}/{entry.entry_id}"
         with writing(folder):
             if entry.dataset_hash is not None:
+                _link_back(f"{folder}/{_ROW}", self._store.row_path(entry.dataset_hash))
                 _link_back(f"{folder}/manifest.json", self._store.manifest_path(entry.dataset_hash))
             if entry.tree is not None and is_directory(f"{folder}/tree") and not os.path.lexists(entry.tree):
                 _move_directory(f"{folder}/tree", entry.tree)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from worker.errors import (
     RoomWaitedForError,
+    RowFileError,
     SourceChangedError,
     StoredBytesMismatchError,
     StoreFullError,
@@ -57,6 +58,7 @@ from worker.store.files import (
 from worker.store.manifest import Manifest
 from worker.store.quarantine import Quarantine
 from worker.store.removal import REMOVED, remove_tree, take_away
+from worker.store.row_file import DatasetRow, parse
 from worker.store.syscalls import (
     OpenFolder,
     is_nfs,
@@ -449,9 +451,10 @@ class Store:
         tree: Path,
         staging: str,
         confirm: Callable[[], None] = lambda: None,
+        row: DatasetRow | None = None,
     ) -> None:
-        """Make manifest and tree visible under their names, durably. A damaged tree of that name goes to
-        quarantine.
+        """Make manifest, row file and tree visible under their names, durably. A damaged tree of that name
+        goes to quarantine.
 
         The caller holds the dataset's claim: no other job publishes this name. Should it have lost the claim
         without knowing yet, another one has published the tree: a whole one stays where it is. `confirm` is
@@ -459,6 +462,7 @@ class Store:
         """
         with writing(tree):
             self._write_manifest(manifest, staging)
+            self.write_row(row, staging)
             self._put_in_place(manifest, built, tree, confirm)
         self.seal(tree)
 
@@ -494,6 +498,11 @@ class Store:
             else:
                 return
 
+    def publish_again(self, tree: Path, row: DatasetRow | None, staging: str) -> None:
+        """Have a tree that is there, and its row file, on the disk: an attempt that died may have left it."""
+        self.write_row(row, staging)
+        self.seal(tree)
+
     def seal(self, tree: Path) -> None:
         """Close a published tree for writing and wait until it is on the disk: its maker may have died before
         that.
@@ -518,6 +527,37 @@ class Store:
                 f"Manifest {dataset_digest} does not have the bytes its digest promises"
             )
         return manifest
+
+    # Row files ----------------------------------------------------------------------------------------------
+
+    def row_path(self, dataset_digest: str) -> str:
+        """Where the row file of a dataset is, or would be."""
+        return f"{self.root}/manifests/{dataset_digest}.row.json"
+
+    def write_row(self, row: DatasetRow | None, staging: str) -> None:
+        """Write a dataset's row file, in place of one that is there; durable with the next `sync`. Nothing
+        for a dataset that has its row already, or whose row has no ids yet.
+        """
+        if row is None or not row.is_numbered:
+            return
+        staged = f"{staging}/row.json"
+        with writing(staged):
+            with new_file(staged) as descriptor:
+                with open(descriptor, "wb", closefd=False) as file:
+                    file.write(row.content)
+                os.fchmod(descriptor, 0o444)
+            os.rename(staged, self.row_path(row.dataset_hash))
+
+    def read_row(self, dataset_digest: str) -> DatasetRow | None:
+        """What a dataset's row file says; None if there is none. Raises `RowFileError`."""
+        path = self.row_path(dataset_digest)
+        try:
+            content = Path(path).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise RowFileError(f"Row file {path} cannot be read: {error.strerror}") from error
+        return parse(content, dataset_digest, path)
 
     # Staging and durability ---------------------------------------------------------------------------------
 

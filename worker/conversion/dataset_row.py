@@ -1,0 +1,104 @@
+"""What the rows of a dataset say that a migration stores: for its row file, and for the tables."""
+
+from collections.abc import Callable, Iterator
+from datetime import UTC
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from worker.db import datasets
+from worker.db.datasets import Dataset, Numbers, RawSession
+from worker.db.leases import Lease
+from worker.legacy.hashed_tree import HashedTree
+from worker.legacy.session_files import LABELS
+from worker.store.manifest import Manifest
+from worker.store.row_file import DatasetRow, SessionRow
+
+ReadLabels = Callable[[str], str]
+"""The text of the labels.json of a session, by its name."""
+
+
+def new_row(
+    lease: Lease, tree: HashedTree, path: Path, store_root: Path, numbers: Numbers | None
+) -> DatasetRow:
+    """The rows of a content that is new and whose tree goes to `path`."""
+    at = numbers.at.astimezone(UTC).isoformat() if numbers is not None else None
+    counts = files_by_session(tree.manifest)
+    ids = numbers.session_ids if numbers is not None else [None] * len(counts)
+    without_labels = tree.unreadable_labels | tree.large_labels
+    return DatasetRow(
+        dataset_id=numbers.dataset_id if numbers is not None else None,
+        dataset_name=lease.subject_name or path.name,
+        dataset_hash=tree.manifest.digest,
+        file_path=str(path),
+        upload_timestamp=at,
+        file_size_bytes=tree.manifest.size_bytes,
+        session_count=len(counts),
+        description=f"Migrated from legacy project: {lease.subject_name}",
+        metadata={
+            "upload_timestamp": lease.started_at.strftime("%Y%m%d_%H%M%S"),
+            "original_source": lease.path,
+            "storage_name": path.name,
+            "digest_algorithm": tree.manifest.algorithm,
+            "store": str(store_root),
+        },
+        created_at=at,
+        updated_at=at,
+        sessions=tuple(
+            SessionRow(
+                raw_session_id=number,
+                session_name=name,
+                session_path=name,
+                file_count=count,
+                labels=True if name not in without_labels and f"{name}/{LABELS}" in tree.sources else None,
+                created_at=at,
+            )
+            for number, (name, count) in zip(ids, counts.items(), strict=True)
+        ),
+    )
+
+
+def add(conn: Connection, row: DatasetRow, read_labels: ReadLabels) -> Dataset:
+    """Write these rows; labels are read as they are written. Raises as `datasets.add`."""
+    numbered = None
+    if row.is_numbered:
+        numbered = {
+            "dataset_id": row.dataset_id,
+            "upload_timestamp": row.upload_timestamp,
+            "created_at": row.created_at,
+            "updated_at": row.updated_at,
+        }
+    return datasets.add(
+        conn,
+        name=row.dataset_name,
+        dataset_hash=row.dataset_hash,
+        file_path=row.file_path,
+        size_bytes=row.file_size_bytes,
+        description=row.description,
+        metadata=row.metadata,
+        session_count=row.session_count,
+        sessions=_sessions(row, read_labels),
+        numbered=numbered,
+    )
+
+
+def _sessions(row: DatasetRow, read_labels: ReadLabels) -> Iterator[RawSession]:
+    for one in row.sessions:
+        yield RawSession(
+            session_name=one.session_name,
+            session_path=one.path_in(row.file_path),
+            labels=read_labels(one.session_name) if one.labels is True else one.labels,
+            file_count=one.file_count,
+            raw_session_id=one.raw_session_id,
+            created_at=one.created_at,
+        )
+
+
+def files_by_session(manifest: Manifest) -> dict[str, int]:
+    """How many files each session has."""
+    counts = dict.fromkeys(manifest.session_names, 0)
+    for file in manifest.files:
+        session, slash, _ = file.path.partition("/")
+        if slash:
+            counts[session] += 1
+    return counts
