@@ -49,7 +49,7 @@ grant select (config_id, dataset_id, raw_session_name),
     on project_split_configs to :"migrator";
 
 -- The ledger. No run, job, outcome or before-image is ever deleted, and no before-image is rewritten.
-grant select on migration_state_arrows, schema_steps to :"migrator";
+grant select on migration_state_arrows, migration_label_hashes, schema_steps to :"migrator";
 grant select, insert, update (head) on migration_recording_counts to :"migrator";
 grant select, insert, update on migration_runs, migration_jobs, migration_store to :"migrator";
 grant select, insert, update, delete on migration_dry_run_blobs, migration_blob_checks, migration_unreferenced,

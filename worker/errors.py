@@ -143,6 +143,31 @@ class ProjectFileError(UsageError):
     remedy = "Export the project again (producer project export ID); docs/operations.md says which files can be imported."
 
 
+class BagNotWrittenError(UsageError):
+    """A dataset cannot be exported as a bag: its directory cannot be written, or holds what no bag can."""
+
+    remedy = (
+        "Change what the message names; then export the dataset again. Nothing of the bag is under its name."
+    )
+
+
+class BagRefusedError(UsageError):
+    """A directory that is to be imported is no bag of a dataset, or does not hold what it says."""
+
+    remedy = (
+        "Nothing was written. Copy the bag again, or export the dataset again (producer datasets export ID --output DIR); "
+        "docs/operations.md says which bags can be imported."
+    )
+
+
+class NoRoomForImportError(PermanentError):
+    """What a bag holds does not fit into the store."""
+
+    remedy = (
+        "Make room on the store's file system, or move DATA_DIR to a larger one; then import the bag again."
+    )
+
+
 class DatasetsMissingError(PermanentError):
     """A project that is to be imported needs datasets that are not here; nothing was written."""
 

@@ -1,4 +1,4 @@
-"""The verbs that ask about datasets and projects. They change nothing."""
+"""The verbs that ask about datasets and projects, and those that carry datasets between labs."""
 
 from pathlib import Path
 from typing import Annotated
@@ -97,6 +97,45 @@ def datasets_show(
         for line in dataset_lines.more(count, what):
             terminal.say(line)
     terminal.document(found.to_json())
+
+
+@datasets_app.command("export", epilog=epilog("producer datasets export 3 --output /mnt/disk/study"))
+def datasets_export(
+    dataset: Annotated[int, typer.Argument(metavar="ID", help="A dataset's id.")],
+    *,
+    output: Annotated[
+        Path,
+        typer.Option("--output", metavar="DIR", help="The directory to make, which must not be there."),
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Write a dataset, its manifest and its rows as a BagIt bag: for a disk that goes to another lab."""
+    from producer.cli import bag_lines  # noqa: PLC0415 - only these verbs need what jobs need
+    from producer.datasets import bags  # noqa: PLC0415 - likewise
+
+    terminal = Terminal(as_json=as_json)
+    with connected() as (settings, engine):
+        found = bags.export(settings, engine, dataset, str(output))
+    for line in bag_lines.exported_lines(dataset, found):
+        terminal.say(line)
+    terminal.document(bags.exported_json(dataset, found))
+
+
+@datasets_app.command("import", epilog=epilog("producer datasets import /mnt/disk/study"))
+def datasets_import(
+    bag: Annotated[Path, typer.Argument(metavar="DIR", help="A bag that producer datasets export wrote.")],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Verify a bag and take its dataset into the store, with its rows; one that is here already stays."""
+    from producer.cli import bag_lines  # noqa: PLC0415 - only these verbs need what jobs need
+    from producer.datasets import bags  # noqa: PLC0415 - likewise
+
+    terminal = Terminal(as_json=as_json)
+    with connected() as (settings, engine):
+        found = bags.take_in(settings, engine, str(bag), terminal.say)
+    terminal.say(bag_lines.imported_line(found))
+    terminal.document(bags.imported_json(found))
 
 
 @datasets_app.command("report", epilog=epilog("producer datasets report --html datasets.html"))

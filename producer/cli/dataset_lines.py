@@ -100,6 +100,7 @@ def shown_lines(shown: Shown) -> Iterator[str]:
     entry = one.entry
     yield f"[bold]dataset {entry.dataset_id}[/] {escape(entry.dataset_name)}"
     yield f"  hash      {entry.dataset_hash}"
+    yield f"  label     {_label_hash(shown)}"
     yield f"  tree      {escape(entry.file_path)}"
     by = "" if one.is_ours else "registered by Label itself, "
     by = by if shown.stored_by is None else f"by project {shown.stored_by}, "
@@ -109,6 +110,12 @@ def shown_lines(shown: Shown) -> Iterator[str]:
     yield f"  verified  {_verified_in_full(shown)}"
     yield f"  legacy    {legacy_words(entry)}"
     yield f"  gc        {fate_words(shown.fate)}"
+
+
+def _label_hash(shown: Shown) -> str:
+    if not shown.has_label_hash:
+        return "Label's own hash was not computed yet; an export or import of a project does that when it needs it"
+    return shown.label_hash or "no hash of Label's: a name is not UTF-8, which its tool does not survive"
 
 
 def _content_lines(content: Content) -> Iterator[str]:

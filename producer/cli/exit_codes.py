@@ -42,6 +42,9 @@ _OF_ERRORS: dict[type[Exception], Exit] = {
     errors.StoreUnusableError: Exit.NOT_READY,
     errors.StoredBytesMismatchError: Exit.BYTES_MISMATCH,
     errors.DatasetsMissingError: Exit.SOME_FAILED,
+    errors.NoRoomForImportError: Exit.NOT_READY,
+    errors.StoreStoppedError: Exit.NOT_READY,
+    errors.ClaimLostError: Exit.NOT_READY,
 }
 
 _MISMATCHES = {errors.StoredBytesMismatchError.__name__, errors.SessionsDifferError.__name__}

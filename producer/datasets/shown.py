@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 
 from producer.datasets.listed import Listed, text_of
 from producer.runs.garbage import GRACE_H
-from worker.db import catalog, garbage, verifications
+from worker.db import catalog, exchange, garbage, verifications
 from worker.db.catalog import Content, Sharer, StoredSession
 from worker.db.garbage import Fate
 from worker.errors import UsageError
@@ -17,9 +17,13 @@ from worker.errors import UsageError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
-    """Everything that rows say of a dataset."""
+    """Everything that rows say of a dataset. `label_hash` is Label's own hash of it, None where Label has
+    none, or it was not computed yet (`has_label_hash`).
+    """
 
     listed: Listed
+    has_label_hash: bool
+    label_hash: str | None
     stored_by: int | None
     content: Content
     sharers: Sequence[Sharer]
@@ -30,6 +34,8 @@ class Shown:
     def to_json(self) -> dict[str, Any]:
         """As `producer datasets show --json` shows it."""
         return self.listed.to_json() | {
+            "label_hash": self.label_hash,
+            "label_hash_computed": self.has_label_hash,
             "stored_by_project": self.stored_by,
             "content": asdict(self.content),
             "project_list": [_sharer_json(one) for one in self.sharers],
@@ -46,12 +52,15 @@ def show(engine: Engine, dataset_id: int) -> Shown:
         if not found or fate is None:
             raise UsageError(f"There is no dataset {dataset_id}. See all: producer datasets list")
         (entry,) = found
+        is_ours = dataset_id not in verifications.registered_by_label(conn)
+        # What Label registered is known by no other hash.
+        computed, label_hash = (
+            exchange.label_hash_of(conn, entry.dataset_hash) if is_ours else (True, entry.dataset_hash)
+        )
         return Shown(
-            listed=Listed(
-                entry=entry,
-                is_ours=dataset_id not in verifications.registered_by_label(conn),
-                is_unreferenced=not fate.references,
-            ),
+            listed=Listed(entry=entry, is_ours=is_ours, is_unreferenced=not fate.references),
+            has_label_hash=computed,
+            label_hash=label_hash,
             stored_by=catalog.stored_by(conn, entry.dataset_hash),
             content=catalog.content(conn, entry.dataset_hash),
             sharers=catalog.sharers(conn, dataset_id),

@@ -102,7 +102,11 @@ def test_the_migrator_role_is_enough_for_real_workers_and_every_verb(role: Role)
         assert _say(site, "datasets", "show", str(dataset["dataset_id"]))["project_list"]
         assert _say(site, "whereis", dataset["dataset_hash"])["dataset"]
         assert _say(site, "explain", "1")["rollback"]["status"] == "would_roll_back"
+        bag = str(site.folder / "bag")
+        assert _say(site, "datasets", "export", str(dataset["dataset_id"]), "--output", bag)["files"]
         assert _say(site, "rollback", "--wait")["report"]["projects_rolled_back"] == 3
+        assert _say(site, "gc", "--grace", "0", "--yes", "--wait")
+        assert _say(site, "datasets", "import", bag)["imported"]
         assert _say(site, "status")["state"] == "finished"
         checks = _say(site, "doctor")["checks"]
         assert [one for one in checks if one["name"] in {"rights", "role"} and one["verdict"] != "pass"] == []

@@ -221,19 +221,17 @@ def _write_rows(
 
 
 def _add_dataset(conn: Connection, to: _Target, row: DatasetRow) -> Dataset:
-    read = partial(_labels, Path(row.file_path)) if to.is_there else partial(_legacy_labels, to.tree)
+    read = (
+        partial(dataset_row.labels_in, Path(row.file_path))
+        if to.is_there
+        else partial(_legacy_labels, to.tree)
+    )
     try:
         return dataset_row.add(conn, row, read)
     except DatabaseRefusedError as error:
         if error.constraint != datasets.ONE_PLACE:
             raise
         raise PlaceTakenError(f"Another dataset was registered at {row.file_path} meanwhile") from error
-
-
-def _labels(path: Path, session: str) -> str:
-    """labels.json as it was read, from the stored tree."""
-    # Through bytes: text mode would turn carriage returns into newlines.
-    return (path / session / LABELS).read_bytes().decode("utf-8")
 
 
 def _legacy_labels(tree: HashedTree, session: str) -> str:

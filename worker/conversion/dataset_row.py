@@ -82,6 +82,46 @@ def add(conn: Connection, row: DatasetRow, read_labels: ReadLabels) -> Dataset:
     )
 
 
+def read(conn: Connection, dataset_id: int) -> DatasetRow | None:
+    """The rows of a dataset as they are now; None if there is none with this id."""
+    row = datasets.whole(conn, dataset_id)
+    if row is None:
+        return None
+    file_path = row["file_path"].rstrip("/")
+    return DatasetRow(
+        dataset_id=row["dataset_id"],
+        dataset_name=row["dataset_name"],
+        dataset_hash=row["dataset_hash"],
+        file_path=file_path,
+        upload_timestamp=row["upload_timestamp"],
+        file_size_bytes=row["file_size_bytes"],
+        session_count=row["session_count"],
+        description=row["description"],
+        metadata=row["metadata"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        sessions=tuple(
+            SessionRow(
+                raw_session_id=one["raw_session_id"],
+                session_name=one["session_name"],
+                session_path=one["session_path"].removeprefix(f"{file_path}/"),
+                file_count=one["file_count"],
+                labels=True if one["has_labels"] else None,
+                created_at=one["created_at"],
+            )
+            for one in row["sessions"]
+        ),
+        label_hash=row["label_hash"],
+        has_label_hash=row["has_label_hash"],
+    )
+
+
+def labels_in(tree: Path, session: str) -> str:
+    """labels.json as it was read, from the stored tree."""
+    # Through bytes: text mode would turn carriage returns into newlines.
+    return (tree / session / LABELS).read_bytes().decode("utf-8")
+
+
 def _sessions(row: DatasetRow, read_labels: ReadLabels) -> Iterator[RawSession]:
     for one in row.sessions:
         yield RawSession(

@@ -85,6 +85,11 @@ class Claim:
             raise self._lost()
         self._renewed_at = began
 
+    def keep_in(self, conn: Connection) -> None:
+        """Let no other attempt take it until this transaction ends. Raises `ClaimLostError` if one has."""
+        if len(conn.execute(sql(_LOCKED), self._values).all()) != len(self._values["keys"]):  # type: ignore[arg-type]
+            raise self._lost()
+
     def give_back(self) -> None:
         """Let others have it, as far as it is still held."""
         with autocommit(self._engine) as conn:

@@ -219,6 +219,25 @@ def get(conn: Connection, dataset_id: int) -> Dataset | None:
     return _dataset(row) if row is not None else None
 
 
+def whole(conn: Connection, dataset_id: int) -> Mapping[str, Any] | None:
+    """The row of a dataset as JSON, with `sessions`, whose labels are only told to be there, and Label's
+    hash, if it is remembered (`has_label_hash`).
+    """
+    row: Mapping[str, Any] | None = conn.execute(
+        sql("""
+            select to_jsonb(d) || jsonb_build_object(
+                'has_label_hash', h.dataset_hash is not null, 'label_hash', h.label_hash, 'sessions',
+                coalesce((select jsonb_agg(to_jsonb(s) - 'original_labels_json'
+                                           || jsonb_build_object('has_labels', s.original_labels_json is not null)
+                                           order by s.raw_session_id)
+                          from raw_dataset_sessions s where s.dataset_id = d.dataset_id), '[]'))
+            from raw_datasets d left join migration_label_hashes h using (dataset_hash)
+            where d.dataset_id = :id"""),
+        {"id": dataset_id},
+    ).scalar_one_or_none()
+    return row
+
+
 def is_held(conn: Connection, dataset_id: int) -> bool:
     """Is the dataset's row there? Then it cannot be deleted until the transaction ends."""
     row = conn.execute(

@@ -103,6 +103,15 @@ def remember_label_hash(conn: Connection, dataset_hash: str, label_hash: str | N
     )
 
 
+def label_hash_of(conn: Connection, dataset_hash: str) -> tuple[bool, str | None]:
+    """Is Label's hash of a dataset remembered, and which is it? None then means that Label has none."""
+    row = conn.execute(
+        sql("select label_hash from migration_label_hashes where dataset_hash = :hash"),
+        {"hash": dataset_hash},
+    ).one_or_none()
+    return (False, None) if row is None else (True, row.label_hash)
+
+
 def find_by_hashes(conn: Connection, hashes: Sequence[str]) -> int | None:
     """The dataset that has one of these as its hash, or as Label's hash of its content; by the first of
     them.

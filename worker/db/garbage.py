@@ -53,8 +53,12 @@ _UNREFERENCED = f"{_WITHOUT_ROWS} and not {_read_from(_TREE)}"
 tree, which has its digest, because DATA_DIR may be spelled in several ways.
 """
 
-_OURS = "exists (select from project_conversions c where c.dataset_hash = d.dataset_hash)"
-"""Did a conversion of ours make the dataset? What Label registered itself is never touched."""
+_OURS = """
+    (exists (select from project_conversions c where c.dataset_hash = d.dataset_hash)
+     or exists (select from migration_indexed_datasets i where i.dataset_hash = d.dataset_hash))"""
+"""Did this program store the dataset, for a project or as it was imported? Then it is in the index of blobs
+before it has a row. What Label registered itself is never touched.
+"""
 
 
 def _unreferenced_of(condition: str) -> str:

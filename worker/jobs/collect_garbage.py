@@ -33,7 +33,7 @@ from worker.store.inspection import Found, inspect
 _log = log.get(__name__)
 
 CLAIM = "collecting"
-"""What one gc at a time holds."""
+"""What one gc at a time holds, or an import of a dataset: what that stores no gc may take for garbage."""
 
 _PORTION = 5_000
 
@@ -140,7 +140,9 @@ class _Collection:
         """Staging of jobs that no worker has, and what dead restores left beside legacy directories."""
         attempt = self.attempt
         staged = attempt.store.staged_by()
-        for task in sorted(leftovers.over(attempt.engine, staged) if staged else ()):
+        over_tasks = leftovers.over(attempt.engine, staged) if staged else set()
+        # No import is at work while this gc has the claim.
+        for task in sorted(over_tasks | set(filter(leftovers.is_of_import, staged))):
             attempt.pace(0)
             self._note_leftover(task, self.hands.clear_staging(task, staged[task]))
         with autocommit(attempt.engine) as conn:

@@ -4,10 +4,13 @@ import os
 from collections.abc import Iterator
 from itertools import islice
 
+from sqlalchemy import Connection
+
 from worker.db import blob_index, datasets
 from worker.db.engine import autocommit
 from worker.jobs.attempt import Attempt
 from worker.jobs.repair import manifest_or_none
+from worker.runtime.throttle import Pace
 from worker.store.manifest import Manifest
 
 _PORTION = 10_000
@@ -34,6 +37,14 @@ def index(attempt: Attempt, manifest: Manifest) -> None:
             blob_index.add(conn, manifest.digest, sizes)
     with autocommit(attempt.engine) as conn:
         blob_index.mark_indexed(conn, manifest.digest)
+
+
+def write(conn: Connection, manifest: Manifest, pace: Pace) -> None:
+    """The same in the caller's transaction, which also writes the dataset's row."""
+    for sizes in _portions(manifest):
+        pace(0)
+        blob_index.add(conn, manifest.digest, sizes)
+    blob_index.mark_indexed(conn, manifest.digest)
 
 
 def index_rest(attempt: Attempt) -> None:

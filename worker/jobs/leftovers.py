@@ -1,6 +1,7 @@
 """What attempts left in the store's staging whose jobs are over: the next job that comes removes it."""
 
 import time
+import uuid
 from collections.abc import Collection
 
 from sqlalchemy import Engine
@@ -18,6 +19,21 @@ _EVERY_S = 600.0
 """How often one process looks: what comes back after a power failure is there at its first job."""
 
 _looked_at: dict[str, float] = {}
+
+
+def import_task() -> str:
+    """What an import is called, in its staging and its claims, as a job is by its task id: one drawn at
+    random, which no job's is.
+    """
+    return str(uuid.uuid4())
+
+
+def is_of_import(task: str) -> bool:
+    """Is what has this name in staging an import's? It is over for whoever has the claim of a gc."""
+    try:
+        return uuid.UUID(task).version == 4
+    except ValueError:
+        return False
 
 
 def over(engine: Engine, tasks: Collection[str]) -> set[str]:

@@ -28,25 +28,19 @@ from worker.errors import (
 )
 from worker.runtime.throttle import Pace, unlimited
 from worker.store.cloning import Cloner
+from worker.store.copying import copy
 from worker.store.description import DRAFT, describe_once, description_of, make_directories
 from worker.store.digest import (
-    BIG_BYTES,
     Algorithm,
     Signature,
     Sink,
-    abreast,
     bytes_have_digest,
-    chunks_of,
     new_hasher,
-    one_by_one,
     opened,
     printable,
-    read_stored,
 )
 from worker.store.files import (
     Placement,
-    Writer,
-    allocated,
     flushing,
     fresh_status,
     give_name,
@@ -186,20 +180,12 @@ class Store:
         was hashed is what is stored, whatever is written to the source meanwhile.
         """
         hasher = new_hasher(self.algorithm)
+        sinks: list[Sink] = [hasher.update] if observe is None else [hasher.update, observe]
         with writing(staged), new_file(staged) as descriptor:
-            size_bytes = signature.size_bytes
-            sinks: list[Sink] = [hasher.update] if observe is None else [hasher.update, observe]
-            show = abreast if size_bytes >= BIG_BYTES else one_by_one
-            with opened(path, signature) as source:
-                is_clone = self._cloner.may_clone(signature) and self._cloner.clone(source, descriptor)
-                if not is_clone:
-                    holes = size_bytes >= BIG_BYTES and allocated(path, size_bytes) < size_bytes
-                    sinks.append(Writer(descriptor, staged, size_bytes, holes=holes))
-                    for chunk in chunks_of(source, path, size_bytes, buffer, pace):
-                        show(chunk, sinks)
+            is_clone = copy(
+                path, signature, (descriptor, staged), sinks, cloner=self._cloner, buffer=buffer, pace=pace
+            )
             if is_clone:
-                for chunk in read_stored(staged, buffer, pace, clone_of=path):
-                    show(chunk, sinks)
                 # A blob is not read soon, and the source's pages are others.
                 os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             os.fchmod(descriptor, 0o444)

@@ -3,11 +3,14 @@
 import json
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, text
 
+from producer.cli.exit_codes import Exit
+from producer.projects.exported import export
 from tests.estate import make_dataset, snapshot_tree
 from tests.producer.cli.calls import Call, lines
 from tests.support.runs import gc, migrate_all, open_run, run, run_one, tools_of, verify_datasets
@@ -108,6 +111,48 @@ def test_a_dataset_is_shown_with_what_is_its_own_and_who_stored_it(site: Site, c
     assert f"stored    by project {one.project_id}, " in words
     assert f"shared with dataset {three.dataset_id}" in words
     assert "gc        leaves it, needed by: projects, sessions, " in words
+
+
+def test_labels_hash_is_shown_where_it_is_remembered(site: Site, call: Call):
+    plain_study(site, "study", 1)
+    with tools_of(site) as tools:
+        (one,) = migrate_all(site, tools)
+    show = ("datasets", "show", str(one.dataset_id))
+
+    seen = say(call, *show)
+    assert (seen["label_hash"], seen["label_hash_computed"]) == (None, False)
+    assert "label     Label's own hash was not computed yet" in call(*show).stderr
+    export(site.engine, one.project_id or 0)
+    seen = say(call, *show)
+    assert seen["label_hash_computed"]
+    assert f"label     {seen['label_hash']}" in call(*show).stderr
+    with site.engine.begin() as conn:
+        conn.execute(text("update migration_label_hashes set label_hash = null"))
+    assert "label     no hash of Label's: a name is not UTF-8" in call(*show).stderr
+
+
+def test_a_dataset_goes_to_a_disk_and_is_recognised_when_it_comes_back(
+    site: Site, call: Call, tmp_path: Path
+):
+    plain_study(site, "study", 1)
+    with tools_of(site) as tools:
+        (one,) = migrate_all(site, tools)
+    bag = tmp_path / "bag"
+    export_it = ("datasets", "export", str(one.dataset_id), "--output", str(bag))
+
+    seen = say(call, *export_it)
+    assert (seen["dataset_hash"], seen["bag"], seen["files"]) == (one.dataset_hash, str(bag), 3)
+    taken = call(*export_it)
+    assert taken.returncode == Exit.USAGE
+    assert f"{bag} is there already" in taken.stderr
+    back = call("datasets", "import", str(bag))
+    assert back.returncode == Exit.WELL
+    assert f"Already here as {one.dataset_id} study; nothing was written" in back.stderr
+    (bag / "bagit.txt").unlink()
+    bad = call("datasets", "import", str(bag))
+    assert bad.returncode == Exit.USAGE
+    assert "is not a BagIt bag" in bad.stderr
+    assert "docs/operations.md says which bags can be imported" in bad.stderr
 
 
 def test_an_unreferenced_dataset_says_since_when_and_what_gc_does(site: Site, call: Call):
