@@ -49,7 +49,7 @@ grant select (config_id, dataset_id, raw_session_name),
     on project_split_configs to :"migrator";
 
 -- The ledger. No run, job, outcome or before-image is ever deleted, and no before-image is rewritten.
-grant select on migration_state_arrows, migration_label_hashes, schema_steps to :"migrator";
+grant select on migration_state_arrows, schema_steps to :"migrator";
 grant select, insert, update (head) on migration_recording_counts to :"migrator";
 grant select, insert, update on migration_runs, migration_jobs, migration_store to :"migrator";
 grant select, insert, update, delete on migration_dry_run_blobs, migration_blob_checks, migration_unreferenced,
@@ -59,6 +59,8 @@ grant select, insert, update (claimed_at, owner, attempt, expires_at), delete on
 -- Who needs which blob, what a verification reads, and which directories were moved away.
 grant select, insert, delete on migration_dataset_blobs, migration_blob_readers to :"migrator";
 grant select, insert, update (checked_at), delete on migration_indexed_datasets to :"migrator";
+-- Label's hash of a dataset comes back with its rows.
+grant select, insert on migration_label_hashes to :"migrator";
 grant select, insert, update (state, reclaimed_at, ended_at, ended_by_run_id) on migration_reclaims to :"migrator";
 
 -- The numbers of a new dataset and its sessions are taken before their rows are written, to be written beside the manifest.

@@ -1,4 +1,4 @@
-"""The verbs that ask about datasets and projects, and those that carry datasets between labs."""
+"""The verbs that ask about datasets and projects, carry datasets between labs, and make lost rows again."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from producer.cli import dataset_lines, new_file
-from producer.cli.exit_codes import epilog
+from producer.cli.exit_codes import Exit, epilog
 from producer.cli.options import AsJson
 from producer.cli.session import connected
 from producer.cli.terminal import Terminal
@@ -15,7 +15,8 @@ from producer.datasets.listed import Asked, Order
 
 app = typer.Typer()
 datasets_app = typer.Typer(
-    help="See which datasets are stored, and who refers to them.", no_args_is_help=True
+    help="See which datasets are stored and who refers to them; make lost rows of them again.",
+    no_args_is_help=True,
 )
 app.add_typer(datasets_app, name="datasets")
 
@@ -158,6 +159,30 @@ def datasets_report(
     for line in dataset_lines.report_lines(document, str(html)):
         terminal.say(line)
     terminal.document(document)
+
+
+@datasets_app.command("rebuild", epilog=epilog("producer datasets rebuild --dry-run"))
+def datasets_rebuild(
+    *,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Do the same, and take it back: nothing is written.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make rows of datasets again that the store has and the database lost; name what fits neither."""
+    from producer.cli.rebuild_lines import rebuild_lines  # noqa: PLC0415 - only this verb needs what jobs need
+    from producer.datasets import rebuilt  # noqa: PLC0415 - likewise
+
+    terminal = Terminal(as_json=as_json)
+    with connected() as (settings, engine):
+        done = rebuilt.rebuild(
+            settings, engine, dry_run=dry_run, listen=lambda what: terminal.say(f"Waiting for {what} …")
+        )
+    for line in rebuild_lines(done, dry_run=dry_run):
+        terminal.say(line)
+    terminal.document(rebuilt.to_json(done, dry_run=dry_run))
+    if done.drift:
+        raise typer.Exit(Exit.SOME_FAILED)
 
 
 @app.command("whereis", epilog=epilog("producer whereis 797c0803b7a6"))

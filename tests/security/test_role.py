@@ -27,12 +27,13 @@ from tests.support import runs
 from tests.support.damages import flip
 from tests.support.psql import SQL, psql
 from tests.support.sites import Site
-from worker.db import datasets, health, leases, ledger, recordings, schema, tables
+from worker.db import datasets, exchange, health, leases, ledger, recordings, schema, tables
 from worker.db.engine import connect
 from worker.db.garbage import unreferenced
 from worker.db.ledger import Run
 from worker.errors import DatabaseRefusedError, PermanentError
 from worker.jobs import reaper
+from worker.jobs.rebuild import rebuild
 from worker.jobs.tools import Tools
 from worker.messages import JobRef, RunOptions, Verb
 from worker.store.garbage import Garbage
@@ -372,8 +373,24 @@ def _whole_story(role: Role) -> None:
         _do(tools, garbage.collect(settings, engine, dry_run=False, grace_hours=0, expect=due))
         (entry, *_) = Garbage(tools.open_store(create=False)).entries()
         _do(tools, garbage.restore(settings, engine, entry_id=entry.entry_id))
+        _rebuild(role)
     control.retry(settings, engine, migration)
     _drive(site, legacy_projects.enqueue(settings, engine, dry_run=True, limit=2))
+
+
+def _rebuild(role: Role) -> None:
+    """A dataset's row is lost, and comes back with Label's hash of it."""
+    with role.owner.begin() as conn:
+        lost = conn.scalars(text("select dataset_hash from raw_datasets order by dataset_id desc")).first()
+        exchange.remember_label_hash(conn, str(lost), "ab" * 32)
+    (role.site.settings.store_dir / "manifests" / f"{lost}.row.json").unlink()
+    assert rebuild(role.site.settings, role.site.engine, dry_run=False).row_files
+    with role.owner.begin() as conn:
+        conn.execute(
+            text("delete from raw_datasets where dataset_hash = :hash; delete from migration_label_hashes"),
+            {"hash": lost},
+        )
+    assert rebuild(role.site.settings, role.site.engine, dry_run=False).rebuilt
 
 
 def _do(tools: Tools, opened: Opened) -> Run:

@@ -1,7 +1,7 @@
 """What the rows of a dataset say that a migration stores: for its row file, and for the tables."""
 
 from collections.abc import Callable, Iterator
-from datetime import UTC
+from datetime import UTC, datetime
 from pathlib import Path
 
 from sqlalchemy import Connection
@@ -93,13 +93,13 @@ def read(conn: Connection, dataset_id: int) -> DatasetRow | None:
         dataset_name=row["dataset_name"],
         dataset_hash=row["dataset_hash"],
         file_path=file_path,
-        upload_timestamp=row["upload_timestamp"],
+        upload_timestamp=_in_utc(row["upload_timestamp"]),
         file_size_bytes=row["file_size_bytes"],
         session_count=row["session_count"],
         description=row["description"],
         metadata=row["metadata"],
-        created_at=row["created_at"],
-        updated_at=row["updated_at"],
+        created_at=_in_utc(row["created_at"]),
+        updated_at=_in_utc(row["updated_at"]),
         sessions=tuple(
             SessionRow(
                 raw_session_id=one["raw_session_id"],
@@ -107,13 +107,21 @@ def read(conn: Connection, dataset_id: int) -> DatasetRow | None:
                 session_path=one["session_path"].removeprefix(f"{file_path}/"),
                 file_count=one["file_count"],
                 labels=True if one["has_labels"] else None,
-                created_at=one["created_at"],
+                created_at=_in_utc(one["created_at"]),
             )
             for one in row["sessions"]
         ),
         label_hash=row["label_hash"],
         has_label_hash=row["has_label_hash"],
     )
+
+
+def _in_utc(text: str | None) -> str | None:
+    """A time of a row as row files have it, whatever the zone of the session is that asked."""
+    if text is None:
+        return None
+    time = datetime.fromisoformat(text)
+    return (time if time.tzinfo is None else time.astimezone(UTC)).isoformat()
 
 
 def labels_in(tree: Path, session: str) -> str:

@@ -31,6 +31,7 @@ NEEDED_RIGHTS = {
     "migration_dataset_blobs": ("select", "insert", "delete"),
     "migration_indexed_datasets": ("select", "insert", "update", "delete"),
     "migration_blob_readers": ("select", "insert", "delete"),
+    "migration_label_hashes": ("select", "insert"),
     "migration_reclaims": ("select", "insert", "update"),
     "migration_unreferenced": ("select", "insert", "update", "delete"),
     "migration_store": ("select", "insert", "update"),

@@ -7,7 +7,7 @@ that they will have, and names nothing that only this machine has but the direct
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -18,12 +18,19 @@ from pydantic.dataclasses import dataclass
 from worker.errors import RowFileError
 
 _FORMAT = 1
+_SHOWN = 60
 _STRICT = ConfigDict(extra="forbid")
 
 
 def _checked_time(text: str) -> str:
     datetime.fromisoformat(text)
     return text
+
+
+def _checked_place(path: str) -> str:
+    if ".." in path.split("/"):
+        raise ValueError("leads elsewhere")
+    return path
 
 
 Number = Annotated[int, Field(strict=True, ge=1, le=2**63 - 1)]
@@ -40,7 +47,7 @@ class SessionRow:
 
     raw_session_id: Number | None
     session_name: str
-    session_path: str
+    session_path: Annotated[str, AfterValidator(_checked_place)]
     file_count: int | None
     labels: Literal[True] | str | None
     created_at: Time | None
@@ -124,3 +131,34 @@ def parse(content: bytes, dataset_hash: str, where: str) -> DatasetRow:
 
 def _checksum(said: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode("ascii")).hexdigest()
+
+
+def differences(kept: DatasetRow, row: DatasetRow) -> Iterator[str]:
+    """What a row file says otherwise than the rows: each column by name. What Label's hash is may have been
+    learned since, and an update of a row tells its time.
+    """
+    for name in (
+        "dataset_id",
+        "dataset_name",
+        "tree",
+        "file_size_bytes",
+        "session_count",
+        "description",
+        "metadata",
+    ):
+        said, has = getattr(kept, name), getattr(row, name)
+        if said != has:
+            yield f"{name} is {_short(has)}, and {_short(said)} in the file"
+    said, has = _by_name(kept), _by_name(row)
+    other = sorted(name for name in said.keys() | has.keys() if said.get(name) != has.get(name))
+    if other:
+        yield f"{len(other)} of its sessions, such as {_short(other[0])}"
+
+
+def _by_name(row: DatasetRow) -> dict[str, SessionRow]:
+    return {one.session_name: replace(one, created_at=None) for one in row.sessions}
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
