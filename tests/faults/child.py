@@ -23,6 +23,7 @@ from typing import Any
 
 from sqlalchemy import event
 
+from producer.datasets import bags
 from tests.support.forking import Forks, forks
 from tests.support.runs import WORK
 from tests.support.shim import Call, Fault, calls, environment, order
@@ -96,6 +97,14 @@ class Children:
     def open_store(self, folder: Path, fault: Fault | None = None) -> End:
         """Let a child open the store below a folder, and make it if need be."""
         return self._do(fault, work="open_store", folder=str(folder))
+
+    def export(self, dataset_id: int, bag: Path, fault: Fault | None = None) -> End:
+        """Let a child export a dataset."""
+        return self._do(fault, work="export", dataset_id=dataset_id, bag=str(bag))
+
+    def take_in(self, bag: Path, fault: Fault | None = None) -> End:
+        """Let a child import one."""
+        return self._do(fault, work="take_in", bag=str(bag))
 
     def _do(self, fault: Fault | None, **what: Any) -> End:
         name = next(self._names)
@@ -177,7 +186,21 @@ def _open_store(asked: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _export(asked: dict[str, Any]) -> dict[str, Any]:
+    settings = settings_module.load()
+    bags.export(settings, connect(settings, "a child"), asked["dataset_id"], asked["bag"])
+    return {}
+
+
+def _take_in(asked: dict[str, Any]) -> dict[str, Any]:
+    settings = settings_module.load()
+    bags.take_in(settings, connect(settings, "a child"), asked["bag"], lambda _words: None)
+    return {}
+
+
 _WORK: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "job": _do_job,
     "open_store": _open_store,
+    "export": _export,
+    "take_in": _take_in,
 }

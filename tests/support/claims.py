@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 
 from sqlalchemy import Engine, text
 
+from tests.support.ledger_rows import await_old_server
 from tests.support.waiting import PATIENCE_S
 from worker.db import claims
 from worker.db.claims import Claim, Owner
@@ -29,3 +30,10 @@ def waiting_for_claims(engine: Engine) -> int:
         where datname = current_database() and query = 'listen migration_claims'"""
     with engine.connect() as conn:
         return conn.scalar(text(query)) or 0
+
+
+def let_claims_run_out(engine: Engine) -> None:
+    """What time does to the claims of a process that is dead."""
+    with engine.begin() as conn:
+        await_old_server(conn)
+        conn.execute(text("update dataset_claims set expires_at = clock_timestamp() - interval '1 second'"))

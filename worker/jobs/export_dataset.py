@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from worker.conversion import dataset_row
+from worker.db import datasets
 from worker.db.engine import autocommit
 from worker.errors import BagNotWrittenError, UsageError
 from worker.jobs.tools import Tools
@@ -32,18 +33,21 @@ def export_dataset(tools: Tools, dataset_id: int, output: str, *, agent: str) ->
     Twice: the second finds the place taken. Dying anywhere: nothing is at the place. Raises `UsageError` for
     a dataset that is not there or Label's own, and what `write_bag` raises.
     """
-    with autocommit(tools.engine) as conn:
-        row = dataset_row.read(conn, dataset_id)
-    if row is None:
-        raise UsageError(f"There is no dataset {dataset_id}. See all: producer datasets list")
     output = os.path.abspath(output)
     bag_writing.check_place(output)
     store = tools.open_store(create=False)
-    if not os.path.lexists(store.manifest_path(row.dataset_hash)):
-        raise BagNotWrittenError(
-            f"Dataset {dataset_id} has no manifest: Label registered it itself, or the manifest is lost "
-            f"(producer verify --store --repair --dataset {dataset_id})"
-        )
+    with autocommit(tools.engine) as conn:
+        known = datasets.get(conn, dataset_id)
+        if known is None:
+            raise UsageError(f"There is no dataset {dataset_id}. See all: producer datasets list")
+        if not os.path.lexists(store.manifest_path(known.dataset_hash)):
+            raise BagNotWrittenError(
+                f"Dataset {dataset_id} has no manifest: Label registered it itself, or the manifest is lost "
+                f"(producer verify --store --repair --dataset {dataset_id})"
+            )
+        row = dataset_row.read(conn, dataset_id)
+    if row is None:
+        raise UsageError(f"Dataset {dataset_id} was deleted just now")
     unfinished = bag_writing.unfinished(output)
     manifest = store.read_manifest(row.dataset_hash)
     tags = {

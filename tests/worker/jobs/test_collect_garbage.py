@@ -7,11 +7,12 @@ import pytest
 from blake3 import blake3
 from sqlalchemy import Engine, text
 
+from tests.estate import make_dataset
 from tests.support.damages import Twins, begun_entry, spare_tree, twins
 from tests.support.psql import contents
 from tests.support.runs import WORK, at_once, gc, let_lease_run_out, open_run, run_one, verify_datasets
 from tests.support.sites import Site
-from worker.db import garbage, leases, ledger
+from worker.db import datasets, garbage, leases, ledger
 from worker.jobs.tools import Tools
 from worker.messages import THE_STORE, Status, Subject, Verb
 from worker.store.garbage import Garbage
@@ -122,17 +123,11 @@ def _refer_by_path(stored: Twins) -> None:
     )
 
 
-def _no_record_of_ours(stored: Twins) -> None:
-    """As a dataset is that Label registered itself."""
-    _sql(stored, "delete from project_conversions where project_id = :id", id=stored.first.project_id)
-
-
 REFERENCES = {
     "a reference": _refer_by_ref,
     "a split configuration": _refer_by_split,
     "a session": _refer_by_session,
     "a session's path": _refer_by_path,
-    "Label's own": _no_record_of_ours,
 }
 
 
@@ -158,16 +153,20 @@ def test_what_is_young_leased_or_not_ours_stays(stored: Twins, tools: Tools):
     for path in foreign:
         path.parent.mkdir(exist_ok=True)
         path.write_text("not ours")
+    with stored.site.engine.begin() as conn:
+        of_label = make_dataset(conn, store.trees / "made by hand", f"{1:064x}")
     run_one(tools, Verb.ROLLBACK, stored.first.project_id)
 
     young = gc(tools, grace_hours=24)
     taken = gc(tools)
 
     assert young.garbage == ()
-    assert [one.kind for one in taken.garbage] == ["dataset"]
+    assert [(one.kind, one.dataset_id) for one in taken.garbage] == [("dataset", stored.first.dataset_id)]
+    with stored.site.engine.connect() as conn:
+        assert of_label in {one.dataset_id for one in datasets.all_of(conn)}
     assert [path.read_text() for path in foreign] == ["not ours"] * len(foreign)
-    shared = verify_datasets(tools)
-    assert {one.status for one in shared} == {Status.VERIFIED}, "a blob that another dataset needs stayed"
+    (shared,) = verify_datasets(tools, only=[stored.second.dataset_id or 0])
+    assert shared.status is Status.VERIFIED, "a blob that another dataset needs stayed"
 
 
 def test_loose_blobs_and_trees_without_a_row_go_when_they_are_old_enough(stored: Twins, tools: Tools):
