@@ -116,7 +116,7 @@ def datasets_export(
 
     terminal = Terminal(as_json=as_json)
     with connected() as (settings, engine):
-        found = bags.export(settings, engine, dataset, str(output))
+        found = bags.export(settings, engine, dataset, str(output), terminal.say)
     for line in bag_lines.exported_lines(dataset, found):
         terminal.say(line)
     terminal.document(bags.exported_json(dataset, found))

@@ -1,5 +1,7 @@
 """Datasets that travel by disk, as bags. Does itself what a worker does, on the machine that has the disk."""
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,19 +16,24 @@ from worker.jobs.import_dataset import Imported, import_dataset
 from worker.jobs.tools import Tools
 from worker.runtime.throttle import Throttle
 from worker.settings import Settings
+from worker.units import human_bytes
+
+_TELL_EVERY_S = 10.0
 
 _PROGRAM = "label-dataset-migrator"
 
 
-def export(settings: Settings, engine: Engine, dataset_id: int, output: str) -> Exported:
-    """Write a dataset as a bag. Errors as `export_dataset`."""
-    with _tools(settings, engine) as tools:
+def export(
+    settings: Settings, engine: Engine, dataset_id: int, output: str, say: Callable[[str], None]
+) -> Exported:
+    """Write a dataset as a bag, and `say` how far that is. Errors as `export_dataset`."""
+    with _tools(settings, engine, say) as tools:
         return export_dataset(tools, dataset_id, output, agent=f"{_PROGRAM} {version(_PROGRAM)}")
 
 
 def take_in(settings: Settings, engine: Engine, bag: str, say: Callable[[str], None]) -> Imported:
-    """Store a bag's dataset, and `say` what takes long. Errors as `import_dataset`."""
-    with _tools(settings, engine) as tools:
+    """Store a bag's dataset, and `say` how far that is. Errors as `import_dataset`."""
+    with _tools(settings, engine, say) as tools:
         return import_dataset(
             tools,
             bag,
@@ -36,10 +43,34 @@ def take_in(settings: Settings, engine: Engine, bag: str, say: Callable[[str], N
 
 
 @contextmanager
-def _tools(settings: Settings, engine: Engine) -> Iterator[Tools]:
-    """What a worker process has."""
+def _tools(settings: Settings, engine: Engine, say: Callable[[str], None]) -> Iterator[Tools]:
+    """What a worker process has; what is read is told every ten seconds."""
     with ThreadPoolExecutor(settings.hash_threads, thread_name_prefix="ingest") as threads:
-        yield Tools(settings=settings, engine=engine, threads=threads, limit=Throttle(settings.bwlimit))
+        yield Tools(
+            settings=settings,
+            engine=engine,
+            threads=threads,
+            limit=Throttle(settings.bwlimit),
+            pace=_Told(say),
+        )
+
+
+class _Told:
+    """Counts what is read, by any thread, and tells it now and then."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._lock = threading.Lock()
+        self._read_bytes = 0
+        self._told_at = time.monotonic()
+
+    def __call__(self, size_bytes: int) -> None:
+        with self._lock:
+            self._read_bytes += size_bytes
+            if time.monotonic() - self._told_at < _TELL_EVERY_S:
+                return
+            self._told_at = time.monotonic()
+            self._say(f"{human_bytes(self._read_bytes)} read and copied so far")
 
 
 def exported_json(dataset_id: int, found: Exported) -> dict[str, Any]:

@@ -188,7 +188,9 @@ def _open_store(asked: dict[str, Any]) -> dict[str, Any]:
 
 def _export(asked: dict[str, Any]) -> dict[str, Any]:
     settings = settings_module.load()
-    bags.export(settings, connect(settings, "a child"), asked["dataset_id"], asked["bag"])
+    bags.export(
+        settings, connect(settings, "a child"), asked["dataset_id"], asked["bag"], lambda _words: None
+    )
     return {}
 
 

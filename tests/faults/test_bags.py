@@ -40,7 +40,7 @@ class Bags:
         self.bag = self.disk / "bag"
         self._kept = site.folder / "kept bag"
         shutil.rmtree(self._kept, ignore_errors=True)
-        bags.export(site.settings, site.engine, self.dataset_id, str(self._kept))
+        bags.export(site.settings, site.engine, self.dataset_id, str(self._kept), lambda _words: None)
 
     def export(self, fault: Fault | None = None) -> End:
         shutil.rmtree(self.disk, ignore_errors=True)

@@ -62,14 +62,12 @@ def export_dataset(tools: Tools, dataset_id: int, output: str, *, agent: str) ->
     }
     if row.label_hash is not None:
         tags["Label-Hash"] = row.label_hash
-    written = bag_writing.write_bag(
-        manifest,
-        row.file_path,
-        output,
-        row=row.content,
-        tags=tags,
-        pace=lambda size_bytes: tools.limit.wait(size_bytes, lambda: None),
-    )
+
+    def pace(size_bytes: int) -> None:
+        tools.pace(size_bytes)
+        tools.limit.wait(size_bytes, lambda: None)
+
+    written = bag_writing.write_bag(manifest, row.file_path, output, row=row.content, tags=tags, pace=pace)
     return Exported(
         bag=written, dataset_name=row.dataset_name, dataset_hash=row.dataset_hash, unfinished=unfinished
     )

@@ -6,6 +6,7 @@ migration reads with, in the pass that copies what the store does not have. What
 that second pass.
 """
 
+import json
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -53,6 +54,9 @@ from worker.store.bag_writing import MANIFEST, ROW, TREE
 from worker.store.digest import printable
 from worker.store.manifest import Directory, Manifest
 from worker.store.row_file import DatasetRow
+
+_NAME_MOST = 255
+"""So many characters the column of a dataset's name takes."""
 
 _RENEWALS = 4
 """So often a claim is renewed while it lasts."""
@@ -104,16 +108,21 @@ def import_dataset(
 
 
 def _origin(tools: Tools, bag: Bag) -> DatasetRow:
-    """What rows said of the dataset where it comes from, if the database here can hold that."""
+    """What rows said of the dataset where it comes from, if rows here can say it. Session rows are made of
+    the tree.
+    """
     try:
         row = row_file.parse(bag.row, bag.manifest.digest, ROW)
-    except RowFileError as error:
-        raise _refused(bag, str(error)) from error
+        json.dumps(row.metadata, allow_nan=False)
+    except (RowFileError, RecursionError, ValueError) as error:
+        raise _refused(bag, f"{ROW}: {error}") from error
+    if not 0 < len(row.dataset_name) <= _NAME_MOST:
+        raise _refused(bag, f"{ROW}: a dataset's name has 1 to {_NAME_MOST} characters")
     with autocommit(tools.engine) as conn:
         encoding = texts.server_encoding(conn)
     wrong = texts.first_unholdable([row.dataset_name, row.description, row.metadata], encoding)
     if wrong is not None:
-        raise _refused(bag, f"{ROW} has a character that the database cannot hold: {wrong}")
+        raise _refused(bag, f"{ROW}: the database cannot hold {wrong}")
     return row
 
 

@@ -102,6 +102,9 @@ def write_bag(
     """
     check_place(output)
     check_names(manifest)
+    if not os.path.isdir(tree):
+        raise StoredBytesMismatchError(f"The dataset's tree is not there: {printable(tree)}")
+    _check_room(manifest, tree, os.path.dirname(output))
     draft = f"{output}{UNFINISHED}{uuid.uuid4().hex[:8]}"
     try:
         with _writing(draft):
@@ -116,6 +119,18 @@ def write_bag(
             remove_tree(draft)
         raise
     return Written(path=output, files=written.files, size_bytes=written.size_bytes)
+
+
+def _check_room(manifest: Manifest, tree: str, above: str) -> None:
+    """Before hours of copying; not on one file system with the store, which may share blocks."""
+    with _writing(above):
+        disk = os.statvfs(above)
+        is_another = os.stat(above).st_dev != os.stat(tree).st_dev
+    free = disk.f_bavail * disk.f_frsize
+    if is_another and free < manifest.size_bytes:
+        raise BagNotWrittenError(
+            f"Not enough room in {printable(above)}: {manifest.size_bytes} bytes are to be written, {free} are free"
+        )
 
 
 @dataclass(slots=True)
@@ -176,7 +191,7 @@ class _Writer:
             raise _damaged(file, source, f"cannot be read: {error.strerror}") from error
         if signature.size_bytes != file.size_bytes:
             raise _damaged(file, source, f"has {signature.size_bytes} bytes instead of {file.size_bytes}")
-        with new_file(target) as descriptor:
+        with _writing(target), new_file(target) as descriptor:
             try:
                 copy(
                     source,

@@ -6,7 +6,7 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,22 @@ from sqlalchemy import text
 
 from producer.datasets import bags, listed, whereis
 from producer.datasets.listed import Asked
-from tests.estate import make_dataset, make_project, record_session, snapshot_tree
-from tests.support.runs import gc, migrate_all, run_one, tools_of, verify_datasets
+from tests.estate import every_form, make_dataset, make_project, record_session, snapshot_tree
+from tests.support.disks import small_disk
+from tests.support.runs import gc, migrate_all, run, run_one, tools_of, verify_datasets
 from tests.support.sites import Site
 from tests.support.studies import check_store, damage, plain_study, staged
-from worker.errors import BagNotWrittenError, BagRefusedError, StoredBytesMismatchError, UsageError
+from worker.errors import (
+    BagNotWrittenError,
+    BagRefusedError,
+    NoRoomForImportError,
+    StoredBytesMismatchError,
+    UsageError,
+)
 from worker.jobs.export_dataset import Exported
 from worker.jobs.import_dataset import Imported
 from worker.messages import Outcome, Status, Verb
+from worker.store import row_file
 from worker.store.manifest import Manifest
 
 ODD_NAMES = ("line\nfeed", "carriage\rreturn", " before", "café", "a*b", "#c", "~d")
@@ -44,7 +52,7 @@ class Labs:
 
 
 def exported(site: Site, dataset_id: int | None, bag: Path) -> Exported:
-    return bags.export(site.settings, site.engine, dataset_id or 0, str(bag))
+    return bags.export(site.settings, site.engine, dataset_id or 0, str(bag), lambda _words: None)
 
 
 def taken_in(site: Site, bag: Path) -> Imported:
@@ -230,6 +238,34 @@ def test_empty_directories_that_were_lost_on_the_way_come_back(labs: Labs, there
     assert contents(Path(taken_in(there, copy).dataset.file_path)) == contents(labs.tree)
 
 
+def test_every_dataset_that_label_leaves_behind_is_the_same_elsewhere(
+    make_site: Callable[[], AbstractContextManager[Site]], tmp_path: Path
+):
+    """But for those with names that no bag can hold; those are refused."""
+    refused = 0
+    with make_site() as here, make_site() as there:
+        with here.engine.begin() as conn:
+            every_form(conn, here.legacy_root, data_dir=here.data_dir, outside=here.folder / "outside")
+        with tools_of(here) as tools:
+            stored = {one.dataset_id: one for one in run(tools, Verb.MIGRATE).values() if one.dataset_id}
+        for number, one in stored.items():
+            bag = tmp_path / str(number)
+            try:
+                exported(here, number, bag)
+            except BagNotWrittenError:
+                refused += 1
+                continue
+            found = taken_in(there, bag)
+            assert contents(Path(found.dataset.file_path)) == contents(Path(str(one.dataset_path)))
+            assert session_rows(there, found.dataset.dataset_id) == session_rows(here, number)
+        with tools_of(there) as tools:
+            checked = verify_datasets(tools)
+
+    assert {one.status for one in checked} == {Status.VERIFIED}
+    assert len(checked) == len(stored) - refused > 20
+    assert refused <= 3
+
+
 # Other tools ------------------------------------------------------------------------------------------------
 
 
@@ -330,6 +366,35 @@ def test_what_an_export_left_that_was_killed_is_named_by_the_next(labs: Labs, tm
     assert found.unfinished == [f"{tmp_path}/bag.unfinished-0123abcd"]
 
 
+def test_a_disk_that_is_too_small_is_named_and_keeps_nothing(
+    labs: Labs, make_site: Callable[[], AbstractContextManager[Site]], tmp_path: Path
+):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    with make_site() as site, small_disk(disk, tmp_path):
+        folder = plain_study(site, "big", 1)
+        with (folder / "day 1" / "video").open("wb") as file:
+            file.write(os.urandom(20 << 20))
+        folder = plain_study(site, "of many files", 1)
+        for number in range(1_100):
+            (folder / "day 1" / str(number)).touch()
+        with tools_of(site) as tools:
+            study, many = migrate_all(site, tools)
+
+        with pytest.raises(BagNotWrittenError, match=r"Not enough room in .*: 20\d* bytes are to be written"):
+            exported(site, study.dataset_id, disk / "bag")
+        with pytest.raises(BagNotWrittenError, match=r"Cannot write .*/day 1/\d+: No space left on device"):
+            exported(site, many.dataset_id, disk / "bag")
+        assert os.listdir(disk) == ["lost+found"]
+
+        exported(site, study.dataset_id, tmp_path / "bag")
+        settings = labs.there.settings.model_copy(update={"data_dir": disk})
+        labs.there.empty()
+        with pytest.raises(NoRoomForImportError, match="Too large for the store"):
+            bags.take_in(settings, labs.there.engine, str(tmp_path / "bag"), lambda _words: None)
+        assert everything(labs.there)[1]["raw_datasets"] == 0
+
+
 # What is no bag of a dataset --------------------------------------------------------------------------------
 
 
@@ -354,6 +419,14 @@ def rewritten_manifest(bag: Path, edit: Callable[[list[Any]], object]) -> None:
     edit(document["entries"])
     entries = ",\n".join(json.dumps(one, separators=(",", ":")) for one in document["entries"])
     path.write_text(f'{{"format":1,"digest":"blake3","entries":[\n{entries}\n]}}\n')
+    again(bag)
+
+
+def renamed(bag: Path, name: str) -> None:
+    """The row as a lab would write it whose dataset has this name."""
+    path = bag / "data" / "row.json"
+    digest = json.loads(path.read_bytes())["dataset_hash"]
+    path.write_bytes(replace(row_file.parse(path.read_bytes(), digest, "row"), dataset_name=name).content)
     again(bag)
 
 
@@ -479,6 +552,18 @@ BAD: Mapping[str, tuple[Callable[[Path], object], str]] = {
     "a row that is not JSON": (
         lambda bag: (bag / "data" / "row.json").write_text("{"),
         r"Row file data/row\.json is not JSON",
+    ),
+    "a row that nests without end": (
+        lambda bag: (bag / "data" / "row.json").write_text("[" * 100_000),
+        r"data/row\.json",
+    ),
+    "a name that no row can have": (
+        lambda bag: renamed(bag, "n" * 256),
+        "a dataset's name has 1 to 255 characters",
+    ),
+    "a name that no database can hold": (
+        lambda bag: renamed(bag, "a\0b"),
+        "the database cannot hold",
     ),
     "a row of another format": (
         lambda bag: rewrite(bag, "row.json", lambda found: found.update(format=9)),

@@ -64,7 +64,9 @@ def test_an_import_of_a_dataset_may_be_killed_at_every_statement(site: Site, tmp
     with tools_of(site) as tools:
         (study,) = migrate_all(site, tools)
         tree = {name: one.content for name, one in snapshot_tree(path).items()}
-        bags.export(site.settings, site.engine, study.dataset_id or 0, str(tmp_path / "bag"))
+        bags.export(
+            site.settings, site.engine, study.dataset_id or 0, str(tmp_path / "bag"), lambda _words: None
+        )
 
         whole = deaths = 0
         while True:

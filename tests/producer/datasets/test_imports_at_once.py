@@ -30,7 +30,7 @@ def bag(site: Site, tmp_path: Path) -> Path:
     plain_study(site, "study", 1, 2)
     with tools_of(site) as tools:
         (study,) = migrate_all(site, tools)
-    bags.export(site.settings, site.engine, study.dataset_id or 0, str(tmp_path / "bag"))
+    bags.export(site.settings, site.engine, study.dataset_id or 0, str(tmp_path / "bag"), lambda _words: None)
     site.empty()
     return tmp_path / "bag"
 
