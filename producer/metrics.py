@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from producer.runs.control import PAUSED
 from producer.runs.survey import room_in, store_id_in
 from producer.store_size import StoreSize
 from worker.broker import client as broker
@@ -110,11 +111,19 @@ class LedgerCollector(Collector):
             self._named_is_known.set()
             found = overview.figures(conn)
             reclaimed = reclaims.bytes_by_state(conn)
+            paused = overview.paused_runs(conn)
         yield from _of_jobs(found)
         runs = _gauge("runs", "Runs in the ledger", ["verb", "dry_run", "state"])
         for row in found.runs:
             runs.add_metric([row.verb, _text(is_true=row.dry_run), row.state], row.runs)
         yield runs
+        yield _counted(
+            "paused_runs",
+            "Runs that stand still: the operator paused them, or they did so themselves and need mending",
+            ["by"],
+            {"operator": 0, "itself": 0}
+            | Counter("operator" if run.paused_because == PAUSED else "itself" for run in paused),
+        )
         yield _counted(
             "reclaimed_bytes",
             "Allocated bytes of legacy directories that reclaims moved away: not freed yet, or purged",

@@ -1,6 +1,7 @@
 """What can be said of image and Compose files without an engine. `make compose-test` builds and runs them."""
 
 import re
+import subprocess
 import textwrap
 import tomllib
 from pathlib import Path
@@ -16,7 +17,7 @@ DOCKERFILE = (CHECKOUT / "Dockerfile").read_text(encoding="utf-8")
 EXAMPLE = (CHECKOUT / ".env.example").read_text(encoding="utf-8")
 SECRETS = ("POSTGRES_PASSWORD", "REDIS_PASSWORD", "FLOWER_BASIC_AUTH")
 LABELS_TABLES = "label-tables-restored-with-docker-compose-run-restore"
-OURS = {"schema", "worker", "flower", "producer", "metrics"}
+OURS = {"schema", "worker", "flower", "producer", "metrics", "clock"}
 CLIENTS = {LABELS_TABLES, "rights", "psql", "backup", "restore"}
 """Of PostgreSQL, by the programs of its own image."""
 
@@ -75,10 +76,11 @@ def mounts(service: str) -> list[Keys]:
 
 def test_the_compose_file_has_these_services():
     assert set(SERVICES) == {"postgres", "redis"} | OURS | CLIENTS
-    assert {"postgres", "redis", "worker", "flower", "metrics"} == LONG_LIVED
+    assert {"postgres", "redis", "worker", "flower", "metrics", "clock"} == LONG_LIVED
     assert {name: SERVICES[name]["profiles"] for name in SERVICES if "profiles" in SERVICES[name]} == {
         **dict.fromkeys(("producer", "psql", "backup", "restore"), "[tools]"),
         "metrics": "[metrics]",
+        "clock": "[clock]",
     }
 
 
@@ -98,14 +100,15 @@ def test_every_service_has_few_privileges(name: str):
 def test_every_service_that_stays_says_whether_it_is_well(name: str):
     check = SERVICES[name]["healthcheck"]
 
-    if name in LONG_LIVED:
+    # The clock sleeps: what it starts says how it ended.
+    if name in LONG_LIVED - {"clock"}:
         assert {"test", "interval", "timeout", "retries", "start_period"} <= keys(check).keys()
     else:
         assert check == "{disable: true}"
 
 
 def test_workers_wait_for_servers_and_tables():
-    for name in ("worker", "producer", "metrics"):
+    for name in ("worker", "producer", "metrics", "clock"):
         assert SERVICES[name]["depends_on"] == "*tables-are-there"
     waits = resolved(below(ANCHORS["tables-are-there"]))
     assert waits == {
@@ -126,7 +129,7 @@ def test_tables_are_applied_by_an_address_of_their_own():
         name: resolved(environment)["DATABASE_URL"]
         if not (environment := SERVICES[name]["environment"]).startswith("*")
         else keys(below(ANCHORS[environment[1:]]))["DATABASE_URL"]
-        for name in ("schema", "worker", "producer", "metrics")
+        for name in ("schema", "worker", "producer", "metrics", "clock")
     }
 
     owner = urls.pop("schema")
@@ -159,7 +162,7 @@ def test_one_service_builds_the_image_that_the_others_name():
 def test_no_service_of_ours_runs_as_root():
     assert SERVICES["postgres"]["user"] == "postgres"
     assert SERVICES["redis"]["user"] == '"999"'
-    with_files = CLIENTS | {"worker", "producer", "metrics"}
+    with_files = CLIENTS | {"worker", "producer", "metrics", "clock"}
     assert {SERVICES[name]["user"] for name in with_files} == {"${RUN_AS:-10001:10001}"}
     assert re.findall(r"^USER (.*)", DOCKERFILE, re.MULTILINE) == ["10001:10001"]
 
@@ -171,6 +174,7 @@ def test_only_services_that_need_postgresql_reach_it():
         "worker",
         "producer",
         "metrics",
+        "clock",
         *CLIENTS,
     }
     assert {name for name in SERVICES if "broker" in networks(name)} == {
@@ -179,6 +183,7 @@ def test_only_services_that_need_postgresql_reach_it():
         "flower",
         "producer",
         "metrics",
+        "clock",
     }
     assert keys(TOP["networks"])["database"] == keys(TOP["networks"])["broker"] == "{internal: true}"
 
@@ -201,6 +206,7 @@ def test_only_workers_write_to_the_store_and_no_service_to_legacy_directories():
     assert writable == {
         ("worker", "${DATA_DIR}"),
         ("producer", "/reports"),
+        ("clock", "/reports"),
         ("backup", "/backups"),
         ("restore", "/backups"),
     }
@@ -295,3 +301,34 @@ def test_the_image_has_what_the_program_needs_and_no_more():
 
 def names(requirements: list[str]) -> set[str]:
     return {re.split(r"[\[<>=]", requirement)[0] for requirement in requirements}
+
+
+@pytest.mark.parametrize(
+    ("now", "waits", "asked"),
+    [
+        ("2026-11-29 01:16:59", 2, ["gc --yes --wait", "verify --store --sample 25 --repair"]),
+        ("2026-11-30 01:17:00", 1, ["gc --yes --wait"]),
+        ("2026-11-30 01:17:01", 86_400, ["gc --yes --wait"]),
+        ("2026-11-28 23:59:59", 4_622, ["gc --yes --wait"]),
+    ],
+)
+def test_the_clock_strikes_after_one_each_night_and_on_sundays_reads(
+    now: str, waits: int, asked: list[str], tmp_path: Path
+):
+    """The day on which it awakes is that of `now` here. What fails does not stop it."""
+    program = textwrap.dedent(SERVICES["clock"]["command"].partition("- |\n")[2]).replace("$$", "$")
+    (tmp_path / "sleep").write_text(
+        f'#!/bin/sh\n[ ! -e "{tmp_path}/slept" ] && echo "$1" > "{tmp_path}/slept"\n'
+    )
+    (tmp_path / "date").write_text(f'#!/bin/sh\nexec /bin/date --utc --date="{now} UTC" "$@"\n')
+    (tmp_path / "producer").write_text(f'#!/bin/sh\necho "$*" >> "{tmp_path}/asked"\nexit 5\n')
+    for name in ("sleep", "date", "producer"):
+        (tmp_path / name).chmod(0o755)
+
+    done = subprocess.run(
+        ["sh", "-uc", program], env={"PATH": f"{tmp_path}:/bin"}, capture_output=True, text=True, check=False
+    )
+
+    assert (tmp_path / "slept").read_text() == f"{waits}\n"
+    assert (tmp_path / "asked").read_text().splitlines() == asked
+    assert done.stderr.splitlines() == [f"{call.split()[0]} ended with 5" for call in asked]

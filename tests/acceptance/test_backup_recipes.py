@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ import pytest
 
 from tests.support.damages import NEEDS_BYTES, Twins, twins
 from tests.support.folders import remove_all
+from tests.support.lacking import program
 from tests.support.runs import tools_of
 from tests.support.sites import Site
 
@@ -34,11 +34,8 @@ def only_copy(shared_site: Site) -> Iterator[Twins]:
 
 def recipe(heading: str, *programs: str) -> list[str]:
     """The commands below a heading of the guide, block by block; skips where a program of them lacks."""
-    lacking = [program for program in programs if shutil.which(program) is None]
-    if lacking and os.environ.get("CI") == "true":
-        pytest.fail(f"not installed: {', '.join(lacking)}")
-    if lacking:
-        pytest.skip(f"not installed: {', '.join(lacking)}")
+    for name in programs:
+        program(name)
     _, _, below = _GUIDE.read_text(encoding="utf-8").partition(f"\n{heading}\n")
     return _BLOCK.findall(re.split(r"^#", below, maxsplit=1, flags=re.MULTILINE)[0])
 

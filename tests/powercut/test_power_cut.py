@@ -18,6 +18,7 @@ from tests.powercut import jobs, power
 from tests.powercut.jobs import PLACES, Commit, Done, Places, Task
 from tests.powercut.power import Disk, Loss
 from tests.powercut.stories import STORIES, Content, Story, content_of
+from tests.support.lacking import lacking
 from tests.support.runs import open_run, tools_of
 from tests.support.sites import Site, site_in
 from tests.support.waiting import PATIENCE_S
@@ -38,10 +39,8 @@ def file_system(request: pytest.FixtureRequest) -> str:
     """
     kind: str = request.param
     reason = power.missing(f"mkfs.{kind}", "mount", "gcc")
-    if reason is not None and os.environ.get("CI") == "true":
-        pytest.fail(reason)
     if reason is not None:
-        pytest.skip(f"no power can be cut here: {reason}")
+        lacking(f"no power can be cut here: {reason}")
     return kind
 
 

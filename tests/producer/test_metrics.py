@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 import urllib.request
 import uuid
@@ -22,13 +21,16 @@ from sqlalchemy import Engine, event, text
 
 from producer import metrics
 from producer.local.servers import free_port
+from producer.runs.control import PAUSED
 from tests.estate import make_project, record_session
+from tests.support.exporter import serving
 from tests.support.ledger_rows import end, make_run, must_take, outcome
 from tests.support.runs import migrate_all, run_one, verify_datasets
 from tests.support.sites import Site
 from tests.support.slow_jobs import signal_all
 from tests.support.waiting import PATIENCE_S, eventually
 from worker.allocation import allocated_below
+from worker.db import ledger
 from worker.errors import DirectoryMissingError
 from worker.jobs.tools import Tools
 from worker.messages import Status, Verb
@@ -66,25 +68,6 @@ def hanging(pids: Sequence[int]) -> Iterator[None]:
     finally:
         for pid in pids:
             os.kill(pid, signal.SIGCONT)
-
-
-@contextmanager
-def serving(site: Site, **env: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Run `producer metrics` on a free port; gives the process and its address."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "producer", "metrics", "--port", "0"],
-        cwd=site.folder,
-        env={**site.env, **env},
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            assert process.stderr is not None
-            line = process.stderr.readline()
-            assert line.startswith("Serving http://127.0.0.1:"), line + process.stderr.read()
-            yield process, line.split()[1]
-        finally:
-            process.kill()
 
 
 def fetch(url: str) -> str:
@@ -152,6 +135,17 @@ def test_the_guide_s_queries_ask_for_what_is_there(site: Site, tools: Tools):
     assert asked <= parsed(metrics.scrape(site.settings, site.engine)).keys()
 
 
+def test_a_run_that_paused_itself_is_told_from_one_that_the_operator_paused(site: Site):
+    for reason in (PAUSED, "No room in the store"):
+        run_id = make_run(site.engine, [1], size_bytes=1)
+        with site.engine.begin() as conn:
+            ledger.pause_run(conn, run_id, reason)
+
+    seen = parsed(metrics.scrape(site.settings, site.engine))
+
+    assert seen["label_migrator_paused_runs"] == {("operator",): 1, ("itself",): 1}
+
+
 def test_an_empty_ledger_has_metrics_too(site: Site):
     seen = parsed(metrics.scrape(site.settings, site.engine))
 
@@ -170,7 +164,7 @@ def test_a_scrape_asks_the_same_few_statements_however_many_jobs_there_are(site:
         metrics.scrape(site.settings, site.engine)
         counts.append(len(asked))
 
-    assert counts == [9, 9]
+    assert counts == [10, 10]
 
 
 def test_queued_messages_are_counted(site: Site):

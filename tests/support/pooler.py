@@ -10,12 +10,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn
 
-import pytest
 from sqlalchemy.engine import URL
 
 from producer.local.servers import LOOPBACK, free_port
+from tests.support.lacking import program
 from tests.support.waiting import PATIENCE_S, eventually
 
 _PROGRAM = "pgbouncer"
@@ -29,9 +28,7 @@ def pgbouncer(behind: URL, *, connections: int, ignores_options: bool = False) -
 
     Locally the test is skipped without the program; where CI is set it fails.
     """
-    program = shutil.which(_PROGRAM, path=f"{os.environ['PATH']}:/usr/sbin")
-    if program is None:
-        _missing(f"{_PROGRAM} is not installed")
+    pooler = program(_PROGRAM)
     folder = Path(tempfile.mkdtemp(prefix="label-pooler-"))
     folder.chmod(0o755)
     port = free_port()
@@ -50,7 +47,7 @@ max_client_conn = 1000
 ignore_startup_parameters = extra_float_digits{", options" if ignores_options else ""}
 """
     )
-    command = [program, *(["-u", _AS_ROOT] if os.geteuid() == 0 else []), str(folder / "pgbouncer.ini")]
+    command = [pooler, *(["-u", _AS_ROOT] if os.geteuid() == 0 else []), str(folder / "pgbouncer.ini")]
     log = folder / "log"
     with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
         try:
@@ -67,9 +64,3 @@ def _answers(port: int) -> bool:
     with suppress(OSError), closing(socket.create_connection((LOOPBACK, port), 1)):
         return True
     return False
-
-
-def _missing(reason: str) -> NoReturn:
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
