@@ -38,9 +38,9 @@ grant select (session_id, project_id, session_name, start_ns, stop_ns, parent_se
     on sessions to :"migrator";
 
 -- Datasets are added, and those that nothing refers to are taken out and may come back, as they were (gc). They are locked while a
--- project is re-pointed to one: updated_at stands for that.
-grant select, insert, update (updated_at), delete on raw_datasets to :"migrator";
-grant select, insert, delete on raw_dataset_sessions to :"migrator";
+-- project is re-pointed to one: updated_at stands for that. One that Label registered itself gets our hash when it is adopted.
+grant select, insert, update (dataset_hash, file_size_bytes, session_count, updated_at), delete on raw_datasets to :"migrator";
+grant select, insert, update (file_count), delete on raw_dataset_sessions to :"migrator";
 -- What a migration adds for a project, its rollback takes away.
 grant select (ref_id, project_id, dataset_id), insert (project_id, dataset_id), delete
     on project_dataset_refs to :"migrator";
@@ -62,6 +62,7 @@ grant select, insert, update (checked_at), delete on migration_indexed_datasets 
 -- Label's hash of a dataset comes back with its rows.
 grant select, insert on migration_label_hashes to :"migrator";
 grant select, insert, update (state, reclaimed_at, ended_at, ended_by_run_id) on migration_reclaims to :"migrator";
+grant select, insert, update (state, adopted_at, ended_at, ended_by_run_id) on migration_adoptions to :"migrator";
 
 -- The numbers of a new dataset and its sessions are taken before their rows are written, to be written beside the manifest.
 -- Other identity columns need no right of their own. Tables that were made by hand may number their rows by a default.

@@ -421,6 +421,32 @@ class ReclaimedMeanwhileError(TransientError):
     remedy = "Roll the project back again; its directory is moved back first."
 
 
+# Why a dataset that Label registered itself stays Label's ---------------------------------------------------
+
+
+class AdoptionRefusedError(ProjectError):
+    """A dataset that cannot become ours, or not be given back: its directory and its rows are as they
+    were.
+    """
+
+    remedy = "Resolve what the message names; then adopt the dataset again: producer datasets adopt ID"
+
+
+class ContentAdoptedError(AdoptionRefusedError):
+    """Another dataset has the same content already: a content is one dataset's."""
+
+    remedy = (
+        "Keep it as it is; or, in Label, point its projects to the dataset that the message names, and delete it. "
+        "Its projects read as before either way."
+    )
+
+
+class AdoptionNotUndoneError(AdoptionRefusedError):
+    """An adopted dataset that stays ours."""
+
+    remedy = "Resolve what the message names; then: producer datasets adopt --undo ID"
+
+
 class SharingUnsupportedError(PermanentError):
     """The file system of a legacy directory cannot share blocks with the store (exit code 5)."""
 

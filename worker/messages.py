@@ -34,6 +34,7 @@ class Verb(StrEnum):
     VERIFY = "verify"
     RECLAIM = "reclaim"
     GC = "gc"
+    ADOPT = "adopt"
 
 
 class Subject(StrEnum):
@@ -54,6 +55,7 @@ TASKS = {
     "worker.tasks.verify_dataset": (Verb.VERIFY, Subject.DATASET),
     "worker.tasks.reclaim_project": (Verb.RECLAIM, Subject.PROJECT),
     "worker.tasks.collect_garbage": (Verb.GC, Subject.STORE),
+    "worker.tasks.adopt_dataset": (Verb.ADOPT, Subject.DATASET),
 }
 """The Celery tasks by name: which verb each carries out, and on what."""
 
@@ -106,6 +108,8 @@ class Status(StrEnum):
     COLLECTED = "collected"
     WOULD_COLLECT = "would_collect"
     RESTORED = "restored"
+    ADOPTED = "adopted"
+    WOULD_ADOPT = "would_adopt"
     SKIPPED = "skipped"
     FAILED = "failed"
     CANCELLED = "cancelled"

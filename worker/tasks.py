@@ -12,6 +12,7 @@ from celery.exceptions import Ignore
 
 from worker import settings as settings_module
 from worker.jobs import collect_garbage as jobs_gc
+from worker.jobs.adopt import adopt
 from worker.jobs.migrate import migrate
 from worker.jobs.progress import Progress
 from worker.jobs.reclaim import reclaim
@@ -97,6 +98,17 @@ def collect_garbage(self: Task, run_id: str, subject_id: int) -> "Result":
     """
     ref = JobRef(run_id=uuid.UUID(run_id), subject_id=subject_id, subject=Subject.STORE)
     return _result(jobs_gc.collect_garbage(_tools_of(self), ref, self.request.hostname))
+
+
+@shared_task(name="worker.tasks.adopt_dataset", bind=True, throws=(JobFailedError,))
+def adopt_dataset(self: Task, run_id: str, dataset_id: int) -> "Result":
+    """Make a dataset that Label registered itself ours, in place, or undo that; the outcome as JSON.
+
+    Twice, at once, or dying here: as `migrate_project`; directories that were changing places are found by
+    their row.
+    """
+    ref = JobRef(run_id=uuid.UUID(run_id), subject_id=dataset_id, subject=Subject.DATASET)
+    return _result(adopt(_tools_of(self), ref, self.request.hostname))
 
 
 class Result:

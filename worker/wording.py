@@ -72,6 +72,12 @@ VERB_WORDS = {
     Verb.GC: VerbWords(
         noun="gc", done=Status.COLLECTED, predicted=Status.WOULD_COLLECT, also=frozenset({Status.RESTORED})
     ),
+    Verb.ADOPT: VerbWords(
+        noun="adoption",
+        done=Status.ADOPTED,
+        predicted=Status.WOULD_ADOPT,
+        also=frozenset({Status.UNDONE, Status.WOULD_UNDO}),
+    ),
 }
 
 STATUS_WORDS = {
@@ -92,6 +98,8 @@ STATUS_WORDS = {
     Status.COLLECTED: "collected",
     Status.WOULD_COLLECT: "would be collected",
     Status.RESTORED: "restored",
+    Status.ADOPTED: "adopted",
+    Status.WOULD_ADOPT: "would be adopted",
     Status.SKIPPED: "skipped",
     Status.FAILED: "failed",
     Status.CANCELLED: "cancelled",

@@ -1,5 +1,6 @@
-"""The verbs that ask about datasets and projects, carry datasets between labs, and make lost rows again."""
+"""The verbs that ask about datasets and projects, adopt datasets, carry them, and make lost rows again."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -7,15 +8,21 @@ import typer
 
 from producer.cli import dataset_lines, new_file
 from producer.cli.exit_codes import Exit, epilog
-from producer.cli.options import AsJson
+from producer.cli.follow import Following
+from producer.cli.opening import open_and_follow
+from producer.cli.options import AsJson, DryRun, ReportDir, Timeout, Wait, Yes
 from producer.cli.session import connected
-from producer.cli.terminal import Terminal
+from producer.cli.terminal import Terminal, confirm
 from producer.datasets import listed, shown, whereis
 from producer.datasets.listed import Asked, Order
+from producer.report.notation import plural
+from producer.runs import adoptions
+from worker.errors import UsageError
+from worker.messages import RunOptions
 
 app = typer.Typer()
 datasets_app = typer.Typer(
-    help="See which datasets are stored and who refers to them; make lost rows of them again.",
+    help="See which datasets are stored and who refers to them; adopt those of Label; make lost rows again.",
     no_args_is_help=True,
 )
 app.add_typer(datasets_app, name="datasets")
@@ -183,6 +190,51 @@ def datasets_rebuild(
     terminal.document(rebuilt.to_json(done, dry_run=dry_run))
     if done.drift:
         raise typer.Exit(Exit.SOME_FAILED)
+
+
+@datasets_app.command("adopt", epilog=epilog("producer datasets adopt 7 --dry-run --wait"))
+def datasets_adopt(
+    datasets: Annotated[
+        list[int] | None, typer.Argument(metavar="ID…", help="Ids of datasets.", show_default=False)
+    ] = None,
+    *,
+    all_: Annotated[
+        bool,
+        typer.Option("--all", help="All that Label registered itself; with --undo all that were adopted."),
+    ] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Give adopted datasets back as they were.")] = False,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    wait: Wait = False,
+    report_dir: ReportDir = None,
+    timeout: Timeout = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make datasets that Label registered itself the store's own, in their places, or give them back."""
+    if bool(datasets) == all_:
+        raise UsageError("Name datasets by their ids, or say --all")
+    options = RunOptions(dataset_ids=tuple(dict.fromkeys(datasets or ())))
+    if undo:
+        options = options.model_copy(update={"undo": True})
+    asks = not (dry_run or undo or yes)
+    question = "Store the files of {} once more, and set the directories that Label has aside?"
+    open_and_follow(
+        Terminal(as_json=as_json),
+        Following(wait=wait, timeout_s=timeout, report_dir=report_dir),
+        partial(
+            adoptions.adopt,
+            dry_run=dry_run,
+            options=options,
+            confirm=lambda count: (
+                confirm(question.format(f"{count} {plural(count, 'dataset')}"), needs_yes=True)
+                if asks
+                else None
+            ),
+        ),
+        nothing="Nothing to do: no dataset is adopted."
+        if undo
+        else "Nothing to do: no dataset is one that Label registered itself.",
+    )
 
 
 @app.command("whereis", epilog=epilog("producer whereis 797c0803b7a6"))

@@ -70,9 +70,17 @@ def verdict(document: Mapping[str, Any], run: Run) -> Exit:
         return Exit.NOT_READY
     if document["errors"] or (run.verb is Verb.VERIFY and _left_unverified(document, run)):
         return Exit.SOME_FAILED
-    if run.verb is Verb.RECLAIM and run.options.project_ids and document["projects_skipped"]:
-        return Exit.SOME_FAILED
-    return Exit.WELL
+    return Exit.SOME_FAILED if _left_named(document, run) else Exit.WELL
+
+
+def _left_named(document: Mapping[str, Any], run: Run) -> bool:
+    """Was something skipped that was named to be reclaimed or adopted?"""
+    named = {
+        Verb.RECLAIM: ("project", run.options.project_ids),
+        Verb.ADOPT: ("dataset", run.options.dataset_ids),
+    }
+    subject, ids = named.get(run.verb, ("", ()))
+    return bool(ids and document[f"{subject}s_skipped"])
 
 
 def _left_unverified(document: Mapping[str, Any], run: Run) -> bool:

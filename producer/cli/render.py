@@ -12,6 +12,7 @@ from producer.cli.verification_lines import store_line, verification_lines
 from producer.doctor.findings import Diagnosis
 from producer.report import garbage, reclaim
 from producer.report.notation import plural
+from producer.report.verdict import success_of
 from producer.runs.open import Opened
 from producer.runs.status import ListedRun, RunStatus
 from producer.runs.survey import Listing
@@ -79,22 +80,7 @@ def report_lines(report: Mapping[str, Any], where: str = "the report") -> Iterat
     which has all that is too long for a terminal.
     """
     where = escape(where)
-    verb = Verb(report["verb"])
-    match verb:
-        case Verb.GC:
-            yield from _gc_lines(report, where)
-        case Verb.RECLAIM:
-            yield from _reclaim_lines(report, where)
-        case _:
-            yield from _outcome_lines(report, VERB_WORDS[verb])
-    if verb is Verb.MIGRATE:
-        yield _space_line(report)
-        yield from _disk_lines(report)
-    if verb is Verb.VERIFY:
-        yield from verification_lines(report, ROWS, where)
-    if verb is Verb.VERIFY and report["warnings"]:
-        unread = f"{len(report['warnings'])} sessions could be read neither from their legacy directory nor"
-        yield f"[yellow]{unread} from their dataset[/]"
+    yield from _act_lines(report, where)
     for warning in report["warnings"][:ROWS]:
         yield f"[yellow]warning[/] {_subject(warning)}: {escape(warning['message'])}"
     if len(report["warnings"]) > ROWS:
@@ -106,6 +92,30 @@ def report_lines(report: Mapping[str, Any], where: str = "the report") -> Iterat
         yield f"[red]… and {len(report['errors']) - ROWS:,} more failures in {where}[/]"
 
 
+def _act_lines(report: Mapping[str, Any], where: str) -> Iterator[str]:
+    """What a run did, in the words of its verb."""
+    verb = Verb(report["verb"])
+    match verb:
+        case Verb.GC:
+            yield from _gc_lines(report, where)
+        case Verb.RECLAIM:
+            yield from reclaim.words(report)
+            yield from _skipped_lines(report, Subject.PROJECT, where)
+        case Verb.ADOPT:
+            yield from _outcome_lines(report, VERB_WORDS[verb])
+            yield from _skipped_lines(report, Subject.DATASET, where)
+        case _:
+            yield from _outcome_lines(report, VERB_WORDS[verb])
+    if verb is Verb.MIGRATE:
+        yield _space_line(report)
+        yield from _disk_lines(report)
+    if verb is Verb.VERIFY:
+        yield from verification_lines(report, ROWS, where)
+    if verb is Verb.VERIFY and report["warnings"]:
+        unread = f"{len(report['warnings'])} sessions could be read neither from their legacy directory nor"
+        yield f"[yellow]{unread} from their dataset[/]"
+
+
 def _outcome_lines(report: Mapping[str, Any], words: VerbWords) -> Iterator[str]:
     if report["projects_processed"] or "datasets_processed" not in report:
         yield _outcome_line(report, words, Subject.PROJECT)
@@ -113,10 +123,9 @@ def _outcome_lines(report: Mapping[str, Any], words: VerbWords) -> Iterator[str]
         yield _outcome_line(report, words, Subject.DATASET)
 
 
-def _reclaim_lines(report: Mapping[str, Any], where: str) -> Iterator[str]:
-    """What a reclaim did, and why it left what it left."""
-    yield from reclaim.words(report)
-    skipped = report["projects_skipped"]
+def _skipped_lines(report: Mapping[str, Any], subject: Subject, where: str) -> Iterator[str]:
+    """Why a run left what it left, and what to do about it."""
+    skipped = report.get(f"{subject}s_skipped", 0)
     found = (detail for detail in report["details"] if detail["status"] == Status.SKIPPED)
     for detail in islice(found, min(skipped, ROWS)):
         yield f"[yellow]skipped[/] {_subject(detail)}: {escape(detail['reason'])}"
@@ -154,7 +163,7 @@ def _subject(entry: Mapping[str, Any]) -> str:
 
 def _outcome_line(report: Mapping[str, Any], words: VerbWords, subject: Subject) -> str:
     dry_run = report["dry_run"]
-    success = status_words(words.success(dry_run=dry_run), dry_run=dry_run)
+    success = status_words(success_of(report), dry_run=dry_run)
     done, processed = report[words.key_of(subject)], report[f"{subject}s_processed"]
     counts = [f"[bold]{done}[/] of {processed} {plural(processed, subject)} {success}"]
     if repaired := report["statuses"].get(subject, {}).get(Status.REPAIRED, 0):

@@ -147,7 +147,9 @@ def lists(document: Mapping[str, Any]) -> list[tuple[str, list[Figure]]]:
         return found
     created = "Datasets that would be created" if document["dry_run"] else "Datasets created"
     data = [
-        size_figure(document, "bytes.read", "In legacy directories"),
+        size_figure(
+            document, "bytes.read", f"In {'legacy' if verb is Verb.MIGRATE else 'their'} directories"
+        ),
         size_figure(document, "bytes.remembered", "Not read again, because untouched"),
         size_figure(document, "bytes.stored", "New to the store"),
         size_figure(document, "bytes.reused", "Already in the store"),
@@ -158,7 +160,11 @@ def lists(document: Mapping[str, Any]) -> list[tuple[str, list[Figure]]]:
         count_figure(document, "files.total", "Found"),
         count_figure(document, "files.stored", "New to the store"),
         count_figure(document, "files.reused", "Already in the store"),
-        count_figure(document, "files.left", "Left in the legacy directory"),
+        count_figure(
+            document,
+            "files.left",
+            "Left in the legacy directory" if verb is Verb.MIGRATE else "Left as they were",
+        ),
         warnings,
     ]
     return [*found, ("Data", data), ("Files", files)]

@@ -20,21 +20,6 @@ def on_disk(outcome: Outcome) -> dict[str, int]:
     return {key: getattr(outcome.disk, key) for key in ON_DISK}
 
 
-def act(document: Mapping[str, Any]) -> Status:
-    """The status of what a reclaim was asked to do: to move away, or one of its options."""
-    options = document["selection"].get("options")
-    asked = (name for name in _ACTS if isinstance(options, Mapping) and options.get(name))
-    done, predicted = _ACTS.get(next(asked, ""), (Status.RECLAIMED, Status.WOULD_RECLAIM))
-    return predicted if document["dry_run"] else done
-
-
-_ACTS = {
-    "undo": (Status.UNDONE, Status.WOULD_UNDO),
-    "purge": (Status.PURGED, Status.WOULD_PURGE),
-    "share": (Status.SHARED, Status.WOULD_SHARE),
-}
-
-
 def words(report: Mapping[str, Any]) -> Iterator[str]:
     """What a reclaim did, or in a dry run would do, in lines for a person."""
     dry_run = report["dry_run"]

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from producer.report import garbage, reclaim
+from producer.report import garbage
 from producer.report.notation import plural
 from worker.messages import RunState, Status, Subject, Verb
 from worker.wording import STATUS_WORDS, VERB_WORDS, counted_as, status_words
@@ -46,8 +46,19 @@ class Tally:
 
 def success_of(document: Mapping[str, Any]) -> Status:
     """The status of a job that did, or in a dry run would do, what this run was for."""
-    verb, dry_run = Verb(document["verb"]), document["dry_run"]
-    return reclaim.act(document) if verb is Verb.RECLAIM else VERB_WORDS[verb].success(dry_run=dry_run)
+    words, dry_run = VERB_WORDS[Verb(document["verb"])], document["dry_run"]
+    options = document["selection"].get("options")
+    asked = (name for name in _ACTS if isinstance(options, Mapping) and options.get(name))
+    done, predicted = _ACTS.get(next(asked, ""), (words.done, words.predicted))
+    return predicted if dry_run else done
+
+
+_ACTS = {
+    "undo": (Status.UNDONE, Status.WOULD_UNDO),
+    "purge": (Status.PURGED, Status.WOULD_PURGE),
+    "share": (Status.SHARED, Status.WOULD_SHARE),
+}
+"""What a run does instead of its verb's own act, by the option that asks for it."""
 
 
 def subjects_of(document: Mapping[str, Any]) -> Sequence[Subject]:

@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import Connection, Engine, event, text
 
 from producer.runs import (
+    adoptions,
     collect,
     control,
     garbage,
@@ -26,6 +27,7 @@ from tests.estate import every_form, make_project, record_session, split_session
 from tests.support import runs
 from tests.support.damages import flip
 from tests.support.psql import SQL, psql
+from tests.support.registered import register
 from tests.support.sites import Site
 from worker.db import datasets, exchange, health, leases, ledger, recordings, schema, tables
 from worker.db.engine import connect
@@ -173,6 +175,8 @@ def test_the_migrator_role_cannot_harm_label_s_tables(role: Role, what: str):
         "delete from migration_jobs",
         "delete from project_conversions",
         "update project_conversions set before = '{}'",
+        "update migration_adoptions set before = '{}'",
+        "delete from migration_adoptions",
         "update migration_state_arrows set meaning = ''",
         "insert into schema_steps values ('x', '', now())",
         "create table more (one integer)",
@@ -373,6 +377,15 @@ def _whole_story(role: Role) -> None:
         _do(tools, garbage.collect(settings, engine, dry_run=False, grace_hours=0, expect=due))
         (entry, *_) = Garbage(tools.open_store(create=False)).entries()
         _do(tools, garbage.restore(settings, engine, entry_id=entry.entry_id))
+        one = register(replace(site, engine=role.owner), "walk", 101, 102)
+        with role.owner.begin() as conn:
+            conn.execute(
+                text("update raw_dataset_sessions set session_name = 'x' where session_name = 'day 101'")
+            )
+        for act in ({}, {"undo": True}, {}):
+            options = RunOptions(dataset_ids=(one.dataset_id,), **act)
+            _do(tools, adoptions.adopt(settings, engine, dry_run=False, options=options))
+        assert one.state() == "adopted"
         _rebuild(role)
     control.retry(settings, engine, migration)
     _drive(site, legacy_projects.enqueue(settings, engine, dry_run=True, limit=2))

@@ -16,6 +16,7 @@ from tests.support.sites import LEASE_S, Site
 from tests.support.waiting import PATIENCE_S
 from worker.db import datasets, ledger, projects
 from worker.db.ledger import NewJob
+from worker.jobs.adopt import adopt
 from worker.jobs.collect_garbage import collect_garbage
 from worker.jobs.migrate import migrate
 from worker.jobs.reclaim import reclaim
@@ -32,6 +33,7 @@ WORK: dict[tuple[Verb, Subject], Callable[[Tools, JobRef, str], Outcome | None]]
     (Verb.GC, Subject.STORE): collect_garbage,
     (Verb.RECLAIM, Subject.PROJECT): reclaim,
     (Verb.VERIFY, Subject.DATASET): verify_store,
+    (Verb.ADOPT, Subject.DATASET): adopt,
 }
 
 

@@ -1,8 +1,9 @@
-"""What the rows of a dataset say that a migration stores: for its row file, and for the tables."""
+"""What the rows of a dataset say that is stored or adopted: for its row file, and for the tables."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Literal
 
 from sqlalchemy import Connection
 
@@ -25,7 +26,6 @@ def new_row(
     at = numbers.at.astimezone(UTC).isoformat() if numbers is not None else None
     counts = files_by_session(tree.manifest)
     ids = numbers.session_ids if numbers is not None else [None] * len(counts)
-    without_labels = tree.unreadable_labels | tree.large_labels
     return DatasetRow(
         dataset_id=numbers.dataset_id if numbers is not None else None,
         dataset_name=lease.subject_name or path.name,
@@ -50,12 +50,62 @@ def new_row(
                 session_name=name,
                 session_path=name,
                 file_count=count,
-                labels=True if name not in without_labels and f"{name}/{LABELS}" in tree.sources else None,
+                labels=_labels(tree, name),
                 created_at=at,
             )
             for number, (name, count) in zip(ids, counts.items(), strict=True)
         ),
     )
+
+
+def adopted_row(
+    tree: HashedTree, before: Mapping[str, Any], numbers: Numbers | None, label_hash: str | None
+) -> DatasetRow:
+    """The rows of a dataset that Label registered itself and that becomes ours with this content: as they
+    were `before`, but for what is ours. Sessions that have no row yet get one of the `numbers`.
+    """
+    was = before["dataset"]
+    known = {one["session_name"]: one for one in before["sessions"]}
+    counts = files_by_session(tree.manifest)
+    ids = iter(numbers.session_ids if numbers is not None else ())
+    at = numbers.at.astimezone(UTC).isoformat() if numbers is not None else None
+    prefix = f"{was['file_path'].rstrip('/')}/"
+    return DatasetRow(
+        **{name: was[name] for name in _KEPT},
+        dataset_hash=tree.manifest.digest,
+        file_size_bytes=tree.manifest.size_bytes,
+        session_count=len(counts),
+        sessions=tuple(
+            SessionRow(
+                raw_session_id=known[name]["raw_session_id"],
+                session_name=name,
+                session_path=known[name]["session_path"].removeprefix(prefix),
+                file_count=count,
+                labels=known[name]["original_labels_json"],
+                created_at=known[name]["created_at"],
+            )
+            if name in known
+            else SessionRow(
+                raw_session_id=next(ids, None),
+                session_name=name,
+                session_path=name,
+                file_count=count,
+                labels=_labels(tree, name),
+                created_at=at,
+            )
+            for name, count in counts.items()
+        ),
+        label_hash=label_hash,
+        has_label_hash=True,
+        registered_hash=was["dataset_hash"],
+    )
+
+
+_KEPT = (
+    *("dataset_id", "dataset_name", "file_path", "upload_timestamp", "description", "metadata"),
+    *("created_at", "updated_at"),
+)
+"""What Label wrote of a dataset, and stays."""
 
 
 def add(conn: Connection, row: DatasetRow, read_labels: ReadLabels) -> Dataset:
@@ -77,7 +127,7 @@ def add(conn: Connection, row: DatasetRow, read_labels: ReadLabels) -> Dataset:
         description=row.description,
         metadata=row.metadata,
         session_count=row.session_count,
-        sessions=_sessions(row, read_labels),
+        sessions=raw_sessions(row, read_labels),
         numbered=numbered,
     )
 
@@ -130,7 +180,8 @@ def labels_in(tree: Path, session: str) -> str:
     return (tree / session / LABELS).read_bytes().decode("utf-8")
 
 
-def _sessions(row: DatasetRow, read_labels: ReadLabels) -> Iterator[RawSession]:
+def raw_sessions(row: DatasetRow, read_labels: ReadLabels) -> Iterator[RawSession]:
+    """The rows of its sessions; labels are read as they are taken."""
     for one in row.sessions:
         yield RawSession(
             session_name=one.session_name,
@@ -140,6 +191,13 @@ def _sessions(row: DatasetRow, read_labels: ReadLabels) -> Iterator[RawSession]:
             raw_session_id=one.raw_session_id,
             created_at=one.created_at,
         )
+
+
+def _labels(tree: HashedTree, session: str) -> Literal[True] | None:
+    """The session's labels.json, if a row can hold it."""
+    if session in tree.unreadable_labels or session in tree.large_labels:
+        return None
+    return True if f"{session}/{LABELS}" in tree.sources else None
 
 
 def files_by_session(manifest: Manifest) -> dict[str, int]:

@@ -34,7 +34,7 @@ def record(conn: Connection, seen: Mapping[str, tuple[int, int]]) -> None:
     if not seen:
         return
     rows = [
-        {"digest": digest, "inode": _signed(inode), "mtime_ns": _signed(mtime)}
+        {"digest": digest, "inode": signed(inode), "mtime_ns": signed(mtime)}
         for digest, (inode, mtime) in sorted(seen.items())
     ]
     conn.execute(
@@ -50,6 +50,6 @@ def record(conn: Connection, seen: Mapping[str, tuple[int, int]]) -> None:
     )
 
 
-def _signed(number: int) -> int:
+def signed(number: int) -> int:
     """The same 64 bits as a bigint: inodes may be numbered from 2^63 on, and times be past 2262."""
     return (number + UNSIGNED // 2) % UNSIGNED - UNSIGNED // 2

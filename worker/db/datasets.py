@@ -163,11 +163,20 @@ def add(  # noqa: PLR0913 - the columns of a row
     ).scalar_one_or_none()
     if dataset_id is None:
         raise ClaimLostError(f"Dataset {dataset_hash[:12]} was stored by another job meanwhile")
+    _add_portions(conn, dataset_id, portions)
+    return Dataset(dataset_id=dataset_id, dataset_name=name, dataset_hash=dataset_hash, file_path=file_path)
+
+
+def add_sessions(conn: Connection, dataset_id: int, sessions: Iterable[RawSession]) -> None:
+    """Write sessions of a dataset that has its row."""
+    _add_portions(conn, dataset_id, _portions(sessions))
+
+
+def _add_portions(conn: Connection, dataset_id: int, portions: Iterable[list[dict[str, Any]]]) -> None:
     for rows in portions:
         conn.execute(
             sql(_insert_sessions(rows, ":dataset_id")), {"dataset_id": dataset_id, "rows": as_json(rows)}
         )
-    return Dataset(dataset_id=dataset_id, dataset_name=name, dataset_hash=dataset_hash, file_path=file_path)
 
 
 def _insert_sessions(rows: Sequence[Mapping[str, Any]], dataset_id: str, source: str = "") -> str:

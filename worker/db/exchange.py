@@ -113,14 +113,17 @@ def label_hash_of(conn: Connection, dataset_hash: str) -> tuple[bool, str | None
 
 
 def find_by_hashes(conn: Connection, hashes: Sequence[str]) -> int | None:
-    """The dataset that has one of these as its hash, or as Label's hash of its content; by the first of
-    them.
+    """The dataset that has one of these as its hash, or as Label's hash of its content, or had it in its row
+    before it was adopted; by the first of them.
     """
     return conn.execute(
         sql("""
-            select d.dataset_id from raw_datasets d left join migration_label_hashes h using (dataset_hash)
-            where d.dataset_hash = any(:hashes) or h.label_hash = any(:hashes)
-            order by array_position(cast(:hashes as text[]), d.dataset_hash) nulls last, d.dataset_id limit 1"""),
+            select d.dataset_id from raw_datasets d left join migration_label_hashes h on h.dataset_hash = d.dataset_hash
+            left join migration_adoptions a
+                on (a.dataset_id, a.dataset_hash) = (d.dataset_id, d.dataset_hash) and a.state <> 'undone'
+            where d.dataset_hash = any(:hashes) or h.label_hash = any(:hashes) or a.registered_hash = any(:hashes)
+            order by array_position(cast(:hashes as text[]), d.dataset_hash) nulls last,
+                     h.label_hash = any(:hashes) desc nulls last, d.dataset_id limit 1"""),
         {"hashes": list(hashes)},
     ).scalar_one_or_none()
 

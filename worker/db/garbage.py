@@ -22,8 +22,8 @@ Kind = Literal["dataset", "tree", "manifest", "blob"]
 
 _NOT_IN_USE = """
     not exists (select from migration_jobs j join migration_runs r using (run_id)
-                where j.state = 'running' and r.verb = 'migrate' and not r.dry_run and j.started_at <= m.marked_at)"""
-"""Has every migration ended that may have looked for the marked thing before it had its mark?"""
+                where j.state = 'running' and r.verb in ('migrate', 'adopt') and not r.dry_run and j.started_at <= m.marked_at)"""
+"""Has every job ended that brings bytes and may have looked for the marked thing before it had its mark?"""
 
 _TREE = "regexp_replace(rtrim(d.file_path, '/'), '^.*/', '')"
 
@@ -53,11 +53,20 @@ _UNREFERENCED = f"{_WITHOUT_ROWS} and not {_read_from(_TREE)}"
 tree, which has its digest, because DATA_DIR may be spelled in several ways.
 """
 
-_OURS = """
+_STORED = """
     (exists (select from project_conversions c where c.dataset_hash = d.dataset_hash)
      or exists (select from migration_indexed_datasets i where i.dataset_hash = d.dataset_hash))"""
-"""Did this program store the dataset, for a project or as it was imported? Then it is in the index of blobs
-before it has a row. What Label registered itself is never touched.
+"""Did this program store the dataset, for a project, as it was imported, or as it was adopted? Then it is in
+the index of blobs before it has a row.
+"""
+
+_ADOPTED = """
+    exists (select from migration_adoptions a
+            where (a.dataset_id, a.dataset_hash) = (d.dataset_id, d.dataset_hash) and a.state <> 'undone')"""
+
+_OURS = f"({_STORED} and not {_ADOPTED})"
+"""May a gc take the dataset? What Label registered itself is never taken, also when it was adopted: it stays
+until people delete it in Label.
 """
 
 
@@ -392,7 +401,7 @@ def without_index(conn: Connection) -> list[str]:
     rows = conn.execute(
         sql(f"""
             select d.dataset_hash from raw_datasets d
-            where {_OURS}
+            where ({_STORED} or {_ADOPTED})
               and not exists (select from migration_indexed_datasets i where i.dataset_hash = d.dataset_hash)
             order by d.dataset_id""")  # noqa: S608 - a constant
     )

@@ -65,9 +65,9 @@ class Attempt:
 
     @cached_property
     def store(self) -> Store:
-        """The store of DATA_DIR. Only a migration makes one; a rollback may have to do without any."""
-        migrates = self.lease.verb is Verb.MIGRATE
-        return self.tools.open_store(create=migrates and not self.lease.dry_run)
+        """The store of DATA_DIR. Only what brings bytes makes one; a rollback may have to do without any."""
+        brings_bytes = self.lease.verb in {Verb.MIGRATE, Verb.ADOPT}
+        return self.tools.open_store(create=brings_bytes and not self.lease.dry_run)
 
     @property
     def files_seen(self) -> int:

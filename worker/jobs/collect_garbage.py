@@ -16,6 +16,7 @@ from worker.db.garbage import Unreferenced
 from worker.errors import EntryUnreadableError, GarbageTripwireError, MigratorError, StoredBytesMismatchError
 from worker.jobs import leftovers
 from worker.jobs.attempt import Attempt
+from worker.jobs.garbage_adopted import remove_originals, settle_begun
 from worker.jobs.garbage_foretold import Foretelling
 from worker.jobs.garbage_taken import Taking
 from worker.jobs.indexing import index_rest
@@ -129,12 +130,18 @@ class _Collection:
         for entry in self.hands.entries():
             if not entry.is_whole:
                 self.hands.complete(entry)
+        self.warnings += settle_begun(self.attempt, self.hands)
 
     def _remove_old(self) -> None:
         limit = datetime.now(UTC) - timedelta(hours=self.grace_h)
         for entry in self.hands.entries():
             if entry.quarantined_at <= limit:
                 self._note("removed", entry, self.hands.remove(entry))
+        for one in remove_originals(self.attempt, self.hands, self.grace_h):
+            if isinstance(one, Warning_):
+                self.warnings.append(one)
+            else:
+                self.found.append(one)
 
     def _clear_leftovers(self) -> None:
         """Staging of jobs that no worker has, and what dead restores left beside legacy directories."""

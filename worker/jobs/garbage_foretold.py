@@ -7,8 +7,10 @@ from collections.abc import Collection, Iterable, Iterator
 from itertools import chain
 
 from worker.db import garbage
+from worker.db.adoptions import Adoption
 from worker.db.engine import autocommit
 from worker.db.garbage import Kind
+from worker.jobs.adopted_directory import pair_of
 from worker.jobs.attempt import Attempt
 from worker.jobs.garbage_blobs import due_blobs, loose_blobs
 from worker.jobs.garbage_taken import is_registered, is_used, own_digests
@@ -52,6 +54,15 @@ class Foretelling:
     def remove(self, entry: Entry) -> Size:
         """What has another name now may have none after this."""
         room = self._room(chain(self._garbage.things(entry), self._to_come.get(entry.entry_id, ())))
+        self._gone_names.update(room.names)
+        return room.size
+
+    def settle_adoption(self, row: Adoption) -> None:
+        """It comes to its end when a real gc or job finds it."""
+
+    def remove_adopted(self, row: Adoption) -> Size:
+        """What Label had of an adopted dataset."""
+        room = self._room([pair_of(self._attempt.store, row).inside])
         self._gone_names.update(room.names)
         return room.size
 

@@ -10,10 +10,12 @@ from dataclasses import replace
 from sqlalchemy import Connection
 
 from worker.db import garbage
+from worker.db.adoptions import Adoption
 from worker.db.engine import autocommit
 from worker.db.garbage import Kind
 from worker.db.retry import when_free
 from worker.errors import MigratorError
+from worker.jobs.adopted_directory import remove_original, settle
 from worker.jobs.attempt import Attempt
 from worker.jobs.garbage_blobs import due_blobs, loose_blobs, mark, take_blobs
 from worker.runtime import log
@@ -63,6 +65,14 @@ class Taking:
         size = self._garbage.size_of(entry)
         self._garbage.remove(entry, self._attempt.pace)
         return size
+
+    def settle_adoption(self, row: Adoption) -> None:
+        """An adoption whose job died comes to its end; one whose job lives has done so by then."""
+        settle(self._attempt, row.dataset_id)
+
+    def remove_adopted(self, row: Adoption) -> Size:
+        """What Label had of an adopted dataset goes for good; what came free."""
+        return remove_original(self._attempt, row)
 
     def clear_staging(self, task: str, last_attempt: int) -> Size:
         """What a job that is over has in staging goes for good."""

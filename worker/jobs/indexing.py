@@ -6,10 +6,11 @@ from itertools import islice
 
 from sqlalchemy import Connection
 
-from worker.db import blob_index, datasets
+from worker.db import blob_index, datasets, garbage
 from worker.db.engine import autocommit
 from worker.jobs.attempt import Attempt
 from worker.jobs.repair import manifest_or_none
+from worker.legacy.hashed_tree import HashedTree
 from worker.runtime.throttle import Pace
 from worker.store.manifest import Manifest
 
@@ -61,6 +62,17 @@ def index_rest(attempt: Attempt) -> None:
         manifest = manifest_or_none(attempt, dataset_hash)
         if manifest is not None:
             index(attempt, manifest)
+
+
+def unmark(attempt: Attempt, tree: HashedTree) -> None:
+    """All of this is to be used, whatever a gc has found it to be."""
+    with autocommit(attempt.engine) as conn:
+        if not garbage.is_any_marked(conn):
+            return
+    with attempt.engine.begin() as conn:
+        garbage.unmark(conn, "blob", tree.distinct)
+        for kind in ("manifest", "tree"):
+            garbage.unmark(conn, kind, [tree.manifest.digest])
 
 
 def _portions(manifest: Manifest) -> Iterator[dict[str, int]]:

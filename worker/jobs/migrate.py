@@ -12,7 +12,7 @@ from worker.allocation import Allocation
 from worker.conversion.convert import check_still_legacy, convert, rehearse
 from worker.conversion.dataset_row import new_row
 from worker.conversion.session_plan import check_names
-from worker.db import column_types, datasets, dry_runs, garbage, leases, recordings, sessions
+from worker.db import column_types, datasets, dry_runs, leases, recordings, sessions
 from worker.db.claims import Claim
 from worker.db.engine import autocommit
 from worker.db.sessions import Session
@@ -29,7 +29,7 @@ from worker.errors import (
 from worker.jobs import leftovers
 from worker.jobs.attempt import Attempt
 from worker.jobs.dataset_place import Place, find_or_choose, find_stored
-from worker.jobs.indexing import index
+from worker.jobs.indexing import index, unmark
 from worker.jobs.integrity import record_verified, repair, unverified
 from worker.jobs.read_once import Reading, big_files_claimed, read_once
 from worker.jobs.runner import run_job
@@ -54,7 +54,7 @@ def _steps(attempt: Attempt, rows: Sequence[Session]) -> Outcome:
     scanned = _scan(attempt, rows)
     reading = read_once(attempt, scanned)
     if not attempt.lease.dry_run:
-        _unmark(attempt, reading.tree)
+        unmark(attempt, reading.tree)
 
     def claim_store_convert() -> Outcome:
         if attempt.lease.dry_run:
@@ -72,17 +72,6 @@ def _steps(attempt: Attempt, rows: Sequence[Session]) -> Outcome:
             return _convert(attempt, reading.tree, place, stored, row())
 
     return _again_if_another_was_faster(claim_store_convert)
-
-
-def _unmark(attempt: Attempt, tree: HashedTree) -> None:
-    """All of this is to be used, whatever a gc has found it to be."""
-    with autocommit(attempt.engine) as conn:
-        if not garbage.is_any_marked(conn):
-            return
-    with attempt.engine.begin() as conn:
-        garbage.unmark(conn, "blob", tree.distinct)
-        for kind in ("manifest", "tree"):
-            garbage.unmark(conn, kind, [tree.manifest.digest])
 
 
 def migrate(tools: Tools, ref: JobRef, worker: str) -> Outcome | None:

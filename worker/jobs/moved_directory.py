@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from sqlalchemy import Connection
 
@@ -26,6 +27,8 @@ from worker.runtime import log
 from worker.store.digest import printable
 
 _log = log.get(__name__)
+
+T = TypeVar("T")
 
 _CLAIM = "reclaiming"
 
@@ -233,14 +236,14 @@ def _stay(conn: Connection, ids: Sequence[int], attempt: Attempt) -> None:
         reclaims.set_state(conn, ids, "reclaimed", attempt.run_id)
 
 
-def in_transaction(attempt: Attempt, write: Callable[[Connection], None]) -> None:
-    """Write in a transaction that gives way to people."""
+def in_transaction(attempt: Attempt, write: Callable[[Connection], T]) -> T:
+    """Write in a transaction that gives way to people; what `write` returns."""
 
-    def once() -> None:
+    def once() -> T:
         with attempt.engine.begin() as conn:
-            write(conn)
+            return write(conn)
 
-    when_free(once, listen=attempt.heartbeat.listen)
+    return when_free(once, listen=attempt.heartbeat.listen)
 
 
 def _must(still: bool) -> None:  # noqa: FBT001 - named by its function

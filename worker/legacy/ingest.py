@@ -105,19 +105,34 @@ def store_tree(  # noqa: PLR0913 - what a job has at hand
             # unsynced.
             store.publish_again(target, describe(), staging)
             return LinkCounts()
-        with Admission(store) as admission:
-
-            def finish(source: Source, copy: str) -> None:
-                admission.add(copy, source.digest, source.signature.size_bytes)
-                advance(0, 0)
-
-            _copy_each(store, tree, missing_from(store, tree, pace), staging, threads, pace, finish)
+        store_contents(store, tree, staging, threads=threads, advance=advance, pace=pace)
         placed = store.build_tree(tree.manifest, f"{staging}/tree", pace)
         if placed["copy"]:
             # A tree that is found published is judged by its sizes: copies must have their bytes before.
             store.sync()
         store.publish(tree.manifest, f"{staging}/tree", target, staging, confirm, describe())
     return LinkCounts(**placed)
+
+
+def store_contents(
+    store: Store,
+    tree: HashedTree,
+    staging: str,
+    *,
+    threads: ThreadPoolExecutor,
+    advance: Advance = lambda _files, _bytes: None,
+    pace: Pace = unlimited,
+) -> None:
+    """Store the contents of a tree that are missing, by copies in `staging`. Their bytes are durable then,
+    their names after the next `Store.sync`.
+    """
+    with Admission(store) as admission:
+
+        def finish(source: Source, copy: str) -> None:
+            admission.add(copy, source.digest, source.signature.size_bytes)
+            advance(0, 0)
+
+        _copy_each(store, tree, missing_from(store, tree, pace), staging, threads, pace, finish)
 
 
 def counted(tree: HashedTree, stored: Container[str], links: LinkCounts | None = None) -> Stored:

@@ -32,6 +32,7 @@ _SPECIAL = {
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a character device",
     stat.S_IFBLK: "a block device",
+    stat.S_IFLNK: "a link",
 }
 
 _NESTED_MOST = 1_000_000
@@ -86,10 +87,12 @@ def scan(
     *,
     threads: ThreadPoolExecutor | None = None,
     needs_sessions: bool = True,
+    follows_links: bool = True,
     moved: Move | None = None,
 ) -> Scan:
     """List the tree at `project_path`. `pace` is asked at each entry. Of one that was `moved` away links are
-    followed as if it were at its own place. Where calls take long `threads` make several at a time.
+    followed as if it were at its own place; without `follows_links` a link is refused as a pipe is. Where
+    calls take long `threads` make several at a time.
 
     A directory is opened without following a link anywhere on the way, and its entries are looked at by its
     descriptor: what becomes a link meanwhile leads nowhere. However deep the tree is, few directories are
@@ -99,6 +102,7 @@ def scan(
     roots, overlapping the store, without sessions, unreadable, or holding what cannot be stored.
     """
     walk = _begin(project_path, roots, pace, moved, threads)
+    walk.follows_links = follows_links
     directories: list[ScannedDirectory] = []
     files = FileList(walk.root)
     for entry in walk.entries():
@@ -217,6 +221,7 @@ class _Walk:
     def __init__(self, real_root: str, roots: Roots, pace: Pace, moved: Move | None, lister: Lister) -> None:
         self.roots = roots
         self.root = real_root
+        self.follows_links = True
         self.links = 0
         self.noise = Noise()
         self.allocation = Allocation()
@@ -250,7 +255,7 @@ class _Walk:
         left_at = here.left_at
         if not left_at:
             self.allocation.add(status)
-        if stat.S_ISLNK(status.st_mode):
+        if stat.S_ISLNK(status.st_mode) and self.follows_links:
             left_at = (*left_at, here.real)
             source = self._target(source, path, left_at)
             self.links += 1

@@ -633,6 +633,13 @@ class Store:
                 self._folder.renew()
         self.sync()
 
+    def keep_manifest(self, manifest: Manifest, staging: str) -> None:
+        """Give a dataset its manifest, for a tree that gets its place otherwise than by `publish`. Its name
+        is durable after the next `sync`.
+        """
+        with writing(self.root):
+            self._write_manifest(manifest, staging)
+
     def _write_manifest(self, manifest: Manifest, staging: str) -> None:
         staged = f"{staging}/manifest.json"
         _write(manifest, staged)
