@@ -475,8 +475,8 @@ class RowFileError(PermanentError):
     """The file that keeps a dataset's rows cannot be read, or says what cannot be."""
 
     remedy = (
-        "Where the dataset has its row, move the file away: producer datasets rebuild writes it anew. Otherwise take it from a "
-        "backup; without it the row is made of manifest and tree, with a new id."
+        "Where the dataset has its row, move the file away, and have it written anew: producer datasets rebuild. Otherwise take it "
+        "from a backup; without it the row is made of manifest and tree, with a new id."
     )
 
 
@@ -549,7 +549,7 @@ class GarbageNotRestoredError(PermanentError):
 class ClaimLostError(TransientError):
     """The connection that owned a dataset's claim ended while bytes were being stored."""
 
-    remedy = "Enqueue the project again; what is stored already is found and used."
+    remedy = "Enqueue the project, or import the bag, again; what is stored already is found and used."
 
 
 class WorkerCrashedError(PermanentError):

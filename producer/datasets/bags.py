@@ -38,7 +38,7 @@ def take_in(settings: Settings, engine: Engine, bag: str, say: Callable[[str], N
             tools,
             bag,
             on_read=partial(say, "Verifying the bag; its files are read twice, and copied the second time"),
-            on_wait=partial(say, "Waiting for a gc, or another import, to end"),
+            on_wait=partial(say, "Waiting until no gc, rebuild or other import runs"),
         )
 
 

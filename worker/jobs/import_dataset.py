@@ -148,7 +148,7 @@ class _Import(Attempt):
             ref=JobRef(run_id=uuid.uuid4(), subject_id=THE_STORE, subject=Subject.STORE),
             attempt=1,
             subject_name=dataset_name,
-            path=bag.path,
+            path=printable(bag.path),
             verb=Verb.MIGRATE,
             dry_run=False,
             asked_for=None,

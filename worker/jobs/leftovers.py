@@ -29,7 +29,7 @@ def import_task() -> str:
 
 
 def is_of_import(task: str) -> bool:
-    """Is what has this name in staging an import's? It is over for whoever has the claim of a gc."""
+    """Is what has this name in staging an import's? For the process that has the claim of a gc it is over."""
     try:
         return uuid.UUID(task).version == 4
     except ValueError:

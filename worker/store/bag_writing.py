@@ -218,7 +218,7 @@ class _Writer:
 
 
 def _let_be_read(descriptor: int) -> None:
-    """Whoever has the disk may read it, where its file system knows of that: FAT's refuse."""
+    """Every user of the disk may read it, where its file system has such rights: FAT refuses them."""
     with suppress(PermissionError):
         os.fchmod(descriptor, 0o644)
 

@@ -55,7 +55,7 @@ def test_an_import_waits_for_a_gc_and_says_so(site: Site, bag: Path):
         with held(site.engine, collect_garbage.CLAIM):
             done = threads.submit(taken_in, site, bag, None, said)
             eventually(lambda: waiting_for_claims(site.engine) == 1, "the import waits")
-            assert said[-1] == "Waiting for a gc, or another import, to end"
+            assert said[-1] == "Waiting until no gc, rebuild or other import runs"
         assert done.result(PATIENCE_S).is_new
     check_one(site)
 
