@@ -4,6 +4,7 @@ copy exists anywhere.
 
 import os
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -30,12 +31,12 @@ def make(site: Site, tools: Tools) -> list[Path]:
 
 
 def targets(site: Site, trees: list[Path]) -> list[Path]:
-    """Everything that holds bytes: blobs, manifests, and files in trees that are no links of a blob."""
+    """Everything that holds bytes: blobs, manifests, row files, files of trees that are no links."""
     store = site.settings.store_dir
     blobs = sorted(store.glob("blobs/*/*"))
     inodes = {path.stat().st_ino for path in blobs}
     copies = [path for tree in trees for path in sorted(tree.glob("*/*")) if path.stat().st_ino not in inodes]
-    return [*blobs, *sorted(store.glob("manifests/*[0-9a-f].json")), *copies]
+    return [*blobs, *sorted(store.glob("manifests/*")), *copies]
 
 
 def flip_some(site: Site, trees: list[Path], chance: random.Random, bits: int) -> set[str]:
@@ -78,7 +79,7 @@ def _of_damaged_manifests(flipped: set[str], trees: list[Path]) -> set[str]:
     """Copies in trees whose manifest is damaged, too: nothing says what their bytes should be, until the
     manifest is whole again.
     """
-    manifests = {Path(path).stem[:12] for path in flipped if path.endswith(".json")}
+    manifests = {Path(path).stem[:12] for path in flipped if re.search(r"/[0-9a-f]+\.json$", path)}
     return {
         path
         for path in flipped

@@ -18,10 +18,10 @@ from worker.jobs import leftovers
 from worker.jobs.attempt import Attempt
 from worker.jobs.garbage_adopted import remove_originals, settle_begun
 from worker.jobs.garbage_foretold import Foretelling
-from worker.jobs.garbage_taken import Taking
+from worker.jobs.garbage_taken import Taking, is_registered
 from worker.jobs.indexing import index_rest
 from worker.jobs.repair import inode_at
-from worker.jobs.restore_garbage import restore_entry
+from worker.jobs.restore_garbage import has_the_only_tree, restore_entry
 from worker.jobs.runner import run_job
 from worker.jobs.tools import Tools
 from worker.legacy.restore import remove_finished
@@ -135,8 +135,17 @@ class _Collection:
     def _remove_old(self) -> None:
         limit = datetime.now(UTC) - timedelta(hours=self.grace_h)
         for entry in self.hands.entries():
-            if entry.quarantined_at <= limit:
-                self._note("removed", entry, self.hands.remove(entry))
+            if entry.quarantined_at > limit:
+                continue
+            if is_registered(self.attempt, entry.dataset_hash or "") and has_the_only_tree(
+                self.garbage, entry
+            ):
+                # The database was restored from a backup that is older than the entry.
+                self._warn(
+                    f"{entry.entry_id} stays in quarantine: a row refers to its dataset. Run: producer gc --restore {entry.entry_id}"
+                )
+                continue
+            self._note("removed", entry, self.hands.remove(entry))
         for one in remove_originals(self.attempt, self.hands, self.grace_h):
             if isinstance(one, Warning_):
                 self.warnings.append(one)

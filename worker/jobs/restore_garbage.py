@@ -71,10 +71,11 @@ def _restore_dataset(attempt: Attempt, taken: Garbage, entry: Entry) -> int:
     comes later, or is at work on them, must not take what was just brought back.
     """
     manifest = taken.manifest_of(entry)
-    if _is_back(attempt, entry, manifest):
+    has_row = _has_row(attempt, taken, entry, manifest)
+    if has_row and not has_the_only_tree(taken, entry):
         return 0
     entry = _wanted(taken, entry)
-    if entry.rows is not None:
+    if has_row or entry.rows is not None:
         index(attempt, manifest)
     with attempt.engine.begin() as conn:
         garbage.unmark(conn, "blob", {file.digest for file in manifest.files})
@@ -88,7 +89,7 @@ def _restore_dataset(attempt: Attempt, taken: Garbage, entry: Entry) -> int:
             f"{len(lacking)} of its contents are gone, the first is {lacking[0]}; nothing was brought back"
         )
     taken.restore_tree(entry)
-    if entry.rows is not None:
+    if entry.rows is not None and not has_row:
         try:
             with attempt.engine.begin() as conn:
                 garbage.put_rows_back(conn, entry.rows)
@@ -101,13 +102,14 @@ def _restore_dataset(attempt: Attempt, taken: Garbage, entry: Entry) -> int:
     return len(manifest.files)
 
 
-def _is_back(attempt: Attempt, entry: Entry, manifest: Manifest) -> bool:
-    """Did an attempt that died bring all of it back? Raises `GarbageNotRestoredError` when the place is
+def _has_row(attempt: Attempt, taken: Garbage, entry: Entry, manifest: Manifest) -> bool:
+    """Is the row there, because an attempt that died brought all of it back, or because the database was
+    restored from a backup? Raises `GarbageNotRestoredError` when the dataset was stored again or the place is
     another one's.
     """
     with autocommit(attempt.engine) as conn:
         dataset_id = garbage.id_of(conn, entry.dataset_hash or "")
-    if dataset_id is not None and dataset_id == entry.dataset_id:
+    if dataset_id is not None and (dataset_id == entry.dataset_id or has_the_only_tree(taken, entry)):
         return True
     if dataset_id is not None:
         raise GarbageNotRestoredError(
@@ -116,6 +118,11 @@ def _is_back(attempt: Attempt, entry: Entry, manifest: Manifest) -> bool:
     if entry.tree is not None and os.path.lexists(entry.tree) and _is_taken(attempt, entry, manifest):
         raise GarbageNotRestoredError(f"Something else is at {printable(entry.tree)}")
     return False
+
+
+def has_the_only_tree(taken: Garbage, entry: Entry) -> bool:
+    """Is the dataset's tree in the entry, and nothing at its place?"""
+    return entry.tree is not None and not os.path.lexists(entry.tree) and not taken.is_empty(entry)
 
 
 def _is_taken(attempt: Attempt, entry: Entry, manifest: Manifest) -> bool:

@@ -11,25 +11,29 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
+from worker.conversion import dataset_row
 from worker.db import blob_index, datasets, leases, verifications
 from worker.db.datasets import Dataset
 from worker.db.engine import autocommit
 from worker.db.verifications import Due
-from worker.errors import NothingToDoError, StoredBytesMismatchError
+from worker.errors import NothingToDoError, RowFileError, StoredBytesMismatchError
 from worker.jobs.attempt import Attempt
 from worker.jobs.dataset_check import Bad, DatasetCheck
 from worker.jobs.dataset_damage import name_damage
 from worker.jobs.dataset_repair import Origins, close_tree, repair_blobs, repair_manifest, repair_tree
 from worker.jobs.indexing import index, index_rest
-from worker.jobs.repair import Tree, manifest_or_none
+from worker.jobs.repair import Tree, manifest_or_none, story
 from worker.jobs.runner import run_job
 from worker.jobs.tools import Tools
 from worker.messages import Damage, JobRef, Outcome, Status, Verb, VerifiedCounts, Warning_
+from worker.runtime import log
 from worker.store.digest import printable
 from worker.store.files import fresh_status
 from worker.store.inspection import What
 from worker.store.manifest import Manifest
 from worker.units import human_bytes
+
+_log = log.get(__name__)
 
 _SHOWN = 3
 """So many damaged things are named in a job's reason; its outcome has them all."""
@@ -55,6 +59,7 @@ class _Dataset:
         self.check = DatasetCheck(attempt, dataset.dataset_id, _due(attempt))
         self.damage: list[Damage] = []
         self.manifest = manifest_or_none(attempt, dataset.dataset_hash)
+        self.has_row_file = True
 
     @property
     def repairs(self) -> bool:
@@ -73,6 +78,39 @@ class _Dataset:
             self._settle(self.manifest)
             if self.repairs:
                 close_tree(self.attempt, self.tree, self.manifest)
+        self._check_row_file()
+
+    def _check_row_file(self) -> None:
+        """A dataset of an earlier release has none, and a repair gives it one; a damaged one is made anew
+        from the rows.
+        """
+        store, damaged = self.attempt.store, False
+        try:
+            self.has_row_file = store.read_row(self.tree.dataset_hash) is not None
+        except RowFileError as error:
+            self.has_row_file, damaged = True, True
+            _log.warning("row_file_not_read", reason=str(error))
+        if (damaged or not self.has_row_file) and self.repairs:
+            self.has_row_file = self._write_row_file()
+        if damaged:
+            (named,) = name_damage(
+                self.attempt,
+                [Bad(path=store.row_path(self.tree.dataset_hash), what=What.WRONG_BYTES)],
+                self.tree,
+                self.manifest,
+            )
+            source = "its rows" if self.repairs else None
+            self.damage.append(replace(named, repaired=self.repairs, source=source))
+
+    def _write_row_file(self) -> bool:
+        """From the rows as they are. None of a table that numbers its rows in a way of its own."""
+        with autocommit(self.attempt.engine) as conn:
+            row = dataset_row.read(conn, self.attempt.lease.ref.subject_id)
+        if row is None:
+            raise _gone(self.attempt)
+        with self.attempt.store.staging(f"{self.attempt.name}-row") as staging:
+            self.attempt.store.replace_row(row, staging, story(self.attempt, "the rows of the dataset"))
+        return True
 
     def _without_manifest(self) -> None:
         """The index still knows the blobs; with these whole, the manifest can be made again from the tree."""
@@ -189,6 +227,8 @@ def _outcome(attempt: Attempt, found: _Dataset) -> Outcome:
     left = [one for one in found.damage if not one.repaired]
     counts = found.check.findings
     read = f"{counts.files:,} file{'s' * (counts.files != 1)} read, {human_bytes(counts.bytes_read)}"
+    if not found.has_row_file:
+        read += "; it has no row file yet: producer datasets rebuild writes it"
     if left:
         status, reason = Status.FAILED, _words(left, "damaged")
     elif found.damage:

@@ -99,7 +99,7 @@ class DatasetRow:
         """The file: ASCII JSON, with a checksum, because nothing else tells that a bit of it has flipped."""
         said = asdict(self)
         document = {"format": _FORMAT, "checksum": _checksum(said), **said}
-        return json.dumps(document, indent=1).encode("ascii") + b"\n"
+        return json.dumps(document, indent=1, sort_keys=True).encode("ascii") + b"\n"
 
 
 _ADAPTER = TypeAdapter(DatasetRow)

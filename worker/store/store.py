@@ -528,11 +528,22 @@ class Store:
             return
         staged = f"{staging}/row.json"
         with writing(staged):
-            with new_file(staged) as descriptor:
-                with open(descriptor, "wb", closefd=False) as file:
-                    file.write(row.content)
-                os.fchmod(descriptor, 0o444)
+            _write_row(row, staged)
             os.rename(staged, self.row_path(row.dataset_hash))
+
+    def replace_row(self, row: DatasetRow, staging: str, story: str) -> None:
+        """Give a dataset its row file again, durably. A damaged one goes to quarantine."""
+        path = self.row_path(row.dataset_hash)
+        staged = f"{staging}/row.json"
+        with writing(path):
+            _write_row(row, staged)
+            self._quarantine.replace_if_there(
+                staged,
+                path,
+                _told("it does not say what was written", story),
+                lambda aside: not _is_row_file(aside, row.dataset_hash),
+            )
+        self.sync()
 
     def read_row(self, dataset_digest: str) -> DatasetRow | None:
         """What a dataset's row file says; None if there is none. Raises `RowFileError`."""
@@ -651,6 +662,21 @@ def _write(manifest: Manifest, staged: str) -> None:
         with open(descriptor, "wb", closefd=False) as file:
             file.writelines(manifest.parts())
         os.fchmod(descriptor, 0o444)
+
+
+def _write_row(row: DatasetRow, staged: str) -> None:
+    with new_file(staged) as descriptor:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(row.content)
+        os.fchmod(descriptor, 0o444)
+
+
+def _is_row_file(path: str, dataset_digest: str) -> bool:
+    try:
+        parse(Path(path).read_bytes(), dataset_digest, path)
+    except (OSError, RowFileError):
+        return False
+    return True
 
 
 def _told(reason: str, story: str) -> str:

@@ -362,6 +362,45 @@ def test_rows_without_a_tree_or_manifest_and_trees_without_a_row_are_named(site:
     assert rows(site) == before
 
 
+def test_what_a_gc_took_since_the_backup_is_named_kept_and_brought_back(
+    site: Site, tools: Tools, stored: Rows
+):
+    with site.engine.connect() as conn:
+        backup = {
+            table: conn.scalars(text(f"select cast(jsonb_agg(t) as text) from {table} t")).one()
+            for table in ("raw_datasets", "raw_dataset_sessions")
+        }
+    run(tools, Verb.ROLLBACK)
+    (taken,) = run(tools, Verb.GC, only=[1], subject=Subject.STORE, grace_hours=0.0, expect=2).values()
+    for table, content in backup.items():
+        do(
+            site,
+            f"insert into {table} select * from jsonb_populate_recordset(null::{table}, cast(:rows as jsonb))",
+            rows=content,
+        )
+
+    found = rebuilt(site).drift
+    do(
+        site,
+        "insert into project_dataset_refs (project_id, dataset_id) select project_id, project_id from projects",
+    )
+    (kept,) = run(tools, Verb.GC, only=[1], subject=Subject.STORE, grace_hours=0.0, expect=2).values()
+    for entry in taken.garbage:
+        run(tools, Verb.GC, only=[1], subject=Subject.STORE, restore_entry=entry.entry_id)
+
+    entries = {entry.dataset_id: entry.entry_id for entry in taken.garbage}
+    assert {one.dataset_id: one.reason for one in found} == {
+        number: f"its tree is not there; a gc has put it into quarantine as {entry}"
+        for number, entry in entries.items()
+    }
+    assert {one.kind for one in found} == {Kind.ROW_WITHOUT_TREE}
+    assert "removed" not in {one.action for one in kept.garbage}
+    assert any("stays in quarantine" in one.message for one in kept.warnings)
+    assert rows(site) == stored
+    assert rebuilt(site).drift == []
+    check_store(site)
+
+
 def test_a_missing_blob_is_named_and_the_row_comes_back(site: Site, tools: Tools, stored: Rows):
     do(site, LOST)
     store = store_of(site)

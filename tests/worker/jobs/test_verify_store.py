@@ -147,6 +147,33 @@ def test_the_bad_bytes_are_kept_with_their_story(stored: Twins, tools: Tools):
     assert "run " in text
 
 
+def test_a_missing_row_file_is_no_damage_and_a_repair_writes_it(stored: Twins, tools: Tools):
+    path = stored.manifest.with_suffix(".row.json")
+    content = path.read_bytes()
+    path.unlink()
+
+    (first, _), (repaired, _) = verify_datasets(tools), verify_datasets(tools, repair=True)
+
+    assert first.status is repaired.status is Status.VERIFIED
+    assert first.reason.endswith("; it has no row file yet: producer datasets rebuild writes it")
+    assert path.read_bytes() == content
+
+
+def test_a_damaged_row_file_is_written_anew_from_the_rows(stored: Twins, tools: Tools):
+    path = stored.manifest.with_suffix(".row.json")
+    content = path.read_bytes()
+    flip(path, 200)
+
+    (found, _), (repaired, _) = verify_datasets(tools), verify_datasets(tools, repair=True)
+
+    assert [(one.path, one.what, one.project_ids) for one in found.damaged] == [
+        (str(path), "wrong_bytes", (stored.first.project_id,))
+    ]
+    assert (repaired.status, repaired.damaged[0].source) == (Status.REPAIRED, "its rows")
+    assert path.read_bytes() == content
+    assert [one.status for one in verify_datasets(tools)] == [Status.VERIFIED] * 2
+
+
 def test_an_equal_project_still_reuses_what_was_repaired(stored: Twins, tools: Tools):
     flip(stored.blob)
     verify_datasets(tools, repair=True)
