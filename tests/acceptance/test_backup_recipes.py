@@ -1,22 +1,15 @@
 """The recipes for backups in docs/operations.md, run as they stand there: backup, damage, repair from it."""
 
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
+from tests.acceptance.recipes import GUIDE, recipe, shell, succeeds
 from tests.support.damages import NEEDS_BYTES, Twins, twins
 from tests.support.folders import remove_all
-from tests.support.lacking import program
 from tests.support.runs import tools_of
 from tests.support.sites import Site
-
-_GUIDE = Path(__file__).parents[2] / "docs" / "operations.md"
-_BLOCK = re.compile(r"^```console\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
 @pytest.fixture
@@ -30,45 +23,6 @@ def only_copy(shared_site: Site) -> Iterator[Twins]:
     for made in ("backup", "restored"):
         if (shared_site.folder / made).exists():
             remove_all(shared_site.folder / made)
-
-
-def recipe(heading: str, *programs: str) -> list[str]:
-    """The commands below a heading of the guide, block by block; skips where a program of them lacks."""
-    for name in programs:
-        program(name)
-    _, _, below = _GUIDE.read_text(encoding="utf-8").partition(f"\n{heading}\n")
-    return _BLOCK.findall(re.split(r"^#", below, maxsplit=1, flags=re.MULTILINE)[0])
-
-
-def shell(site: Site, commands: str) -> subprocess.CompletedProcess[str]:
-    """Run commands as an operator does, with a backup's place beside the store, until one fails."""
-    backup = site.folder / "backup"
-    backup.mkdir(exist_ok=True)
-    (backup / "password").write_text("of this test")
-    here = {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "BACKUP": str(backup),
-        "RESTIC_REPOSITORY": str(backup / "restic"),
-        "RESTIC_PASSWORD_FILE": str(backup / "password"),
-        "RESTIC_CACHE_DIR": str(backup / "cache"),
-    }
-    # The place that the guide gives as an example is not this test's.
-    ours = "\n".join(line for line in commands.splitlines() if not line.startswith("export "))
-    return subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", ours],
-        env={**site.env, **here},
-        cwd=site.folder,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
-
-def succeeds(site: Site, commands: str) -> str:
-    done = shell(site, commands)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
 
 
 def damage(store: Twins) -> None:
@@ -121,7 +75,7 @@ def test_a_whole_store_comes_back_from_either(only_copy: Twins):
     for commands in (once, nightly, by_rsync):
         succeeds(site, commands)
 
-    for restore in re.findall(r"All of it, to an empty disk: `(.*?)`", _GUIDE.read_text(encoding="utf-8")):
+    for restore in re.findall(r"All of it, to an empty disk: `(.*?)`", GUIDE.read_text(encoding="utf-8")):
         for lost in ("raw_datasets", "dataset_store"):
             remove_all(site.data_dir / lost)
         succeeds(site, restore)

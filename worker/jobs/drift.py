@@ -34,7 +34,10 @@ _REMEDIES = {
     ),
     Kind.MANIFEST_DIFFERS: f"Take the manifest from a backup, {_AGAIN}",
     Kind.TREE_DIFFERS: f"Take the tree from a backup, {_AGAIN}; or migrate a project with that content",
-    Kind.OTHER_HASH: "See who uses that dataset: producer datasets show. It reads the same tree; its row stays as it is",
+    Kind.OTHER_HASH: (
+        "If nothing refers to that dataset (producer datasets show), remove its row by SQL, never in Label, which would remove "
+        f"the tree; {_AGAIN}"
+    ),
     Kind.LABELS_DIFFER: f"Take the file from a backup, {_AGAIN}; or migrate a project with that content",
     Kind.BLOBS_MISSING: "Make them again from the tree: producer verify --store --repair",
     Kind.ROW_FILE_UNREADABLE: (
