@@ -42,8 +42,8 @@ def export_dataset(tools: Tools, dataset_id: int, output: str, *, agent: str) ->
             raise UsageError(f"There is no dataset {dataset_id}. See all: producer datasets list")
         if not os.path.lexists(store.manifest_path(known.dataset_hash)):
             raise BagNotWrittenError(
-                f"Dataset {dataset_id} has no manifest: Label registered it itself, or the manifest is lost "
-                f"(producer verify --store --repair --dataset {dataset_id})"
+                f"Dataset {dataset_id} has no manifest: Label registered it itself (producer datasets adopt {dataset_id}), "
+                f"or the manifest is lost (producer verify --store --repair --dataset {dataset_id})"
             )
         row = dataset_row.read(conn, dataset_id)
     if row is None:

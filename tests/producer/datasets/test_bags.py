@@ -18,6 +18,7 @@ from producer.datasets import bags, listed, whereis
 from producer.datasets.listed import Asked
 from tests.estate import every_form, make_dataset, make_project, record_session, snapshot_tree
 from tests.support.disks import small_disk
+from tests.support.registered import register
 from tests.support.runs import gc, migrate_all, run, run_one, tools_of, verify_datasets
 from tests.support.sites import Site
 from tests.support.studies import check_store, damage, plain_study, staged
@@ -30,7 +31,7 @@ from worker.errors import (
 )
 from worker.jobs.export_dataset import Exported
 from worker.jobs.import_dataset import Imported
-from worker.messages import Outcome, Status, Verb
+from worker.messages import Outcome, Status, Subject, Verb
 from worker.store import row_file
 from worker.store.manifest import Manifest
 
@@ -236,6 +237,22 @@ def test_empty_directories_that_were_lost_on_the_way_come_back(labs: Labs, there
     (copy / "data" / "tree" / "day 2" / "empty").rmdir()
 
     assert contents(Path(taken_in(there, copy).dataset.file_path)) == contents(labs.tree)
+
+
+def test_what_label_registered_travels_once_it_was_adopted(labs: Labs, there: Site, tmp_path: Path):
+    walk = register(labs.here, "walk", 1, 2)
+    content = contents(walk.tree)
+    with pytest.raises(BagNotWrittenError, match=f"producer datasets adopt {walk.dataset_id}"):
+        exported(labs.here, walk.dataset_id, tmp_path / "bag")
+    with tools_of(labs.here) as tools:
+        run(tools, Verb.ADOPT, only=[walk.dataset_id], subject=Subject.DATASET)
+
+    exported(labs.here, walk.dataset_id, tmp_path / "bag")
+
+    assert bagit.Bag(str(tmp_path / "bag")).info["Label-Hash"]
+    assert contents(Path(taken_in(there, tmp_path / "bag").dataset.file_path)) == content
+    with tools_of(there) as tools:
+        assert [one.status for one in verify_datasets(tools)] == [Status.VERIFIED]
 
 
 def test_every_dataset_that_label_leaves_behind_is_the_same_elsewhere(
