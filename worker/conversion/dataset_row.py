@@ -163,6 +163,7 @@ def read(conn: Connection, dataset_id: int) -> DatasetRow | None:
         ),
         label_hash=row["label_hash"],
         has_label_hash=row["has_label_hash"],
+        registered_hash=row["registered_hash"],
     )
 
 

@@ -199,6 +199,36 @@ def begin(conn: Connection, new: NewAdoption) -> int:
     return adoption_id
 
 
+def remember_removed(
+    conn: Connection,
+    dataset_id: int,
+    *,
+    file_path: str,
+    dataset_hash: str,
+    registered_hash: str,
+    label_hash: str | None,
+) -> None:
+    """A dataset whose row came back was an adopted one: it stays so, but what Label had is not known any
+    more, so that nothing can be undone.
+    """
+    conn.execute(
+        sql("""
+            insert into migration_adoptions (dataset_id, run_id, file_path, folder, inode, tree_inode, listing, size_bytes,
+                                             dataset_hash, registered_hash, label_hash, before, state, ended_at)
+            values (:dataset_id, :no_run, :file_path, '', 0, 0, '', 0, :dataset_hash, :registered_hash, :label_hash,
+                    '{}', 'removed', clock_timestamp())
+            on conflict do nothing"""),
+        {
+            "dataset_id": dataset_id,
+            "no_run": uuid.UUID(int=0),
+            "file_path": file_path,
+            "dataset_hash": dataset_hash,
+            "registered_hash": registered_hash,
+            "label_hash": label_hash,
+        },
+    )
+
+
 def lock(conn: Connection, adoption_id: int) -> State:
     """Lock a row until the transaction ends; its state."""
     found: State = conn.execute(

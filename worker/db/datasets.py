@@ -229,13 +229,17 @@ def get(conn: Connection, dataset_id: int) -> Dataset | None:
 
 
 def whole(conn: Connection, dataset_id: int) -> Mapping[str, Any] | None:
-    """The row of a dataset as JSON, with `sessions`, whose labels are only told to be there, and Label's
-    hash, if it is remembered (`has_label_hash`).
+    """The row of a dataset as JSON, with `sessions`, whose labels are only told to be there, Label's hash, if
+    it is remembered (`has_label_hash`), and the one it was registered with, if it was adopted.
     """
     row: Mapping[str, Any] | None = conn.execute(
         sql("""
             select to_jsonb(d) || jsonb_build_object(
-                'has_label_hash', h.dataset_hash is not null, 'label_hash', h.label_hash, 'sessions',
+                'has_label_hash', h.dataset_hash is not null, 'label_hash', h.label_hash,
+                'registered_hash', (select a.registered_hash from migration_adoptions a
+                                    where (a.dataset_id, a.dataset_hash) = (d.dataset_id, d.dataset_hash)
+                                      and a.state <> 'undone'),
+                'sessions',
                 coalesce((select jsonb_agg(to_jsonb(s) - 'original_labels_json'
                                            || jsonb_build_object('has_labels', s.original_labels_json is not null)
                                            order by s.raw_session_id)

@@ -16,6 +16,8 @@ class Kind(StrEnum):
     TREE_DIFFERS = "tree_differs"
     OTHER_HASH = "other_hash"
     """A row with another hash has the tree."""
+    NOT_ADOPTED = "not_adopted"
+    """The row of the tree is as Label registered it, and the tree is ours."""
     LABELS_DIFFER = "labels_differ"
     BLOBS_MISSING = "blobs_missing"
     ROW_FILE_UNREADABLE = "row_file_unreadable"
@@ -37,6 +39,10 @@ _REMEDIES = {
     Kind.OTHER_HASH: (
         "If nothing refers to that dataset (producer datasets show), remove its row by SQL, never in Label, which would remove "
         f"the tree; {_AGAIN}"
+    ),
+    Kind.NOT_ADOPTED: (
+        "It reads as before. To have it adopted again, let a plain copy take the directory's place "
+        "(cp --recursive --no-preserve=mode), then: producer datasets adopt"
     ),
     Kind.LABELS_DIFFER: f"Take the file from a backup, {_AGAIN}; or migrate a project with that content",
     Kind.BLOBS_MISSING: "Make them again from the tree: producer verify --store --repair",

@@ -99,6 +99,9 @@ def _find_tree(
     free = [name for name in names if name not in registered]
     if not free:
         other = registered[names[0]]
+        if kept is not None and kept.registered_hash == other.dataset_hash:
+            reason = f"dataset {other.dataset_id} ({other.dataset_name}) is Label's by its row, and was adopted when its tree was made"
+            return _drift(Kind.NOT_ADOPTED, digest, f"{store.trees}/{names[0]}", reason)
         reason = f"dataset {other.dataset_id} ({other.dataset_name}) has this tree, with the hash {other.dataset_hash}"
         return _drift(Kind.OTHER_HASH, digest, f"{store.trees}/{names[0]}", reason)
     differing = {name: list(store.differences(manifest, f"{store.trees}/{name}", pace)) for name in free}

@@ -13,7 +13,7 @@ from typing import TypeVar
 from sqlalchemy import Connection, Engine
 
 from worker.conversion import dataset_row
-from worker.db import claims, datasets, exchange, garbage, given_ids, verifications
+from worker.db import adoptions, claims, datasets, exchange, garbage, given_ids, verifications
 from worker.db.claims import Claim, Owner
 from worker.db.datasets import Dataset
 from worker.db.given_ids import Wanted
@@ -230,12 +230,16 @@ class _Rebuild:
             Wanted(dataset_id=one[0], dataset_hash=digest, tree=one[1]) for digest, one in kept.items() if one
         ]
         others = self.hands.transaction(lambda conn: given_ids.other_users(conn, wanted))
+        undone = self.hands.transaction(lambda conn: adoptions.in_states(conn, ["undone"]))
+        given_back = {one.dataset_hash for one in undone}
         # Those without an id of their own last: a new one must be none of the others'.
         for digest, one in sorted(kept.items(), key=lambda item: (item[1] is None, item[1], item[0])):
             with self.hands.claimed(digest):
                 lost = find(self.store, digest, trees, self.hands.pace)
                 if isinstance(lost, Drift):
-                    self.drift.append(lost)
+                    # Of what was given back to Label a gc takes the manifest.
+                    if lost.kind is not Kind.NOT_ADOPTED or digest not in given_back:
+                        self.drift.append(lost)
                 else:
                     self._rebuild(lost, others.get(one[0]) if one else None)
 
@@ -282,6 +286,15 @@ class _Rebuild:
         dataset_id = dataset_row.add(conn, row, lost.labels).dataset_id
         if row.has_label_hash:
             exchange.remember_label_hash(conn, row.dataset_hash, row.label_hash)
+        if row.registered_hash is not None:
+            adoptions.remember_removed(
+                conn,
+                dataset_id,
+                file_path=row.file_path,
+                dataset_hash=row.dataset_hash,
+                registered_hash=row.registered_hash,
+                label_hash=row.label_hash,
+            )
         # Nothing may refer to it yet: its time until a gc takes it begins now.
         garbage.mark(conn, "dataset", [row.dataset_hash])
         garbage.ripen(conn, "dataset", [row.dataset_hash])

@@ -156,7 +156,11 @@ def differences(kept: DatasetRow, row: DatasetRow) -> Iterator[str]:
 
 
 def _by_name(row: DatasetRow) -> dict[str, SessionRow]:
-    return {one.session_name: replace(one, created_at=None) for one in row.sessions}
+    """Of labels only whether there are any: their text is the tree's, which a file may repeat."""
+    return {
+        one.session_name: replace(one, created_at=None, labels=None if one.labels is None else True)
+        for one in row.sessions
+    }
 
 
 def _short(value: Any) -> str:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +17,8 @@ from sqlalchemy import event, text
 
 from tests.estate import every_form, make_dataset
 from tests.support.folders import remove_all
-from tests.support.runs import migrate_all, run, tools_of
+from tests.support.registered import Registered, register
+from tests.support.runs import gc, migrate_all, run, tools_of
 from tests.support.servers import forget_rows
 from tests.support.sites import Site
 from tests.support.studies import check_store, plain_study, staged, study_with_everything
@@ -27,6 +29,7 @@ from worker.errors import StoreElsewhereError, StoreUnusableError
 from worker.jobs.drift import Kind
 from worker.jobs.rebuild import Outcome, rebuild
 from worker.jobs.tools import Tools
+from worker.messages import Outcome as Outcome_
 from worker.messages import Status, Subject, Verb
 from worker.store.store import Store
 
@@ -414,6 +417,67 @@ def test_a_missing_blob_is_named_and_the_row_comes_back(site: Site, tools: Tools
     assert Status.REPAIRED in {
         one.status for one in run(tools, Verb.VERIFY, subject=Subject.DATASET, repair=True).values()
     }
+
+
+# What was adopted -------------------------------------------------------------------------------------------
+
+
+def adopt(tools: Tools, one: Registered, **options: bool) -> Outcome_:
+    (outcome,) = run(tools, Verb.ADOPT, only=[one.dataset_id], subject=Subject.DATASET, **options).values()
+    return outcome
+
+
+def test_an_adopted_dataset_comes_back_as_one_that_no_gc_takes(site: Site, tools: Tools):
+    walk = register(site, "walk", 1, 2)
+    adopt(tools, walk)
+    before = rows(site)
+    forget_rows(site.engine)
+
+    (one,) = rebuilt(site).rebuilt
+
+    assert one.dataset_id == walk.dataset_id
+    for table, found in rows(site).items():
+        assert [less(row, {"updated_at"}) for row in found] == [
+            less(row, {"updated_at"}) for row in before[table]
+        ]
+    assert rebuilt(site).drift == []
+    assert [gc(tools).garbage for _ in range(3)] == [(), (), ()]
+    assert "was removed by a gc" in str(adopt(tools, walk, undo=True).error)
+
+
+def test_what_was_adopted_since_the_backup_is_named_and_adopted_again(site: Site, tools: Tools):
+    walk = register(site, "walk", 1, 2)
+    before = rows(site)
+    adopt(tools, walk)
+    after = rows(site)
+    do(site, "delete from migration_adoptions; delete from raw_dataset_sessions")
+    do(site, "update raw_datasets set dataset_hash = :hash", hash=before["raw_datasets"][0]["dataset_hash"])
+    do(
+        site,
+        "insert into raw_dataset_sessions select * from jsonb_populate_recordset(null::raw_dataset_sessions, cast(:rows as jsonb))",
+        rows=json.dumps(before["raw_dataset_sessions"]),
+    )
+
+    assert kinds(rebuilt(site)) == [Kind.NOT_ADOPTED]
+    walk.tree.rename(site.folder / "ours")
+    subprocess.run(["cp", "--recursive", "--no-preserve=mode", site.folder / "ours", walk.tree], check=True)
+    assert adopt(tools, walk).status is Status.ADOPTED
+
+    assert kinds(rebuilt(site)) == []
+    found = rows(site)
+    assert [less(row, {"updated_at"}) for row in found["raw_datasets"]] == [
+        less(row, {"updated_at"}) for row in after["raw_datasets"]
+    ]
+    walk.check_read()
+
+
+def test_what_was_given_back_to_label_is_no_drift(site: Site, tools: Tools):
+    walk = register(site, "walk", 1, 2)
+    adopt(tools, walk)
+    adopt(tools, walk, undo=True)
+
+    assert rebuilt(site).drift == []
+    walk.check_untouched()
 
 
 # Stores of earlier releases ---------------------------------------------------------------------------------
