@@ -509,3 +509,58 @@ def test_asking_changes_neither_rows_nor_files(site: Site, call: Call):
         assert done.returncode == 0, done.stderr
 
     assert (snapshot_tree(site.data_dir), snapshot_tree(site.legacy_root)) == before
+
+
+# Lost rows --------------------------------------------------------------------------------------------------
+
+
+def test_a_rebuild_says_what_came_back_and_what_is_not_settled(site: Site, call: Call):
+    with tools_of(site) as tools:
+        (outcome,) = migrate_one(site, tools)
+    do = "delete from project_dataset_refs; update sessions set dataset_id = null; delete from raw_datasets"
+    with site.engine.begin() as conn:
+        conn.execute(text(do))
+    path = f"{site.settings.datasets_dir}/nobody knows"
+    os.mkdir(path)
+
+    dry = call("datasets", "rebuild", "--dry-run")
+    foretold, done = call("datasets", "rebuild", "--dry-run", "--json"), call("datasets", "rebuild", "--json")
+    again = call("datasets", "rebuild")
+
+    assert {one.returncode for one in (dry, foretold, done, again)} == {Exit.SOME_FAILED}
+    assert lines(dry)[:2] == [
+        "Would rebuild the rows of 1 dataset; 0 had theirs; 1 thing not settled",
+        f"  dataset {outcome.dataset_id}  one, 2 sessions: {outcome.dataset_path}",
+    ]
+    assert lines(again)[:2] == [
+        "Rebuilt the rows of 0 datasets; 1 had theirs; 1 thing not settled",
+        f"{path}: no manifest says what it is",
+    ]
+    answer = json.loads(done.stdout)
+    assert answer == json.loads(foretold.stdout) | {"dry_run": False}
+    assert answer["rebuilt"] == [
+        {
+            "dataset_id": outcome.dataset_id,
+            "dataset_name": "one",
+            "dataset_hash": outcome.dataset_hash,
+            "file_path": outcome.dataset_path,
+            "sessions": 2,
+            "notes": [],
+        }
+    ]
+    (drift,) = answer["drift"]
+    assert (drift["kind"], drift["path"], drift["dataset_id"]) == ("tree_without_row", path, None)
+    os.rmdir(path)
+    assert call("datasets", "rebuild").returncode == Exit.WELL
+
+
+def migrate_one(site: Site, tools: Tools) -> list[Outcome]:
+    plain_study(site, "one", 1, 2)
+    return migrate_all(site, tools)
+
+
+def test_a_rebuild_without_a_store_says_so(call: Call):
+    done = call("datasets", "rebuild")
+
+    assert done.returncode == Exit.NOT_READY
+    assert "There is no store at" in done.stderr
