@@ -256,7 +256,7 @@ create table if not exists migration_dry_run_blobs (
     project_id integer not null,
     constraint migration_dry_run_blobs_pkey primary key (run_id, digest)
 );
-comment on table migration_dry_run_blobs is 'Content that a dry run would store, and the project that would be the first to store it';
+comment on table migration_dry_run_blobs is 'Content that a dry run would store, and the project (or, of an adoption, the dataset) that would be the first to store it';
 
 -- Where a path leads by its text: as os.path.normpath says, but for a second slash at the beginning.
 create or replace function migration_normal_path(path text) returns text language plpgsql immutable strict parallel safe as $$

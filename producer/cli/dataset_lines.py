@@ -12,6 +12,7 @@ from producer.datasets.listed import Listed, Listing
 from producer.datasets.shown import Shown
 from producer.datasets.whereis import StoredBlob, Whereabouts
 from producer.report.notation import PLACES, ago, places, plural
+from worker.db.adoptions import Adoption
 from worker.db.catalog import CatalogEntry, Content, Sharer, StoredSession
 from worker.db.garbage import Fate
 from worker.store.lookup import StoredFile
@@ -105,6 +106,8 @@ def shown_lines(shown: Shown) -> Iterator[str]:
     by = "" if one.is_ours else "registered by Label itself, "
     by = by if shown.stored_by is None else f"by project {shown.stored_by}, "
     yield f"  stored    {by}{when(entry.stored_at)}"
+    if shown.adoption is not None:
+        yield from _adoption_lines(shown.adoption)
     yield f"  size      {_size(entry.size_bytes)}, {_count(entry.sessions, 'session')}"
     yield from _content_lines(content)
     yield f"  verified  {_verified_in_full(shown)}"
@@ -116,6 +119,13 @@ def _label_hash(shown: Shown) -> str:
     if not shown.has_label_hash:
         return "Label's own hash was not computed yet; an export or import of a project does that when it needs it"
     return shown.label_hash or "no hash of Label's: a name is not UTF-8, which its tool does not survive"
+
+
+def _adoption_lines(one: Adoption) -> Iterator[str]:
+    same = "" if one.label_hash in {None, one.registered_hash} else "; Label had rewritten it since"
+    yield f"  adopted   {when(one.adopted_at)}, registered by Label as {one.registered_hash}{same}"
+    if one.is_set_aside:
+        yield f"            what Label had: quarantine/{one.folder}; producer datasets adopt --undo {one.dataset_id}"
 
 
 def _content_lines(content: Content) -> Iterator[str]:

@@ -9,7 +9,8 @@ from sqlalchemy import Engine
 
 from producer.datasets.listed import Listed, text_of
 from producer.runs.garbage import GRACE_H
-from worker.db import catalog, exchange, garbage, verifications
+from worker.db import adoptions, catalog, exchange, garbage, verifications
+from worker.db.adoptions import Adoption
 from worker.db.catalog import Content, Sharer, StoredSession
 from worker.db.garbage import Fate
 from worker.errors import UsageError
@@ -25,6 +26,7 @@ class Shown:
     has_label_hash: bool
     label_hash: str | None
     stored_by: int | None
+    adoption: Adoption | None
     content: Content
     sharers: Sequence[Sharer]
     sessions: Sequence[StoredSession]
@@ -37,6 +39,7 @@ class Shown:
             "label_hash": self.label_hash,
             "label_hash_computed": self.has_label_hash,
             "stored_by_project": self.stored_by,
+            "adoption": None if self.adoption is None else _adoption_json(self.adoption),
             "content": asdict(self.content),
             "project_list": [_sharer_json(one) for one in self.sharers],
             "session_list": [asdict(one) for one in self.sessions],
@@ -53,6 +56,7 @@ def show(engine: Engine, dataset_id: int) -> Shown:
             raise UsageError(f"There is no dataset {dataset_id}. See all: producer datasets list")
         (entry,) = found
         is_ours = dataset_id not in verifications.registered_by_label(conn)
+        adoption = adoptions.of_dataset(conn, dataset_id)
         # What Label registered is known by no other hash.
         computed, label_hash = (
             exchange.label_hash_of(conn, entry.dataset_hash) if is_ours else (True, entry.dataset_hash)
@@ -62,6 +66,7 @@ def show(engine: Engine, dataset_id: int) -> Shown:
             has_label_hash=computed,
             label_hash=label_hash,
             stored_by=catalog.stored_by(conn, entry.dataset_hash),
+            adoption=adoption if adoption is not None and adoption.state in adoptions.HELD else None,
             content=catalog.content(conn, entry.dataset_hash),
             sharers=catalog.sharers(conn, dataset_id),
             sessions=catalog.sessions(conn, dataset_id),
@@ -72,6 +77,15 @@ def show(engine: Engine, dataset_id: int) -> Shown:
 
 def _sharer_json(one: Sharer) -> Mapping[str, Any]:
     return asdict(one) | {"converted_at": text_of(one.converted_at)}
+
+
+def _adoption_json(one: Adoption) -> Mapping[str, Any]:
+    return {
+        "adopted_at": text_of(one.adopted_at),
+        "registered_hash": one.registered_hash,
+        "label_hash": one.label_hash,
+        "quarantine_folder": one.folder if one.is_set_aside else None,
+    }
 
 
 def fate_json(fate: Fate) -> dict[str, Any]:

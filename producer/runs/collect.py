@@ -20,8 +20,19 @@ from worker.db import dry_runs, ledger, overview
 from worker.db.ledger import Run
 from worker.db.overview import Progress
 from worker.db.retry import when_there
-from worker.errors import BrokerUnavailableError, OutcomeMissingError
-from worker.messages import FileCounts, JobRef, Outcome, RunState, Status, Subject, Verb, subject_fields
+from worker.errors import BrokerUnavailableError, ContentAdoptedError, OutcomeMissingError
+from worker.messages import (
+    ByteCounts,
+    DiskBytes,
+    FileCounts,
+    JobRef,
+    Outcome,
+    RunState,
+    Status,
+    Subject,
+    Verb,
+    subject_fields,
+)
 from worker.runtime import log
 from worker.settings import Settings
 
@@ -164,32 +175,53 @@ def _missing(run: Run, job: Row[Any]) -> Outcome:
 def settle_between_equals(
     ordered: Iterable[Outcome], new_content: Callable[[], Mapping[int, tuple[int, int]]]
 ) -> Iterator[Outcome]:
-    """Say of each project of a dry run what it would store, given all others of the run.
+    """Say of each project of a dry run, or dataset to be adopted, what it would store, given all others of
+    the run.
 
-    Of equal projects the one with the lowest id stores the dataset and the others reuse it; of files that
-    several share, too. `new_content` gives the new files and bytes that each project would be the first to
-    store.
+    Of equal datasets only the one with the lowest id would be adopted. Of equal projects the one with the
+    lowest id stores the dataset and the others reuse it; of files that several share, too. `new_content`
+    gives the new files and bytes that each would be the first to store.
     """
     owned = new_content()
-    first: dict[str, tuple[int | None, str | None]] = {}
+    first: dict[str, tuple[int, str | None]] = {}
     for outcome in ordered:
-        if outcome.status is not Status.WOULD_MIGRATE or outcome.dataset_hash is None:
+        brings = outcome.status in {Status.WOULD_MIGRATE, Status.WOULD_ADOPT}
+        if not brings or outcome.dataset_hash is None:
             yield outcome
+            continue
+        twin = first.get(outcome.dataset_hash)
+        if outcome.status is Status.WOULD_ADOPT and twin is not None:
+            yield _left_to(outcome, twin[0])
             continue
         files, size = owned.get(outcome.key[1], (0, 0))
         one = outcome.with_changes(
             files=FileCounts(stored=files, reused=outcome.files.total - files),
             bytes=replace(outcome.bytes, stored=size, reused=outcome.bytes.read - size),
         )
-        if one.dataset_created and (twin := first.get(outcome.dataset_hash)) is not None:
+        if one.dataset_created and twin is not None:
             twin_id, dataset_path = twin
             one = one.with_changes(
                 dataset_created=False,
                 dataset_path=dataset_path,
                 reason=f"would reuse the dataset of project {twin_id}: equal content",
             )
-        first.setdefault(outcome.dataset_hash, (one.project_id, one.dataset_path))
+        first.setdefault(outcome.dataset_hash, (one.key[1], one.dataset_path))
         yield one
+
+
+def _left_to(outcome: Outcome, other_id: int) -> Outcome:
+    """A dataset that would not be adopted, because another one of the run has the same content."""
+    return outcome.with_changes(
+        status=Status.SKIPPED,
+        reason=f"dataset {outcome.dataset_id}: dataset {other_id} has the same content",
+        remedy=ContentAdoptedError.remedy,
+        dataset_hash=None,
+        dataset_path=None,
+        sessions_count=0,
+        files=FileCounts(),
+        bytes=ByteCounts(),
+        disk=DiskBytes(),
+    )
 
 
 def _new_content(engine: Engine, run_id: uuid.UUID) -> Mapping[int, tuple[int, int]]:

@@ -74,6 +74,11 @@ class Adoption:
     state: State
     adopted_at: datetime | None
 
+    @property
+    def is_set_aside(self) -> bool:
+        """Is the directory that Label had in quarantine still?"""
+        return self.state not in {"removing", "removed"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:

@@ -15,7 +15,7 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from worker.conversion.dataset_row import adopted_row, labels_in, raw_sessions
-from worker.db import adoptions, datasets, exchange, leases, verifications
+from worker.db import adoptions, datasets, dry_runs, exchange, leases, verifications
 from worker.db.adoptions import Adoption, NewAdoption, Registered
 from worker.db.engine import autocommit
 from worker.errors import (
@@ -138,8 +138,9 @@ def _own_directory(attempt: Attempt, dataset: Registered) -> str:
     if points or status.st_dev != os.stat(store.trees).st_dev:
         where = f", mounted at {printable(points[0])}" if points else ""
         raise _refused(dataset, f"is, or holds, another file system than the store's{where}")
-    for folder in (place, os.path.dirname(place)):
-        if not os.access(folder, os.W_OK | os.X_OK):
+    for folder, uid in ((place, status.st_uid), (os.path.dirname(place), -1)):
+        # A read-only directory of this user is opened to be moved.
+        if not os.access(folder, os.W_OK | os.X_OK) and uid != os.geteuid():
             raise AdoptionRefusedError(
                 f"dataset {dataset.dataset_id}: the migrator's user may not write to {printable(folder)}, and so not move it"
             )
@@ -183,9 +184,14 @@ def _check_new(attempt: Attempt, dataset: Registered, tree: HashedTree) -> None:
 
 
 def _predict(attempt: Attempt, dataset: Registered, tree: HashedTree, before: Fingerprint) -> Outcome:
-    would = counted(tree, missing_from(attempt.store, tree, attempt.pace))
-    outcome = _outcome(attempt, dataset, tree, would, before)
-    with autocommit(attempt.engine) as conn:
+    """What the real run would do, as far as this dataset alone can tell; which of several that share content
+    stores it is settled in the report.
+    """
+    new = missing_from(attempt.store, tree, attempt.pace)
+    outcome = _outcome(attempt, dataset, tree, counted(tree, new), before)
+    with attempt.engine.begin() as conn:
+        sizes = {digest: tree.distinct[digest].signature.size_bytes for digest in new}
+        dry_runs.note_new_content(conn, attempt.lease.ref, sizes)
         leases.end_job(conn, attempt.lease, outcome)
     return outcome
 

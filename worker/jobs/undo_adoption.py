@@ -28,7 +28,7 @@ def undo_adoption(attempt: Attempt) -> Outcome:
         return _end(attempt, undone_by_this_run)
     if row is None:
         raise NothingToDoError(f"dataset {dataset_id}: not adopted, or given back since")
-    if row.state in {"removing", "removed"}:
+    if not row.is_set_aside:
         raise AdoptionNotUndoneError(
             f"dataset {dataset_id}: the directory that Label had was removed by a gc"
         )

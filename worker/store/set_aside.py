@@ -74,7 +74,7 @@ class SetAside:
 
     def has_original(self) -> bool:
         """Is the original anywhere in the folder? Then it is not removed with what is ours."""
-        return self.original in {inode_of(self.inside), inode_of(self._third)}
+        return self._original_at() in {self.inside, self._third}
 
     def remove(self) -> None:
         """Remove the folder and what is in it for good; nothing if it is gone already."""
@@ -83,7 +83,7 @@ class SetAside:
             remove_tree(f"{above}/{take_away(above, name)}")
 
     def _settle(self, *, inside: int, at_path: int) -> None:
-        with _refusals(self.path):
+        with _refusals(self.path), self._movable_original():
             for _ in range(_MOST_STEPS):
                 if self._step(inside, at_path):
                     break
@@ -95,6 +95,23 @@ class SetAside:
             _flush(os.path.dirname(self.path))
             with suppress(FileNotFoundError):
                 _flush(self.folder)
+
+    @contextmanager
+    def _movable_original(self) -> Iterator[None]:
+        """Only root moves a directory that its owner may not write to; its mode is the same afterwards."""
+        place, mode = self._original_at(), 0
+        if place is not None and not os.access(place, os.W_OK):
+            mode = stat.S_IMODE(os.lstat(place).st_mode)
+            os.chmod(place, 0o755)
+        try:
+            yield
+        finally:
+            if mode and (place := self._original_at()) is not None:
+                os.chmod(place, mode)
+
+    def _original_at(self) -> str | None:
+        places = (self.path, self.inside, self._third)
+        return next((one for one in places if inode_of(one) == self.original), None)
 
     def _step(self, inside: int, at_path: int) -> bool:
         """One rename on the way; True when nothing is left to do."""
@@ -110,7 +127,6 @@ class SetAside:
         if here not in {None, inside}:
             raise AdoptionRefusedError(f"Something else is at {printable(self.path)}")
         if self.ours in {here, at_path}:
-            # Only root moves a directory that cannot be written.
             os.chmod(self.path if here == self.ours else comes_from, 0o755)
         if here is None:
             os.rename(comes_from, self.path)
