@@ -7,6 +7,7 @@ that second pass.
 """
 
 import json
+import os
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +35,7 @@ from worker.errors import (
     RowFileError,
     StoreFullError,
     TooLargeForStoreError,
+    UsageError,
 )
 from worker.jobs import collect_garbage, indexing, leftovers
 from worker.jobs.attempt import Attempt
@@ -54,6 +56,7 @@ from worker.store.bag_writing import MANIFEST, ROW, TREE
 from worker.store.digest import printable
 from worker.store.manifest import Directory, Manifest
 from worker.store.row_file import DatasetRow
+from worker.store.store import Store
 
 _NAME_MOST = 255
 """So many characters the column of a dataset's name takes."""
@@ -226,11 +229,25 @@ def _scan(attempt: Attempt, bag: Bag) -> Scan:
     scanned = scan(bag.tree, _roots(attempt, bag), attempt.pace, needs_sessions=False)
     # One that is not there yet is made for a bag only that was found good.
     store = attempt.tools.open_store(create=False)
+    _check_user(store)
     check_paths_fit(store, scanned, attempt.lease.subject_name or "dataset", attempt.name)
     wrong = next(_differences(bag.manifest, scanned), None)
     if wrong is not None:
         raise _refused(bag, f"{TREE}/{wrong}")
     return scanned
+
+
+def _check_user(store: Store) -> None:
+    """Raise `UsageError` for another user than the store's, such as root: its directories could not be
+    written to by workers any more.
+    """
+    if store.store_id is None:
+        return
+    owner = store.root.stat().st_uid
+    if owner != os.geteuid():
+        raise UsageError(
+            f"{store.root} belongs to user {owner}, as whom workers run, and this is user {os.geteuid()}: import as that one"
+        )
 
 
 def _differences(listed: Manifest, scanned: Scan) -> Iterator[str]:

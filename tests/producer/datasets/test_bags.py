@@ -625,6 +625,19 @@ def test_bytes_that_a_new_bag_hides_are_named_and_no_row_refers_to_them(there: S
     assert not list((there.settings.store_dir / "blobs").glob("*/*"))
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a store to another user")
+def test_an_import_by_another_user_than_the_stores_is_refused(labs: Labs, there: Site):
+    plain_study(there, "study", 1)
+    with tools_of(there) as tools:
+        migrate_all(there, tools)
+    os.chown(there.settings.store_dir, 12345, -1)
+    before = everything(there)
+
+    with pytest.raises(UsageError, match=r"belongs to user 12345, .* and this is user 0: import as that one"):
+        taken_in(there, labs.bag)
+    assert everything(there) == before
+
+
 def test_a_bag_inside_the_store_or_absent_is_refused(labs: Labs, there: Site, tmp_path: Path):
     (tmp_path / "a file").touch()
     for path, reason in (

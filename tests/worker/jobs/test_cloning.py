@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
+from producer.datasets import bags
 from tests.support.disks import file_system
 from tests.support.runs import do, migrate_all, open_run, run_one, tools_of
 from tests.support.sites import Site, site_in
@@ -52,6 +53,22 @@ def test_what_is_stored_shares_the_legacy_blocks_and_the_outcome_counts_it(site:
     assert outcome.disk.store < BIG // 100
     with site.engine.connect() as conn:
         assert overview.shared_bytes(conn) == outcome.disk.shared
+
+
+def test_a_bag_on_the_stores_disk_shares_its_blocks_out_and_in(site: Site, tools: Tools):
+    study_with_files(site, "first", 1)
+    (outcome,) = migrate_all(site, tools)
+    before = os.statvfs(site.folder)
+
+    bags.export(site.settings, site.engine, outcome.dataset_id or 0, str(site.folder / "bag"), print)
+    exported = os.statvfs(site.folder)
+    site.empty()
+    found = bags.take_in(site.settings, site.engine, str(site.folder / "bag"), print)
+    imported = os.statvfs(site.folder)
+
+    assert found.bytes.stored > BIG
+    taken = [(before.f_bfree - after.f_bfree) * before.f_frsize for after in (exported, imported)]
+    assert max(taken) < BIG // 4, taken
 
 
 def test_a_full_disk_takes_what_can_be_shared(site: Site, tools: Tools, monkeypatch: pytest.MonkeyPatch):
