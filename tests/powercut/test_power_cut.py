@@ -22,7 +22,9 @@ from tests.support.lacking import lacking
 from tests.support.runs import open_run, tools_of
 from tests.support.sites import Site, site_in
 from tests.support.waiting import PATIENCE_S
+from worker.errors import RowFileError
 from worker.messages import Status
+from worker.store.row_file import parse
 
 FLUSH_S = 0.15
 """A slow disk: what one job has made and still waits for is seen by the other one for as long."""
@@ -201,6 +203,12 @@ def _broken(places: Places, contents: dict[int, Content], store: Path) -> Iterat
             continue
         if digest is not None and blake3(manifest).hexdigest() != digest:
             yield f"project {number}: its manifest has other bytes"
+        if digest is not None:
+            row_file = store / "manifests" / f"{digest}.row.json"
+            try:
+                parse(row_file.read_bytes(), digest, "of the dataset")
+            except (OSError, RowFileError) as error:
+                yield f"project {number}: {error}"
         wanted = contents[number]
         for name in sorted(wanted.keys() | found.keys()):
             if wanted.get(name) != found.get(name):

@@ -40,6 +40,9 @@ NEEDED_RIGHTS = {
 }
 """What all verbs do to which table; `update` also to lock a row (PostgreSQL, "SELECT")."""
 
+_NUMBERED_EARLY = {"raw_datasets": "dataset_id", "raw_dataset_sessions": "raw_session_id"}
+"""The tables whose sequences are asked for numbers before there are rows for them."""
+
 _LABEL_COLUMNS = {
     "projects": ("project_id", "project_name", "path"),
     "sessions": ("session_id", "project_id", "session_name", "start_ns", "stop_ns"),
@@ -192,8 +195,8 @@ def identity(conn: Connection) -> str:
 
 
 def missing_rights(conn: Connection) -> list[str]:
-    """Those of `NEEDED_RIGHTS` that our role has not, as `update on sessions`. A right on some columns only
-    counts as one; tables that are not there are another check's finding.
+    """Those of `NEEDED_RIGHTS` that our role has not, as `update on sessions`, and those on sequences. A
+    right on some columns only counts as one; tables that are not there are another check's finding.
     """
     needed = [(table, right) for table, rights in NEEDED_RIGHTS.items() for right in rights]
     rows = conn.execute(
@@ -209,7 +212,20 @@ def missing_rights(conn: Connection) -> list[str]:
             order by needed.place"""),
         {"tables": [table for table, _ in needed], "rights": [right for _, right in needed]},
     )
-    return [row[0] for row in rows]
+    return [*rows.scalars(), *_missing_rights_on_sequences(conn)]
+
+
+def _missing_rights_on_sequences(conn: Connection) -> Sequence[str]:
+    rows = conn.execute(
+        sql("""
+            select 'usage on sequence ' || seq.name
+            from unnest(cast(:tables as text[]), cast(:columns as text[])) as numbered (table_name, column_name)
+            join pg_attribute a on a.attrelid = to_regclass(numbered.table_name) and a.attname = numbered.column_name
+            cross join lateral pg_get_serial_sequence(a.attrelid::regclass::text, a.attname) as seq (name)
+            where not has_sequence_privilege(seq.name, 'usage') order by 1"""),
+        {"tables": list(_NUMBERED_EARLY), "columns": list(_NUMBERED_EARLY.values())},
+    )
+    return rows.scalars().all()
 
 
 def missing_columns(conn: Connection) -> list[str]:

@@ -21,6 +21,9 @@ from worker.findings import Verdict
 from worker.jobs.reaper import reap
 from worker.messages import THE_STORE, Subject, Verb
 
+EARLY = ("raw_dataset_sessions_raw_session_id_seq", "raw_datasets_dataset_id_seq")
+"""The sequences that are asked for numbers before there are rows for them."""
+
 
 @contextmanager
 def role(database: Engine) -> Iterator[tuple[str, Engine]]:
@@ -32,6 +35,8 @@ def role(database: Engine) -> Iterator[tuple[str, Engine]]:
             conn.execute(text(f"grant {', '.join(rights)} on {table} to {name}"))
         conn.execute(text(f"grant select on raw_dataset_sessions to {name}"))
         conn.execute(text(f"grant select on all sequences in schema public to {name}"))
+        for sequence in EARLY:
+            conn.execute(text(f"grant usage on sequence {sequence} to {name}"))
     engine = connect(database.url.set(username=name, password=password), application_name="tests")
     try:
         yield name, engine
@@ -64,6 +69,12 @@ def test_each_right_that_is_taken_away_is_named(database: Engine):
                 with database.begin() as conn:
                     conn.execute(text(f"grant {right} on {table} to {name}"))
         with database.begin() as conn:
+            for sequence in EARLY:
+                conn.execute(text(f"revoke usage on sequence {sequence} from {name}"))
+        assert health.missing_rights(ours) == [f"usage on sequence public.{sequence}" for sequence in EARLY]
+        with database.begin() as conn:
+            for sequence in EARLY:
+                conn.execute(text(f"grant usage on sequence {sequence} to {name}"))
             conn.execute(text(f"revoke update on sessions from {name}"))
 
         rights = check_database(engine).checks["rights"]
