@@ -158,6 +158,17 @@ def of_dataset(conn: Connection, dataset_id: int) -> Adoption | None:
     return _adoption(row) if row is not None else None
 
 
+def names_of(conn: Connection, dataset_hashes: Sequence[str]) -> dict[str, str]:
+    """The names of the directories of adopted datasets with these digests."""
+    rows = conn.execute(
+        sql("""
+            select dataset_hash, regexp_replace(rtrim(file_path, '/'), '^.*/', '') as name from migration_adoptions
+            where dataset_hash = any(:hashes) and state = any(:states) order by adoption_id"""),
+        {"hashes": list(dataset_hashes), "states": list(HELD)},
+    )
+    return {row.dataset_hash: row.name for row in rows}
+
+
 def in_states(conn: Connection, states: Collection[State]) -> list[Adoption]:
     """All that are in one of these states."""
     rows = conn.execute(

@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
-from worker.db import garbage, leases, projects
+from worker.db import adoptions, garbage, leases, projects
 from worker.db.engine import autocommit
 from worker.db.garbage import Unreferenced
 from worker.errors import EntryUnreadableError, GarbageTripwireError, MigratorError, StoredBytesMismatchError
@@ -223,7 +223,11 @@ class _Collection:
         orphans = [digest for digest in manifests if digest not in hashes]
         left = [name for name in self.garbage.trees() if name not in names]
         by_ending = self._trees_without_row(left)
-        trees = {digest: by_ending.get(digest) or by_ending.get(digest[:12]) for digest in orphans}
+        adopted = self._adopted_trees(left, orphans)
+        trees = {
+            digest: by_ending.get(digest) or by_ending.get(digest[:12]) or adopted.get(digest)
+            for digest in orphans
+        }
         self._take_spare_trees(left, manifests, set(trees.values()))
         self.hands.mark("manifest", orphans)
         with autocommit(self.attempt.engine) as conn:
@@ -241,6 +245,17 @@ class _Collection:
         them.
         """
         return {_ending(name): f"{self.attempt.store.trees}/{name}" for name in reversed(names)}
+
+    def _adopted_trees(self, names: Sequence[str], orphans: Sequence[str]) -> dict[str, str]:
+        """Those of these directories that adopted datasets had, by their digests: deleted in Label, which
+        cannot remove a tree that is read-only.
+        """
+        with autocommit(self.attempt.engine) as conn:
+            found = adoptions.names_of(conn, orphans)
+        trees = {
+            digest: f"{self.attempt.store.trees}/{name}" for digest, name in found.items() if name in names
+        }
+        return {digest: tree for digest, tree in trees.items() if self._is_ours(tree, digest)}
 
     def _take_spare_trees(
         self, names: Sequence[str], manifests: Sequence[str], of_orphans: Collection[str | None]

@@ -310,6 +310,23 @@ def test_what_label_had_stays_if_it_was_written_to_since(walk: Registered, tools
     assert (kept / "day 1" / "accelerometer_data.csv").read_text().endswith("1,2,3,4\n")
 
 
+def test_one_that_was_deleted_in_label_goes_by_a_gc(walk: Registered, tools: Tools):
+    """Label, which is another user, removes the rows and cannot remove the tree."""
+    adopt(tools, walk)
+    with walk.site.engine.begin() as conn:
+        conn.execute(text("delete from sessions; delete from raw_datasets"))
+
+    found = [one for _ in range(2) for one in gc(tools).garbage]
+
+    assert sorted((one.action, one.kind) for one in found) == [
+        ("quarantined", "tree"),
+        ("removed", "adopted"),
+        ("removed", "tree"),
+    ]
+    assert not walk.tree.exists()
+    assert not [path for path in (walk.site.settings.store_dir / "blobs").rglob("*") if path.is_file()]
+
+
 def test_a_gc_leaves_an_adopted_dataset_that_nothing_refers_to(walk: Registered, tools: Tools):
     """Label registered it, and keeps it until people delete it there."""
     adopt(tools, walk)
