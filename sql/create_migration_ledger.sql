@@ -150,6 +150,20 @@ comment on column migration_jobs.waits_for is 'A job that could not be done wher
 alter table migration_jobs add column if not exists waits_since timestamptz;
 comment on column migration_jobs.waits_since is 'Since when a waiting job has waited for that';
 
+-- Workers of earlier releases hold claims in another way and know nothing of gc, reclaims and adoptions, so beside newer ones they
+-- could lose data. They do not write this column, and so can take no job; what they run right now they may end.
+alter table migration_jobs add column if not exists taken_as text;
+comment on column migration_jobs.taken_as is 'Protocol and attempt, such as 2:7, as the worker wrote them that took the job';
+do $$
+begin
+    if not exists (select from pg_constraint where conrelid = to_regclass('migration_jobs')
+                   and conname = 'migration_jobs_worker_of_an_earlier_release') then
+        update migration_jobs set taken_as = '2:' || attempt where state = 'running';
+        alter table migration_jobs add constraint migration_jobs_worker_of_an_earlier_release
+            check (state <> 'running' or taken_as is not distinct from '2:' || attempt) not valid;
+    end if;
+end $$;
+
 create or replace function migration_check_arrow() returns trigger language plpgsql as $$
 declare
     machine_name text := tg_argv[0];

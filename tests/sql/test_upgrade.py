@@ -11,6 +11,7 @@ from sqlalchemy import Engine, text
 from tests.support.ledger_rows import end, expire, must_take, outcome, recorded_outcomes, renew
 from tests.support.psql import SQL, catalog, psql
 from worker.db import ledger, messages_sent, schema
+from worker.errors import DatabaseRefusedError
 from worker.messages import JobRef, JobState, Status, Subject
 
 _FIRST_RELEASE = Path(__file__).parent / "earlier" / "create_migration_ledger_0_1.sql"
@@ -97,3 +98,26 @@ def _tables(engine: Engine) -> list[str]:
     return sorted(
         "\n".join(sorted(one.replace(",", "").split("\n"))) for one in statements if "migration_" in one
     )
+
+
+def test_a_worker_of_the_first_release_ends_its_job_and_can_take_no_other(of_first_release: Engine):
+    """It holds claims by row locks, which newer workers do not, and knows nothing of a gc beside it."""
+    engine = of_first_release
+    schema.apply(engine)
+
+    with engine.begin() as conn:
+        ended = conn.execute(
+            text("""
+                update migration_jobs set state = 'done', lease_until = null, outcome = '{}'
+                where project_id = 2 and attempt = 1 and state = 'running'""")
+        ).rowcount
+    with pytest.raises(DatabaseRefusedError, match="worker_of_an_earlier_release"), engine.begin() as conn:
+        conn.execute(
+            text("""
+                update migration_jobs set state = 'running', attempt = attempt + 1, worker = 'old',
+                                          lease_until = clock_timestamp() + interval '1 minute'
+                where project_id = 3""")
+        )
+
+    assert ended == 1
+    assert must_take(engine, _RUN, 3).attempt == 1

@@ -63,6 +63,11 @@ class Expired:
     crashes: int
 
 
+PROTOCOL = 2
+"""How workers divide work and guard it: raised, here and in the ledger's constraint, when those of a release must
+not work beside those of the one before.
+"""
+
 _BELOW = "exists (select from unnest(cast(:roots as text[])) as root where starts_with(j.path || '/', rtrim(root, '/') || '/'))"
 """Does the job's project lie in one of these roots, by its text?"""
 
@@ -103,7 +108,7 @@ def take_lease(
     row = conn.execute(
         sql(f"""
             update migration_jobs j
-            set state = 'running', attempt = j.attempt + 1, crashes = j.crashes + (j.state = 'running' and not {_SERVER_WAS_AWAY})::integer,
+            set state = 'running', attempt = j.attempt + 1, taken_as = '{PROTOCOL}:' || (j.attempt + 1), crashes = j.crashes + (j.state = 'running' and not {_SERVER_WAS_AWAY})::integer,
                 worker = :worker, phase = 'scan', files_done = 0, bytes_done = 0, not_before = null,
                 lease_until = clock_timestamp() + make_interval(secs => :lease_s), started_at = clock_timestamp()
             from migration_runs r

@@ -35,7 +35,7 @@ def large_run(engine: Engine, jobs: int) -> uuid.UUID:
         conn.execute(
             text("""
                 update migration_jobs
-                set state = 'running', lease_until = clock_timestamp() + interval '1 hour', worker = 'w', attempt = 1,
+                set state = 'running', lease_until = clock_timestamp() + interval '1 hour', worker = 'w', attempt = 1, taken_as = '2:1',
                     started_at = clock_timestamp() - interval '2 hours' + subject_id * interval '100 ms'
                 where run_id = :over or subject_id % 2 = 0 or subject_id < 10"""),
             {"over": over},
