@@ -37,6 +37,7 @@ _ALWAYS = {
     "reclaim": (
         "not migrated, or rolled back since",
         "rolled back since",
+        "rolled back already",
         "was reclaimed already",
         "was reclaimed and purged already",
         "its directory was not moved away",

@@ -64,8 +64,8 @@ class Expired:
 
 
 PROTOCOL = 2
-"""How workers divide work and guard it: raised, here and in the ledger's constraint, when those of a release must
-not work beside those of the one before.
+"""How workers divide work and guard it: raised, here and in the ledger's constraint, when those of a release
+must not work beside those of the one before.
 """
 
 _BELOW = "exists (select from unnest(cast(:roots as text[])) as root where starts_with(j.path || '/', rtrim(root, '/') || '/'))"

@@ -35,9 +35,19 @@ def purge(attempt: Attempt) -> Outcome:
     """Remove what was moved away for a project, with all that were moved by it; what came into it since, or
     was changed, stays and is named.
 
-    Twice, or after dying anywhere: the row says `purging`, and the next call goes on.
+    Twice, or after dying anywhere: the row says `purging`, and the next call goes on. So it does when another
+    job of the run, whose directory lies in the same place, removes it meanwhile.
     """
-    row = _row(attempt)
+    while True:
+        row = _row(attempt)
+        try:
+            return _purge(attempt, row)
+        except MovedAwayMissingError:
+            if _row(attempt).state == row.state:
+                raise
+
+
+def _purge(attempt: Attempt, row: Reclaim) -> Outcome:
     if row.state == "purged":
         return _end(attempt, row, Purged(), "removed with another project's directory")
     with autocommit(attempt.engine) as conn:

@@ -196,7 +196,11 @@ def test_the_number_of_statements_does_not_grow_with_the_run(database: Engine):
 
     small, big = make_run(database, [1]), make_run(database, range(1, 2001))
     with database.begin() as conn:
-        conn.execute(text("update migration_jobs set lease_until = clock_timestamp(), state = 'running', taken_as = '2:0'"))
+        conn.execute(
+            text(
+                "update migration_jobs set lease_until = clock_timestamp(), state = 'running', taken_as = '2:0'"
+            )
+        )
         conn.execute(
             text(
                 "update migration_jobs set lease_until = null, state = 'failed', outcome = '{}', error_class = 'A'"

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from tests.estate import Project, make_project, record_session, snapshot_tree, split_session
 from tests.support.damages import flip
 from tests.support.disks import read_only
-from tests.support.runs import another_worker, run, run_one
+from tests.support.runs import another_worker, do, open_run, run, run_one
 from tests.support.sites import Site
 from worker import errors
 from worker.jobs.tools import Tools
@@ -270,6 +270,28 @@ def test_projects_with_one_directory_go_together_when_all_are_named(lab: Lab):
     assert "carried along" in outcomes[other].reason
     assert run_one(lab.tools, Verb.ROLLBACK, other).status is Status.ROLLED_BACK
     assert lab.home.exists()
+
+
+def test_of_two_purges_of_one_directory_each_says_that_it_is_removed(lab: Lab):
+    """The one finds it there, and when it looks again the other one has removed it."""
+    other = lab.another_at(lab.home, migrated=True)
+    run(lab.tools, Verb.RECLAIM, only=[lab.project.project_id, other])
+    first, second = open_run(
+        lab.site.engine, Verb.RECLAIM, only=[lab.project.project_id, other], purge=True, grace_days=0
+    )
+    waiting = [first]
+
+    def meanwhile(*about: Any) -> None:
+        if "where moved_to = " in about[2] and waiting:
+            (one,) = do(lab.tools, Verb.RECLAIM, [waiting.pop()]).values()
+            assert one.status is Status.PURGED
+
+    event.listen(lab.tools.engine, "after_cursor_execute", meanwhile)
+    outcomes = do(lab.tools, Verb.RECLAIM, [second])
+
+    assert waiting == []
+    assert outcomes[other].status is Status.PURGED
+    assert outcomes[other].reason == "removed with another project's directory"
 
 
 class Between(ThreadPoolExecutor):

@@ -1,0 +1,1 @@
+"""The upgrade from the first release, played with its own workers."""
