@@ -16,7 +16,8 @@ def rebuild_lines(done: Outcome, *, dry_run: bool) -> Iterator[str]:
         f"{begin} the rows of [bold]{_counted(len(done.rebuilt), 'dataset')}[/]; {done.there:,} had theirs"
         + (f"; {_counted(len(done.drift), 'thing')} not settled" if done.drift else "")
     )
-    for one in islice(done.rebuilt, ROWS):
+    # What is not as it was comes first: of many only some are shown.
+    for one in islice(sorted(done.rebuilt, key=lambda one: not one.notes), ROWS):
         yield escape(
             f"  dataset {one.dataset_id}  {one.dataset_name}, {_counted(one.sessions, 'session')}: {one.file_path}"
         )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
+from worker.db.datasets import Numbers
 from worker.db.engine import sql
 
 
@@ -79,3 +80,19 @@ def catch_up(conn: Connection, dataset_id: int, raw_session_id: int) -> None:
                 where numbers.name is not null"""),
             {"table": table, "column": column, "upto": upto},
         )
+
+
+def next_free(conn: Connection, dataset_id: int, raw_session_id: int, session_count: int) -> Numbers:
+    """Ids behind these and behind all that rows have, without drawing any."""
+    row = conn.execute(
+        sql("""
+            select greatest(:dataset_id, (select max(dataset_id) from raw_datasets)) + 1 as dataset_id,
+                   greatest(:session_id, (select max(raw_session_id) from raw_dataset_sessions)) + 1 as session_id,
+                   clock_timestamp() as at"""),
+        {"dataset_id": dataset_id, "session_id": raw_session_id},
+    ).one()
+    return Numbers(
+        dataset_id=row.dataset_id,
+        session_ids=range(row.session_id, row.session_id + session_count),
+        at=row.at,
+    )

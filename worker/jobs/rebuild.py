@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine
 from worker.conversion import dataset_row
 from worker.db import adoptions, claims, datasets, exchange, garbage, given_ids, verifications
 from worker.db.claims import Claim, Owner
-from worker.db.datasets import Dataset
+from worker.db.datasets import Dataset, Numbers
 from worker.db.given_ids import Wanted
 from worker.db.retry import when_free
 from worker.errors import (
@@ -157,12 +157,13 @@ class _Hands:
 
         return when_free(once)
 
-    def catch_up(self, conn: Connection, row: DatasetRow) -> None:
-        """No sequence gives these ids again."""
-        if row.dataset_id is not None:
-            given_ids.catch_up(
-                conn, row.dataset_id, max((one.raw_session_id or 0 for one in row.sessions), default=0)
-            )
+    def keep(self, dataset_id: int, raw_session_id: int) -> None:
+        """From now on no sequence gives ids up to these: neither to a job nor to `reserve`."""
+        self.transaction(lambda conn: given_ids.catch_up(conn, dataset_id, raw_session_id))
+
+    def reserve(self, conn: Connection, session_count: int) -> Numbers | None:
+        """Ids that no other row has or will have."""
+        return datasets.reserve(conn, session_count)
 
     def write_row_file(self, row: DatasetRow) -> None:
         """Write it; durable with the next `sync`."""
@@ -178,6 +179,7 @@ class _Rehearsing(_Hands):
 
     def __init__(self, conn: Connection) -> None:
         self._conn = conn
+        self._kept = 0, 0
 
     def transaction(self, write: Callable[[Connection], T]) -> T:
         """Do this in a part of the one transaction."""
@@ -191,8 +193,13 @@ class _Rehearsing(_Hands):
     def pace(self, _size_bytes: int = 0) -> None:
         """Nothing is claimed."""
 
-    def catch_up(self, conn: Connection, row: DatasetRow) -> None:
-        """Sequences do not come back."""
+    def keep(self, dataset_id: int, raw_session_id: int) -> None:
+        """Sequences do not come back, so they are left alone."""
+        self._kept = dataset_id, raw_session_id
+
+    def reserve(self, conn: Connection, session_count: int) -> Numbers:
+        """The ids that a rebuild would draw, if nothing else draws any."""
+        return given_ids.next_free(conn, *self._kept, session_count)
 
     def write_row_file(self, row: DatasetRow) -> None:
         """Nor would a file."""
@@ -225,14 +232,17 @@ class _Rebuild:
 
     def _rebuild_missing(self, there: Sequence[Dataset], manifests: Sequence[str]) -> None:
         hashes, trees = {one.dataset_hash for one in there}, _by_tree(there)
-        kept = {digest: self._id_and_tree(digest) for digest in manifests if digest not in hashes}
+        kept = {digest: self._said(digest) for digest in manifests if digest not in hashes}
         wanted = [
             Wanted(dataset_id=one[0], dataset_hash=digest, tree=one[1]) for digest, one in kept.items() if one
         ]
+        if wanted:
+            self.hands.keep(
+                max(one.dataset_id for one in wanted), max(one[2] for one in kept.values() if one)
+            )
         others = self.hands.transaction(lambda conn: given_ids.other_users(conn, wanted))
         undone = self.hands.transaction(lambda conn: adoptions.in_states(conn, ["undone"]))
         given_back = {one.dataset_hash for one in undone}
-        # Those without an id of their own last: a new one must be none of the others'.
         for digest, one in sorted(kept.items(), key=lambda item: (item[1] is None, item[1], item[0])):
             with self.hands.claimed(digest):
                 lost = find(self.store, digest, trees, self.hands.pace)
@@ -243,13 +253,17 @@ class _Rebuild:
                 else:
                     self._rebuild(lost, others.get(one[0]) if one else None)
 
-    def _id_and_tree(self, digest: str) -> tuple[int, str] | None:
-        """What the row file says; None without one that can be read, which is looked into later."""
+    def _said(self, digest: str) -> tuple[int, str, int] | None:
+        """The id, the tree and the highest id of a session that the row file says; None without one that can
+        be read, which is looked into later.
+        """
         try:
             row = self.store.read_row(digest)
         except RowFileError:
             return None
-        return (row.dataset_id, row.tree) if row is not None and row.dataset_id is not None else None
+        if row is None or row.dataset_id is None:
+            return None
+        return row.dataset_id, row.tree, max((one.raw_session_id or 0 for one in row.sessions), default=0)
 
     def _rebuild(self, lost: Lost, other_user: str | None) -> None:
         """The caller has the dataset's claim. The index comes first, and marks go: from then on no gc takes
@@ -277,12 +291,11 @@ class _Rebuild:
             self._drift(Kind.BLOBS_MISSING, lost.path, reason, lost.manifest.digest, lost.row.dataset_id)
 
     def _write(self, conn: Connection, lost: Lost, other_user: str | None) -> Rebuilt:
-        row, notes = _numbered(conn, lost, other_user)
+        row, notes = _numbered(conn, lost, other_user, self.hands.reserve)
         if row != lost.row:
             # Before the row: it has its ids from here.
             self.hands.write_row_file(row)
             self.hands.sync()
-        self.hands.catch_up(conn, row)
         dataset_id = dataset_row.add(conn, row, lost.labels).dataset_id
         if row.has_label_hash:
             exchange.remember_label_hash(conn, row.dataset_hash, row.label_hash)
@@ -403,11 +416,16 @@ def _prepare(conn: Connection, lost: Lost, pace: Pace) -> bool:
     return True
 
 
-def _numbered(conn: Connection, lost: Lost, other_user: str | None) -> tuple[DatasetRow, list[str]]:
+def _numbered(
+    conn: Connection,
+    lost: Lost,
+    other_user: str | None,
+    reserve: Callable[[Connection, int], Numbers | None],
+) -> tuple[DatasetRow, list[str]]:
     """Its rows with the ids that they had, where these are free; and what was not."""
     row = lost.row
     if row.dataset_id is None:
-        numbers = datasets.reserve(conn, len(row.sessions))
+        numbers = reserve(conn, len(row.sessions))
         return (row if numbers is None else with_ids(row, numbers.dataset_id, numbers.session_ids)), []
     name, any_session = given_ids.taken(
         conn, row.dataset_id, [one.raw_session_id for one in row.sessions if one.raw_session_id is not None]
@@ -415,7 +433,7 @@ def _numbered(conn: Connection, lost: Lost, other_user: str | None) -> tuple[Dat
     reason = f"dataset {name} has it" if name is not None else other_user and f"{other_user} names it"
     if not reason and not any_session:
         return row, []
-    numbers = datasets.reserve(conn, len(row.sessions))
+    numbers = reserve(conn, len(row.sessions))
     if numbers is None:
         return row, []
     changed = with_ids(
