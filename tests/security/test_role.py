@@ -377,6 +377,7 @@ def _whole_story(role: Role) -> None:
         _do(tools, garbage.collect(settings, engine, dry_run=False, grace_hours=0, expect=due))
         (entry, *_) = Garbage(tools.open_store(create=False)).entries()
         _do(tools, garbage.restore(settings, engine, entry_id=entry.entry_id))
+        _rebuild(role)
         one = register(replace(site, engine=role.owner), "walk", 101, 102)
         with role.owner.begin() as conn:
             conn.execute(
@@ -386,7 +387,6 @@ def _whole_story(role: Role) -> None:
             options = RunOptions(dataset_ids=(one.dataset_id,), **act)
             _do(tools, adoptions.adopt(settings, engine, dry_run=False, options=options))
         assert one.state() == "adopted"
-        _rebuild(role)
     control.retry(settings, engine, migration)
     _drive(site, legacy_projects.enqueue(settings, engine, dry_run=True, limit=2))
 
