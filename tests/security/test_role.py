@@ -394,7 +394,11 @@ def _whole_story(role: Role) -> None:
 def _rebuild(role: Role) -> None:
     """A dataset's row is lost, and comes back with Label's hash of it."""
     with role.owner.begin() as conn:
-        lost = conn.scalars(text("select dataset_hash from raw_datasets order by dataset_id desc")).first()
+        lost = conn.scalars(
+            text("""
+                select dataset_hash from raw_datasets d join migration_indexed_datasets i using (dataset_hash)
+                where not exists (select from sessions s where s.dataset_id = d.dataset_id)""")
+        ).first()
         exchange.remember_label_hash(conn, str(lost), "ab" * 32)
     (role.site.settings.store_dir / "manifests" / f"{lost}.row.json").unlink()
     assert rebuild(role.site.settings, role.site.engine, dry_run=False).row_files
