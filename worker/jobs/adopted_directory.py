@@ -69,8 +69,9 @@ def _between(attempt: Attempt, dataset_id: int) -> Adoption | None:
 
 
 def settle_row(attempt: Attempt, row: Adoption) -> None:
-    """An adoption that was not written did not happen, nor did an undo; what is to be removed is. The caller
-    has the claim. Twice, or after dying anywhere: goes on where it was.
+    """An adoption that was not written did not happen. An undo did if Label's directory has its place again,
+    where it may have been written to since, unless a project was migrated to the dataset. What is to be
+    removed is. The caller has the claim. Twice, or after dying anywhere: goes on where it was.
 
     Raises `AdoptionRefusedError` when a directory is not where a job can have left it; then nothing is moved
     or removed.
@@ -78,7 +79,7 @@ def settle_row(attempt: Attempt, row: Adoption) -> None:
     pair = pair_of(attempt.store, row)
     state: list[adoptions.State] = []
 
-    def go_back(conn: Connection) -> None:
+    def end(conn: Connection) -> None:
         is_there = adoptions.registered(conn, row.dataset_id) is not None
         now = adoptions.lock(conn, row.adoption_id)
         if now == "adopting" and is_there:
@@ -87,13 +88,16 @@ def settle_row(attempt: Attempt, row: Adoption) -> None:
         elif now == "adopting":
             # Label has deleted it meanwhile: what it had stays in quarantine for the grace time.
             now = "adopted"
+        elif now == "undoing" and not pair.is_set_aside() and not adoptions.migrated_to(conn, row.dataset_id):
+            adoptions.restore_rows(conn, row.adoption_id)
+            now = "clearing"
         elif now == "undoing":
             pair.set_aside()
             now = "adopted"
         adoptions.set_state(conn, row.adoption_id, now, attempt.run_id)
         state[:] = [now]
 
-    in_transaction(attempt, go_back)
+    in_transaction(attempt, end)
     if state == ["clearing"]:
         if pair.has_original():
             raise AdoptionRefusedError(f"The directory of dataset {row.dataset_id} is in {pair.folder} still")

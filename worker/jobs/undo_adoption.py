@@ -79,8 +79,12 @@ def _undo(attempt: Attempt, row: Adoption) -> None:
     in_transaction(attempt, begin)
     try:
         in_transaction(attempt, give_back)
-    finally:
-        # Forwards or, if it was not committed, back.
+    except Exception:
+        settle_row(attempt, row)
+        with autocommit(attempt.engine) as conn:
+            if adoptions.of_dataset(conn, row.dataset_id) is not None:
+                raise
+    else:
         settle_row(attempt, row)
 
 
