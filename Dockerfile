@@ -10,13 +10,13 @@ FROM ${PYTHON_IMAGE} AS build
 WORKDIR /build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 # Wheels only: whatever would have to be compiled is an error, not a wait. Of bagit, which is Python alone, only the source is
-# published: it is built by what is locked.
-ENV PIP_ONLY_BINARY=:all: PIP_NO_BINARY=bagit
+# published: it is built by what is locked. The exception counts after the rule, which variables have no order for.
 COPY requirements-build.txt requirements-runtime.txt ./
-RUN pip install --require-hashes --requirement requirements-build.txt
+RUN pip install --only-binary :all: --require-hashes --requirement requirements-build.txt
 # The libraries' own tests are a quarter of their size, and no library imports them.
 RUN python -m venv --without-pip /opt/migrator \
- && pip wheel --no-deps --no-build-isolation --require-hashes --requirement requirements-runtime.txt --wheel-dir wheels \
+ && pip wheel --only-binary :all: --no-binary bagit --no-deps --no-build-isolation --require-hashes \
+      --requirement requirements-runtime.txt --wheel-dir wheels \
  && pip --python /opt/migrator/bin/python install --no-deps --no-index wheels/*.whl \
  && find /opt/migrator/lib -type d -name tests -prune -exec rm -r {} +
 COPY pyproject.toml README.md LICENSE ./
