@@ -104,6 +104,11 @@ def _act_lines(report: Mapping[str, Any], where: str) -> Iterator[str]:
         case Verb.ADOPT:
             yield from _outcome_lines(report, VERB_WORDS[verb])
             yield from _skipped_lines(report, Subject.DATASET, where)
+            if report["statuses"].get(Subject.DATASET, {}).get(Status.ADOPTED):
+                yield (
+                    "[dim]what Label had is in quarantine: producer datasets adopt --undo gives it back; a gc removes it after "
+                    "its grace time, once producer verify --store has read what took its place[/]"
+                )
         case _:
             yield from _outcome_lines(report, VERB_WORDS[verb])
     if verb is Verb.MIGRATE:

@@ -71,6 +71,8 @@ def test_datasets_are_rehearsed_adopted_shown_and_given_back(lab: dict[str, Regi
         assert (ends["walk"], ends["twin"]) == (status, "skipped")
         assert "it is a link: day 4/link" in made.words
     assert adopted.report["datasets_adopted"] == 2
+    assert "what Label had is in quarantine" in adopted.words
+    assert "what Label had is in quarantine" not in rehearsed.words
     for key in ("bytes", "files", "datasets_skipped", "datasets_failed"):
         assert rehearsed.report[key] == adopted.report[key]
     assert adopted.report["bytes"]["stored"] > 0

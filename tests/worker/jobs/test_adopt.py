@@ -8,11 +8,13 @@ import pytest
 from sqlalchemy import text
 
 from tests.estate.files import write_recording
+from tests.support.disks import mounted_twice
 from tests.support.registered import Registered, register
 from tests.support.runs import gc, open_run, run, run_one, verify_datasets
 from tests.support.sites import Site
 from tests.support.studies import plain_study
 from worker.db import exchange
+from worker.errors import WorkerStoppingError
 from worker.jobs import adopt as adopt_job
 from worker.jobs.tools import Tools
 from worker.messages import Outcome, Status, Subject, Verb
@@ -205,6 +207,18 @@ def test_a_dataset_elsewhere_is_refused(walk: Registered, tools: Tools):
     assert f"is not directly in {walk.site.data_dir}/raw_datasets" in str(outcome.error)
 
 
+@pytest.mark.parametrize("below", ["", "notes"])
+def test_a_mount_in_its_place_or_in_it_is_refused(walk: Registered, tools: Tools, below: str):
+    with mounted_twice(walk.tree / below):
+        for dry_run in (True, False):
+            outcome = adopt(tools, walk, dry_run=dry_run)
+
+            assert outcome.error_class == "AdoptionRefusedError"
+            assert "another file system than the store's, mounted at" in str(outcome.error)
+            assert walk.state() is None
+    walk.check_untouched()
+
+
 @pytest.mark.parametrize("after", ["_begin", "_exchange"])
 def test_one_that_changes_meanwhile_is_put_back_with_what_was_written(
     walk: Registered, tools: Tools, monkeypatch: pytest.MonkeyPatch, after: str
@@ -229,6 +243,25 @@ def test_one_that_changes_meanwhile_is_put_back_with_what_was_written(
     assert (walk.state(), walk.set_aside()) == ("undone", [])
     monkeypatch.undo()
     assert adopt(tools, walk).status is Status.ADOPTED
+
+
+@pytest.mark.parametrize("at", ["_store", "_begin", "_confirm", "_write"])
+def test_a_worker_that_is_told_to_stop_leaves_it_as_it_was(
+    walk: Registered, tools: Tools, monkeypatch: pytest.MonkeyPatch, at: str
+):
+    def stop(*_arguments: object) -> None:
+        raise WorkerStoppingError("the worker is told to stop")
+
+    (ref,) = open_run(walk.site.engine, Verb.ADOPT, only=[walk.dataset_id], subject=Subject.DATASET)
+    with monkeypatch.context() as stopping:
+        stopping.setattr(adopt_job._Adopting, at, stop)
+        assert adopt_job.adopt(tools, ref, "worker") is None
+
+    walk.check_untouched()
+    outcome = adopt_job.adopt(tools, ref, "worker")
+    assert outcome is not None
+    assert outcome.status is Status.ADOPTED
+    walk.check_adopted()
 
 
 def test_one_that_is_deleted_meanwhile_is_let_go(walk: Registered, tools: Tools):
