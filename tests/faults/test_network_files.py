@@ -63,7 +63,9 @@ def test_an_attempt_that_has_lost_its_job_pauses_nothing(site: Site, tools: Tool
 
     def lose_the_lease_and_meet_an_error(_job: Attempt) -> Outcome:
         with site.engine.begin() as conn:
-            conn.exec_driver_sql("update migration_jobs set attempt = attempt + 1")
+            conn.exec_driver_sql(
+                "update migration_jobs set attempt = attempt + 1, taken_as = '2:' || (attempt + 1)"
+            )
         raise StoreBrokenError("Cannot write to the store: Stale file handle")
 
     assert run_job(tools, ref, "a worker", lose_the_lease_and_meet_an_error, Verb.MIGRATE) is None

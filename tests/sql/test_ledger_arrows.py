@@ -47,8 +47,8 @@ def put(connection: Connection, machine: str, state: str) -> None:
     if machine == "job":
         connection.execute(
             text("""
-                insert into migration_jobs (run_id, subject_id, state, lease_until, outcome)
-                values (:run, 1, :state, case when :running then now() end, case when :ended then '{}'::jsonb end)
+                insert into migration_jobs (run_id, subject_id, state, taken_as, lease_until, outcome)
+                values (:run, 1, :state, '2:0', case when :running then now() end, case when :ended then '{}'::jsonb end)
             """),
             {"run": RUN_ID, "state": state, "running": state == "running", "ended": state in ENDED},
         )

@@ -111,7 +111,9 @@ def test_the_work_learns_at_its_next_file_that_another_worker_has_the_job(databa
         heartbeat.advance(1, 1)
         with database.begin() as conn:
             # In one transaction, as between two beats: expired, and taken over.
-            conn.execute(text("update migration_jobs set attempt = attempt + 1"))
+            conn.execute(
+                text("update migration_jobs set attempt = attempt + 1, taken_as = '2:' || (attempt + 1)")
+            )
 
         def is_lost() -> bool:
             try:
