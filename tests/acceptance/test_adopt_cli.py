@@ -10,6 +10,8 @@ from producer.report import document as report
 from tests.acceptance.story import Call, call
 from tests.support.registered import Registered, register
 from tests.support.sites import Site
+from tests.support.slow_jobs import await_end, await_work, jobs, staged
+from tests.support.waiting import eventually
 
 
 @pytest.fixture
@@ -103,3 +105,34 @@ def test_datasets_are_rehearsed_adopted_shown_and_given_back(lab: dict[str, Regi
     nothing = call(site, "datasets", "adopt", "--all", "--undo", "--wait")
     assert (nothing.exit_code, nothing.report["details"]) == (0, [])
     assert "no dataset is adopted" in nothing.words
+
+
+@pytest.mark.slow
+def test_a_run_is_paused_in_the_middle_resumed_and_tried_again(site: Site):
+    datasets = [register(site, f"walk {number}", number, rows=6_000) for number in range(1, 5)]
+    link = datasets[0].tree / "link"
+    link.symlink_to("elsewhere")
+    with site.workers(1, LEASE_S="60", BWLIMIT="100K"):
+        opened = site.run_producer("datasets", "adopt", "--all", "--yes", "--json")
+        assert opened.returncode == 0, opened.stderr
+        await_work(site)
+        paused = site.run_producer("pause")
+        eventually(lambda: "running" not in {job["state"] for job in jobs(site)}, "it stops within a file")
+    assert paused.returncode == 0, paused.stderr
+    waiting = [one for one in datasets if one.state() is None]
+    assert len(waiting) >= 2
+    assert staged(site) == []
+
+    with site.workers(1):
+        assert site.run_producer("resume").returncode == 0
+        states = [job["state"] for job in await_end(site)]
+        link.unlink()
+        assert site.run_producer("retry").returncode == 0
+        again = [job["state"] for job in await_end(site)]
+
+    assert sorted(states) == ["done", "done", "done", "failed"]
+    assert again == ["done"] * 4
+    for one in datasets[1:]:
+        one.check_adopted()
+    datasets[0].check_read()
+    assert datasets[0].state() == "adopted"
