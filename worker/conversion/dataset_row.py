@@ -196,9 +196,7 @@ def raw_sessions(row: DatasetRow, read_labels: ReadLabels) -> Iterator[RawSessio
 
 def _labels(tree: HashedTree, session: str) -> Literal[True] | None:
     """The session's labels.json, if a row can hold it."""
-    if session in tree.unreadable_labels or session in tree.large_labels:
-        return None
-    return True if f"{session}/{LABELS}" in tree.sources else None
+    return True if session in tree.labelled else None
 
 
 def files_by_session(manifest: Manifest) -> dict[str, int]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from worker.legacy.scan import Scan
-from worker.legacy.session_files import is_recording
+from worker.legacy.session_files import LABELS, is_recording
 from worker.store.digest import Algorithm
 from worker.store.manifest import (
     Directory,
@@ -91,6 +91,16 @@ class HashedTree:
     def distinct(self) -> Contents:
         """One source for each different content."""
         return self.sources.distinct
+
+    @cached_property
+    def labelled(self) -> frozenset[str]:
+        """The sessions that have a labels.json which a row can hold. Looks for no path in `sources`: its
+        index of all paths is a tenth of a job's memory.
+        """
+        ending = f"/{LABELS}"
+        paths = (path for path in self.scan.files.paths if path.endswith(ending) and path.count("/") == 1)
+        found = frozenset(path.removesuffix(ending) for path in paths)
+        return found - self.unreadable_labels - self.large_labels
 
     def recordings(self) -> Iterator[tuple[str, Source]]:
         """Each session that has a recording, with it."""
