@@ -190,7 +190,7 @@ def explore(cast: tuple[str, ...], weak: Weak | None = None) -> tuple[int, str |
                 following.append((after, (*places[:number], (to, now), *places[number + 1 :]), deaths))
             if at and deaths:
                 died = w._replace(claim=0 if w.claim == number + 1 else w.claim)
-                # It is delivered again, or nobody asks for it any more.
+                # it is delivered again, or not asked for any more.
                 for again in (0, ENDED):
                     dead = (*places[:number], (again, 0), *places[number + 1 :])
                     following.append((died, dead, 0))

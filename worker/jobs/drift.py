@@ -30,7 +30,7 @@ _AGAIN = "then call this again"
 _REMEDIES = {
     Kind.ROW_WITHOUT_TREE: "Bring the tree back: producer gc --restore, a backup, or producer verify --store --repair",
     Kind.ROW_WITHOUT_MANIFEST: "Make the manifest again: producer verify --store --repair",
-    Kind.TREE_WITHOUT_ROW: "If it is Label's own, let Label scan and register it; if nobody knows it, look into it and remove it",
+    Kind.TREE_WITHOUT_ROW: "If it is Label's own, let Label scan and register it; if it is not known in the lab, look into it and remove it",
     Kind.MANIFEST_WITHOUT_TREE: (
         f"Take the tree from a backup, {_AGAIN}; or migrate a project with that content. Otherwise a gc takes the manifest"
     ),

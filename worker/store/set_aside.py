@@ -1,8 +1,8 @@
 """A directory that is set aside in quarantine while a tree of ours has its place, and back: the two change
 places in one moment. Knows no database.
 
-Which of the two is which their inodes tell, wherever they are. So whoever finds the two after a crash brings
-them to where they are to be, by the same call.
+Which of the two is which their inodes tell, wherever they are. So a job that finds the two after a crash
+brings them to where they are to be, by the same call.
 """
 
 import errno

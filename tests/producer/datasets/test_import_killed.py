@@ -1,20 +1,16 @@
 """`kill -9` at every statement of an import: no row is there before its commit, and all are after it."""
 
-import os
-import signal
-from itertools import count
 from pathlib import Path
 
 import pytest
-from sqlalchemy import event
 
 from producer.datasets import bags
 from tests.estate import dump, snapshot_tree
 from tests.support.claims import let_claims_run_out
+from tests.support.dying import done_until
 from tests.support.runs import migrate_all, tools_of, verify_datasets
 from tests.support.sites import Site
 from tests.support.studies import check_store, plain_study, staged
-from worker.db.engine import connect
 from worker.jobs.import_dataset import Imported
 from worker.messages import Status
 
@@ -31,31 +27,10 @@ def taken_in(site: Site, bag: Path) -> Imported:
 
 
 def imported_until(site: Site, bag: Path, at: int) -> bool:
-    """Let a process import the bag and kill itself before its statement or commit of this number; did it
-    come to the end?
-    """
-    child = os.fork()
-    if not child:
-        code = 1
-        try:
-            engine = connect(site.settings.sqlalchemy_url, application_name="dying")
-            numbers = count(1)
-
-            def tick(*_arguments: object) -> None:
-                if next(numbers) == at:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-            event.listen(engine, "before_cursor_execute", tick)
-            event.listen(engine, "commit", tick)
-            bags.take_in(site.settings, engine, str(bag), lambda _words: None)
-            code = 0
-        finally:
-            os._exit(code)
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        return False
-    assert os.WEXITSTATUS(status) == 0
-    return True
+    """Let a process import the bag until that statement; did it come to the end?"""
+    return done_until(
+        site, lambda engine: bags.take_in(site.settings, engine, str(bag), lambda _words: None), at
+    )
 
 
 @pytest.mark.slow

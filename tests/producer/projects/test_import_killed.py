@@ -1,11 +1,6 @@
 """`kill -9` at every statement of an import: before the last one nothing was written, after it everything."""
 
 import json
-import os
-import signal
-from itertools import count
-
-from sqlalchemy import event
 
 from producer.projects import project_file
 from producer.projects.exported import export
@@ -13,38 +8,17 @@ from producer.projects.imported import import_project
 from producer.projects.project_file import ProjectFile
 from tests.estate import dump
 from tests.estate.compare import CONVERTED_TABLES
+from tests.support.dying import done_until
 from tests.support.runs import migrate_all, tools_of
 from tests.support.sites import Site
 from tests.support.studies import plain_study
-from worker.db.engine import connect
 
 
 def imported_until(site: Site, file: ProjectFile, at: int) -> bool:
-    """Let a process import the file and kill itself before its statement or commit of this number; did it
-    come to the end?
-    """
-    child = os.fork()
-    if not child:
-        code = 1
-        try:
-            engine = connect(site.settings.sqlalchemy_url, application_name="dying")
-            numbers = count(1)
-
-            def tick(*_arguments: object) -> None:
-                if next(numbers) == at:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-            event.listen(engine, "before_cursor_execute", tick)
-            event.listen(engine, "commit", tick)
-            import_project(site.settings, engine, file, participant="P-new")
-            code = 0
-        finally:
-            os._exit(code)
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        return False
-    assert os.WEXITSTATUS(status) == 0
-    return True
+    """Let a process import the file until that statement; did it come to the end?"""
+    return done_until(
+        site, lambda engine: import_project(site.settings, engine, file, participant="P-new"), at
+    )
 
 
 def test_an_import_may_be_killed_at_every_statement(site: Site):

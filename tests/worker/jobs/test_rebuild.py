@@ -3,19 +3,18 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import text
 
 from tests.estate import every_form, make_dataset
+from tests.support.dying import done_until
 from tests.support.folders import remove_all
 from tests.support.registered import Registered, register
 from tests.support.runs import gc, migrate_all, run, tools_of
@@ -543,29 +542,8 @@ def test_a_store_of_an_earlier_release_gets_its_row_files(site: Site, stored: Ro
 
 
 def rebuilt_until(site: Site, at: int) -> bool:
-    """Let a process rebuild and kill itself before its statement or commit of this number; did it end?"""
-    child = os.fork()
-    if not child:
-        code = 1
-        try:
-            engine = connect(site.settings.sqlalchemy_url, application_name="dying")
-            numbers = count(1)
-
-            def tick(*_arguments: object) -> None:
-                if next(numbers) == at:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-            event.listen(engine, "before_cursor_execute", tick)
-            event.listen(engine, "commit", tick)
-            rebuild(site.settings, engine, dry_run=False)
-            code = 0
-        finally:
-            os._exit(code)
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        return False
-    assert os.WEXITSTATUS(status) == 0
-    return True
+    """Let a process rebuild until that statement; did it come to the end?"""
+    return done_until(site, lambda engine: rebuild(site.settings, engine, dry_run=False), at)
 
 
 def test_a_rebuild_may_be_killed_at_every_statement(site: Site, stored: Rows):
