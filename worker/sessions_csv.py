@@ -13,7 +13,7 @@ Example, the rows of a session as a plot shows them:
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -37,7 +37,12 @@ TIME = "ns_since_reboot"
 COLUMNS = (TIME, "x", "y", "z")
 """The columns of every frame: time in nanoseconds since the watch booted, acceleration as recorded."""
 
-_SPELLINGS = {"accel_x": "x", "accel_y": "y", "accel_z": "z"}
+ACCELEROMETER: Mapping[str, str] = {"accel_x": "x", "accel_y": "y", "accel_z": "z"}
+"""How an upload names the columns of a recording, each with its name in `COLUMNS`."""
+
+GYROSCOPE: Mapping[str, str] = {"gyro_x": "x", "gyro_y": "y", "gyro_z": "z"}
+"""The same of the gyroscope's file."""
+
 _CHUNK_RECORDS = 1 << 16
 _REJECTIONS = (ValueError, OverflowError)
 """What pandas raises for bytes that are no CSV of numbers; `ParserError` and such are `ValueError`s."""
@@ -183,16 +188,18 @@ def chunks_of(
     part: tuple[int, int | None] = (0, None),
     pace: Pace = unlimited,
     hear: Callable[[bytes], None] = unheard,
+    spellings: Mapping[str, str] = ACCELEROMETER,
 ) -> Iterator[Chunk]:
     """Yield the records of a part of a recording (`Selection.part`) in the order of the file, in chunks that
     fit in memory; at least one.
 
     Lines that are skipped are physical ones, records are not, so a blank line is counted in the first and not
     in the second: a rule of Label, whose own files have none. `hear` is called with the text that pandas
-    gets, `pace` and errors are as of `read`.
+    gets, `spellings` are other names of columns; `pace` and errors are as of `read`.
     """
     try:
-        yield from map(_floats, _chunks(path, pace, *part, hear=hear))
+        for chunk in _chunks(path, pace, *part, hear=hear):
+            yield _floats(chunk, spellings)
     except OSError as error:
         raise SessionUnreadableError(f"cannot read {path}: {error.strerror or error}") from error
     except _REJECTIONS as error:
@@ -311,8 +318,8 @@ def _chunks(
             yield from chunks
 
 
-def _floats(chunk: "pd.DataFrame") -> Chunk:
-    named = [_SPELLINGS.get(column, column) for column in chunk.columns]
+def _floats(chunk: "pd.DataFrame", spellings: Mapping[str, str]) -> Chunk:
+    named = [spellings.get(column, column) for column in chunk.columns]
     if absent := [column for column in COLUMNS if column not in named]:
         raise ValueError(f"no column {', '.join(absent)} among {', '.join(map(str, chunk.columns))}")
     places = [place for wanted in COLUMNS for place, column in enumerate(named) if column == wanted]

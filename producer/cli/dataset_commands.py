@@ -10,7 +10,7 @@ from producer.cli import dataset_lines, new_file
 from producer.cli.exit_codes import Exit, epilog
 from producer.cli.follow import Following
 from producer.cli.opening import open_and_follow
-from producer.cli.options import AsJson, DryRun, ReportDir, Timeout, Wait, Yes
+from producer.cli.options import AsJson, DryRun, ReadLimit, ReportDir, Timeout, Wait, Yes
 from producer.cli.session import connected
 from producer.cli.terminal import Terminal, confirm
 from producer.datasets import listed, shown, whereis
@@ -144,6 +144,47 @@ def datasets_import(
         found = bags.take_in(settings, engine, str(bag), terminal.say)
     terminal.say(bag_lines.imported_line(found))
     terminal.document(bags.imported_json(found))
+
+
+@datasets_app.command("near-duplicates", epilog=epilog("producer datasets near-duplicates 3 7"))
+def datasets_near_duplicates(
+    datasets: Annotated[
+        list[int] | None,
+        typer.Argument(metavar="ID…", help="Only pairs of which one is in these.", show_default=False),
+    ] = None,
+    *,
+    limit_bytes_per_second: ReadLimit = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find recordings that are the same but for their form: digits, an end cut off, 50 Hz. Only reports."""
+    from producer.cli import near_lines  # noqa: PLC0415 - only this verb needs what jobs need
+    from producer.datasets import near_duplicates  # noqa: PLC0415 - likewise
+
+    terminal = Terminal(as_json=as_json)
+    with connected() as (settings, engine), terminal.line(near_lines.how_far_words) as listen:
+        try:
+            found = near_duplicates.find(
+                settings,
+                engine,
+                list(dict.fromkeys(datasets or ())),
+                bytes_per_second=limit_bytes_per_second,
+                listen=listen,
+            )
+        except KeyboardInterrupt:
+            terminal.say("Interrupted before all was compared; nothing was changed")
+            raise typer.Exit(Exit.INTERRUPTED) from None
+    if found.pairs:
+        terminal.table(near_lines.pairs_table(found.pairs, dataset_lines.ROWS))
+    for line in (
+        *near_lines.found_lines(found, dataset_lines.ROWS),
+        *near_lines.not_compared_lines(found),
+    ):
+        terminal.say(line)
+    terminal.document(near_duplicates.to_json(found))
+    if any(one.is_damaged for one in found.not_compared):
+        raise typer.Exit(Exit.BYTES_MISMATCH)
+    if found.not_compared or (datasets and found.not_stored):
+        raise typer.Exit(Exit.SOME_FAILED)
 
 
 @datasets_app.command("report", epilog=epilog("producer datasets report --html datasets.html"))

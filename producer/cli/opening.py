@@ -10,7 +10,7 @@ import typer
 from producer.cli.escaping import escape
 from producer.cli.exit_codes import Exit
 from producer.cli.follow import Following, follow
-from producer.cli.render import is_long, left_out_lines, plan_table
+from producer.cli.render import is_long, left_out_lines, listing_words, plan_table
 from producer.cli.session import connected, find_run
 from producer.cli.terminal import Terminal
 from producer.doctor.worker_checks import WORKER_COMMAND
@@ -34,7 +34,7 @@ def open_and_follow(
     code = Exit.WELL
     with connected() as (settings, engine):
         following.check(terminal)
-        with terminal.listing() as on_listing:
+        with terminal.line(listing_words) as on_listing:
             opened = open_run(settings, engine, on_listing=on_listing)
         document = _plan(opened)
         _show_plan(terminal, settings, opened, nothing=nothing)

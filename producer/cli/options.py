@@ -61,4 +61,13 @@ BytesPerSecond = Annotated[
         help="Read limit of all workers of the run together, in bytes a second, such as 200M (suffixes K, M and G).",
     ),
 ]
+ReadLimit = Annotated[
+    int | None,
+    typer.Option(
+        "--limit-bytes-per-second",
+        metavar="B",
+        parser=_bytes,
+        help="Read limit in bytes a second, such as 200M (suffixes K, M and G); without it: BWLIMIT.",
+    ),
+]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run id, its first characters, or latest.")]

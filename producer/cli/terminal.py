@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import typer
 from rich.console import Console, Group
@@ -16,11 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 from producer.cli.pace import ActiveSpeed, CurrentSpeed
-from producer.cli.render import listing_words, progress_words, speed_line, status_lines, watch_line
+from producer.cli.render import progress_words, speed_line, status_lines, watch_line
 from producer.runs.status import RunStatus
-from producer.runs.survey import Listing
 from worker.db.overview import Progress
 from worker.errors import UsageError
+
+T = TypeVar("T")
 
 _LINE_EVERY_S = 10.0
 _SCREEN_EVERY_S = 1.0
@@ -97,18 +98,18 @@ class Terminal:
             self.people.print(line)
 
     @contextmanager
-    def listing(self) -> Iterator[Callable[[Listing], None]]:
-        """Show how far the listing of directories is, and what it waits for: on a terminal one line that is
-        gone at the end, a line every ten seconds elsewhere.
+    def line(self, words: Callable[[T], str]) -> Iterator[Callable[[T], None]]:
+        """Show in `words` how far something is that is no run, and what it waits for: on a terminal one line
+        that is gone at the end, a line every ten seconds elsewhere.
         """
         if not self.people.is_terminal:
-            yield _listing_lines(self.people)
+            yield _now_and_then(self.people, words)
             return
         line = self.people.status("")
 
-        def update(listing: Listing) -> None:
+        def update(progress: T) -> None:
             # Not before there is something to say: a question may be asked first.
-            line.update(listing_words(listing))
+            line.update(words(progress))
             line.start()
 
         try:
@@ -126,14 +127,14 @@ class Terminal:
             yield _lines(self.people, what)
 
 
-def _listing_lines(console: Console) -> Callable[[Listing], None]:
+def _now_and_then(console: Console, words: Callable[[T], str]) -> Callable[[T], None]:
     shown = time.monotonic()
 
-    def update(listing: Listing) -> None:
+    def update(progress: T) -> None:
         nonlocal shown
         if time.monotonic() - shown >= _LINE_EVERY_S:
             shown = time.monotonic()
-            console.print(listing_words(listing))
+            console.print(words(progress))
 
     return update
 

@@ -2,19 +2,16 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 from sqlalchemy import Engine
 
+from producer.datasets.local_tools import local_tools
 from worker.jobs.export_dataset import Exported, export_dataset
 from worker.jobs.import_dataset import Imported, import_dataset
-from worker.jobs.tools import Tools
-from worker.runtime.throttle import Throttle
 from worker.settings import Settings
 from worker.units import human_bytes
 
@@ -27,31 +24,18 @@ def export(
     settings: Settings, engine: Engine, dataset_id: int, output: str, say: Callable[[str], None]
 ) -> Exported:
     """Write a dataset as a bag, and `say` how far that is. Errors as `export_dataset`."""
-    with _tools(settings, engine, say) as tools:
+    with local_tools(settings, engine, _Told(say)) as tools:
         return export_dataset(tools, dataset_id, output, agent=f"{_PROGRAM} {version(_PROGRAM)}")
 
 
 def take_in(settings: Settings, engine: Engine, bag: str, say: Callable[[str], None]) -> Imported:
     """Store a bag's dataset, and `say` how far that is. Errors as `import_dataset`."""
-    with _tools(settings, engine, say) as tools:
+    with local_tools(settings, engine, _Told(say)) as tools:
         return import_dataset(
             tools,
             bag,
             on_read=partial(say, "Verifying the bag; its files are read twice, and copied the second time"),
             on_wait=partial(say, "Waiting until no gc, rebuild or other import runs"),
-        )
-
-
-@contextmanager
-def _tools(settings: Settings, engine: Engine, say: Callable[[str], None]) -> Iterator[Tools]:
-    """What a worker process has; what is read is told every ten seconds."""
-    with ThreadPoolExecutor(settings.hash_threads, thread_name_prefix="ingest") as threads:
-        yield Tools(
-            settings=settings,
-            engine=engine,
-            threads=threads,
-            limit=Throttle(settings.bwlimit),
-            pace=_Told(say),
         )
 
 
