@@ -8,6 +8,7 @@ from sqlalchemy.exc import ArgumentError
 
 _DRIVER = "postgresql+psycopg2"
 _SCHEMES = {"postgresql", "postgres", _DRIVER}
+_OF_MYSQL = {"mysql", "mariadb"}
 
 
 class NotUnderstoodError(ValueError):
@@ -24,6 +25,10 @@ def parse(text: str) -> URL:
         raise NotUnderstoodError(_why_no_url(text))
     if scheme.startswith("postgresql+") and scheme != _DRIVER:
         raise NotUnderstoodError("the driver is psycopg2; write postgresql://")
+    if scheme.partition("+")[0] in _OF_MYSQL:
+        raise NotUnderstoodError(
+            "Label's database has to be in PostgreSQL; docs/from-mysql.md brings it there from MySQL or MariaDB"
+        )
     if scheme not in _SCHEMES:
         raise NotUnderstoodError("the scheme is neither postgresql nor postgres")
     place, slash, tail = rest.partition("/") if "/" in rest.partition("?")[0] else _without_database(rest)

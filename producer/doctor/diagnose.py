@@ -9,6 +9,7 @@ from importlib.metadata import version
 from producer.doctor.broker_checks import check_broker
 from producer.doctor.database_checks import STATEMENT_S, check_database
 from producer.doctor.findings import Chapter, Diagnosis
+from producer.doctor.label_checks import check_label
 from producer.doctor.run_checks import check_runs
 from producer.doctor.worker_checks import check_workers
 from worker import settings as settings_module
@@ -44,6 +45,7 @@ def diagnose() -> Diagnosis:
             chapters=(
                 here,
                 check_database(engine),
+                check_label(engine),
                 check_broker(settings, engine),
                 check_workers(settings, engine),
                 check_runs(engine),

@@ -1,4 +1,4 @@
-"""The commands of docs/operations.md, to be run as they stand there."""
+"""The commands of the guides in docs/, to be run as they stand there."""
 
 import importlib.util
 import os
@@ -10,17 +10,18 @@ from pathlib import Path
 from tests.support.lacking import program
 from tests.support.sites import Site
 
-GUIDE = Path(__file__).parents[2] / "docs" / "operations.md"
+DOCS = Path(__file__).parents[2] / "docs"
+GUIDE = DOCS / "operations.md"
 _BLOCK = re.compile(r"^ *```console\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 _OF_THE_GUIDE = re.compile(r"^ *(export |PROJECT=)")
 """Lines that only give an example's places and numbers: a test has its own."""
 
 
-def recipe(heading: str, *programs: str) -> list[str]:
-    """The commands below a heading of the guide, block by block; skips where a program of them lacks."""
+def recipe(heading: str, *programs: str, guide: Path = GUIDE) -> list[str]:
+    """The commands below a heading of a guide, block by block; skips where a program of them lacks."""
     for name in programs:
         program(name)
-    _, _, below = GUIDE.read_text(encoding="utf-8").partition(f"\n{heading}\n")
+    _, _, below = guide.read_text(encoding="utf-8").partition(f"\n{heading}\n")
     return _BLOCK.findall(re.split(r"^#", below, maxsplit=1, flags=re.MULTILINE)[0])
 
 

@@ -23,6 +23,26 @@ def test_a_database_without_labels_tables_is_called_the_wrong_one(empty_database
     assert "raw_datasets" not in said
 
 
+def test_tables_in_another_schema_or_with_capitals_are_named_with_the_remedy(
+    empty_database: Engine,
+) -> None:
+    with empty_database.begin() as connection:
+        connection.exec_driver_sql(
+            'create schema "Lab"; create table "Lab".projects (); create table "Lab"."Sessions" ()'
+        )
+    said = complaint(empty_database)
+    remedies = said.partition("if that is Label's: ")[2].partition("; producer schema apply")[0]
+
+    assert "It has Lab.Sessions, Lab.projects" in said
+    with empty_database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        for statement in remedies.split("; "):
+            connection.exec_driver_sql(statement)
+    # Connections know the search path from their beginning.
+    empty_database.dispose()
+    with empty_database.begin() as connection:
+        tables.refuse_wrong_database(connection)
+
+
 def test_nothing_is_created_in_a_wrong_database(empty_database: Engine) -> None:
     with pytest.raises(SchemaMissingError, match="is not Label's"):
         schema.apply(empty_database)

@@ -515,7 +515,12 @@ def test_a_database_is_named_as_libpq_allows(
         ("postgresql://u:s3cret@h:x/d", "it is no URL; in user and password write"),
         ("host=h dbname=d password=s3cret", "libpq's keywords are not understood; write the same as a URL"),
         ('"postgresql://u:s3cret@h/d"', "the quotation marks are a part of the value"),
-        ("mysql://u:s3cret@h/d", "the scheme is neither postgresql nor postgres"),
+        ("sqlite://u:s3cret@h/d", "the scheme is neither postgresql nor postgres"),
+        (
+            "mysql://u:s3cret@h/d",
+            "Label's database has to be in PostgreSQL; docs/from-mysql.md brings it there",
+        ),
+        ("mariadb+pymysql://u:s3cret@h/d", "Label's database has to be in PostgreSQL; docs/from-mysql.md"),
         ("postgresql://u:s3cret@a:x,b/d", "several hosts are written HOST:PORT,HOST:PORT"),
     ],
 )

@@ -1,6 +1,6 @@
 """What a database server says of itself, and of our rights in it. Judges nothing and opens no transaction."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -124,12 +124,12 @@ def takes_no_writes_because(conn: Connection) -> str | None:
     return None
 
 
-def numbers(conn: Connection) -> Numbers:
-    """Compare each sequence that numbers rows of ours with its table; what is imported with its numbers does
-    not move it.
+def numbers(conn: Connection, numbered: Mapping[str, str] = NUMBERED) -> Numbers:
+    """Compare each sequence that numbers rows of these tables, by default of ours, with its table; what is
+    imported with its numbers does not move it.
     """
     found = Numbers(behind=[], unseen=[])
-    for table, column in NUMBERED.items():
+    for table, column in numbered.items():
         row = conn.execute(
             sql("""
                 select n.nspname::text as schema, seq.name, has_sequence_privilege(seq.name, 'select')
@@ -148,7 +148,7 @@ def numbers(conn: Connection) -> Numbers:
                 select (select max({column}) from {table}) > case when is_called then last_value else last_value - 1 end
                 from {row.name}""")  # noqa: S608 - constants, and a name as the catalog quotes it
         ):
-            found.behind.append(catch_up(row.schema, table))
+            found.behind.append(catch_up(row.schema, table, column))
     return found
 
 

@@ -133,9 +133,9 @@ def primary(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def catch_up(schema: str, table: str) -> str:
-    """The statement by which a table's sequence goes on behind its highest number."""
-    name, column = f"{_quoted(schema)}.{_quoted(table)}", NUMBERED[table]
+def catch_up(schema: str, table: str, column: str) -> str:
+    """The statement by which the sequence that fills a column goes on behind its highest number."""
+    name = f"{_quoted(schema)}.{_quoted(table)}"
     literal = "'" + name.replace("'", "''") + "'"
     return f"select setval(pg_get_serial_sequence({literal}, '{column}'), (select max({column}) from {name}))"  # noqa: S608 - shown
 
@@ -147,7 +147,7 @@ def _catches_up(error: psycopg2.Error) -> str | None:
     table, key = error.diag.table_name or "", error.diag.message_detail or ""
     if table not in NUMBERED or f"({NUMBERED[table]})=" not in key:
         return None
-    return f"As the tables' owner: {catch_up(error.diag.schema_name or 'public', table)}"
+    return f"As the tables' owner: {catch_up(error.diag.schema_name or 'public', table, NUMBERED[table])}"
 
 
 def _quoted(name: str) -> str:

@@ -139,14 +139,38 @@ def _refuse(connection: Connection, found: Found) -> None:
     """
     if own := [table for table in _OWN_TABLES if table in found.missing]:
         raise TablesRefusedError(
-            f"{_where(connection)} is not Label's: it has no table {' and no table '.join(own)}. Check DATABASE_URL "
-            "(and the search_path of its user); producer schema apply does not make Label's own tables"
+            f"{_where(connection)} is not Label's: it has no table {' and no table '.join(own)}. "
+            + (_hidden_places(connection, own) or "Check DATABASE_URL (and the search_path of its user)")
+            + "; producer schema apply does not make Label's own tables"
         )
     _refuse_copies(connection, found)
     if found.missing:
         raise SchemaMissingError(
             f"{_where(connection)} lacks {', '.join(found.missing)}. Run: producer schema apply"
         )
+
+
+def _hidden_places(connection: Connection, own: Sequence[str]) -> str:
+    """Where the database has these tables after all, as a conversion from MySQL may leave them, and the
+    statements that let them be found; empty where it has not.
+    """
+    rows = connection.execute(
+        text("""
+            select n.nspname::text as schema, c.relname::text as name, lower(c.relname) as meant,
+                   format('alter table %I.%I rename to %s', n.nspname, c.relname, lower(c.relname)) as rename,
+                   format('alter database %I set search_path to %I, public', current_database(), n.nspname) as search
+            from pg_class c join pg_namespace n on n.oid = c.relnamespace
+            where c.relkind in ('r', 'p') and lower(c.relname) = any(:own) and has_schema_privilege(n.oid, 'usage')
+            order by 1, 2"""),
+        {"own": list(own)},
+    ).all()
+    seen = set(connection.scalars(text("select unnest(current_schemas(false))::text")))
+    statements = [row.rename for row in rows if row.name != row.meant]
+    statements += sorted({row.search for row in rows if row.schema not in seen})
+    if not statements:
+        return ""
+    there = ", ".join(f"{row.schema}.{row.name}" for row in rows)
+    return f"It has {there}; if that is Label's: {'; '.join(statements)}"
 
 
 def _where(connection: Connection) -> str:

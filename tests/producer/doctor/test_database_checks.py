@@ -10,6 +10,7 @@ from sqlalchemy import Engine, text
 
 from producer.doctor import database_checks
 from producer.doctor.database_checks import check_database
+from producer.doctor.label_checks import check_label
 from tests.estate import make_project, record_session, split_session
 from tests.producer.doctor.chapters import PASSWORD, bad
 from tests.support.runs import run, run_one, tools_of, verify_datasets
@@ -49,12 +50,12 @@ def role(database: Engine) -> Iterator[tuple[str, Engine]]:
 
 def test_a_role_with_the_needed_rights_passes(database: Engine):
     with role(database) as (name, engine):
-        chapter = check_database(engine)
+        chapter, of_label = check_database(engine), check_label(engine)
         with engine.connect() as conn:
             assert "/" in health.identity(conn), "needs no right"
 
-    assert bad(chapter) == {}
-    assert chapter.not_checked == {}
+    assert bad(chapter) == bad(of_label) == {}
+    assert chapter.not_checked == of_label.not_checked == {}
     assert len(chapter.checks) == 13
     assert chapter.checks["reachable"].finding.endswith(f"database {database.url.database} as {name}")
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from producer.cli.render import diagnosis_lines
-from producer.doctor import database_checks, diagnose
+from producer.doctor import database_checks, diagnose, label_checks
 from producer.doctor.findings import Chapter, Diagnosis
 from tests.estate import make_project, record_session
 from tests.producer.doctor.chapters import PASSWORD, configured
@@ -131,6 +131,7 @@ def test_with_postgresql_away_everything_else_is_checked(shared_site: Site, clos
     assert asked >= {"same settings", "same database", "data directory", "legacy projects", "reaper"}
     assert {one["name"] for one in document["not_checked"]} == {
         *database_checks.CHECKS,
+        *label_checks.CHECKS,
         "queue",
         "staging",
         "restores",
