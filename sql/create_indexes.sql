@@ -20,6 +20,7 @@ with home as (
     ('migration_jobs', 'migration_jobs_to_send', '(run_id, bytes_total desc nulls last, subject_id) where state = ''queued'' and sent_at is null', null),
     ('migration_jobs', 'migration_jobs_waiting', '(run_id, waits_since) where state = ''queued'' and waits_for is not null', null),
     ('migration_jobs', 'migration_jobs_wait_for_room', '(run_id) where state = ''queued'' and waits_for = ''room''', null),
+    ('migration_jobs', 'migration_jobs_held', '(run_id, wave) where state = ''held''', null),
     -- What people ask of a run.
     ('migration_jobs', 'migration_jobs_retried', '(run_id, not_before) where state = ''queued'' and not_before is not null', null),
     ('migration_jobs', 'migration_jobs_failed', '(run_id, coalesce(error_class, ''''), subject, subject_id) where state = ''failed''', null),

@@ -20,13 +20,23 @@ end $$;
 
 -- States and their allowed arrows, in one place. The database refuses any other (see the trigger below).
 create table if not exists migration_state_arrows (
-    machine    text not null check (machine in ('run', 'job')),
+    machine    text not null check (machine in ('run', 'job', 'wave')),
     from_state text not null,                          -- '' means: the row is new
     to_state   text not null,
     meaning    text not null,
     constraint migration_state_arrows_pkey primary key (machine, from_state, to_state)
 );
-comment on table migration_state_arrows is 'The two state machines of the ledger: the only arrows a run or a job may take';
+comment on table migration_state_arrows is 'The state machines of the ledger: the only arrows a run, a job or a wave may take';
+-- Earlier releases knew no waves.
+do $$
+begin
+    if not exists (select from pg_constraint where conrelid = to_regclass('migration_state_arrows')
+                   and conname = 'migration_state_arrows_machine_check' and pg_get_constraintdef(oid) like '%wave%') then
+        alter table migration_state_arrows drop constraint if exists migration_state_arrows_machine_check;
+        alter table migration_state_arrows add constraint migration_state_arrows_machine_check
+            check (machine in ('run', 'job', 'wave'));
+    end if;
+end $$;
 
 insert into migration_state_arrows (machine, from_state, to_state, meaning) values
     ('run', '',          'planned',   'the run and its jobs are written; nothing has been sent yet'),
@@ -43,6 +53,9 @@ insert into migration_state_arrows (machine, from_state, to_state, meaning) valu
     ('run', 'finished',  'running',   'failed jobs were queued again'),
     ('job', '',          'queued',    'selected; waits for a worker'),
     ('job', '',          'skipped',   'selected, but there is nothing to do; the outcome says why'),
+    ('job', '',          'held',      'selected for a later wave; no worker takes it'),
+    ('job', 'held',      'queued',    'its wave was opened; waits for a worker'),
+    ('job', 'held',      'cancelled', 'the run was cancelled before its wave was opened'),
     ('job', 'queued',    'running',   'a worker took the lease'),
     ('job', 'queued',    'cancelled', 'the run was cancelled before a worker took it'),
     ('job', 'running',   'queued',    'handed back, or the lease ran out'),
@@ -50,7 +63,18 @@ insert into migration_state_arrows (machine, from_state, to_state, meaning) valu
     ('job', 'running',   'skipped',   'the worker found nothing to do; the outcome says why'),
     ('job', 'running',   'failed',    'the outcome says why and what to do'),
     ('job', 'running',   'cancelled', 'the run was cancelled while a worker had it'),
-    ('job', 'failed',    'queued',    'queued again by the operator')
+    ('job', 'failed',    'queued',    'queued again by the operator'),
+    ('wave', '',          'waiting',   'the gates before it have not opened; its jobs are held'),
+    ('wave', '',          'open',      'the first wave, or one of a dry run; its jobs wait for workers'),
+    ('wave', 'waiting',   'open',      'the wave before it went through its gate; its jobs were queued'),
+    ('wave', 'open',      'verifying', 'all its jobs have ended; its gate was opened, a run that verifies them'),
+    ('wave', 'open',      'passed',    'all its jobs have ended, and it has no gate'),
+    ('wave', 'open',      'stopped',   'all its jobs have ended, and the gate found nothing that it could verify'),
+    ('wave', 'verifying', 'passed',    'its gate found all of it as it was before'),
+    ('wave', 'verifying', 'stopped',   'its gate found a difference, or could not look; the run is paused'),
+    ('wave', 'verifying', 'waived',    'the operator lets the run go on without this gate'),
+    ('wave', 'stopped',   'verifying', 'the operator resumed the run, so its gate looks again'),
+    ('wave', 'stopped',   'waived',    'the operator lets the run go on all the same')
 on conflict on constraint migration_state_arrows_pkey do update set meaning = excluded.meaning;
 
 create table if not exists migration_runs (
@@ -97,6 +121,26 @@ begin
         drop index migration_jobs_project;
     end if;
 end $$;
+
+-- A run in waves: first some of its projects, then, through a gate, more of them, then all.
+create table if not exists migration_waves (
+    run_id      uuid        not null references migration_runs on delete cascade,
+    wave        integer     not null,                  -- from 1
+    asked_for   text        not null,                  -- how many projects this wave and those before it have: '1', '5%'
+    gate        text        not null check (gate in ('verify', 'none')),
+    projects    integer     not null,                  -- in this wave alone
+    bytes_total bigint      not null,                  -- likewise, of those the producer could see
+    state       text        not null,
+    reason      text,                                  -- what its gate found
+    gate_run_id uuid,                                  -- the latest run that verified it
+    opened_at   timestamptz,
+    gated_at    timestamptz,                           -- when its jobs had ended, and its gate last began to look
+    decided_at  timestamptz,
+    constraint migration_waves_pkey primary key (run_id, wave)
+);
+comment on table  migration_waves is 'The waves of a run, in their order: each but the last has a gate behind it, and the next one waits for that';
+comment on column migration_waves.gate is 'What happens between this wave and the next: it is verified, or nothing; the last wave has none';
+create index if not exists migration_waves_gate_run_id on migration_waves (gate_run_id);
 
 create table if not exists migration_jobs (
     run_id         uuid        not null references migration_runs on delete cascade,
@@ -150,6 +194,9 @@ comment on column migration_jobs.waits_for is 'A job that could not be done wher
 alter table migration_jobs add column if not exists waits_since timestamptz;
 comment on column migration_jobs.waits_since is 'Since when a waiting job has waited for that';
 
+alter table migration_jobs add column if not exists wave integer;
+comment on column migration_jobs.wave is 'Which wave of its run the job belongs to; null: the run has none';
+
 -- Workers of earlier releases hold claims in another way and know nothing of gc, reclaims and adoptions, so beside newer ones they
 -- could lose data. They do not write this column, and so can take no job; what they run right now they may end.
 alter table migration_jobs add column if not exists taken_as text;
@@ -184,6 +231,16 @@ create or replace trigger migration_runs_arrow before insert or update of state 
     for each row execute function migration_check_arrow('run');
 create or replace trigger migration_jobs_arrow before insert or update of state on migration_jobs
     for each row execute function migration_check_arrow('job');
+create or replace trigger migration_waves_arrow before insert or update of state on migration_waves
+    for each row execute function migration_check_arrow('wave');
+
+-- Workers of earlier releases know no held jobs, and would finish a run when its first wave has ended: it stays as it is.
+create or replace function migration_keep_open() returns trigger language plpgsql as $$
+begin
+    return case when not exists (select from migration_jobs j where j.run_id = new.run_id and j.state = 'held') then new end;
+end $$;
+create or replace trigger migration_runs_held before update of state on migration_runs
+    for each row when (new.state = 'finished' and old.state <> 'finished') execute function migration_keep_open();
 
 -- How many jobs each run has in each state, kept by the triggers below, so that a scrape need not read every job there ever was.
 -- Each change adds rows and updates none: jobs that end at once wait for no common row. What is asked for is the sum.
@@ -220,6 +277,7 @@ declare
                    sum(times * coalesce(bytes_total, 0)) as bytes_total,
                    sum(times * case state when 'running' then 0
                                           when 'queued' then least(bytes_done, coalesce(bytes_total, bytes_done))
+                                          when 'held' then 0
                                           -- Whatever an ended job had is dealt with, also where it failed.
                                           else coalesce(bytes_total, 0) end) as bytes_done,
                    sum(times * case state when 'running' then 0 else files_done end) as files_done,

@@ -52,6 +52,7 @@ grant select (config_id, dataset_id, raw_session_name),
 grant select on migration_state_arrows, schema_steps to :"migrator";
 grant select, insert, update (head) on migration_recording_counts to :"migrator";
 grant select, insert, update on migration_runs, migration_jobs, migration_store to :"migrator";
+grant select, insert, update (state, reason, gate_run_id, opened_at, gated_at, decided_at) on migration_waves to :"migrator";
 grant select, insert, update, delete on migration_dry_run_blobs, migration_blob_checks, migration_unreferenced,
       migration_remembered_digests, migration_job_counts to :"migrator";
 grant select, insert, update (rolled_back_at, rollback_run_id) on project_conversions to :"migrator";

@@ -1,4 +1,4 @@
-"""docs/architecture.md draws the states of runs and jobs from the table that defines them."""
+"""docs/architecture.md draws the states of runs, jobs and waves from the table that defines them."""
 
 import re
 from pathlib import Path
@@ -30,7 +30,7 @@ def _plain(meaning: str) -> str:
     return meaning.replace(";", ",").replace(":", ",")
 
 
-@pytest.mark.parametrize("machine", ["run", "job"])
+@pytest.mark.parametrize("machine", ["run", "job", "wave"])
 def test_the_states_that_are_drawn_are_those_of_the_database(database: Engine, machine: str):
     drawn = re.search(
         rf"<!-- states of a {machine} -->\n(.*?)\n<!-- /states", PAGE.read_text(encoding="utf-8"), re.DOTALL

@@ -65,6 +65,8 @@ _NAMES = {job: name for name, job in TASKS.items()}
 class JobState(StrEnum):
     """Where a job stands. The arrows between states stand in sql/create_migration_ledger.sql."""
 
+    HELD = "held"
+    """Of a later wave: no worker takes it before the gates before it have opened."""
     QUEUED = "queued"
     RUNNING = "running"
     DONE = "done"
@@ -86,6 +88,26 @@ class RunState(StrEnum):
     def has_ended(self) -> bool:
         """No worker takes a job of the run any more, unless failed ones are queued again."""
         return self in {RunState.FINISHED, RunState.CANCELLED}
+
+
+class WaveState(StrEnum):
+    """Where a wave of a run stands. The arrows between states stand in sql/create_migration_ledger.sql."""
+
+    WAITING = "waiting"
+    OPEN = "open"
+    VERIFYING = "verifying"
+    PASSED = "passed"
+    STOPPED = "stopped"
+    WAIVED = "waived"
+
+
+class Gate(StrEnum):
+    """What happens between two waves of a run: `VERIFY` reads the sessions of the wave as before and as
+    migrated, and its stored bytes.
+    """
+
+    VERIFY = "verify"
+    NONE = "none"
 
 
 class Status(StrEnum):
@@ -179,8 +201,9 @@ class RunOptions(BaseModel, frozen=True):
     `sample`: percent of each project's sessions, and of the store's bytes; of these the ones that were read
     last before or at `sample_until` (time of the last check, digest). `repair_from`: directories with good
     copies, on the workers' machines. `restore_entry`: the id of a quarantine entry. `rehash`: files whose
-    digests are remembered are read, too. What was not given is not kept, so that a report shows no option
-    that its verb does not have.
+    digests are remembered are read, too. `waves`: as they were asked for, such as `1`, `5%`. `of_run` and
+    `wave`: what this run, or this wave of it, migrated. What was not given is not kept, so that a report
+    shows no option that its verb does not have.
     """
 
     project_ids: tuple[int, ...] = ()
@@ -204,6 +227,10 @@ class RunOptions(BaseModel, frozen=True):
     grace_hours: float | None = None
     expect: int | None = None
     restore_entry: str | None = None
+    waves: tuple[str, ...] = ()
+    gate: Gate | None = None
+    of_run: uuid.UUID | None = None
+    wave: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""

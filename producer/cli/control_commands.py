@@ -31,15 +31,31 @@ def pause(run: RunArgument = "latest", *, as_json: AsJson = False) -> None:
 
 
 @app.command(epilog=epilog("producer resume latest"))
-def resume(run: RunArgument = "latest", *, as_json: AsJson = False) -> None:
+def resume(
+    run: RunArgument = "latest",
+    *,
+    skip_gate: Annotated[
+        bool,
+        typer.Option(
+            "--skip-gate",
+            help="Go on with the next wave, whatever the gate found; without it the gate looks again.",
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Resume a paused run, or one whose producer died, and send its waiting jobs again."""
     terminal = Terminal(as_json=as_json)
     with connected() as (settings, engine):
         found = find_run(engine, run)
-        sent = control.resume(settings, engine, found)
+        sent = control.resume(settings, engine, found, skip_gate=skip_gate)
         waiting = jobs_words(control.progress_of(engine, found), sent)
-    terminal.say(f"Sent again: {waiting}. Follow them: producer collect {str(found.run_id)[:8]}")
-    terminal.document({"run_id": str(found.run_id), "sent": sent})
+        stopped = control.stopped_by_gate(engine, found)
+    short = str(found.run_id)[:8]
+    if stopped is not None:
+        terminal.say(f"The gate of wave {stopped} looks again. Follow it: producer collect {short}")
+    else:
+        terminal.say(f"Sent again: {waiting}. Follow them: producer collect {short}")
+    terminal.document({"run_id": str(found.run_id), "sent": sent, "gate_looks_again": stopped})
 
 
 @app.command(epilog=epilog("producer cancel latest"))

@@ -13,6 +13,7 @@ from producer.cli.escaping import escape
 from producer.cli.exit_codes import Exit, verdict
 from producer.cli.render import report_lines
 from producer.cli.terminal import Terminal
+from producer.cli.wave_lines import at_gate_lines
 from producer.report import files, html
 from producer.report.document import compose
 from producer.report.facts import LongList, RunFacts
@@ -68,6 +69,8 @@ def _stopped(terminal: Terminal, collected: Collected, directory: Path) -> dict[
     """Say why a run is not followed any more, and write an interim report of what there is by now."""
     short = str(collected.run.run_id)[:8]
     paused = collected.run.state is RunState.PAUSED
+    for line in at_gate_lines(collected.waves, short):
+        terminal.say(line)
     stopped = f"the run is paused: {collected.run.paused_because}" if paused else str(collected.stopped)
     with _written(terminal, collected, directory, interim=stopped) as (document, path):
         go_on = f"producer {'resume' if paused else 'collect'} {short}"
@@ -109,6 +112,7 @@ def report_of(
         started_at=run.created_at,
         selection=collected.selection,
         interim=interim,
+        waves=collected.waves,
     )
     return compose(facts, collected.outcomes, new_list)
 

@@ -13,11 +13,13 @@ from producer.cli.follow import Following, follow
 from producer.cli.render import is_long, left_out_lines, listing_words, plan_table
 from producer.cli.session import connected, find_run
 from producer.cli.terminal import Terminal
+from producer.cli.wave_lines import plan_lines
 from producer.doctor.worker_checks import WORKER_COMMAND
 from producer.report import files
 from producer.report.files import ReportDirectoryError
 from producer.runs.open import Opened
 from worker.broker import client as broker
+from worker.db.waves import NewWave
 from worker.errors import BrokerUnavailableError
 from worker.messages import Verb
 from worker.settings import Settings
@@ -60,6 +62,8 @@ def _show_plan(terminal: Terminal, settings: Settings, opened: Opened, *, nothin
         terminal.table(plan_table(opened))
     else:
         terminal.say(nothing)
+    for line in plan_lines(opened):
+        terminal.say(line)
     for line in left_out_lines(opened):
         terminal.say(line)
     for warning in opened.warnings:
@@ -102,10 +106,22 @@ def _plan(opened: Opened) -> dict[str, Any]:
                 "sessions": job.sessions,
                 "files": job.files,
                 "bytes": job.size_bytes,
+                **({"wave": job.wave} if opened.waves else {}),
             }
             for job in opened.jobs
             if not job.skipped
         ],
         "left_out": [one.to_json() for one in opened.left_out],
         "warnings": list(opened.warnings),
+        **({"waves": [_wave(one) for one in opened.waves]} if opened.waves else {}),
+    }
+
+
+def _wave(one: NewWave) -> dict[str, Any]:
+    return {
+        "wave": one.wave,
+        "asked_for": one.asked_for,
+        "projects": one.projects,
+        "bytes": one.size_bytes,
+        "gate": one.gate.value,
     }

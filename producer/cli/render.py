@@ -9,6 +9,7 @@ from rich.table import Table
 
 from producer.cli.escaping import CONTROLS, escape
 from producer.cli.verification_lines import store_line, verification_lines
+from producer.cli.wave_lines import at_gate_lines, gate_words, wave_lines
 from producer.doctor.findings import Diagnosis
 from producer.report import garbage, reclaim
 from producer.report.notation import plural
@@ -16,6 +17,7 @@ from producer.report.verdict import success_of
 from producer.runs.open import Opened
 from producer.runs.status import ListedRun, RunStatus
 from producer.runs.survey import Listing
+from producer.runs.waves import wave_json
 from worker.db.column_types import Misfit
 from worker.db.overview import FailureClass, Progress
 from worker.db.schema import Step
@@ -43,6 +45,8 @@ def plan_table(opened: Opened) -> Table:
     for heading in (counted_as(kinds, 1), "sessions", "files", "size"):
         # Numbers are never cut; names and paths give way on a narrow terminal, by more lines.
         table.add_column(heading, justify="right", no_wrap=True)
+    if opened.waves:
+        table.add_column("wave", justify="right", no_wrap=True)
     table.add_column("name", overflow="fold", min_width=12, max_width=36)
     table.add_column("path", overflow="fold", min_width=20)
     for job in waiting[:ROWS]:
@@ -51,11 +55,14 @@ def plan_table(opened: Opened) -> Table:
             _number(job.sessions),
             _number(job.files),
             "not visible here" if job.size_bytes is None else human_bytes(job.size_bytes),
+            *([str(job.wave)] if opened.waves else ()),
             escape(job.subject_name),
             escape(job.path or ""),
         )
     if len(waiting) > ROWS:
-        table.add_row("…", "", "", "", f"and {len(waiting) - ROWS:,} more", "")
+        table.add_row(
+            "…", "", "", "", *([""] if opened.waves else ()), f"and {len(waiting) - ROWS:,} more", ""
+        )
     return table
 
 
@@ -81,6 +88,7 @@ def report_lines(report: Mapping[str, Any], where: str = "the report") -> Iterat
     """
     where = escape(where)
     yield from _act_lines(report, where)
+    yield from wave_lines(report.get("waves", ()), report["state"])
     for warning in report["warnings"][:ROWS]:
         yield f"[yellow]warning[/] {_subject(warning)}: {escape(warning['message'])}"
     if len(report["warnings"]) > ROWS:
@@ -212,6 +220,9 @@ def status_lines(status: RunStatus) -> Iterator[str]:
     """One run for people."""
     yield from _heading_lines(status)
     yield from _progress_lines(status)
+    waves = [wave_json(one) for one in status.waves]
+    yield from wave_lines(waves, status.run.state)
+    yield from at_gate_lines(waves, str(status.run.run_id)[:8])
     for attempt in status.attempts:
         yield (
             f"  {escape(attempt.worker)}: {subject_words(attempt.subject, attempt.subject_id)} {escape(attempt.subject_name or '')}, "
@@ -237,6 +248,9 @@ def _heading_lines(status: RunStatus) -> Iterator[str]:
     )
     if run.paused_because:
         yield f"[yellow]paused:[/] {escape(run.paused_because)}. Resume: producer resume {str(run.run_id)[:8]}"
+    if status.gate_of is not None:
+        of_run, wave = status.gate_of
+        yield f"gate of wave {wave} of run {of_run}"
     if status.waiting_because:
         yield f"[yellow]workers wait:[/] {escape(status.waiting_because)}"
 
@@ -245,8 +259,10 @@ def _progress_lines(status: RunStatus) -> Iterator[str]:
     counts, limit = status.progress, status.run.limit_bytes_per_second
     yield (
         f"{counts.ended} of {_jobs_of(counts)} ended, {counts.running} running, "
-        f"{counts.waiting} waiting, {counts.failed} failed"
+        f"{counts.waiting} waiting{f' ({counts.held} of them for later waves)' if counts.held else ''}, {counts.failed} failed"
     )
+    if counts.gate is not None:
+        yield gate_words(counts.gate)
     eta = f", about {human_duration(status.eta_s)} left" if status.eta_s is not None else ""
     limited = f", limited to {human_bytes(limit)}/s" if limit is not None else ""
     yield (
@@ -293,7 +309,7 @@ def watch_line(status: RunStatus, bytes_per_s: float) -> str:
     return (
         f"{status.run.state}: {counts.ended}/{_jobs_of(counts)}, {counts.failed} failed, "
         f"{counts.running} running, {human_bytes(counts.bytes_done)} of {human_bytes(counts.bytes_total)}, "
-        f"{human_bytes(bytes_per_s)}/s{left}"
+        f"{human_bytes(bytes_per_s)}/s{left}{f'; {gate_words(counts.gate)}' if counts.gate is not None else ''}"
     )
 
 
@@ -307,6 +323,8 @@ def progress_words(progress: Progress, rate: float) -> str:
     words = f"{progress.ended}/{_jobs_of(progress)}"
     if progress.failed:
         words += f" ({progress.failed} failed)"
+    if progress.gate is not None:
+        return f"{words}; {gate_words(progress.gate)}"
     if progress.bytes_total:
         words += f", {human_bytes(progress.bytes_done)} of {human_bytes(progress.bytes_total)}, {human_bytes(rate)}/s"
         if rate > 0 and progress.bytes_done < progress.bytes_total:

@@ -26,6 +26,8 @@ from producer.cli.session import connected, find_run
 from producer.cli.terminal import Terminal, confirm
 from producer.report.notation import plural
 from producer.runs import legacy_projects, migrated_projects
+from producer.runs.waves import asked
+from worker.messages import Gate
 
 app = typer.Typer()
 
@@ -43,6 +45,23 @@ def enqueue(
     ] = False,
     rehash: Rehash = False,
     limit_bytes_per_second: BytesPerSecond = None,
+    waves: Annotated[
+        str | None,
+        typer.Option(
+            "--waves",
+            metavar="W",
+            help="Migrate first some projects, then more, then all: as in 1,5%,100%, numbers or parts of them, each with those "
+            "before it. Between two waves their gate is passed.",
+        ),
+    ] = None,
+    gate: Annotated[
+        Gate | None,
+        typer.Option(
+            "--gate",
+            help="With --waves: what is done with a wave before the next one begins. Without it: verify, its sessions and its "
+            "stored bytes; what differs stops the run.",
+        ),
+    ] = None,
     wait: Wait = False,
     report_dir: ReportDir = None,
     timeout: Timeout = None,
@@ -61,6 +80,7 @@ def enqueue(
             include_failed=include_failed,
             rehash=rehash,
             limit_bytes_per_second=limit_bytes_per_second,
+            waves=asked(waves, gate),
         ),
         nothing="Nothing to do: no legacy project is left to migrate.",
     )
@@ -74,6 +94,18 @@ def rollback(
     exclude: Exclude = None,
     limit: Limit = None,
     rehash: Rehash = False,
+    run: Annotated[
+        str | None,
+        typer.Option(
+            "--run",
+            metavar="RUN",
+            help="Only what this run migrated: its id, its first characters, or latest.",
+        ),
+    ] = None,
+    wave: Annotated[
+        int | None,
+        typer.Option("--wave", metavar="N", help="With --run: only what this wave of it migrated."),
+    ] = None,
     yes: Yes = False,
     wait: Wait = False,
     report_dir: ReportDir = None,
@@ -96,6 +128,8 @@ def rollback(
             limit=limit,
             rehash=rehash,
             restore_files=restore_files,
+            of_run=run,
+            wave=wave,
             confirm=lambda count: confirm(f"Roll back {count} {plural(count, 'project')}?") if asks else None,
         ),
         nothing="Nothing to do: no project is migrated.",

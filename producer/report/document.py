@@ -61,6 +61,7 @@ def compose(run: RunFacts, ordered: Iterable[Outcome], new_list: Callable[[], Lo
         "bytes": totals.bytes(),
         "files": totals.files,
         **part.keys(),
+        **({"waves": list(run.waves)} if run.waves else {}),
         "errors": errors,
         "warnings": warnings,
         # Through JSON and sorted: PostgreSQL's jsonb promises no order of keys, a report does.

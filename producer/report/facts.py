@@ -1,7 +1,7 @@
 """What the parts of a report are made from. Knows no outcome's place in a document."""
 
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -32,6 +32,8 @@ class RunFacts:
     started_at: datetime
     finished_at: datetime | None = None
     selection: Mapping[str, Any]
+    waves: Sequence[Mapping[str, Any]] = ()
+    """JSON values, as `producer.runs.waves.wave_json` makes them, with how many jobs ended how."""
     interim: str | None = None
     """Why the report was written before the run's end; None for a final one."""
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from producer.report import figures, garbage, pages, shown
+from producer.report import figures, garbage, pages, shown, waves
 from producer.report.shown import Detail, Shown
 from producer.report.timeline import Lanes
 from producer.report.verdict import segments, subjects_of, success_of, tally_of, verdict
@@ -104,6 +104,9 @@ def _page(
         status_words=_status_words,
         read_by=figures.read_by,
         anchor=shown.anchor,
+        waves=document.get("waves", ()),
+        stands=waves.stands,
+        found=waves.found,
     )
 
 

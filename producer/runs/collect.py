@@ -15,8 +15,9 @@ from sqlalchemy import Engine
 from sqlalchemy.engine import Row
 
 from producer.runs.shared_files import SharedFiles
+from producer.runs.waves import wave_json
 from worker.broker import client as broker
-from worker.db import dry_runs, ledger, overview
+from worker.db import dry_runs, ledger, overview, waves
 from worker.db.ledger import Run
 from worker.db.overview import Progress
 from worker.db.retry import when_there
@@ -61,6 +62,7 @@ class Collected:
     outcomes: Iterator[Outcome]
     progress: Progress
     stopped: str | None
+    waves: Sequence[Mapping[str, Any]] = ()
 
 
 def collect(
@@ -77,19 +79,26 @@ def collect(
     of `timeout_s`.
     """
     progress, stopped = _wait(engine, run, timeout_s, on_progress)
-    run, selection = when_there(partial(_run_and_selection, engine, run.run_id), PATIENCE_S)
+    run, selection, found = when_there(partial(_run_as_it_is, engine, run.run_id), PATIENCE_S)
     return Collected(
         run=run,
         selection=selection,
         outcomes=_outcomes(settings, engine, run, has_ended=stopped is None),
         progress=progress,
         stopped=stopped,
+        waves=found,
     )
 
 
-def _run_and_selection(engine: Engine, run_id: uuid.UUID) -> tuple[Run, Mapping[str, Any]]:
+def _run_as_it_is(
+    engine: Engine, run_id: uuid.UUID
+) -> tuple[Run, Mapping[str, Any], Sequence[Mapping[str, Any]]]:
+    """The run, its selection and its waves, as a report has them."""
     with engine.connect() as conn:
-        return ledger.find_run(conn, str(run_id)), ledger.selection(conn, run_id)
+        found = waves.waves_of(conn, run_id)
+        ends = waves.ends_of(conn, run_id) if found else {}
+        described = [wave_json(one) | {"ends": ends.get(one.wave, {})} for one in found]
+        return ledger.find_run(conn, str(run_id)), ledger.selection(conn, run_id), described
 
 
 def _outcomes(settings: Settings, engine: Engine, run: Run, *, has_ended: bool) -> Iterator[Outcome]:
@@ -245,7 +254,7 @@ def _wait(
         on_progress(now)
         if now.state.has_ended and now.running == 0:
             return now, None
-        if now != before or now.live:
+        if now != before or now.busy:
             before, moved = now, time.monotonic()
         if timeout_s is not None and time.monotonic() - begin > timeout_s:
             return now, f"the time limit of {timeout_s:g} s is over"

@@ -2,22 +2,24 @@
 
 import threading
 import time
+import uuid
 from collections.abc import Sequence
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from producer.runs.open import send
 from worker.broker import client as broker
-from worker.db import ledger, messages_sent, overview
+from worker.db import ledger, messages_sent, overview, waves
 from worker.db.ledger import Run
 from worker.db.overview import Progress
 from worker.db.retry import when_there
 from worker.errors import UsageError
-from worker.messages import RunState
+from worker.messages import RunState, WaveState
 from worker.settings import Settings
 
 PAUSED = "paused by the operator"
 CANCELLED = "cancelled by the operator"
+SKIPPED_GATE = "the operator let the run go on without this gate"
 
 _ACKNOWLEDGED_WITHIN_S = 10.0
 _POLL_S = 0.1
@@ -46,17 +48,34 @@ def cancel(engine: Engine, run: Run) -> int:
     return _wait_for_workers(engine, run)
 
 
-def resume(settings: Settings, engine: Engine, run: Run) -> int:
-    """Resume a run and send its waiting jobs again; how many. Twice is harmless: a job is taken once.
+def resume(settings: Settings, engine: Engine, run: Run, *, skip_gate: bool = False) -> int:
+    """Resume a run and send its waiting jobs again, and those of its gate; how many. Twice is harmless: a job
+    is taken once.
 
-    For a paused run, and for one whose producer died before it had sent all jobs. Raises `UsageError` for a
-    run that has ended.
+    For a paused run, and for one whose producer died before it had sent all jobs. A gate that stopped the run
+    looks again, unless the call is to `skip_gate`: then the next wave begins. Raises `UsageError` for a run
+    that has ended, or is at no gate that could be skipped.
     """
     _refuse_ended(run, "resume")
     broker.check(settings)
     with engine.begin() as conn:
+        if skip_gate:
+            _skip_gate(conn, run)
         ledger.resume_run(conn, run.run_id)
-    return _send_waiting(settings, engine, run)
+    with engine.connect() as conn:
+        gates = ledger.gates_at_work(conn, run.run_id)
+    return sum(_send_waiting(settings, engine, run_id) for run_id in (run.run_id, *gates))
+
+
+def _skip_gate(conn: Connection, run: Run) -> None:
+    """What still verifies the wave is cancelled, and the next wave begins. Locks the run's row first."""
+    waves.lock_run(conn, run.run_id, waits=True)
+    wave = waves.at_gate(conn, run.run_id)
+    if wave is None:
+        raise UsageError(f"Run {run.run_id} is at no gate: leave out --skip-gate")
+    for gate in ledger.gates_at_work(conn, run.run_id):
+        ledger.cancel_run(conn, gate, SKIPPED_GATE)
+    waves.let_pass(conn, run.run_id, wave, WaveState.WAIVED, SKIPPED_GATE)
 
 
 def retry(
@@ -81,7 +100,7 @@ def retry(
     if not count:
         raise UsageError(f"No failed job is selected in run {run.run_id}")
     if run.state is not RunState.PAUSED:
-        _send_waiting(settings, engine, run)
+        _send_waiting(settings, engine, run.run_id)
     return count
 
 
@@ -101,15 +120,22 @@ def progress_of(engine: Engine, run: Run) -> Progress:
         return overview.progress(conn, run.run_id)
 
 
+def stopped_by_gate(engine: Engine, run: Run) -> int | None:
+    """The wave whose gate has stopped the run and looks again as soon as that goes on."""
+    with engine.connect() as conn:
+        found = waves.waves_of(conn, run.run_id)
+    return next((one.wave for one in found if one.state is WaveState.STOPPED), None)
+
+
 def _refuse_ended(run: Run, what: str) -> None:
     if run.state.has_ended:
         raise UsageError(f"Run {run.run_id} is {run.state.value}; there is nothing to {what}")
 
 
-def _send_waiting(settings: Settings, engine: Engine, run: Run) -> int:
+def _send_waiting(settings: Settings, engine: Engine, run_id: uuid.UUID) -> int:
     with engine.connect() as conn:
-        waiting = messages_sent.waiting(conn, run.run_id)
-    send(settings, engine, run.run_id, waiting)
+        waiting = messages_sent.waiting(conn, run_id)
+    send(settings, engine, run_id, waiting)
     return len(waiting)
 
 
@@ -125,4 +151,4 @@ def _wait_for_workers(engine: Engine, run: Run) -> int:
 
 
 def _live(engine: Engine, run: Run) -> int:
-    return progress_of(engine, run).live
+    return progress_of(engine, run).busy

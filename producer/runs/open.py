@@ -14,8 +14,9 @@ from worker.broker import client as broker
 from worker.db import ledger, messages_sent
 from worker.db.ledger import NewJob
 from worker.db.projects import Project
+from worker.db.waves import NewWave, add_waves
 from worker.errors import BrokerUnavailableError
-from worker.messages import JobRef, Message, Outcome, RunOptions, Status, Verb
+from worker.messages import JobRef, JobState, Message, Outcome, RunOptions, Status, Verb
 from worker.settings import Settings
 
 _BATCH = 500
@@ -33,6 +34,7 @@ class Opened:
     left_out: tuple[LeftOut, ...] = ()
     of_other_type: int = 0
     warnings: tuple[str, ...] = ()
+    waves: tuple[NewWave, ...] = ()
 
 
 def open_run(  # noqa: PLR0913 - what a run keeps
@@ -46,8 +48,10 @@ def open_run(  # noqa: PLR0913 - what a run keeps
     options: RunOptions,
     limit_bytes_per_second: int | None = None,
     facts: Mapping[str, Any] | None = None,
+    waves: Sequence[NewWave] = (),
 ) -> Opened:
-    """Write a run and its jobs, commit, then send one message for each waiting job.
+    """Write a run, its jobs and its waves, commit, then send one message for each waiting job: none for one
+    that is held for a later wave.
 
     In this order a message never speaks of a job that is not there. If the broker goes away between, the run
     is cancelled and says so: nothing is left that would start by itself later. `facts` is what the run keeps
@@ -69,14 +73,24 @@ def open_run(  # noqa: PLR0913 - what a run keeps
             selection=selection,
             limit_bytes_per_second=limit_bytes_per_second,
         )
+        if waves:
+            add_waves(conn, run_id, waves, all_open=dry_run)
         ledger.add_jobs(conn, run_id, jobs)
+    waiting = [_message(run_id, verb, job) for job in jobs if job.state is JobState.QUEUED]
     try:
-        send(settings, engine, run_id, [_message(run_id, verb, job) for job in jobs if not job.skipped])
+        send(settings, engine, run_id, waiting)
     except BrokerUnavailableError as error:
         with engine.begin() as conn:
             ledger.cancel_run(conn, run_id, f"the broker went away while the run was sent: {error}")
         raise
-    return Opened(run_id=run_id, verb=verb, dry_run=dry_run, jobs=tuple(jobs), left_out=tuple(left_out))
+    return Opened(
+        run_id=run_id,
+        verb=verb,
+        dry_run=dry_run,
+        jobs=tuple(jobs),
+        left_out=tuple(left_out),
+        waves=tuple(waves),
+    )
 
 
 def send(settings: Settings, engine: Engine, run_id: uuid.UUID, messages: Sequence[Message]) -> None:

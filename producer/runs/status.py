@@ -1,5 +1,6 @@
 """What a run looks like right now, as values, and their one JSON form. Changes nothing."""
 
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -7,11 +8,13 @@ from typing import Any
 
 from sqlalchemy import Engine
 
+from producer.runs.waves import wave_json
 from worker.broker import client as broker
-from worker.db import health, ledger, overview, verifications
+from worker.db import health, ledger, overview, verifications, waves
 from worker.db.ledger import Run
 from worker.db.overview import CurrentAttempt, FailureClass, Progress, Retry
 from worker.db.verifications import Coverage
+from worker.db.waves import Wave
 from worker.messages import RunState, Subject, Verb
 from worker.settings import Settings
 
@@ -57,6 +60,9 @@ class RunStatus:
     failures: Sequence[FailureClass]
     coverage: Coverage | None = None
     """How much of the store was read when, for a verification of it that does not go on."""
+    waves: Sequence[Wave] = ()
+    gate_of: tuple[uuid.UUID, int] | None = None
+    """The run and the wave that this run verifies, if it is a gate."""
 
     @property
     def is_going(self) -> bool:
@@ -96,6 +102,7 @@ class RunStatus:
                 "failed": counts.failed,
                 "running": counts.running,
                 "waiting": counts.waiting,
+                "held": counts.held,
             },
             "bytes": {
                 "total": counts.bytes_total,
@@ -116,6 +123,10 @@ class RunStatus:
             ],
             "failures": [asdict(one) for one in self.failures],
             "store": _coverage_json(self.coverage),
+            "waves": [wave_json(one) for one in self.waves],
+            "gate_of": None
+            if self.gate_of is None
+            else {"run_id": str(self.gate_of[0]), "wave": self.gate_of[1]},
             "incidents": {
                 "leases_run_out": counts.crashes,
                 "attempts_fenced": counts.fenced,
@@ -142,6 +153,8 @@ def describe(engine: Engine, run: Run, settings: Settings | None = None) -> RunS
             failures=overview.failures(conn, run.run_id, EXAMPLES) if progress.failed else (),
             # Counted over all files of the store: not every second of a run that is watched.
             coverage=verifications.coverage(conn) if _has_read_the_store(run) else None,
+            waves=waves.waves_of(conn, run.run_id),
+            gate_of=waves.whose_gate(conn, run.run_id),
         )
     if settings is None or not described.is_going or described.waiting_because:
         return described

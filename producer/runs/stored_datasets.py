@@ -4,7 +4,6 @@ import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from sqlalchemy import Connection
 
@@ -55,25 +54,6 @@ def choose(
         left_out=tuple(left_out),
         due=due,
     )
-
-
-def coverage(conn: Connection, chosen: Chosen) -> dict[str, Any]:
-    """What the store holds now, and how old the oldest check is of all, and of what no chosen dataset has:
-    what a report needs to say how much was covered.
-    """
-    whole = verifications.coverage(conn)
-    elsewhere = verifications.coverage(conn, without=[one.dataset_id for one in chosen.datasets])
-    return {
-        "datasets": whole.datasets,
-        "bytes_total": whole.size_bytes,
-        "oldest_check": _text(whole.oldest_check),
-        "bytes_elsewhere": elsewhere.size_bytes,
-        "oldest_check_elsewhere": _text(elsewhere.oldest_check),
-    }
-
-
-def _text(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.isoformat()
 
 
 def _left_out(dataset_id: int, name: str, reason: str) -> LeftOut:

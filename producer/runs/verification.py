@@ -83,7 +83,7 @@ def verify(
     if wanted.of_store:
         with engine.connect() as conn:
             chosen = _choose_datasets(conn, wanted)
-            facts = {"coverage": stored_datasets.coverage(conn, chosen)}
+            facts = {"coverage": verifications.opened_on(conn, [one.dataset_id for one in chosen.datasets])}
         jobs += [_job(one) for one in chosen.datasets]
         left_out += chosen.left_out
         until = chosen.due.until

@@ -21,6 +21,7 @@ from producer.runs import (
     reclaims,
     status,
     verification,
+    waves,
 )
 from producer.runs.open import Opened
 from tests.estate import every_form, make_project, record_session, split_session
@@ -29,7 +30,7 @@ from tests.support.damages import flip
 from tests.support.psql import SQL, psql
 from tests.support.registered import register
 from tests.support.sites import Site
-from worker.db import datasets, exchange, health, leases, ledger, recordings, schema, tables
+from worker.db import datasets, exchange, health, leases, ledger, messages_sent, recordings, schema, tables
 from worker.db.engine import connect
 from worker.db.garbage import unreferenced
 from worker.db.ledger import Run
@@ -37,7 +38,7 @@ from worker.errors import DatabaseRefusedError, PermanentError
 from worker.jobs import reaper
 from worker.jobs.rebuild import rebuild
 from worker.jobs.tools import Tools
-from worker.messages import JobRef, RunOptions, Verb
+from worker.messages import JobRef, RunOptions, RunState, Verb
 from worker.store.garbage import Garbage
 
 FILE = SQL / "create_migrator_role.sql"
@@ -176,6 +177,8 @@ def test_the_migrator_role_cannot_harm_label_s_tables(role: Role, what: str):
         "delete from project_conversions",
         "update project_conversions set before = '{}'",
         "update migration_adoptions set before = '{}'",
+        "update migration_waves set gate = 'none'",
+        "delete from migration_waves",
         "delete from migration_adoptions",
         "update migration_state_arrows set meaning = ''",
         "insert into schema_steps values ('x', '', now())",
@@ -362,7 +365,8 @@ def _whole_story(role: Role) -> None:
         assert health.numbers(conn).unseen == []
     with runs.tools_of(site) as tools:
         _do(tools, legacy_projects.enqueue(settings, engine, dry_run=True))
-        migration = _do(tools, legacy_projects.enqueue(settings, engine, dry_run=False))
+        in_waves = waves.asked("1,50%,100%", None)
+        migration = _do_waves(tools, legacy_projects.enqueue(settings, engine, dry_run=False, waves=in_waves))
         flip(next(site.settings.store_dir.glob("blobs/*/*")))
         _do(tools, verification.verify(settings, engine, wanted=verification.Wanted(repair=True)))
         for act in ({}, {"undo": True}, {}, {"purge": True, "grace_days": 0}):
@@ -419,6 +423,21 @@ def _do(tools: Tools, opened: Opened) -> Run:
     run = _run(tools.engine, opened)
     collected = collect.collect(tools.settings, tools.engine, run, timeout_s=10)
     assert collected.stopped is None
+    return run
+
+
+def _do_waves(tools: Tools, opened: Opened) -> Run:
+    """Do every job of a run in waves, and of its gates, whatever these find."""
+    engine, settings = tools.engine, tools.settings
+    while not (run := _run(engine, opened)).state.has_ended:
+        with engine.connect() as conn:
+            going = [opened.run_id, *ledger.gates_at_work(conn, opened.run_id)]
+            waiting = [one for run_id in going for one in messages_sent.waiting(conn, run_id)]
+        for one in waiting:
+            runs.WORK[one.verb, one.ref.subject](tools, one.ref, "w")
+        reaper.reap(settings, engine)
+        if _run(engine, opened).state is RunState.PAUSED:
+            control.resume(settings, engine, run, skip_gate=True)
     return run
 
 

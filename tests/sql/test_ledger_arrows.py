@@ -1,4 +1,4 @@
-"""The state machines of runs and jobs: the database takes the allowed arrows and no other."""
+"""The state machines of runs, jobs and waves: the database takes the allowed arrows and no other."""
 
 import itertools
 import uuid
@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 
 from worker.errors import DatabaseRefusedError
-from worker.messages import JobState, RunState
+from worker.messages import JobState, RunState, WaveState
 
 # A second statement of the arrows, on purpose: whoever changes them in the SQL file says so here as well.
 ARROWS = {
@@ -19,13 +19,25 @@ ARROWS = {
         finished -> running
     """,
     "job": """
-        new -> queued skipped
+        new -> queued skipped held
+        held -> queued cancelled
         queued -> running cancelled
         running -> queued done skipped failed cancelled
         failed -> queued
     """,
+    "wave": """
+        new -> waiting open
+        waiting -> open
+        open -> verifying passed stopped
+        verifying -> passed stopped waived
+        stopped -> verifying waived
+    """,
 }
-STATES = {"run": [state.value for state in RunState], "job": [state.value for state in JobState]}
+STATES = {
+    machine: [state.value for state in states]
+    for machine, states in {"run": RunState, "job": JobState, "wave": WaveState}.items()
+}
+BEGINNING = {"run": "planned", "job": "queued", "wave": "open"}
 ENDED = {JobState.DONE, JobState.SKIPPED, JobState.FAILED, JobState.CANCELLED}
 RUN_ID = uuid.UUID(int=7)
 
@@ -36,7 +48,7 @@ def allowed(machine: str) -> set[tuple[str, str]]:
 
 
 def put(connection: Connection, machine: str, state: str) -> None:
-    """Insert a run, or a job with its run, in some state."""
+    """Insert a run, or a job or wave with its run, in some state."""
     run_state = state if machine == "run" else "planned"
     connection.execute(
         text(
@@ -52,12 +64,20 @@ def put(connection: Connection, machine: str, state: str) -> None:
             """),
             {"run": RUN_ID, "state": state, "running": state == "running", "ended": state in ENDED},
         )
+    if machine == "wave":
+        connection.execute(
+            text("""
+                insert into migration_waves (run_id, wave, asked_for, gate, projects, bytes_total, state)
+                values (:run, 1, '1', 'verify', 1, 0, :state)
+            """),
+            {"run": RUN_ID, "state": state},
+        )
 
 
 def move(connection: Connection, machine: str, state: str) -> None:
-    """Give the run or the job another state, with the columns that belong to it."""
-    if machine == "run":
-        connection.execute(text("update migration_runs set state = :state"), {"state": state})
+    """Give the run, job or wave another state, with the columns that belong to it."""
+    if machine != "job":
+        connection.execute(text(f"update migration_{machine}s set state = :state"), {"state": state})
         return
     connection.execute(
         text("""
@@ -119,12 +139,12 @@ def test_the_table_of_arrows_is_what_is_enforced(database: Engine) -> None:
     }
 
 
-@pytest.mark.parametrize("machine", ["run", "job"])
+@pytest.mark.parametrize("machine", ["run", "job", "wave"])
 def test_staying_in_a_state_is_no_arrow(database: Engine, machine: str) -> None:
     with database.begin() as connection:
-        put(connection, machine, {"run": "planned", "job": "queued"}[machine])
+        put(connection, machine, BEGINNING[machine])
 
-        move(connection, machine, {"run": "planned", "job": "queued"}[machine])
+        move(connection, machine, BEGINNING[machine])
 
 
 @pytest.mark.parametrize(

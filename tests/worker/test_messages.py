@@ -158,7 +158,11 @@ def test_each_status_is_one_end_of_a_job(status: Status, state: JobState):
 
 
 def test_every_end_of_a_job_has_a_status():
-    assert {status.job_state for status in Status} == set(JobState) - {JobState.QUEUED, JobState.RUNNING}
+    assert {status.job_state for status in Status} == set(JobState) - {
+        JobState.HELD,
+        JobState.QUEUED,
+        JobState.RUNNING,
+    }
 
 
 # Messages ---------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ NEEDED_RIGHTS = {
     "migration_state_arrows": ("select",),
     "migration_runs": ("select", "insert", "update"),
     "migration_jobs": ("select", "insert", "update"),
+    "migration_waves": ("select", "insert", "update"),
     "migration_job_counts": ("select", "insert", "update", "delete"),
     "migration_dry_run_blobs": ("select", "insert", "update", "delete"),
     "migration_recording_counts": ("select", "insert", "update"),

@@ -76,6 +76,15 @@ class NewJob:
     files: int | None = None
     size_bytes: int | None = None
     skipped: Outcome | None = None
+    wave: int | None = None
+    held: bool = False
+
+    @property
+    def state(self) -> JobState:
+        """Where the job begins: it waits for a worker, or for its wave, or there is nothing to do."""
+        if self.skipped:
+            return JobState.SKIPPED
+        return JobState.HELD if self.held else JobState.QUEUED
 
 
 def open_run(
@@ -110,7 +119,8 @@ def add_jobs(conn: Connection, run_id: uuid.UUID, jobs: Sequence[NewJob]) -> Non
             "subject_id": job.subject_id,
             "subject_name": job.subject_name,
             "path": job.path,
-            "state": JobState.SKIPPED if job.skipped else JobState.QUEUED,
+            "state": job.state,
+            "wave": job.wave,
             "sessions_total": job.sessions,
             "files_total": job.files,
             "bytes_total": job.size_bytes,
@@ -120,12 +130,12 @@ def add_jobs(conn: Connection, run_id: uuid.UUID, jobs: Sequence[NewJob]) -> Non
     ]
     conn.execute(
         sql("""
-            insert into migration_jobs (run_id, subject, subject_id, subject_name, path, state, sessions_total, files_total,
+            insert into migration_jobs (run_id, subject, subject_id, subject_name, path, state, wave, sessions_total, files_total,
                                         bytes_total, outcome, finished_at)
-            select :run_id, j.subject, j.subject_id, j.subject_name, j.path, j.state, j.sessions_total, j.files_total,
+            select :run_id, j.subject, j.subject_id, j.subject_name, j.path, j.state, j.wave, j.sessions_total, j.files_total,
                    j.bytes_total, j.outcome, case when j.outcome is not null then clock_timestamp() end
             from jsonb_to_recordset(cast(:rows as jsonb)) as j(
-                subject text, subject_id integer, subject_name text, path text, state text, sessions_total integer,
+                subject text, subject_id integer, subject_name text, path text, state text, wave integer, sessions_total integer,
                 files_total bigint, bytes_total bigint, outcome jsonb)"""),
         {"run_id": run_id, "rows": as_json(rows)},
     )
@@ -140,7 +150,8 @@ def start_run(conn: Connection, run_id: uuid.UUID) -> None:
 
 
 def cancel_run(conn: Connection, run_id: uuid.UUID, reason: str) -> None:
-    """Stop a run: what no worker has taken ends as cancelled, with `reason`.
+    """Stop a run: what no worker has taken ends as cancelled, with `reason`. The gate that verifies a wave of
+    it stops with it.
 
     The run first: a job that is being handed back right now has either seen that, or is seen here
     (`lock_state`).
@@ -152,6 +163,8 @@ def cancel_run(conn: Connection, run_id: uuid.UUID, reason: str) -> None:
         {"run_id": run_id},
     )
     end_waiting_jobs_of_cancelled_runs(conn, reason, run_id)
+    for gate in gates_at_work(conn, run_id):
+        cancel_run(conn, gate, reason)
 
 
 def end_waiting_jobs_of_cancelled_runs(
@@ -170,7 +183,7 @@ def end_waiting_jobs_of_cancelled_runs(
                     'status', 'cancelled', 'reason', cast(:reason as text), 'original_path', path)
             where run_id in (select run_id from migration_runs
                              where state = 'cancelled' and run_id = coalesce(:run_id, run_id))
-              and state = 'queued'
+              and state in ('held', 'queued')
             returning run_id, subject, subject_id"""),
         {"run_id": run_id, "reason": reason},
     )
@@ -185,14 +198,25 @@ def lock_state(conn: Connection, run_id: uuid.UUID) -> RunState:
     return RunState(row.state)
 
 
+def gates_at_work(conn: Connection, run_id: uuid.UUID) -> list[uuid.UUID]:
+    """The run that verifies a wave of this one right now, if any. What steers a run steers its gate."""
+    rows = conn.execute(
+        sql("select gate_run_id from migration_waves where run_id = :run_id and state = 'verifying'"),
+        {"run_id": run_id},
+    )
+    return [row.gate_run_id for row in rows]
+
+
 def pause_run(conn: Connection, run_id: uuid.UUID, reason: str) -> None:
-    """Pause a run, and say why; one that is paused already keeps its first reason."""
+    """Pause a run and its gate, and say why; one that is paused already keeps its first reason."""
     conn.execute(
         sql("""
             update migration_runs set state = 'paused', paused_because = :reason
             where run_id = :run_id and state in ('planned', 'running')"""),
         {"run_id": run_id, "reason": storable(conn, reason)},
     )
+    for gate in gates_at_work(conn, run_id):
+        pause_run(conn, gate, reason)
 
 
 def pause_runs_that_only_wait(conn: Connection, root_patience_s: float) -> list[Run]:
@@ -244,7 +268,9 @@ def pause_runs_that_only_wait(conn: Connection, root_patience_s: float) -> list[
 
 
 def resume_run(conn: Connection, run_id: uuid.UUID) -> None:
-    """Resume a paused run. Its waiting jobs need new messages: the old ones may be gone by now."""
+    """Resume a paused run, and its gate. Their waiting jobs need new messages: the old ones may be gone by
+    now.
+    """
     conn.execute(
         sql("""
             update migration_runs set state = 'running', paused_because = null
@@ -259,6 +285,8 @@ def resume_run(conn: Connection, run_id: uuid.UUID) -> None:
             where run_id = :run_id and state = 'queued'"""),
         {"run_id": run_id},
     )
+    for gate in gates_at_work(conn, run_id):
+        resume_run(conn, gate)
 
 
 def retry_failed(
@@ -318,11 +346,15 @@ def failed_last(conn: Connection, verb: Verb, *, dry_run: bool) -> dict[int, uui
 
 
 def limit_run(conn: Connection, run_id: uuid.UUID, bytes_per_second: int | None) -> None:
-    """How fast the run's workers together may read from now on; None: as fast as they can."""
+    """How fast the run's workers together may read from now on, also those of its gate; None: as fast as they
+    can.
+    """
     conn.execute(
         sql("update migration_runs set limit_bytes_per_second = :limit where run_id = :run_id"),
         {"run_id": run_id, "limit": bytes_per_second},
     )
+    for gate in gates_at_work(conn, run_id):
+        limit_run(conn, gate, bytes_per_second)
 
 
 _FINISH_ENDED = """
@@ -331,7 +363,8 @@ _FINISH_ENDED = """
       -- By the order PostgreSQL finds one in the index, however many jobs there are; by the offset in each run by itself.
       and not exists (select from migration_jobs j where j.run_id = r.run_id and j.state = 'queued'
                       order by j.queued_at offset 0)
-      and not exists (select from migration_jobs j where j.run_id = r.run_id and j.state = 'running' offset 0)"""
+      and not exists (select from migration_jobs j where j.run_id = r.run_id and j.state = 'running' offset 0)
+      and not exists (select from migration_jobs j where j.run_id = r.run_id and j.state = 'held' offset 0)"""
 
 
 def finish_ended_runs(conn: Connection) -> None:
@@ -348,11 +381,11 @@ def finish_run_if_ended(conn: Connection, run_id: uuid.UUID) -> None:
 
 
 def find_run(conn: Connection, reference: str) -> Run:
-    """The run that is meant by `latest`, an id, or the beginning of one. Raises `RunNotFoundError` when none
-    or several fit.
+    """The run that is meant by `latest`, an id, or the beginning of one. The latest is one that people
+    opened, not a gate that verifies a wave of it. Raises `RunNotFoundError` when none or several fit.
     """
     if reference == "latest":
-        condition, value = "true", ""
+        condition, value = "not selection ? 'gate_of'", ""
     else:
         condition, value = "starts_with(run_id::text, :prefix)", reference.lower()
     rows = conn.execute(

@@ -66,6 +66,20 @@ def never_sent(conn: Connection, limit: int) -> list[Message]:
     return [_message(row) for row in rows]
 
 
+def unsent(conn: Connection, run_id: uuid.UUID, limit: int) -> list[Message]:
+    """Messages for waiting jobs of this run that have none, as `never_sent`, but without patience: no
+    producer is sending them, because workers opened their wave, or the run itself, a gate.
+    """
+    rows = conn.execute(
+        sql(f"""{_SELECT}
+            where j.run_id = :run_id and j.state = 'queued' and j.sent_at is null and r.state in ('planned', 'running')
+              and coalesce(j.not_before <= clock_timestamp(), true)
+            {_LARGEST_FIRST} limit :limit for update of j skip locked"""),
+        {"run_id": run_id, "limit": limit},
+    )
+    return [_message(row) for row in rows]
+
+
 def lost(conn: Connection, epoch: str, *, queue_is_empty: bool, limit: int) -> list[Message]:
     """Messages for waiting jobs whose own is lost, as `never_sent`. Reads every waiting job: ask it for a
     reason.

@@ -21,7 +21,8 @@ from worker.messages import JobRef, JobState, RunState, Subject
 class Progress:
     """How far a run is, counted from its jobs. `subjects` says what they are about, and how many about each;
     `live` counts jobs under a lease that has not run out, `crashes` leases that did, `fenced` attempts that
-    came too late, `retries` jobs handed back for a transient error.
+    came too late, `retries` jobs handed back for a transient error. Of those that wait, `held` are of later
+    waves. `gate` is at work while a wave of the run is verified.
     """
 
     state: RunState
@@ -38,11 +39,27 @@ class Progress:
     retries: int = 0
     crashes: int = 0
     fenced: int = 0
+    held: int = 0
+    gate: "GateAtWork | None" = None
+
+    @property
+    def busy(self) -> int:
+        """Jobs that workers have right now, those of its gate included."""
+        return self.live + (self.gate.progress.live if self.gate is not None else 0)
 
     @property
     def waiting(self) -> int:
         """Jobs that have neither ended nor begun."""
         return self.jobs - self.ended - self.running
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateAtWork:
+    """The run that verifies a wave, and how far that is."""
+
+    wave: int
+    run_id: uuid.UUID
+    progress: Progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +104,7 @@ class FailureClass:
     examples: Sequence[Mapping[str, Any]]
 
 
-_OPEN = {JobState.QUEUED, JobState.RUNNING}
+_OPEN = {JobState.HELD, JobState.QUEUED, JobState.RUNNING}
 
 
 _NOW = """
@@ -103,7 +120,11 @@ _NOW = """
 def progress(conn: Connection, run_id: uuid.UUID) -> Progress:
     """Add up the run's counts, and what its running jobs have done: however many jobs it has."""
     run = conn.execute(
-        sql("select state from migration_runs where run_id = :run_id"), {"run_id": run_id}
+        sql("""
+            select r.state, w.wave, w.gate_run_id from migration_runs r
+            left join migration_waves w on w.run_id = r.run_id and w.state = 'verifying'
+            where r.run_id = :run_id"""),
+        {"run_id": run_id},
     ).one()
     rows = conn.execute(
         sql(f"""
@@ -135,6 +156,10 @@ def progress(conn: Connection, run_id: uuid.UUID) -> Progress:
         retries=sum(row.retries for row in rows),
         crashes=sum(row.crashes for row in rows),
         fenced=sum(row.fenced for row in rows),
+        held=of[JobState.HELD],
+        gate=None
+        if run.gate_run_id is None
+        else GateAtWork(wave=run.wave, run_id=run.gate_run_id, progress=progress(conn, run.gate_run_id)),
     )
 
 

@@ -139,6 +139,24 @@ def registered_by_label(conn: Connection) -> dict[int, str]:
     return {row.dataset_id: row.dataset_name for row in rows}
 
 
+def opened_on(conn: Connection, dataset_ids: Collection[int]) -> dict[str, Any]:
+    """What the store holds when a verification of these datasets is opened, and how old the oldest check is
+    of all, and of what none of them has: what its report needs to say how much was covered. JSON values.
+    """
+    whole, elsewhere = coverage(conn), coverage(conn, without=dataset_ids)
+    return {
+        "datasets": whole.datasets,
+        "bytes_total": whole.size_bytes,
+        "oldest_check": _text(whole.oldest_check),
+        "bytes_elsewhere": elsewhere.size_bytes,
+        "oldest_check_elsewhere": _text(elsewhere.oldest_check),
+    }
+
+
+def _text(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()
+
+
 def of_projects(conn: Connection, project_ids: Collection[int]) -> dict[int, set[int]]:
     """The datasets that these projects refer to, by project."""
     rows = conn.execute(

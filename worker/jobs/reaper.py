@@ -1,4 +1,5 @@
-"""What a worker's parent does beside its children: requeue jobs of dead workers, send lost messages again.
+"""What a worker's parent does beside its children: requeue jobs of dead workers, send lost messages again,
+take runs in waves from one to the next.
 
 Every worker has one, and any number may look at the same rows: each takes what no other has locked. Knows no
 Celery.
@@ -8,6 +9,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -19,7 +21,7 @@ from worker.db.engine import connect
 from worker.db.leases import Expired
 from worker.errors import MigratorError
 from worker.findings import Check, failed, passed, warned
-from worker.jobs import endings
+from worker.jobs import endings, waves
 from worker.jobs.endings import Ended, HandedBack
 from worker.jobs.one_store import Remembered, open_store
 from worker.jobs.outcomes import outcome_of
@@ -96,7 +98,8 @@ class Reaper:
 
 
 def reap(settings: Settings, engine: Engine, known_epoch: str | None = None) -> str:
-    """Look once: leases that ran out, jobs without a message, runs that have ended; the broker's epoch.
+    """Look once: leases that ran out, jobs without a message, runs and waves that have ended; the broker's
+    epoch.
 
     Waiting jobs that were sent are looked at only when the broker is not in the epoch that was known, or its
     queue is empty. Twice, or at once, is harmless.
@@ -114,7 +117,7 @@ def reap(settings: Settings, engine: Engine, known_epoch: str | None = None) -> 
 
 
 def _send_and_finish(settings: Settings, engine: Engine, known_epoch: str | None) -> str:
-    """Send what has no message, close what has ended; the broker's epoch."""
+    """Send what has no message, close what has ended, go on with runs in waves; the broker's epoch."""
     condition = broker.condition(settings)
     _send_all(settings, engine, condition, lambda conn: messages_sent.never_sent(conn, _BATCH))
     if condition.epoch != known_epoch or condition.waiting == 0:
@@ -134,6 +137,10 @@ def _send_and_finish(settings: Settings, engine: Engine, known_epoch: str | None
         job_counts.fold(conn)
         for run in ledger.pause_runs_that_only_wait(conn, settings.root_patience_s):
             _log.error("run_paused", run=str(run.run_id), reason=run.paused_because)
+    for run_id in waves.advance(engine):
+        _send_all(settings, engine, condition, partial(messages_sent.unsent, run_id=run_id, limit=_BATCH))
+        with engine.begin() as conn:
+            ledger.start_run(conn, run_id)
     return condition.epoch
 
 

@@ -29,7 +29,7 @@ def test_json_is_one_document_on_standard_output_and_people_read_standard_error(
     queued, status, listed = (json.loads(done.stdout) for done in calls)
 
     assert [done.returncode for done in calls] == [0, 0, 0], [done.stderr for done in calls]
-    assert status["projects"] == {"total": 3, "ended": 0, "failed": 0, "running": 0, "waiting": 3}
+    assert status["projects"] == {"total": 3, "ended": 0, "failed": 0, "running": 0, "waiting": 3, "held": 0}
     assert [run["run_id"] for run in listed] == [queued["run_id"]] == [status["run_id"]]
     assert [one["project_id"] for one in queued["plan"]] == sorted(three_projects, reverse=True)
     assert all(queued["run_id"] in done.stderr for done in calls)

@@ -59,7 +59,7 @@ def test_status_counts_every_job_once_and_bytes_by_what_is_done(database: Engine
 
     seen = as_json(database, run_id)
 
-    assert seen["projects"] == {"total": 6, "ended": 2, "failed": 1, "running": 1, "waiting": 3}
+    assert seen["projects"] == {"total": 6, "ended": 2, "failed": 1, "running": 1, "waiting": 3, "held": 0}
     assert (seen["bytes"]["total"], seen["bytes"]["done"]) == (600, 240)
     (holder,) = seen["holders"]
     assert (holder["project_id"], holder["worker"], holder["phase"]) == (3, "w", "hash")
@@ -207,7 +207,7 @@ def test_the_number_of_statements_does_not_grow_with_the_run(database: Engine):
             )
         )
 
-    assert statements(small) == statements(big) <= 8
+    assert statements(small) == statements(big) <= 10
 
 
 # Watching ---------------------------------------------------------------------------------------------------

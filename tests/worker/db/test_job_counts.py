@@ -154,7 +154,7 @@ def counted(conn: Connection) -> list[tuple[object, ...]]:
         text("""
             select run_id, subject, state, error_class, count(*), sum(retries), sum(crashes), sum(fenced),
                    sum(coalesce(bytes_total, 0)),
-                   sum(case state when 'running' then 0 when 'queued' then least(bytes_done, coalesce(bytes_total, bytes_done))
+                   sum(case state when 'running' then 0 when 'queued' then least(bytes_done, coalesce(bytes_total, bytes_done)) when 'held' then 0
                        else coalesce(bytes_total, 0) end),
                    sum(case state when 'running' then 0 else files_done end),
                    sum(case when (outcome #>> '{links,cloned}')::integer > 0 then (outcome #>> '{disk,shared}')::bigint else 0 end)
