@@ -35,9 +35,9 @@ test: $(READY) ## Run every test against a real PostgreSQL, a real Valkey and re
 test-fast: $(READY) ## Run the tests that need no server, which takes less than half a minute
 	$(BIN)/python -m pytest --quiet -m "not servers and not slow and not long" --hypothesis-profile fast $(ARGS)
 
-chaos: $(READY) ## Run N schedules of faults on real processes from SEED on; without both also the long fault and race tests
+chaos: $(READY) ## Run N schedules of faults on real processes from SEED on, with WAVES=1 in waves; without N and SEED also the long tests
 	$(if $(N)$(SEED),,$(BIN)/python -m pytest -m long --timeout 3600 $(ARGS))
-	$(BIN)/python -m tests.chaos --schedules $(or $(N),200) --seed $(or $(SEED),1)
+	$(BIN)/python -m tests.chaos --schedules $(or $(N),200) --seed $(or $(SEED),1) $(if $(WAVES),--waves)
 
 compose-test: $(READY) ## Build the image and play an operator's day by Compose (needs a Docker engine)
 	$(BIN)/python -m tests.compose $(ARGS)

@@ -36,7 +36,7 @@ def main() -> int:
                 if told_to_stop:
                     sys.exit(1)
                 only = Kind[arguments.only] if arguments.only else None
-                plan = make_plan(seed, faultless=arguments.faultless, only=only)
+                plan = make_plan(seed, faultless=arguments.faultless, only=only, waves=arguments.waves)
                 result = run_schedule(plan, running, processes, keep=arguments.keep)
                 results.append(result)
                 _tell(result)
@@ -56,6 +56,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--faultless", action="store_true", help="the same estates and runs without any fault"
     )
+    parser.add_argument("--waves", action="store_true", help="let every migration go in waves, with gates")
     parser.add_argument(
         "--only",
         choices=[kind.name for kind in Kind],
@@ -77,7 +78,10 @@ def _tell(result: Result) -> None:
     if result.findings:
         for line in result.findings[:40]:
             print(f"  {line}")
-        print(f"  Kept: {result.folder}\n  Alone: make chaos N=1 SEED={plan.seed}", flush=True)
+        print(
+            f"  Kept: {result.folder}\n  Alone: make chaos N=1 SEED={plan.seed}{' WAVES=1' if plan.waves else ''}",
+            flush=True,
+        )
         sys.stdout.flush()
 
 

@@ -45,6 +45,7 @@ class Operator:
         folder: Path,
         *,
         restores: bool,
+        waves: str | None = None,
     ) -> None:
         self.runs: list[uuid.UUID] = []
         self.tick: Callable[[], None] = lambda: time.sleep(0.02)
@@ -58,6 +59,7 @@ class Operator:
             Verb.MIGRATE: ("enqueue", "--json"),
             Verb.ROLLBACK: ("rollback", *(["--restore-files"] if restores else []), "--json"),
         }
+        self._in_waves = ("--waves", waves) if waves is not None else ()
         self.verb = Verb.MIGRATE
         self._collector: Process | None = None
         self._producers: list[Process] = []
@@ -65,9 +67,15 @@ class Operator:
     # Opening runs -------------------------------------------------------------------------------------------
 
     def open(self, verb: Verb) -> uuid.UUID:
-        """Open a run over all projects that the verb concerns."""
+        """Open a run over all projects that the verb concerns; a migration in waves, if it is to go so."""
         self.verb = verb
-        return self.open_another()
+        opened = self._open(*self._first(verb))
+        assert opened is not None
+        return opened
+
+    def _first(self, verb: Verb) -> tuple[str, ...]:
+        """How the first run of a verb is opened. Later ones do what is left, which may be nothing."""
+        return (*self._opens[verb], *(self._in_waves if verb is Verb.MIGRATE else ()))
 
     def open_another(self) -> uuid.UUID:
         """Open one more, as soon as the servers let it. It returns when the run is in the ledger: its
@@ -114,7 +122,7 @@ class Operator:
         """
         self.verb = verb
         known = self._known_runs()
-        process = self._start(*self._opens[verb])
+        process = self._start(*self._first(verb))
         chance = random.Random(which)
         if chance.random() < 0.3:
             time.sleep(chance.uniform(0.0, 0.3))
@@ -143,12 +151,16 @@ class Operator:
             raise CommandError(f"{process.name} ended with {code}: {_tail(process.log)}")
 
     def _known_runs(self) -> set[uuid.UUID]:
-        """The runs in the ledger, as soon as there is a database."""
+        """The runs in the ledger that were opened by a command, as soon as there is a database: no gates."""
         deadline = time.monotonic() + _WITHIN_S
         while True:
             try:
                 with self._engine.connect() as conn:
-                    return set(conn.scalars(text("select run_id from migration_runs")))
+                    return set(
+                        conn.scalars(
+                            text("select run_id from migration_runs where not selection ? 'gate_of'")
+                        )
+                    )
             except OperationalError:
                 if time.monotonic() > deadline:
                     raise
@@ -156,14 +168,24 @@ class Operator:
 
     # The reins ----------------------------------------------------------------------------------------------
 
-    def rein(self, verb: str, run_id: uuid.UUID) -> bool:
+    def rein(self, verb: str, run_id: uuid.UUID, *options: str) -> bool:
         """Pause, resume, cancel or retry a run; False when it has ended before."""
         deadline = time.monotonic() + _WITHIN_S
         while True:
-            code, process = self._run(verb, str(run_id), "--json")
+            code, process = self._run(verb, str(run_id), *options, "--json")
             if code in {0, _USAGE}:
                 return code == 0
             self._check_not_ready(process, deadline)
+
+    def skip_gates(self) -> int:
+        """Let every run go on that a gate has stopped, whatever that found; how many."""
+        with self._engine.connect() as conn:
+            stopped = conn.scalars(
+                text("""
+                    select run_id from migration_runs join migration_waves w using (run_id)
+                    where migration_runs.state = 'paused' and w.state = 'stopped'""")
+            ).all()
+        return sum(self.rein("resume", run_id, "--skip-gate") for run_id in stopped)
 
     def send_again(self, times: int) -> int:
         """Publish the message of every job of every run once more, several times; how many."""

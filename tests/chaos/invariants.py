@@ -395,6 +395,29 @@ def wrong_runs(conn: Connection) -> list[str]:
     return lines
 
 
+def wrong_waves(conn: Connection) -> list[str]:
+    """No job of a wave was taken before the gate before it let the run go on."""
+    rows = conn.execute(
+        text("""
+            select j.run_id, j.wave, j.subject_id, j.started_at, before.state, before.decided_at
+            from migration_jobs j join migration_waves before on before.run_id = j.run_id and before.wave = j.wave - 1
+            where j.started_at is not null
+              and (before.state not in ('passed', 'waived') or j.started_at < before.decided_at)""")
+    )
+    return [f"a job of a wave began before its time: {row}" for row in rows]
+
+
+def wrong_gates(conn: Connection, *, has_flipped: bool) -> list[str]:
+    """A gate finds damage where a bit was flipped, and nowhere else."""
+    rows = conn.execute(
+        text("""
+            select run_id, subject, subject_id, error_class, error from migration_jobs join migration_runs using (run_id)
+            where selection ? 'gate_of' and migration_jobs.state = 'failed' and error_class <> 'WorkerCrashedError'""")
+    )
+    expected = {"StoredBytesMismatchError", "SessionsDifferError"} if has_flipped else set()
+    return [f"a gate found what is not there: {row}" for row in rows if row.error_class not in expected]
+
+
 _DONE = {
     "migrate": {"migrated"},
     "rollback": {"rolled_back"},

@@ -153,6 +153,8 @@ class Plan:
     cancel_at_s: float
     rollback_faults: tuple[Fault, ...]
     patient: bool
+    waves: str | None = None
+    """How its migration is divided, if it goes in waves."""
 
     @property
     def kinds(self) -> Iterator[Kind]:
@@ -166,10 +168,15 @@ class Plan:
 
 
 def make_plan(
-    seed: int, *, faultless: bool = False, only: Kind | None = None, ending: Ending | None = None
+    seed: int,
+    *,
+    faultless: bool = False,
+    only: Kind | None = None,
+    ending: Ending | None = None,
+    waves: bool = False,
 ) -> Plan:
     """The plan of a seed. `faultless` takes the faults out of it, `only` makes all of them of one kind,
-    `ending` changes it.
+    `ending` changes it, `waves` lets its migration go in waves, and leaves all else as it was.
     """
     chance = Random(f"chaos {seed}")
     projects = tuple(_projects(chance))
@@ -192,6 +199,7 @@ def make_plan(
         cancel_at_s=chance.uniform(0.2, 0.8) * run_s,
         rollback_faults=() if faultless else rollback_faults,
         patient=chance.random() < 0.1,
+        waves=Random(f"waves {seed}").choice(("1,100%", "1,50%,100%", "30%,60%,100%")) if waves else None,
     )
 
 

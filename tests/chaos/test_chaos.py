@@ -7,6 +7,7 @@ lost.
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,8 +49,19 @@ def test_no_project_is_lost_whichever_processes_die(own_servers: Servers, proces
     )
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(301, 311))
+def test_nothing_is_lost_in_waves_either(own_servers: Servers, processes: Forks, seed: int):
+    result = run_schedule(make_plan(seed, waves=True), own_servers, processes)
+
+    assert not result.findings, "\n".join(
+        [*result.findings, f"make chaos N=1 SEED={seed} WAVES=1", str(result.folder)]
+    )
+
+
 def test_a_schedule_of_faults_follows_from_its_seed():
     assert make_plan(7) == make_plan(7)
+    assert replace(make_plan(7, waves=True), waves=None) == make_plan(7)
     assert make_plan(7) != make_plan(8)
 
 
