@@ -9,7 +9,7 @@ LOCK := pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no
   --no-emit-trusted-host --no-header
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help venv demo test test-fast chaos compose-test upgrade-test check bench format lock clean
+.PHONY: help venv demo test test-fast chaos compose-test upgrade-test nfs-test check bench format lock clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ compose-test: $(READY) ## Build the image and play an operator's day by Compose 
 
 upgrade-test: $(READY) ## Take over what the first release leaves, under its own workers (needs the repository's history)
 	$(BIN)/python -m tests.upgrade $(ARGS)
+
+nfs-test: $(READY) ## Play a migration on real NFS, 4.2 and 3, in a machine of its own (needs root and mmdebstrap)
+	$(BIN)/python -m tests.nfs $(ARGS)
 
 check: $(READY) ## Format and lint check, strict types, import contracts, list of commands against --help
 	$(BIN)/ruff format --check .

@@ -133,12 +133,14 @@ class Forks:
 
 
 @contextmanager
-def forks(folder: Path, modules: Sequence[str], **env: str) -> Iterator[Forks]:
-    """Start the process that forks, with these modules loaded; its log is in the folder."""
+def forks(folder: Path, modules: Sequence[str], *, within: Sequence[str] = (), **env: str) -> Iterator[Forks]:
+    """Start the process that forks, with these modules loaded; its log is in the folder. `within` is a
+    command that becomes another one, such as nsenter: it and all that it starts run there.
+    """
     with (
         (folder / "forks.log").open("a") as log,
         subprocess.Popen(
-            [sys.executable, "-m", "tests.support.forking", str(os.getpid()), *modules],
+            [*within, sys.executable, "-m", "tests.support.forking", str(os.getpid()), *modules],
             cwd=_ROOT,
             env=os.environ | env,
             stdin=subprocess.PIPE,
