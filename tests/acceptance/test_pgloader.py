@@ -149,16 +149,17 @@ def as_mysql(value: Any) -> str:
     match value:
         case None:
             return "null"
-        case bool() | int() | float():
-            return str(int(value)) if isinstance(value, bool) else str(value)
+        case int():
+            # A boolean becomes a number by it.
+            return str(value + 0)
         case _:
-            # The database's time zone is UTC, and so is the session's.
             plain = re.sub(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)\.?\d*\+00$", r"\1", str(value))
             return f"convert(0x{plain.encode().hex()} using utf8mb4)" if plain else "''"
 
 
 def inserts(conn: Connection) -> str:
-    """Statements that put the same rows into MySQL."""
+    """Statements that put the same rows into MySQL; times of both are in UTC."""
+    conn.execute(text("set local timezone to 'UTC'"))
     statements = ["set time_zone = '+00:00';"]
     for table, rows in dump(conn, (*LABEL_TABLES, *OF_DATASETS)).items():
         for row in rows:
