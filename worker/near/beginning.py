@@ -82,8 +82,13 @@ def begin(path: Path, sensor: Sensor, pace: Pace = unlimited) -> Beginning:
     tail, _ = _read(path, _HEAD_BYTES, pace, at=max(0, size_bytes - _HEAD_BYTES))
     plain = _plain_lines(head, sensor, is_all=size_bytes <= _HEAD_BYTES)
     records = _parsed(*plain) if plain is not None else None
+    if records is None:
+        records = _first_records(path, sensor, pace)
+    if size_bytes > _HEAD_BYTES:
+        # One that comes a little late may lie behind what was read.
+        records = records[records.times.argsort(kind="stable")][: (len(records) + 1) // 2]
     return beginning_of(
-        _first_records(path, sensor, pace) if records is None else records,
+        records,
         _last_time(tail, plain[0].index(TIME) if plain is not None else 0),
     )
 

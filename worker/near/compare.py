@@ -8,7 +8,7 @@ import numpy as np
 
 from worker.near.agreement import Agreement, Precision, Side, Verdict
 from worker.near.beginning import Beginning
-from worker.near.records import NONE, Records, WithoutLast
+from worker.near.records import NONE, Records, WithoutLast, joined
 from worker.near.resampled import Resampled
 
 Read = Callable[[], Iterator[Records]]
@@ -68,20 +68,34 @@ def compare(first: Read, second: Read, begins: tuple[Beginning, Beginning]) -> M
     `begins`: how they begin, which decides what one can be of the other. What reading raises comes through.
     """
     one, other = begins
-    if _begin_alike(one, other):
+    if _begin_the_same(one, other):
         found, may_be_filled = _same_records(first(), second())
         if found is not None or not may_be_filled:
             return found
-    if other.on_grid and (found := _resampling(first(), second(), "first")) is not None:
+    if _begins_resampled(one, other) and (found := _resampling(first(), second(), "first")) is not None:
         return found
-    if one.on_grid and (found := _resampling(second(), first(), "second")) is not None:
+    if _begins_resampled(other, one) and (found := _resampling(second(), first(), "second")) is not None:
         return found
     return None
 
 
-def _begin_alike(one: Beginning, other: Beginning) -> bool:
-    count = min(len(one.records), len(other.records))
-    return _same_times(one.records[:count], other.records[:count])
+def _begin_the_same(one: Beginning, other: Beginning) -> bool:
+    return _agree_so_far(one.records, other.records)
+
+
+def _begins_resampled(recorded: Beginning, resampled: Beginning) -> bool:
+    """Could the second be a resampling of the first, by what is known of both without reading on?"""
+    if not resampled.on_grid:
+        return False
+    # The last interval may go on.
+    begins = joined(Resampled(iter((recorded.records,))))[:-1]
+    return _agree_so_far(begins, resampled.records[:-1])
+
+
+def _agree_so_far(some: Records, others: Records) -> bool:
+    count = min(len(some), len(others))
+    some, others = some[:count], others[:count]
+    return _same_times(some, others) and Agreement().take(some.readings, others.readings)
 
 
 def _same_times(some: Records, others: Records) -> bool:

@@ -92,7 +92,7 @@ class Progress:
 @dataclass(slots=True)
 class Found:
     """What a search has found. `unproven` are pairs that are the same as far as both go, but of a sensor that
-    says the same all the time; `comparisons` counts how often two recordings were read side by side.
+    says the same all the time; `comparisons` counts how often two that begin alike were compared.
     """
 
     pairs: list[Pair] = field(default_factory=list)

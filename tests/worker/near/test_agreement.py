@@ -25,7 +25,7 @@ def agree(first: Floats, second: Floats, *ends: int) -> Verdict | None:
     return agreement.verdict()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(seed=SEEDS, digits=DIGITS, is_first=st.booleans(), end=st.integers(0, 300))
 def test_rounded_readings_agree(seed: int, digits: int, *, is_first: bool, end: int):
     fine = readings(seed)
@@ -38,7 +38,7 @@ def test_rounded_readings_agree(seed: int, digits: int, *, is_first: bool, end: 
         assert verdict.coarser == ("first" if is_first else "second")
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(SEEDS, st.integers(4, 10))
 def test_readings_of_some_significant_digits_agree(seed: int, digits: int):
     fine = readings(seed)
@@ -47,7 +47,7 @@ def test_readings_of_some_significant_digits_agree(seed: int, digits: int):
     assert agree(fine, coarse) is not None
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(
     seed=SEEDS,
     digits=st.integers(3, 12),
@@ -66,7 +66,7 @@ def test_scaled_readings_do_not_agree_whatever_their_digits(
     assert np.array_equal(coarse, scaled) or agree(coarse, scaled) is None
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(SEEDS, st.integers(0, 299), st.integers(0, 2), st.floats(1e-5, 10), st.integers(3, 15))
 def test_a_single_other_reading_is_found(seed: int, row: int, axis: int, by: float, digits: int):
     one = readings(seed).round(digits)

@@ -43,7 +43,7 @@ def check_same(found: Records, expected: pd.DataFrame) -> None:
     np.testing.assert_allclose(found.readings, expected.iloc[:, 1:], rtol=1e-13, atol=1e-13)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(recordings(), st.lists(st.integers(0, 100), max_size=5))
 def test_resampling_is_that_of_an_upload(table: pd.DataFrame, ends: list[int]):
     (expected,) = uploaded(table)
@@ -51,7 +51,7 @@ def test_resampling_is_that_of_an_upload(table: pd.DataFrame, ends: list[int]):
     check_same(joined(Resampled(in_parts(records(table[:-1]), ends))), expected)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(recordings(missing=False), st.lists(st.integers(0, 100), max_size=5), st.integers(1, 40))
 def test_a_cut_recording_is_a_cut_resampling(table: pd.DataFrame, ends: list[int], rows: int):
     cut = joined(Resampled(iter((records(table[:rows]),))))
@@ -69,7 +69,7 @@ def test_a_cut_recording_is_a_cut_resampling(table: pd.DataFrame, ends: list[int
     assert np.abs(ways - cut.readings[-1]).max(axis=1).min() < 1e-12
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(
     recordings(missing=False),
     recordings(missing=False),
