@@ -56,7 +56,7 @@ class Lab:
         with self.site.engine.connect() as conn:
             rows = conn.execute(
                 text("""
-                    select project_id, state, phase, attempt, worker, outcome, error from migration_jobs
+                    select project_id, state, attempt, worker, outcome, error from migration_jobs
                     where run_id = (select run_id from migration_runs order by created_at desc limit 1)
                     and project_id = any(:numbers) order by project_id"""),
                 {"numbers": list(numbers)},

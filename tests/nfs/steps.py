@@ -22,7 +22,6 @@ _FREEZE_S = 90.0
 _SLOW = ("--limit-bytes-per-second", "50K")
 """At which a big file is being copied for three minutes, unless the limit is lifted."""
 
-_STORING = ("running", "store")
 _DATASETS = 8
 """Different contents."""
 
@@ -257,13 +256,10 @@ def _in_a_copy(story: Story, number: int) -> Iterator[dict[str, Any]]:
     """Let the block run while the project's big file is copied; its job. The copy must outlast the block."""
     story.enqueue(number, limit=_SLOW)
 
-    def busy() -> list[dict[str, Any]]:
-        storing = [job for job in story.lab.jobs(number) if (job["state"], job["phase"]) == _STORING]
-        staging = file_server.DATA / "dataset_store" / "staging"
-        return storing if any(path.is_file() for path in staging.rglob("*")) else []
-
-    eventually(lambda: bool(busy()), "a worker is in the middle of a copy")
+    staging = file_server.DATA / "dataset_store" / "staging"
+    eventually(lambda: any(path.is_file() for path in staging.rglob("*")), "a worker is in a copy")
     (job,) = story.lab.jobs(number)
+    assert job["state"] == "running", job
     yield job
     (after,) = story.lab.jobs(number)
     assert after["state"] == "running", f"still in the copy afterwards, not {after['state']}"
