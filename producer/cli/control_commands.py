@@ -49,13 +49,13 @@ def resume(
         found = find_run(engine, run)
         sent = control.resume(settings, engine, found, skip_gate=skip_gate)
         waiting = jobs_words(control.progress_of(engine, found), sent)
-        stopped = control.stopped_by_gate(engine, found)
+        wave = None if sent else control.at_gate(engine, found)
     short = str(found.run_id)[:8]
-    if stopped is not None:
-        terminal.say(f"The gate of wave {stopped} looks again. Follow it: producer collect {short}")
+    if wave is not None:
+        terminal.say(f"The gate of wave {wave} looks again. Follow it: producer collect {short}")
     else:
         terminal.say(f"Sent again: {waiting}. Follow them: producer collect {short}")
-    terminal.document({"run_id": str(found.run_id), "sent": sent, "gate_looks_again": stopped})
+    terminal.document({"run_id": str(found.run_id), "sent": sent, "gate_looks_again": wave})
 
 
 @app.command(epilog=epilog("producer cancel latest"))

@@ -69,7 +69,7 @@ def _stopped(terminal: Terminal, collected: Collected, directory: Path) -> dict[
     """Say why a run is not followed any more, and write an interim report of what there is by now."""
     short = str(collected.run.run_id)[:8]
     paused = collected.run.state is RunState.PAUSED
-    for line in at_gate_lines(collected.waves, short):
+    for line in at_gate_lines(collected.waves, collected.run.state, short):
         terminal.say(line)
     stopped = f"the run is paused: {collected.run.paused_because}" if paused else str(collected.stopped)
     with _written(terminal, collected, directory, interim=stopped) as (document, path):

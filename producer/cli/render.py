@@ -222,7 +222,7 @@ def status_lines(status: RunStatus) -> Iterator[str]:
     yield from _progress_lines(status)
     waves = [wave_json(one) for one in status.waves]
     yield from wave_lines(waves, status.run.state)
-    yield from at_gate_lines(waves, str(status.run.run_id)[:8])
+    yield from at_gate_lines(waves, status.run.state, str(status.run.run_id)[:8])
     for attempt in status.attempts:
         yield (
             f"  {escape(attempt.worker)}: {subject_words(attempt.subject, attempt.subject_id)} {escape(attempt.subject_name or '')}, "

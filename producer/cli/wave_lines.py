@@ -9,7 +9,7 @@ from producer.report.waves import found, stands
 from producer.runs.open import Opened
 from producer.runs.waves import RULE
 from worker.db.overview import GateAtWork
-from worker.messages import Gate, WaveState
+from worker.messages import Gate, RunState, WaveState
 from worker.units import human_bytes
 
 _STYLES = {
@@ -44,10 +44,10 @@ def wave_lines(waves: Sequence[Mapping[str, Any]], run_state: str) -> Iterator[s
         yield f"{_wave(one['wave'], one['asked_for'], one['projects'], one['bytes'])}: {stood}{gate}"
 
 
-def at_gate_lines(waves: Sequence[Mapping[str, Any]], short: str) -> Iterator[str]:
-    """What can be done about a gate that has stopped the run `short`."""
+def at_gate_lines(waves: Sequence[Mapping[str, Any]], run_state: str, short: str) -> Iterator[str]:
+    """What can be done about a gate that has stopped the run `short`; nothing about one that is over."""
     for one in waves:
-        if one["state"] == WaveState.STOPPED:
+        if one["state"] == WaveState.STOPPED and run_state == RunState.PAUSED:
             number = one["wave"]
             if one["gate"]["run_id"] is not None:
                 yield f"  all that the gate found: producer collect {one['gate']['run_id'][:8]}"

@@ -120,11 +120,10 @@ def progress_of(engine: Engine, run: Run) -> Progress:
         return overview.progress(conn, run.run_id)
 
 
-def stopped_by_gate(engine: Engine, run: Run) -> int | None:
-    """The wave whose gate has stopped the run and looks again as soon as that goes on."""
+def at_gate(engine: Engine, run: Run) -> int | None:
+    """The wave at whose gate a run is; None if at none."""
     with engine.connect() as conn:
-        found = waves.waves_of(conn, run.run_id)
-    return next((one.wave for one in found if one.state is WaveState.STOPPED), None)
+        return waves.at_gate(conn, run.run_id)
 
 
 def _refuse_ended(run: Run, what: str) -> None:

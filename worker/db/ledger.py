@@ -173,21 +173,25 @@ def end_waiting_jobs_of_cancelled_runs(
     """End as cancelled what still waits in a cancelled run, or in all of them: no worker would ever take it.
     Returns these jobs.
     """
-    rows = conn.execute(
-        sql("""
-            update migration_jobs
-            set state = 'cancelled', finished_at = clock_timestamp(),
-                outcome = jsonb_build_object('subject', subject, 'project_id', project_id, 'project_name', project_name,
-                    'dataset_id', case when subject = 'dataset' then subject_id end,
-                    'dataset_name', case when subject = 'dataset' then subject_name end,
-                    'status', 'cancelled', 'reason', cast(:reason as text), 'original_path', path)
-            where run_id in (select run_id from migration_runs
-                             where state = 'cancelled' and run_id = coalesce(:run_id, run_id))
-              and state in ('held', 'queued')
-            returning run_id, subject, subject_id"""),
-        {"run_id": run_id, "reason": reason},
-    )
-    return [JobRef.from_row(row) for row in rows]
+    ended: list[JobRef] = []
+    # Each by its own index, which holds no other jobs.
+    for state in (JobState.QUEUED, JobState.HELD):
+        rows = conn.execute(
+            sql(f"""
+                update migration_jobs
+                set state = 'cancelled', finished_at = clock_timestamp(),
+                    outcome = jsonb_build_object('subject', subject, 'project_id', project_id, 'project_name', project_name,
+                        'dataset_id', case when subject = 'dataset' then subject_id end,
+                        'dataset_name', case when subject = 'dataset' then subject_name end,
+                        'status', 'cancelled', 'reason', cast(:reason as text), 'original_path', path)
+                where run_id in (select run_id from migration_runs
+                                 where state = 'cancelled' and run_id = coalesce(:run_id, run_id))
+                  and state = '{state}'
+                returning run_id, subject, subject_id"""),  # noqa: S608 - constants
+            {"run_id": run_id, "reason": reason},
+        )
+        ended += [JobRef.from_row(row) for row in rows]
+    return ended
 
 
 def lock_state(conn: Connection, run_id: uuid.UUID) -> RunState:
