@@ -94,7 +94,7 @@ def _written(
         document = report_of(collected, new_spool, interim=interim)
         page = html.render(document)
         path = files.write(document, directory, collected.run.verb, datetime.now(UTC), html=page)
-        for line in report_lines(document, str(path)):
+        for line in report_lines(document, str(path), terminal.width):
             terminal.say(line)
         yield document, path
 

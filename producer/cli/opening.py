@@ -10,6 +10,7 @@ import typer
 from producer.cli.escaping import escape
 from producer.cli.exit_codes import Exit
 from producer.cli.follow import Following, follow
+from producer.cli.plan_lines import estimate_lines, forecast_line
 from producer.cli.render import is_long, left_out_lines, listing_words, plan_table
 from producer.cli.session import connected, find_run
 from producer.cli.terminal import Terminal
@@ -17,6 +18,7 @@ from producer.cli.wave_lines import plan_lines
 from producer.doctor.worker_checks import WORKER_COMMAND
 from producer.report import files
 from producer.report.files import ReportDirectoryError
+from producer.runs.legacy_projects import Estimated
 from producer.runs.open import Opened
 from worker.broker import client as broker
 from worker.db.waves import NewWave
@@ -54,6 +56,27 @@ def open_and_follow(
     raise typer.Exit(code)
 
 
+def show_estimate(terminal: Terminal, make: Callable[..., Estimated], *, nothing: str) -> None:
+    """Show what a sample of heads says of a migration; opens no run. `nothing` as in `open_and_follow`."""
+    with connected() as (settings, engine):
+        with terminal.line(listing_words) as on_listing:
+            found = make(settings, engine, on_listing=on_listing)
+        for line in left_out_lines(found.left_out, found.of_other_type):
+            terminal.say(line)
+        if found.forecast is None:
+            terminal.say(nothing)
+        else:
+            for line in estimate_lines(found.forecast.to_json(), found.conditions.to_json(), terminal.width):
+                terminal.say(line)
+    terminal.document(
+        {
+            "forecast": found.forecast.to_json() if found.forecast is not None else None,
+            "conditions": found.conditions.to_json(),
+            "left_out": [one.to_json() for one in found.left_out],
+        }
+    )
+
+
 def _show_plan(terminal: Terminal, settings: Settings, opened: Opened, *, nothing: str) -> None:
     has_work = any(not job.skipped for job in opened.jobs)
     if has_work and opened.verb is Verb.GC:
@@ -64,11 +87,13 @@ def _show_plan(terminal: Terminal, settings: Settings, opened: Opened, *, nothin
         terminal.say(nothing)
     for line in plan_lines(opened):
         terminal.say(line)
-    for line in left_out_lines(opened):
+    for line in left_out_lines(opened.left_out, opened.of_other_type):
         terminal.say(line)
     for warning in opened.warnings:
         terminal.say(f"[yellow]{escape(warning)}.[/]")
-    if has_work and _no_worker_is_online(settings):
+    if opened.forecast is not None:
+        terminal.say(forecast_line(opened.forecast))
+    if has_work and (opened.workers == 0 or (opened.workers is None and _no_worker_is_online(settings))):
         terminal.say(f"[yellow]No worker is online.[/] Start one: {WORKER_COMMAND}")
 
 
@@ -113,6 +138,7 @@ def _plan(opened: Opened) -> dict[str, Any]:
         ],
         "left_out": [one.to_json() for one in opened.left_out],
         "warnings": list(opened.warnings),
+        **({"forecast": opened.forecast} if opened.verb is Verb.MIGRATE else {}),
         **({"waves": [_wave(one) for one in opened.waves]} if opened.waves else {}),
     }
 

@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from producer.cli.escaping import CONTROLS, escape
+from producer.cli.plan_lines import plan_lines
 from producer.cli.verification_lines import store_line, verification_lines
 from producer.cli.wave_lines import at_gate_lines, gate_words, wave_lines
 from producer.doctor.findings import Diagnosis
@@ -15,6 +16,7 @@ from producer.report import garbage, reclaim
 from producer.report.notation import plural
 from producer.report.verdict import success_of
 from producer.runs.open import Opened
+from producer.runs.selection import LeftOut
 from producer.runs.status import ListedRun, RunStatus
 from producer.runs.survey import Listing
 from producer.runs.waves import wave_json
@@ -71,20 +73,20 @@ def is_long(opened: Opened) -> bool:
     return max(sum(not job.skipped for job in opened.jobs), len(opened.left_out)) > ROWS
 
 
-def left_out_lines(opened: Opened) -> Iterator[str]:
+def left_out_lines(left_out: Sequence[LeftOut], of_other_type: int) -> Iterator[str]:
     """Each project that gets no task, with the reason."""
-    for one in opened.left_out[:ROWS]:
+    for one in left_out[:ROWS]:
         yield f"[dim]left out:[/] {subject_words(one.subject, one.subject_id)} {escape(one.subject_name)}: {one.reason}"
-    if len(opened.left_out) > ROWS:
-        yield f"[dim]… and {len(opened.left_out) - ROWS:,} more left out[/]"
-    if opened.of_other_type:
-        others = plural(opened.of_other_type, "project that is", "projects that are")
-        yield f"[dim]left out: {opened.of_other_type} {others} dataset-based already[/]"
+    if len(left_out) > ROWS:
+        yield f"[dim]… and {len(left_out) - ROWS:,} more left out[/]"
+    if of_other_type:
+        others = plural(of_other_type, "project that is", "projects that are")
+        yield f"[dim]left out: {of_other_type} {others} dataset-based already[/]"
 
 
-def report_lines(report: Mapping[str, Any], where: str = "the report") -> Iterator[str]:
-    """A report's summary: what was done, the space, what failed and what to do about it. `where`: its file,
-    which has all that is too long for a terminal.
+def report_lines(report: Mapping[str, Any], where: str = "the report", width: int = 10_000) -> Iterator[str]:
+    """A report's summary: what was done, the space, what failed and what to do about it; last a migration's
+    plan. `where`: its file, which has all that is too long for a terminal of this `width`.
     """
     where = escape(where)
     yield from _act_lines(report, where)
@@ -98,6 +100,9 @@ def report_lines(report: Mapping[str, Any], where: str = "the report") -> Iterat
         yield f"       [dim]{escape(error['remedy'] or '')}[/]"
     if len(report["errors"]) > ROWS:
         yield f"[red]… and {len(report['errors']) - ROWS:,} more failures in {where}[/]"
+    if report.get("plan"):
+        # Last, as it is what the operator decides by, and the lines above may have left the screen.
+        yield from plan_lines(report["plan"], width)
 
 
 def _act_lines(report: Mapping[str, Any], where: str) -> Iterator[str]:
@@ -334,7 +339,7 @@ def progress_words(progress: Progress, rate: float) -> str:
 
 def listing_words(listing: Listing) -> str:
     """How many directories are listed, and which ones do not answer."""
-    words = f"listing directories: {listing.done:,} of {listing.total:,}"
+    words = f"{listing.what}: {listing.done:,} of {listing.total:,}"
     late = [(path, age_s) for path, age_s in listing.waits_for if age_s >= _SLOW_S]
     if late:
         path, age_s = late[0]

@@ -7,7 +7,7 @@ import typer
 
 from producer.cli.exit_codes import epilog
 from producer.cli.follow import Following, follow
-from producer.cli.opening import open_and_follow
+from producer.cli.opening import open_and_follow, show_estimate
 from producer.cli.options import (
     AsJson,
     BytesPerSecond,
@@ -27,9 +27,12 @@ from producer.cli.terminal import Terminal, confirm
 from producer.report.notation import plural
 from producer.runs import legacy_projects, migrated_projects
 from producer.runs.waves import asked
+from worker.errors import UsageError
 from worker.messages import Gate
 
 app = typer.Typer()
+
+_NOTHING_LEFT = "Nothing to do: no legacy project is left to migrate."
 
 
 @app.command(epilog=epilog("producer enqueue --dry-run --project-id 42 --wait"))
@@ -62,14 +65,41 @@ def enqueue(
             "stored bytes; what differs stops the run.",
         ),
     ] = None,
+    estimate: Annotated[
+        bool,
+        typer.Option(
+            "--estimate",
+            help="Forecast by the sizes of all files and the heads of some; with --dry-run nothing is queued.",
+        ),
+    ] = False,
     wait: Wait = False,
     report_dir: ReportDir = None,
     timeout: Timeout = None,
     as_json: AsJson = False,
 ) -> None:
     """Open a migration run: show its plan and queue one task for each legacy project."""
+    terminal = Terminal(as_json=as_json)
+    if estimate and dry_run:
+        if wait or rehash or any(one is not None for one in (report_dir, timeout, waves, gate)):
+            raise UsageError(
+                "--dry-run --estimate queues nothing and hashes nothing: leave --wait, --report-dir, --timeout, --rehash, "
+                "--waves and --gate away, or --estimate"
+            )
+        show_estimate(
+            terminal,
+            partial(
+                legacy_projects.estimate,
+                project_ids=project_id or (),
+                exclude=exclude or (),
+                limit=limit,
+                include_failed=include_failed,
+                limit_bytes_per_second=limit_bytes_per_second,
+            ),
+            nothing=_NOTHING_LEFT,
+        )
+        return
     open_and_follow(
-        Terminal(as_json=as_json),
+        terminal,
         Following(wait=wait, timeout_s=timeout, report_dir=report_dir),
         partial(
             legacy_projects.enqueue,
@@ -81,8 +111,10 @@ def enqueue(
             rehash=rehash,
             limit_bytes_per_second=limit_bytes_per_second,
             waves=asked(waves, gate),
+            estimate=estimate,
+            asks_workers=True,
         ),
-        nothing="Nothing to do: no legacy project is left to migrate.",
+        nothing=_NOTHING_LEFT,
     )
 
 

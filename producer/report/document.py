@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from importlib import resources
 from typing import Any, Protocol
 
-from producer.report import garbage, reclaim, space, verification
+from producer.report import garbage, plan, reclaim, verification
 from producer.report.facts import LongList, ReportInconsistentError, RunFacts
 from worker.messages import FileCounts, LinkCounts, Outcome, Status, Subject, Verb, subject_words
 from worker.wording import VERB_WORDS, VerbWords
@@ -90,7 +90,7 @@ class _NoPart:
 
 
 _PARTS: dict[Verb, type[_Part]] = {
-    Verb.MIGRATE: space.Space,
+    Verb.MIGRATE: plan.Migration,
     Verb.VERIFY: verification.Verification,
     Verb.GC: garbage.Garbage,
 }

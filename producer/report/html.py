@@ -9,7 +9,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from producer.report import figures, garbage, pages, shown, waves
+from producer.report import figures, garbage, pages, plan_words, shown, waves
 from producer.report.shown import Detail, Shown
 from producer.report.timeline import Lanes
 from producer.report.verdict import segments, subjects_of, success_of, tally_of, verdict
@@ -66,6 +66,7 @@ def _page(
     rows: Shown[Detail],
 ) -> str:
     details = document["details"]
+    planned = plan_words.of_page(document.get("plan"))
     damaged, damage_is_left = _damaged(document)
     first_entries = shown.shown(entries)
     return pages.render(
@@ -77,6 +78,12 @@ def _page(
         has_kinds=len(subjects_of(document)) > 1,
         verdict=verdict(document),
         segments=segments(document),
+        plan_headline=planned.headline,
+        plan_rows=planned.rows,
+        plan_room=planned.room,
+        plan_bars=planned.bars,
+        plan_basis=planned.basis,
+        plan_open=planned.open,
         gauges=figures.gauges(document, _elapsed_s(document)),
         lists=figures.lists(document),
         columns=gathered.columns.shown(),

@@ -275,7 +275,8 @@ def options(selection: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         (name.replace("_", " "), _option_text(value))
         for name, value in sorted(given.items())
-        if name not in {"options", "left_out", "coverage"} and value not in (None, [], {}, "", False)
+        if name not in {"options", "left_out", "coverage", "conditions", "forecast"}
+        and value not in (None, [], {}, "", False)
     ]
 
 

@@ -1,13 +1,24 @@
 """Opening a run over legacy projects: their migration. Migrates nothing itself."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from sqlalchemy import Connection, Engine
 
+from producer.planning import expected
+from producer.planning.conditions import Conditions, conditions
+from producer.planning.forecast import Forecast
 from producer.runs.open import Opened, open_run, skipped_job
 from producer.runs.selection import LeftOut, check_ids, choose
-from producer.runs.survey import OnListing, in_order_of_sending, room_warnings, survey_all
+from producer.runs.survey import (
+    OnListing,
+    Surveyed,
+    at_most_stored,
+    in_order_of_sending,
+    room_warnings,
+    survey_all,
+)
 from producer.runs.waves import Waves
 from worker.broker import client as broker
 from worker.db import column_types, ledger, projects
@@ -32,9 +43,12 @@ def enqueue(  # noqa: PLR0913 - an option is an argument
     rehash: bool = False,
     limit_bytes_per_second: int | None = None,
     waves: Waves | None = None,
+    estimate: bool = False,
+    asks_workers: bool = False,
     on_listing: OnListing = lambda _listing: None,
 ) -> Opened:
-    """Open a migration run over the legacy projects, all or those chosen, and send its jobs.
+    """Open a migration run over the legacy projects, all or those chosen, and send its jobs. The run keeps
+    what is expected of it: by the latest dry run of its projects or, to `estimate`, by a sample of heads.
 
     With a `limit`, projects that failed when they were last tried are left out, unless they are chosen by id
     or `include_failed` says so: otherwise the lowest ids would fail again and again, and no other project's
@@ -55,7 +69,34 @@ def enqueue(  # noqa: PLR0913 - an option is an argument
     with engine.connect() as conn:
         chosen, left_out = _choose(conn, options, dry_run=dry_run)
         of_other_type = projects.count_dataset_based(conn)
-    surveyed = survey_all([one for one in chosen if one.path], lambda one: one.path, on_listing)
+    files = expected.SampledFiles()
+    surveyed = survey_all(
+        [one for one in chosen if one.path],
+        lambda one: one.path,
+        on_listing,
+        files.add if estimate else None,
+    )
+    there = conditions(settings, asks_workers=asks_workers)
+    facts: dict[str, Any] = {}
+    forecast: Forecast | None = None
+    if surveyed and dry_run:
+        facts["conditions"] = _kept(engine, there, limit_bytes_per_second)
+    elif surveyed and estimate:
+        forecast = expected.by_sample(
+            settings,
+            engine,
+            surveyed,
+            files,
+            there,
+            on_listing,
+            limit_bytes_per_second=limit_bytes_per_second,
+        )
+    elif surveyed:
+        forecast = expected.by_dry_run(
+            engine, surveyed, there, rehash=rehash, limit_bytes_per_second=limit_bytes_per_second
+        )
+    if forecast is not None:
+        facts["forecast"] = forecast.to_json()
     jobs: list[NewJob] = [*_without_path(chosen), *in_order_of_sending(surveyed)]
     planned: list[NewWave] = []
     if waves is not None:
@@ -70,9 +111,85 @@ def enqueue(  # noqa: PLR0913 - an option is an argument
         options=options,
         limit_bytes_per_second=limit_bytes_per_second,
         waves=planned,
+        facts=facts,
     )
-    warnings = () if dry_run else room_warnings(settings, [found for _, _, found in surveyed if found])
-    return replace(opened, of_other_type=of_other_type, warnings=warnings)
+    return replace(
+        opened,
+        of_other_type=of_other_type,
+        warnings=() if dry_run else _room_warnings(settings, surveyed, forecast),
+        forecast=facts.get("forecast"),
+        workers=there.workers,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimated:
+    """An estimate for which no run was opened. `forecast` is None where there is nothing to migrate."""
+
+    forecast: Forecast | None
+    conditions: Conditions
+    left_out: tuple[LeftOut, ...]
+    of_other_type: int
+
+
+def estimate(
+    settings: Settings,
+    engine: Engine,
+    *,
+    project_ids: Sequence[int] = (),
+    exclude: Sequence[int] = (),
+    limit: int | None = None,
+    include_failed: bool = False,
+    limit_bytes_per_second: int | None = None,
+    on_listing: OnListing = lambda _listing: None,
+) -> Estimated:
+    """What a migration of these projects would store and take, by a sample of heads: opens no run, and
+    needs no worker. Raises `UsageError` as `enqueue`.
+    """
+    options = RunOptions(project_ids=tuple(project_ids), exclude=tuple(exclude), limit=limit)
+    options = options.model_copy(update={"include_failed": True} if include_failed else {})
+    with engine.connect() as conn:
+        chosen, left_out = _choose(conn, options, dry_run=True)
+        of_other_type = projects.count_dataset_based(conn)
+    files = expected.SampledFiles()
+    surveyed = survey_all([one for one in chosen if one.path], lambda one: one.path, on_listing, files.add)
+    there = conditions(settings, asks_workers=True)
+    return Estimated(
+        forecast=expected.by_sample(
+            settings,
+            engine,
+            surveyed,
+            files,
+            there,
+            on_listing,
+            limit_bytes_per_second=limit_bytes_per_second,
+        )
+        if surveyed
+        else None,
+        conditions=there,
+        left_out=tuple(left_out),
+        of_other_type=of_other_type,
+    )
+
+
+def _kept(engine: Engine, there: Conditions, limit_bytes_per_second: int | None) -> dict[str, Any]:
+    """What a dry run keeps for the plan in its report: room and workers now, and how fast earlier
+    migrations were.
+    """
+    with engine.connect() as conn:
+        paces = [asdict(pace) for pace in expected.paces(conn, None)]
+    return there.to_json() | {"paces": paces, "limit_bytes_per_second": limit_bytes_per_second}
+
+
+def _room_warnings(
+    settings: Settings, surveyed: Sequence[Surveyed], forecast: Forecast | None
+) -> tuple[str, ...]:
+    """By the forecast of a dry run, which knows what is stored or duplicate; else by what is seen of the
+    directories.
+    """
+    if forecast is not None and forecast.basis == "dry_run":
+        return room_warnings(settings, round(forecast.peak.high))
+    return room_warnings(settings, at_most_stored([found for _, _, found in surveyed if found]))
 
 
 def _choose(conn: Connection, options: RunOptions, *, dry_run: bool) -> tuple[list[Project], list[LeftOut]]:

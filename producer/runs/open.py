@@ -35,6 +35,10 @@ class Opened:
     of_other_type: int = 0
     warnings: tuple[str, ...] = ()
     waves: tuple[NewWave, ...] = ()
+    forecast: Mapping[str, Any] | None = None
+    """What is expected of a migration, as the run keeps it."""
+    workers: int | None = None
+    """How many workers were online, where that was asked before the run was opened."""
 
 
 def open_run(  # noqa: PLR0913 - what a run keeps

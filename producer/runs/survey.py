@@ -33,17 +33,22 @@ class Survey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """How many directories are listed, and which are being listed for how many seconds, the longest first."""
+    """How many directories are listed (or, with another `what`, files looked into), and which are being
+    listed for how many seconds, the longest first.
+    """
 
     done: int
     total: int
     waits_for: tuple[tuple[str, float], ...]
+    what: str = "listing directories"
 
 
 OnListing = Callable[[Listing], None]
+OnFile = Callable[[str, int], None]
+"""Is told the path and size of a file. From several threads."""
 
 
-def survey(path: str) -> Survey | None:
+def survey(path: str, on_file: OnFile | None = None) -> Survey | None:
     """Sessions, files and bytes of a directory, links not followed; None where it cannot be read from here.
 
     Only for the plan and for the order of sending. The worker looks for itself, and says what is wrong.
@@ -66,6 +71,8 @@ def survey(path: str) -> Survey | None:
                         length = entry.stat(follow_symlinks=False).st_size
                         size += length
                         seen.append((os.path.relpath(entry.path, path), length))
+                        if on_file is not None:
+                            on_file(entry.path, length)
     except OSError:
         return None
     return Survey(sessions=sessions, files=files, size_bytes=size, signature=hash(tuple(sorted(seen))))
@@ -75,49 +82,68 @@ Surveyed = tuple[Project, str | None, Survey | None]
 
 
 def survey_all(
-    chosen: Sequence[Project], path: Callable[[Project], str | None], on_listing: OnListing
+    chosen: Sequence[Project],
+    path: Callable[[Project], str | None],
+    on_listing: OnListing,
+    on_file: OnFile | None = None,
 ) -> list[Surveyed]:
     """Several directories at a time: on a network file system each waits for the server. `on_listing` hears
     every half second how far it is, and what it waits for: a mount that hangs says nothing by itself.
+    `on_file` hears of each file.
     """
     found: dict[int, Survey | None] = {}
+
+    def look(number: int) -> None:
+        of = path(chosen[number]) or ""
+        found[number] = survey(of) if on_file is None else survey(of, on_file)
+
+    in_threads([path(one) or "" for one in chosen], look, on_listing)
+    return [(one, path(one), found[number]) for number, one in enumerate(chosen)]
+
+
+def in_threads(
+    paths: Sequence[str],
+    look: Callable[[int], None],
+    on_listing: OnListing,
+    what: str = "listing directories",
+) -> None:
+    """Have some threads look at each of these paths, by its number. `on_listing` hears as `survey_all`
+    says.
+    """
     begun: dict[int, float] = {}
-    pending = iter(range(len(chosen)))
+    done: set[int] = set()
+    pending = iter(range(len(paths)))
     lock = threading.Lock()
 
-    def look() -> None:
+    def work() -> None:
         while True:
             with lock:
                 number = next(pending, None)
             if number is None:
                 return
             begun[number] = time.monotonic()
-            found[number] = survey(path(chosen[number]) or "")
+            look(number)
+            done.add(number)
 
     # Daemons: one that hangs in the kernel must not keep a person's Ctrl-C from ending the program.
-    threads = [threading.Thread(target=look, daemon=True, name="survey") for _ in range(_LISTED_AT_ONCE)]
+    threads = [threading.Thread(target=work, daemon=True, name="survey") for _ in range(_LISTED_AT_ONCE)]
     for thread in threads:
         thread.start()
     for thread in threads:
         while thread.is_alive():
             thread.join(_LISTING_SAID_EVERY_S)
             if thread.is_alive():
-                on_listing(_listing(chosen, path, dict(begun), found.keys()))
-    return [(one, path(one), found[number]) for number, one in enumerate(chosen)]
+                on_listing(_listing(paths, dict(begun), done.copy(), what))
 
 
-def _listing(
-    chosen: Sequence[Project],
-    path: Callable[[Project], str | None],
-    begun: Mapping[int, float],
-    done: Collection[int],
-) -> Listing:
+def _listing(paths: Sequence[str], begun: Mapping[int, float], done: Collection[int], what: str) -> Listing:
     now = time.monotonic()
     waiting = sorted((began, number) for number, began in begun.items() if number not in done)
     return Listing(
         done=len(done),
-        total=len(chosen),
-        waits_for=tuple((path(chosen[number]) or "", now - began) for began, number in waiting),
+        total=len(paths),
+        waits_for=tuple((paths[number], now - began) for began, number in waiting),
+        what=what,
     )
 
 
@@ -146,13 +172,17 @@ def in_order_of_sending(surveyed: Sequence[Surveyed]) -> list[NewJob]:
     return firsts + twins
 
 
-def room_warnings(settings: Settings, surveys: Sequence[Survey]) -> tuple[str, ...]:
-    """What to say of a store that has no room for all that was seen, likely duplicates counted once.
+def at_most_stored(surveys: Sequence[Survey]) -> int:
+    """The bytes of all that was seen, likely duplicates counted once."""
+    return sum({found.signature: found.size_bytes for found in surveys}.values())
+
+
+def room_warnings(settings: Settings, planned: int) -> tuple[str, ...]:
+    """What to say of a store that has no room for so many bytes.
 
     Never an error: much of it may be duplicate or stored already, and a run that finds the store full waits
     for room. Nothing is said where the store's directory cannot be seen from here.
     """
-    planned = sum({found.signature: found.size_bytes for found in surveys}.values())
     room = room_in(settings)
     if room is None or planned <= room:
         return ()

@@ -96,3 +96,14 @@ def mark_whole(conn: Connection, dataset_hash: str) -> None:
             where dataset_hash = :hash"""),
         {"hash": dataset_hash},
     )
+
+
+def of_sizes(conn: Connection, sizes: Iterable[int]) -> dict[int, list[str]]:
+    """The digests of what datasets need, by size, of these sizes."""
+    rows = conn.execute(
+        sql("""
+            select size_bytes, array_agg(distinct digest) as digests from migration_dataset_blobs
+            where size_bytes = any(:sizes) group by size_bytes"""),
+        {"sizes": sorted(set(sizes))},
+    )
+    return {row.size_bytes: row.digests for row in rows}

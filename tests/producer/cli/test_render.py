@@ -57,7 +57,7 @@ def test_a_long_plan_shows_fifty_rows_and_counts_the_rest(capsys: Any):
     assert len(rows) == 53
     assert rows[-2].split() == ["50", "?", "?", "not", "visible", "here", "study", "50", "/50"]
     assert " and 1,011 more " in rows[-1]
-    lines = [Text.from_markup(line).plain for line in left_out_lines(opened)]
+    lines = [Text.from_markup(line).plain for line in left_out_lines(opened.left_out, opened.of_other_type)]
     assert (len(lines), lines[-1]) == (51, "… and 4 more left out")
 
 

@@ -11,7 +11,7 @@ import pytest
 from producer.runs import survey as surveys
 from producer.runs.legacy_projects import enqueue
 from producer.runs.open import Opened
-from producer.runs.survey import Listing, Survey, room_warnings
+from producer.runs.survey import Listing, Survey, at_most_stored, room_warnings
 from tests.estate import make_project, record_session
 from tests.support.sites import Site
 from tests.support.waiting import PATIENCE_S
@@ -38,7 +38,7 @@ def room(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 def test_a_plan_that_does_not_fit_is_reported_with_both_sizes(settings: Settings, room: list[Path]):
-    (warning,) = room_warnings(settings, [seen(28_000, 1), seen(1, 2)])
+    (warning,) = room_warnings(settings, at_most_stored([seen(28_000, 1), seen(1, 2)]))
 
     assert "28 kB are planned, and it has room for 28 kB" in warning
     assert str(settings.store_dir) in warning
@@ -46,19 +46,19 @@ def test_a_plan_that_does_not_fit_is_reported_with_both_sizes(settings: Settings
 
 
 def test_a_plan_that_fits_to_the_last_byte_gives_no_warning(settings: Settings, room: list[Path]):
-    assert room_warnings(settings, [seen(28_000, 1)]) == ()
+    assert room_warnings(settings, 28_000) == ()
     assert room
 
 
 def test_likely_duplicates_are_counted_once(settings: Settings, room: list[Path]):
-    assert room_warnings(settings, [seen(20_000, 1)] * 3) == ()
+    assert room_warnings(settings, at_most_stored([seen(20_000, 1)] * 3)) == ()
     assert room
 
 
 def test_free_room_is_measured_where_the_store_is(settings: Settings, room: list[Path]):
     settings.store_dir.mkdir()
 
-    room_warnings(settings, [seen(1, 1)])
+    room_warnings(settings, 1)
 
     assert room == [settings.store_dir]
 
@@ -66,7 +66,7 @@ def test_free_room_is_measured_where_the_store_is(settings: Settings, room: list
 def test_no_room_warning_is_given_for_a_store_that_is_not_mounted_here(settings: Settings, room: list[Path]):
     settings.data_dir.rename(settings.data_dir.with_name("mounted elsewhere"))
     try:
-        assert room_warnings(settings, [seen(1 << 50, 1)]) == ()
+        assert room_warnings(settings, 1 << 50) == ()
     finally:
         settings.data_dir.with_name("mounted elsewhere").rename(settings.data_dir)
     assert room == []

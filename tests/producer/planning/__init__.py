@@ -1,0 +1,1 @@
+"""Datasets that people ask about, and that travel."""
