@@ -382,7 +382,7 @@ def lags(conn: Connection) -> list[timedelta] | None:
     rows = conn.execute(
         sql("""
             select cast(created_at as timestamp) as made_at, coalesce(nullif(path, ''), legacy_path) as path from projects
-            where isfinite(created_at) order by created_at desc limit :newest"""),
+            where created_at >= '1970-01-01' and created_at < '9999-01-01' order by created_at desc limit :newest"""),
         {"newest": _NEWEST},
     )
     found = [row.made_at - named for row in rows if (named := _named_at(row.path)) is not None]

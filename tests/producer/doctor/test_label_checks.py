@@ -134,6 +134,9 @@ def test_times_are_compared_with_those_in_the_names_of_directories(
                 directory=f"day_P001_2025070{day}_120000",
                 created_at=f"2025-07-0{day} 12:00:03Z",
             )
+        make_project(
+            conn, tmp_path, "far", directory="far_P001_20250701_120000", created_at="20250-07-01 12:00:00Z"
+        )
         make_project(conn, tmp_path, "no date", directory="day_P001_20259999_120000", created_at="infinity")
         conn.execute(
             text("update projects set created_at = created_at + :by"), {"by": timedelta(hours=hours)}
