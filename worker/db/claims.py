@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 
 import psycopg2
 from sqlalchemy import Connection, Engine
@@ -37,8 +38,11 @@ _FREE = f"""
 
 _LOCKED = """
     select c.dataset_hash from dataset_claims c
-    where c.dataset_hash = any(:keys) and c.owner = :job and c.attempt = :attempt order by c.dataset_hash for update"""
-"""What the owner holds of these keys, locked in their order: no two transactions can wait in a circle."""
+    where c.dataset_hash = any(:keys) and c.owner = :job and c.attempt = :attempt and c.claimed_at = :claimed_at
+    order by c.dataset_hash for update"""
+"""What the owner took of these keys then, locked in their order: no two transactions can wait in a circle.
+The time is asked for as well, because a database that has failed over may give an attempt its number again.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,9 +60,24 @@ class Claim:
     long.
     """
 
-    def __init__(self, engine: Engine, owner: Owner, keys: Sequence[str], what: str, lease_s: float) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        owner: Owner,
+        keys: Sequence[str],
+        what: str,
+        lease_s: float,
+        claimed_at: datetime,
+    ) -> None:
         self._engine = engine
-        self._values = {"keys": list(keys), "job": owner.job, "attempt": owner.attempt, "lease_s": lease_s}
+        self._keys = list(keys)
+        self._values = {
+            "keys": self._keys,
+            "job": owner.job,
+            "attempt": owner.attempt,
+            "lease_s": lease_s,
+            "claimed_at": claimed_at,
+        }
         self._what = what
         self._lease_s = lease_s
         self._renewed_at = time.monotonic()
@@ -81,13 +100,13 @@ class Claim:
             if began - self._renewed_at < self._lease_s:
                 raise
             raise self._lost() from error
-        if held != len(self._values["keys"]):  # type: ignore[arg-type]
+        if held != len(self._keys):
             raise self._lost()
         self._renewed_at = began
 
     def keep_in(self, conn: Connection) -> None:
         """Let no other attempt take it until this transaction ends. Raises `ClaimLostError` if one has."""
-        if len(conn.execute(sql(_LOCKED), self._values).all()) != len(self._values["keys"]):  # type: ignore[arg-type]
+        if len(conn.execute(sql(_LOCKED), self._values).all()) != len(self._keys):
             raise self._lost()
 
     def give_back(self) -> None:
@@ -144,13 +163,14 @@ def hold(
     and `pace` about every second of it: it may raise to end it.
     """
     wanted = sorted(set(keys))
-    if not _take(engine, owner, wanted, lease_s):
+    claimed_at = _take(engine, owner, wanted, lease_s)
+    if claimed_at is None:
         on_wait()
         with _hearing(engine) as wait_a_moment:
-            while not _take(engine, owner, wanted, lease_s):
+            while (claimed_at := _take(engine, owner, wanted, lease_s)) is None:
                 wait_a_moment()
                 pace(0)
-    claim = Claim(engine, owner, wanted, what, lease_s)
+    claim = Claim(engine, owner, wanted, what, lease_s, claimed_at)
     try:
         yield claim
     finally:
@@ -159,10 +179,10 @@ def hold(
             claim.give_back()
 
 
-def _take(engine: Engine, owner: Owner, keys: Sequence[str], lease_s: float) -> bool:
-    """Take all the keys if each is free; did I get them?"""
+def _take(engine: Engine, owner: Owner, keys: Sequence[str], lease_s: float) -> datetime | None:
+    """Take all the keys if each is free; since when they are the owner's, None if they are not."""
     with autocommit(engine) as conn:
-        taken = conn.execute(
+        taken = conn.scalars(
             sql(f"""
                 set local synchronous_commit = off;
                 insert into dataset_claims (dataset_hash)
@@ -172,10 +192,11 @@ def _take(engine: Engine, owner: Owner, keys: Sequence[str], lease_s: float) -> 
                            c.owner is null or c.owner = :job and c.attempt <= :attempt or {_IS_OVER} as is_free
                     from dataset_claims c where c.dataset_hash = any(:keys) order by c.dataset_hash for update)
                 update dataset_claims c
-                set owner = :job, attempt = :attempt, claimed_at = clock_timestamp(),
+                set owner = :job, attempt = :attempt, claimed_at = now(),
                     expires_at = clock_timestamp() + make_interval(secs => :lease_s)
                 from asked where c.dataset_hash = asked.dataset_hash
-                  and (select count(*) = :count and bool_and(is_free) from asked)"""),  # noqa: S608 - constants
+                  and (select count(*) = :count and bool_and(is_free) from asked)
+                returning c.claimed_at"""),  # noqa: S608 - constants
             {
                 "keys": keys,
                 "count": len(keys),
@@ -183,8 +204,8 @@ def _take(engine: Engine, owner: Owner, keys: Sequence[str], lease_s: float) -> 
                 "attempt": owner.attempt,
                 "lease_s": lease_s,
             },
-        )
-    return taken.rowcount == len(keys)
+        ).all()
+    return taken[0] if len(taken) == len(keys) else None
 
 
 def give_back_for(conn: Connection, owner: Owner) -> None:

@@ -20,9 +20,10 @@ MOST_CRASHES = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """The right to work on one job: valid while `attempt` is the job's number.
+    """The right to work on one job: valid while `attempt` is the job's number, and was given at `started_at`.
 
-    `busy_with` is another run that was processing the same subject when the lease was taken,
+    A database that fails over to a replica which lags behind gives a number a second time; the time it gives
+    once. `busy_with` is another run that was processing the same subject when the lease was taken,
     `bytes_per_second` the job's share of the run's limit then. `retries` counts how often the job was handed
     back for a transient error.
     """
@@ -39,6 +40,11 @@ class Lease:
     retries: int = 0
     busy_with: uuid.UUID | None = None
     bytes_per_second: float | None = None
+
+    @property
+    def mark(self) -> str:
+        """What tells it from every other lease of the job, for names of files: its number comes first."""
+        return f"{self.attempt}-{round(self.started_at.timestamp() * 1_000_000):x}"
 
     @property
     def options(self) -> RunOptions:
@@ -71,13 +77,28 @@ must not work beside those of the one before.
 _BELOW = "exists (select from unnest(cast(:roots as text[])) as root where starts_with(j.path || '/', rtrim(root, '/') || '/'))"
 """Does the job's project lie in one of these roots, by its text?"""
 
-_SERVER_WAS_AWAY = "pg_postmaster_start_time() > j.lease_until - make_interval(secs => :lease_s / 4)"
-"""Did the server start after the lease ran out, or so shortly before that its owner may not be back yet?"""
+_STARTED = "pg_postmaster_start_time()"
+_BACK = f"greatest({_STARTED}, clock_timestamp() - make_interval(secs => cast(:back_s as float8)))"
+"""When the server came back: a replica that is promoted has been running for long, so a caller that could not
+reach any says how long ago that ended; null counts for nothing.
+"""
 
-_IS_OVER = f"""
-    case when {_SERVER_WAS_AWAY} then pg_postmaster_start_time() + make_interval(secs => :lease_s)
-         else j.lease_until end < clock_timestamp()"""
-"""Has the owner not renewed its lease although it could? After an outage it gets one more lease's time."""
+
+def _was_away(back: str) -> str:
+    """Did the server come back after the lease ran out, or so shortly before that its owner may not be back
+    yet?
+    """
+    return f"{back} > j.lease_until - make_interval(secs => :lease_s / 4)"
+
+
+def _is_over(back: str) -> str:
+    """Has the owner not renewed its lease although it could? After an outage it gets one more lease's
+    time.
+    """
+    return f"""
+        case when {_was_away(back)} then {back} + make_interval(secs => :lease_s)
+             else j.lease_until end < clock_timestamp()"""
+
 
 _TRY_ELSEWHERE_S = 2.0
 """How long a job waits that lacked its legacy root on one machine, before another one may get it."""
@@ -102,13 +123,13 @@ def take_lease(
 
     The conditions on states are worded so that PostgreSQL does not look for the job in the index of open
     jobs, which may hold the whole run; only a running job has a `lease_until`. One statement decides: of any
-    number of deliveries exactly one gets the row. The attempt it returns is the fencing number that every
+    number of deliveries exactly one gets the row. The attempt and the time that it returns are what every
     later write of this attempt must still match.
     """
     row = conn.execute(
         sql(f"""
             update migration_jobs j
-            set state = 'running', attempt = j.attempt + 1, taken_as = '{PROTOCOL}:' || (j.attempt + 1), crashes = j.crashes + (j.state = 'running' and not {_SERVER_WAS_AWAY})::integer,
+            set state = 'running', attempt = j.attempt + 1, taken_as = '{PROTOCOL}:' || (j.attempt + 1), crashes = j.crashes + (j.state = 'running' and not {_was_away(_STARTED)})::integer,
                 worker = :worker, phase = 'scan', files_done = 0, bytes_done = 0, not_before = null,
                 lease_until = clock_timestamp() + make_interval(secs => :lease_s), started_at = clock_timestamp()
             from migration_runs r
@@ -116,7 +137,7 @@ def take_lease(
               and r.state in ('planned', 'running') and r.verb = coalesce(:verb, r.verb)
               and case j.state
                   when 'queued' then coalesce(j.not_before <= clock_timestamp(), true)
-                  when 'running' then {_IS_OVER} and j.crashes + (not {_SERVER_WAS_AWAY})::integer < :most_crashes
+                  when 'running' then {_is_over(_STARTED)} and j.crashes + (not {_was_away(_STARTED)})::integer < :most_crashes
                   else false end
               {f"and not {_BELOW}" if but_not_in else ""}
             returning j.attempt, j.subject_name, j.path, j.started_at, j.retries, r.verb, r.dry_run, r.options,
@@ -174,7 +195,8 @@ def renew_lease(
             set lease_until = clock_timestamp() + make_interval(secs => :lease_s), phase = :phase,
                 dataset_hash = :dataset_hash, files_done = :files_done, bytes_done = :bytes_done
             from migration_runs r
-            where j.run_id = :run_id and j.subject = :subject and j.subject_id = :subject_id and j.attempt = :attempt and j.state = 'running'
+            where j.run_id = :run_id and j.subject = :subject and j.subject_id = :subject_id and j.attempt = :attempt
+              and j.started_at = :started_at and j.state = 'running'
               and r.run_id = j.run_id
             returning r.state, r.limit_bytes_per_second,
                       case when r.limit_bytes_per_second is not null then
@@ -213,7 +235,8 @@ def hand_back(
                 waits_for = null, waits_since = null,
                 retries = retries + (cast(:retry_in_s as float8) is not null)::integer,
                 not_before = clock_timestamp() + make_interval(secs => :retry_in_s)
-            where run_id = :run_id and subject = :subject and subject_id = :subject_id and attempt = :attempt and state = 'running'"""),
+            where run_id = :run_id and subject = :subject and subject_id = :subject_id and attempt = :attempt
+              and started_at = :started_at and state = 'running'"""),
         _held(lease) | {"retry_in_s": retry_in_s, "reason": storable(conn, reason)},
     )
     _check_held(lease, result.rowcount)
@@ -230,7 +253,8 @@ def wait_for(conn: Connection, lease: Lease, what: str, reason: str) -> None:
             set state = 'queued', lease_until = null, phase = :reason, sent_at = null, waits_for = :what,
                 waits_since = case when waits_for = :what then waits_since else clock_timestamp() end,
                 not_before = clock_timestamp() + make_interval(secs => :for_s)
-            where run_id = :run_id and subject = :subject and subject_id = :subject_id and attempt = :attempt and state = 'running'"""),
+            where run_id = :run_id and subject = :subject and subject_id = :subject_id and attempt = :attempt
+              and started_at = :started_at and state = 'running'"""),
         _held(lease)
         | {
             "what": storable(conn, what),
@@ -284,19 +308,20 @@ def note_fenced(conn: Connection, lease: Lease) -> None:
     )
 
 
-def expired(conn: Connection, limit: int, lease_s: float) -> list[Expired]:
+def expired(conn: Connection, limit: int, lease_s: float, *, back_s: float | None = None) -> list[Expired]:
     """Jobs whose leases of `lease_s` ran out, locked until the transaction ends; those that another reaper
-    has locked are left to it. A lease that ran out while the server was away counts as no crash.
+    has locked are left to it. A lease that ran out while the server was away counts as no crash. `back_s`:
+    so long ago the caller could not reach it.
     """
     rows = conn.execute(
         sql(f"""
             select j.run_id, j.subject, j.subject_id, j.attempt, j.subject_name, j.path, j.started_at, j.retries, j.worker,
-                   j.crashes + (not {_SERVER_WAS_AWAY})::integer as crashes, r.verb, r.dry_run, r.options,
+                   j.crashes + (not {_was_away(_BACK)})::integer as crashes, r.verb, r.dry_run, r.options,
                    r.created_at as run_created_at, null as busy_with, null as bytes_per_second
             from migration_jobs j join migration_runs r using (run_id)
-            where j.state = 'running' and {_IS_OVER}
+            where j.state = 'running' and {_is_over(_BACK)}
             order by j.lease_until limit :limit for update of j skip locked"""),  # noqa: S608 - constants
-        {"limit": limit, "lease_s": lease_s},
+        {"limit": limit, "lease_s": lease_s, "back_s": back_s},
     )
     return [
         Expired(
@@ -314,7 +339,8 @@ def hand_back_for(conn: Connection, dead: Expired) -> None:
         sql("""
             update migration_jobs
             set state = 'queued', lease_until = null, phase = null, sent_at = null, crashes = :crashes
-            where run_id = :run_id and subject = :subject and subject_id = :subject_id and attempt = :attempt and state = 'running'"""),
+            where run_id = :run_id and subject = :subject and subject_id = :subject_id and attempt = :attempt
+              and started_at = :started_at and state = 'running'"""),
         _held(dead.lease) | {"crashes": dead.crashes},
     )
 
@@ -327,7 +353,8 @@ def end_job(conn: Connection, lease: Lease, outcome: Outcome) -> None:
             set state = :state, outcome = cast(:outcome as jsonb), error_class = :error_class, error = :error,
                 dataset_hash = :dataset_hash, phase = null, lease_until = null, finished_at = clock_timestamp(),
                 files_done = :files, bytes_done = :bytes
-            where run_id = :run_id and subject = :subject and subject_id = :subject_id and attempt = :attempt and state = 'running'"""),
+            where run_id = :run_id and subject = :subject and subject_id = :subject_id and attempt = :attempt
+              and started_at = :started_at and state = 'running'"""),
         _held(lease)
         | {
             "state": outcome.status.job_state,
@@ -360,7 +387,7 @@ def _check_held(lease: Lease, rows: int) -> None:
 
 
 def _held(lease: Lease) -> dict[str, Any]:
-    return _job(lease.ref) | {"attempt": lease.attempt}
+    return _job(lease.ref) | {"attempt": lease.attempt, "started_at": lease.started_at}
 
 
 def _job(ref: JobRef) -> dict[str, Any]:

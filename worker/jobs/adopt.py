@@ -307,7 +307,7 @@ class _Adopting:
         new = NewAdoption(
             dataset=dataset,
             run_id=attempt.run_id,
-            folder=f"adopted-{dataset.dataset_id}-{str(attempt.run_id)[:8]}-{attempt.lease.attempt}",
+            folder=f"adopted-{dataset.dataset_id}-{str(attempt.run_id)[:8]}-{attempt.lease.mark}",
             inode=os.lstat(self.place).st_ino,
             tree_inode=os.lstat(built).st_ino,
             listing=listing_of(self.before),

@@ -46,7 +46,7 @@ class Attempt:
     @property
     def name(self) -> str:
         """The name of this attempt's own files: unique, so that a cleanup removes only what it made."""
-        return f"{self.lease.ref.task_id}-{self.lease.attempt}"
+        return f"{self.lease.ref.task_id}-{self.lease.mark}"
 
     @property
     def engine(self) -> Engine:

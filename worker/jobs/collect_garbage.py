@@ -347,7 +347,7 @@ class _Collection:
     def _entry(self, kind: str, name: str, reason: str, since: datetime | None) -> Entry:
         number = sum(one.action == "quarantined" for one in self.found) + 1
         return Entry(
-            entry_id=f"{str(self.attempt.run_id)[:8]}-{self.attempt.lease.attempt}-{number}",
+            entry_id=f"{str(self.attempt.run_id)[:8]}-{self.attempt.lease.mark}-{number}",
             kind=kind,
             name=name,
             reason=reason,

@@ -8,7 +8,8 @@ Celery.
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 from sqlalchemy import Connection, Engine
@@ -19,7 +20,7 @@ from worker.broker.client import Condition
 from worker.db import claims, job_counts, leases, ledger, messages_sent
 from worker.db.engine import connect
 from worker.db.leases import Expired
-from worker.errors import MigratorError
+from worker.errors import DatabaseUnavailableError, MigratorError
 from worker.findings import Check, failed, passed, warned
 from worker.jobs import endings, waves
 from worker.jobs.endings import Ended, HandedBack
@@ -80,11 +81,12 @@ class Reaper:
 
     def _run(self) -> None:
         epoch: str | None = None
+        outage = _Outage()
         # Not all workers at the same moment.
         while not self._stopped.wait(self._settings.reap_every_s * random.uniform(0.8, 1.2)):  # noqa: S311
             try:
-                with fork_guard.at_work():
-                    epoch = reap(self._settings, self._engine, epoch)
+                with fork_guard.at_work(), outage.noticed():
+                    epoch = reap(self._settings, self._engine, epoch, ended_s_ago=outage.ended_s_ago)
                 self._trouble = None
             except (MigratorError, SQLAlchemyError) as error:
                 self._trouble = str(error).partition("\n")[0]
@@ -97,16 +99,53 @@ class Reaper:
             self._looked_at = time.monotonic()
 
 
-def reap(settings: Settings, engine: Engine, known_epoch: str | None = None) -> str:
+class _Outage:
+    """Whether PostgreSQL could not be reached the last time, and otherwise for how long it can be again: a
+    replica that was promoted does not say when.
+    """
+
+    def __init__(self) -> None:
+        self._is_on = False
+        self._ended_at: float | None = None
+
+    @property
+    def ended_s_ago(self) -> float | None:
+        """How long ago it ended: just now, if what is asked next is answered; None, there was none."""
+        if self._is_on:
+            return 0.0
+        return None if self._ended_at is None else time.monotonic() - self._ended_at
+
+    @contextmanager
+    def noticed(self) -> Iterator[None]:
+        """What the block asks of the database tells."""
+        is_on = False
+        try:
+            yield
+        except DatabaseUnavailableError:
+            is_on = True
+            raise
+        finally:
+            if self._is_on and not is_on:
+                self._ended_at = time.monotonic()
+            self._is_on = is_on
+
+
+def reap(
+    settings: Settings,
+    engine: Engine,
+    known_epoch: str | None = None,
+    *,
+    ended_s_ago: float | None = None,
+) -> str:
     """Look once: leases that ran out, jobs without a message, runs and waves that have ended; the broker's
-    epoch.
+    epoch. An outage of the database that ended so long ago gives owners of leases time to come back.
 
     Waiting jobs that were sent are looked at only when the broker is not in the epoch that was known, or its
     queue is empty. Twice, or at once, is harmless.
     """
     dead: list[Expired] = []
     try:
-        while len(found := _requeue_expired(settings, engine)) == _BATCH:
+        while len(found := _requeue_expired(settings, engine, ended_s_ago)) == _BATCH:
             dead += found
         dead += found
         return _send_and_finish(settings, engine, known_epoch)
@@ -144,10 +183,10 @@ def _send_and_finish(settings: Settings, engine: Engine, known_epoch: str | None
     return condition.epoch
 
 
-def _requeue_expired(settings: Settings, engine: Engine) -> list[Expired]:
+def _requeue_expired(settings: Settings, engine: Engine, ended_s_ago: float | None) -> list[Expired]:
     """Let jobs of dead workers wait again, or end them if they may not; which these were."""
     with engine.begin() as conn:
-        found = leases.expired(conn, _BATCH, settings.granted_lease_s)
+        found = leases.expired(conn, _BATCH, settings.granted_lease_s, back_s=ended_s_ago)
         for dead in found:
             _log.warning(
                 "holder_died",

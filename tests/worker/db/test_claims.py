@@ -263,3 +263,16 @@ def test_gc_removes_no_claim_that_is_held(database: Engine):
     with held(database, HASH):
         assert pruned() == 0
     assert pruned() == 1
+
+
+def test_a_claim_that_a_failover_lost_is_not_the_one_of_the_same_attempt(database: Engine):
+    """The attempt gets its number again, and takes the claim that the replica never heard of."""
+    job = uuid.uuid4()
+    with held(database, HASH, by=owner(1, job)) as lost:
+        with database.begin() as conn:
+            conn.execute(text("delete from dataset_claims"))
+        with held(database, HASH, by=owner(1, job)) as again:
+            with pytest.raises(ClaimLostError):
+                lost.ping()
+            lost.give_back()
+            again.ping()

@@ -4,7 +4,7 @@ import uuid
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, event, text
 
 from tests.support.ledger_rows import (
     LEASE_S,
@@ -24,6 +24,44 @@ from tests.support.ledger_rows import (
 from worker.db import leases, ledger
 from worker.errors import LeaseLostError
 from worker.messages import FileCounts, JobRef, RunOptions, Status, Verb
+
+# A database that went back ----------------------------------------------------------------------------------
+
+
+def _forget_the_lease(database: Engine, run_id: uuid.UUID) -> None:
+    """What a failover does to a lease that had not reached the replica."""
+    with database.begin() as conn:
+        conn.execute(
+            text("""
+                set local session_replication_role = replica;
+                update migration_jobs set state = 'queued', attempt = 0, worker = null, lease_until = null,
+                                          started_at = null, taken_as = null
+                where run_id = :run_id"""),
+            {"run_id": run_id},
+        )
+
+
+def test_a_lease_that_a_failover_lost_is_not_the_one_that_gets_its_number(database: Engine):
+    run_id = make_run(database)
+    lost = must_take(database, run_id, worker="first")
+    _forget_the_lease(database, run_id)
+
+    again = must_take(database, run_id, worker="second")
+
+    assert (lost.attempt, again.attempt) == (1, 1)
+    assert lost.mark != again.mark
+    assert not renew(database, lost)
+    assert renew(database, again)
+    for write in (
+        lambda conn: leases.end_job(conn, lost, outcome()),
+        lambda conn: leases.hand_back(conn, lost),
+        lambda conn: leases.wait_for(conn, lost, "room", "none"),
+    ):
+        with pytest.raises(LeaseLostError), database.begin() as conn:
+            write(conn)
+    end(database, again)
+    assert job_of(database, run_id)["state"] == "done"
+
 
 # Taking a lease ---------------------------------------------------------------------------------------------
 

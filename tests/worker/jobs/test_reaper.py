@@ -26,7 +26,9 @@ from tests.support.trees import open_store
 from tests.support.waiting import eventually
 from worker.broker import client as broker
 from worker.db import leases, ledger, messages_sent
+from worker.errors import DatabaseUnavailableError
 from worker.findings import Verdict
+from worker.jobs import reaper
 from worker.jobs.reaper import Reaper, reap
 from worker.messages import QUEUE, JobRef, Message, Outcome, Status, Verb
 from worker.store.store import Store
@@ -483,3 +485,31 @@ def test_a_reaper_that_hangs_is_found(site: Site, monkeypatch: pytest.MonkeyPatc
 
     assert reaper.check().finding == "has not looked for 0 s"
     reaper.stop()
+
+
+def test_a_lease_that_ran_out_while_no_database_answered_is_no_crash(site: Site):
+    """A promoted replica has been running for long: only that nothing answered tells of the outage."""
+    run_id = make_run(site.engine)
+    must_take(site.engine, run_id)
+    expire(site.engine, run_id)
+    outage = reaper._Outage()
+    assert outage.ended_s_ago is None
+
+    with pytest.raises(DatabaseUnavailableError), outage.noticed():
+        raise DatabaseUnavailableError("away")
+    with outage.noticed():
+        reap(site.settings, site.engine, ended_s_ago=outage.ended_s_ago)
+
+    job = job_of(site.engine, run_id)
+    assert (job["state"], job["crashes"]) == ("running", 0), "its owner gets time to come back"
+    assert outage.ended_s_ago is not None
+    # A lease's time later the owner has not come back.
+    lease_s = site.settings.granted_lease_s
+    with site.engine.begin() as conn:
+        ran_out = text(
+            "update migration_jobs set lease_until = lease_until - make_interval(secs => :lease_s)"
+        )
+        conn.execute(ran_out, {"lease_s": lease_s})
+    reap(site.settings, site.engine, ended_s_ago=lease_s + 0.5)
+    job = job_of(site.engine, run_id)
+    assert (job["state"], job["crashes"]) == ("queued", 0)
