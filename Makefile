@@ -36,8 +36,8 @@ test-fast: $(READY) ## Run the tests that need no server, which takes less than 
 	$(BIN)/python -m pytest --quiet -m "not servers and not slow and not long" --hypothesis-profile fast $(ARGS)
 
 chaos: $(READY) ## Run N schedules of faults on real processes from SEED on, with WAVES=1 in waves; without N and SEED also the long tests
-	$(if $(N)$(SEED),,$(BIN)/python -m pytest -m long --timeout 3600 $(ARGS))
-	$(BIN)/python -m tests.chaos --schedules $(or $(N),200) --seed $(or $(SEED),1) $(if $(WAVES),--waves)
+	$(if $(N)$(SEED)$(BLOW),,$(BIN)/python -m pytest -m long --timeout 3600 $(ARGS))
+	$(BIN)/python -m tests.chaos --schedules $(or $(N),200) --seed $(or $(SEED),1) $(if $(WAVES),--waves) $(if $(BLOW),--blow $(BLOW))
 
 compose-test: $(READY) ## Build the image and play an operator's day by Compose (needs a Docker engine)
 	$(BIN)/python -m tests.compose $(ARGS)

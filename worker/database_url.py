@@ -7,6 +7,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 _DRIVER = "postgresql+psycopg2"
+_DEFAULT_PORT = 5432
 _SCHEMES = {"postgresql", "postgres", _DRIVER}
 _OF_MYSQL = {"mysql", "mariadb"}
 
@@ -36,6 +37,33 @@ def parse(text: str) -> URL:
     if "@" in credentials or "@" in tail.partition("?")[0]:
         raise NotUnderstoodError("in user and password write %40 for @, %2F for /, %3F for ?, %23 for #")
     return _with_hosts(f"{_DRIVER}://{credentials}{at}", hosts, f"{slash}{tail}")
+
+
+def places(url: URL) -> list[str]:
+    """Each host of an address with its port, for people; a socket's directory, or libpq's own, as it is."""
+    hosts, ports = (_listed(url, name) for name in ("host", "port"))
+    if not hosts:
+        return ["local socket"]
+    # libpq takes one port for all hosts, too.
+    each = ports if len(ports) == len(hosts) else (ports or [""]) * len(hosts)
+    return [
+        f"{host or 'local socket'}:{port or _DEFAULT_PORT}" for host, port in zip(hosts, each, strict=False)
+    ]
+
+
+def hosts(url: URL) -> list[str]:
+    """The hosts that an address names."""
+    return [host for host in _listed(url, "host") if host]
+
+
+def _listed(url: URL, name: str) -> list[str]:
+    """What an address has one of, or several in its query, as SQLAlchemy wants them."""
+    one = getattr(url, name)
+    if one is not None:
+        return [str(one)]
+    given = url.query.get(name, "")
+    given = given if isinstance(given, str) else ",".join(given)
+    return given.split(",") if given else []
 
 
 def _without_database(rest: str) -> tuple[str, str, str]:

@@ -34,7 +34,8 @@ STACK_LOCK = STACK_FILE.with_name("stack.lock")
 
 _EXPECTED = {
     "database_url": "postgresql://USER:PASSWORD@HOST:PORT/DATABASE",
-    "redis_url": "redis://:PASSWORD@HOST:PORT/0 or rediss://:PASSWORD@HOST:PORT/0?ssl_ca_certs=FILE",
+    "redis_url": "redis://:PASSWORD@HOST:PORT/0, rediss://:PASSWORD@HOST:PORT/0?ssl_ca_certs=FILE or "
+    "sentinel://:PASSWORD@HOST:PORT;sentinel://HOST:PORT/0?master_name=NAME",
     "data_dir": "an absolute path of a directory",
     "legacy_roots": "absolute paths of directories, separated by colons",
     "store_digest": "blake3 or sha256",

@@ -1,15 +1,14 @@
 """What the doctor asks Redis: can it be reached, does it keep its messages, are they ours."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from sqlalchemy import Engine
 
 from producer.doctor.database_checks import is_local
 from producer.doctor.findings import Chapter
 from worker.broker import client as broker
-from worker.broker.client import Server
+from worker.broker.client import Server, Watch
 from worker.db import overview
 from worker.errors import BrokerUnavailableError
 from worker.findings import Check, failed, passed, warned
@@ -36,6 +35,7 @@ CHECKS: Mapping[str, Callable[[_Broker], Check]] = {
     "persistence": lambda it: persistence_check(it.server),
     "memory": lambda it: memory_check(it.server),
     "queue": lambda it: _queue(it.settings, it.engine),
+    "failover": lambda it: failover_check(broker.watch(it.settings)),
 }
 
 
@@ -52,7 +52,7 @@ def check_broker(settings: Settings, engine: Engine) -> Chapter:
         chapter.checks["reachable"] = passed(url.place)
         chapter.carry_out(CHECKS, _Broker(settings=settings, engine=engine, server=server))
     chapter.checks["protection"] = protection_check(
-        url.host, encrypted=bool(url.tls), password=bool(urlsplit(url.url).password)
+        [host for host, _port in url.addresses], encrypted=bool(url.tls), password=url.password is not None
     )
     return chapter
 
@@ -108,15 +108,41 @@ def memory_check(server: Server) -> Check:
     return warned(finding, remedy) if share > 0.8 else passed(finding)
 
 
-def protection_check(host: str | None, *, encrypted: bool, password: bool) -> Check:
+def failover_check(watch: Watch | None) -> Check:
+    """Which server is primary, and would another take its place? Jobs stand in the ledger, so it is about
+    waiting, never about work.
+    """
+    if watch is None:
+        return passed("one server, none takes its place")
+    finding = f"primary is {' or '.join(sorted(watch.primaries))}, {watch.replicas} replicas, "
+    finding += (
+        f"{watch.answering} of {watch.answering + len(watch.silent)} sentinels answer, quorum {watch.quorum}"
+    )
+    if watch.silent:
+        finding += f"; silent: {', '.join(f'{one} ({why})' for one, why in sorted(watch.silent.items()))}"
+    needed = max(watch.quorum, watch.known // 2 + 1)
+    if watch.answering < needed:
+        return warned(
+            f"{finding}: a failover needs {needed}",
+            "Start the sentinels, or name those that run in REDIS_URL.",
+        )
+    if not watch.replicas:
+        return warned(f"{finding}: nothing can take its place", "Start a replica: replicaof HOST PORT")
+    if len(watch.primaries) > 1:
+        return warned(f"{finding}: they do not agree", "Nothing, if it passes: a failover is under way.")
+    return warned(finding, "Start them again.") if watch.silent else passed(finding)
+
+
+def protection_check(hosts: Sequence[str], *, encrypted: bool, password: bool) -> Check:
     """A client that can write to the broker can have workers do jobs of the ledger, and hold them up."""
-    if is_local(host):
+    if all(map(is_local, hosts)):
         return passed("on this machine only")
     lacks = [
         lack for lack, there in (("not encrypted", encrypted), ("without a password", password)) if not there
     ]
     if lacks:
-        return warned(f"{host} is used {' and '.join(lacks)}", "Use rediss://:PASSWORD@HOST:PORT/0.")
+        remedy = "Use rediss://:PASSWORD@HOST:PORT/0, or with sentinels ?ssl_cert_reqs=required."
+        return warned(f"{', '.join(hosts)} is used {' and '.join(lacks)}", remedy)
     return passed("TLS and a password")
 
 

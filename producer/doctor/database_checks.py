@@ -1,13 +1,14 @@
 """What the doctor asks PostgreSQL: is it there and Label's, may we work, is another session in the way."""
 
 import ipaddress
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from producer.doctor.findings import Chapter
+from worker.database_url import hosts, places
 from worker.db import column_types, health, schema, tables
 from worker.db.engine import autocommit, is_pooled
 from worker.db.health import Server
@@ -34,8 +35,9 @@ class _Database:
 
 CHECKS: Mapping[str, Callable[[_Database], Check]] = {
     "version": lambda it: version_check(it.server),
-    "encryption": lambda it: encryption_check(it.engine.url.host, it.server),
+    "encryption": lambda it: encryption_check(hosts(it.engine.url), it.server),
     "writable": lambda it: writable_check(it.server),
+    "failover": lambda it: failover_check(hosts(it.engine.url), it.server),
     "encoding": lambda it: _encoding(it.conn, it.server),
     "tables": lambda it: _tables(it.engine, it.conn),
     "column types": lambda it: _column_types(it.conn),
@@ -55,7 +57,7 @@ def check_database(engine: Engine) -> Chapter:
         with autocommit(engine) as conn:
             server = health.server(conn)
             way = ", through a pooler" if is_pooled(engine) else ""
-            chapter.checks["reachable"] = passed(f"{_address(engine)} as {server.role}{way}")
+            chapter.checks["reachable"] = passed(f"{_address(conn)} as {server.role}{way}")
             chapter.carry_out(CHECKS, _Database(engine=engine, conn=conn, server=server))
     except (MigratorError, SQLAlchemyError) as error:
         finding = str(error).partition("\n")[0]
@@ -82,13 +84,31 @@ def version_check(server: Server) -> Check:
     return passed(server.version)
 
 
-def encryption_check(host: str | None, server: Server) -> Check:
+def encryption_check(hosts: Sequence[str], server: Server) -> Check:
     """Without it, everything in between could read the connection and the password."""
     if server.encrypted:
         return passed("TLS")
-    if is_local(host) or server.encrypted is None:
+    if all(map(is_local, hosts)) or server.encrypted is None:
         return passed("none, and none is needed on this machine")
-    return warned(f"the connection to {host} is not encrypted", "Add ?sslmode=verify-full to DATABASE_URL.")
+    return warned(
+        f"the connection to {', '.join(hosts)} is not encrypted", "Add ?sslmode=verify-full to DATABASE_URL."
+    )
+
+
+def failover_check(hosts: Sequence[str], server: Server) -> Check:
+    """Would another server take its place, and would it have every commit? Without, the last ones of the
+    ledger may be lost, which `datasets rebuild` and the next run find.
+    """
+    if server.replicas:
+        kind = (
+            "synchronous" if server.is_synchronous else "asynchronous: a failover may lose the last commits"
+        )
+        plural = "" if server.replicas == 1 else "s"
+        return passed(f"{server.replicas} replica{plural}, {kind}")
+    if len(hosts) > 1:
+        remedy = "Attach a replica to the primary; until then none can take its place."
+        return warned(f"DATABASE_URL names {len(hosts)} hosts, and no replica follows the primary", remedy)
+    return passed("one server, none takes its place")
 
 
 def writable_check(server: Server) -> Check:
@@ -203,6 +223,10 @@ def _in_the_way(conn: Connection, server: Server) -> Check:
     )
 
 
-def _address(engine: Engine) -> str:
-    """Host, port and database, never user or password."""
-    return f"{engine.url.host or 'local socket'}:{engine.url.port or 5432}, database {engine.url.database}"
+def _address(conn: Connection) -> str:
+    """Host, port and database, never user or password; of several hosts the one that was taken."""
+    named, driver = places(conn.engine.url), conn.connection.driver_connection
+    database = f"database {conn.engine.url.database}"
+    if len(named) == 1 or driver is None:
+        return f"{named[0]}, {database}"
+    return f"{driver.info.host}:{driver.info.port} of {', '.join(named)}, {database}"

@@ -8,7 +8,7 @@ import statistics
 import sys
 from collections.abc import Iterator, Sequence
 
-from tests.chaos.plan import Kind, make_plan
+from tests.chaos.plan import BLOWS, Kind, make_plan
 from tests.chaos.schedule import Result, run_schedule
 from tests.chaos.servers import servers
 from tests.support.forking import PROGRAMS, forks
@@ -31,12 +31,20 @@ def main() -> int:
     signal.signal(signal.SIGTERM, stop)
     results: list[Result] = []
     try:
-        with servers() as running, forks(running.folder, PROGRAMS) as processes:
+        with (
+            servers(arguments.blow or arguments.only) as running,
+            forks(running.folder, PROGRAMS) as processes,
+        ):
             for seed in range(arguments.seed, arguments.seed + arguments.schedules):
                 if told_to_stop:
                     sys.exit(1)
-                only = Kind[arguments.only] if arguments.only else None
-                plan = make_plan(seed, faultless=arguments.faultless, only=only, waves=arguments.waves)
+                plan = make_plan(
+                    seed,
+                    faultless=arguments.faultless,
+                    only=arguments.only,
+                    waves=arguments.waves,
+                    blow=arguments.blow,
+                )
                 result = run_schedule(plan, running, processes, keep=arguments.keep)
                 results.append(result)
                 _tell(result)
@@ -63,7 +71,15 @@ def _arguments() -> argparse.Namespace:
         metavar="KIND",
         help="make every fault one of this kind",
     )
-    return parser.parse_args()
+    parser.add_argument(
+        "--blow",
+        choices=list(BLOWS),
+        help="let servers be pairs, and add this to what each seed does: " + ", ".join(BLOWS),
+    )
+    arguments = parser.parse_args()
+    arguments.only = Kind[arguments.only] if arguments.only else None
+    arguments.blow = BLOWS.get(arguments.blow)
+    return arguments
 
 
 def _tell(result: Result) -> None:

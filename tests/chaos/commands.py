@@ -24,6 +24,7 @@ from worker.settings import Settings
 _WITHIN_S = 120.0
 _NOT_READY = 5
 _USAGE = 2
+_SOME_FAILED = 3
 _MAY_END_WITH = {0, _NOT_READY}
 _MAY_FOLLOW_TO = {0, 3, 4, _NOT_READY, 8}
 """How a verification may end, which follows its run: what it found is looked at in the ledger."""
@@ -107,6 +108,14 @@ class Operator:
         # Whoever was waited for may have opened one, too.
         self.runs.extend(opened.difference(self.runs))
         return self.runs[-1]
+
+    def rebuild(self) -> list[dict[str, str]]:
+        """Make lost rows of datasets again; what else does not fit."""
+        code, process = self._run("datasets", "rebuild", "--json")
+        if code not in {0, _SOME_FAILED}:
+            raise CommandError(f"{process.name} ended with {code}: {_tail(process.log)}")
+        drift: list[dict[str, str]] = _document(process)["drift"]
+        return drift
 
     def check_producers(self) -> None:
         """Every producer that opened a run has ended well, or said that a server was away."""
@@ -208,6 +217,11 @@ class Operator:
         random.Random(times).shuffle(messages)
         broker.send(self._settings, messages)
         return len(messages)
+
+    def changes_of_jobs(self) -> int:
+        """How often any job has changed, as far as the database knows."""
+        with self._engine.connect() as conn:
+            return conn.scalar(text("select count(*) from chaos_history")) or 0
 
     def cut_connections(self) -> int:
         """Let the server end every connection of the program, whatever is under way in it; how many."""

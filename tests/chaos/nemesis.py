@@ -24,6 +24,8 @@ _LOOK_EVERY_S = 0.02
 _AGAIN_S = 0.3
 _FROZEN_TIMES = 4
 """A server that only freezes does so for longer than one that is started again."""
+_FAILS_OVER_S = 3.0
+"""So long a primary is away that sentinels are to give up; they take one or two."""
 _NEEDS_SERVERS = {Kind.DUPLICATES, Kind.PAUSE, Kind.RIVAL, Kind.EDIT} | STORE_KINDS
 _READ_EVERY_S = 0.1
 _PATIENCE_S = 2.0
@@ -91,6 +93,7 @@ class Nemesis:
         self._read_at = 0.0
         self._storm_since = 0.0
         self._ended: Callable[[], bool] = lambda: True
+        self._is_cut_off = False
         self._acts: dict[Kind, Callable[[Fault], None]] = {
             Kind.NOTHING: lambda _fault: self._did(Kind.NOTHING, ""),
             Kind.KILL_CHILD: self._kill_child,
@@ -114,6 +117,9 @@ class Nemesis:
             Kind.GC: partial(self._keep, keeper.collect),
             Kind.REPAIR: partial(self._keep, keeper.repair),
             Kind.FLIP: partial(self._keep, keeper.flip),
+            Kind.REDIS_FAILOVER: self._fail_redis_over,
+            Kind.PROMOTION: self._promote,
+            Kind.LOSSY_PROMOTION: self._promote_late,
         }
 
     def storm(self, faults: tuple[Fault, ...], ended: Callable[[], bool]) -> None:
@@ -265,15 +271,15 @@ class Nemesis:
         if not self._servers.redis_is_up:
             return self._again(fault)
         self._did(fault.kind, f"for {fault.lasts_s} s")
-        self._servers.kill_redis()
-        return self.later(fault.lasts_s, self._servers.start_redis)
+        self._servers.valkey.kill()
+        return self.later(fault.lasts_s, self._servers.valkey.start)
 
     def _freeze_redis(self, fault: Fault) -> None:
         if not self._servers.redis_is_up:
             return self._again(fault)
         self._did(fault.kind, f"for {_FROZEN_TIMES * fault.lasts_s} s")
-        self._servers.freeze_redis()
-        return self.later(_FROZEN_TIMES * fault.lasts_s, self._servers.thaw_redis)
+        self._servers.valkey.freeze()
+        return self.later(_FROZEN_TIMES * fault.lasts_s, self._servers.valkey.thaw)
 
     def _cut_connections(self, fault: Fault) -> None:
         if not self._servers.postgres_is_up:
@@ -284,8 +290,53 @@ class Nemesis:
         if not self._servers.postgres_is_up:
             return self._again(fault)
         self._did(fault.kind, f"for {fault.lasts_s} s", costs_leases=True)
-        self._servers.crash_postgres()
-        return self.later(fault.lasts_s, self._servers.start_postgres)
+        self._servers.postgres.crash()
+        return self.later(fault.lasts_s, self._servers.postgres.start)
+
+    # Pairs --------------------------------------------------------------------------------------------------
+
+    def _fail_redis_over(self, fault: Fault) -> None:
+        """The primary is gone, or hangs, for longer than the sentinels wait; what was in it and had not
+        reached the replica is lost.
+        """
+        if not self._servers.redis_is_up:
+            return self._again(fault)
+        hangs = fault.which % 2 == 0
+        self._did(fault.kind, "the primary hangs" if hangs else "the primary is killed")
+        if hangs:
+            self._servers.valkey.freeze()
+        else:
+            self._servers.valkey.kill()
+        return self.later(_FAILS_OVER_S + fault.lasts_s, self._bring_valkey_back)
+
+    def _bring_valkey_back(self) -> None:
+        self._servers.valkey.thaw()
+        self._servers.valkey.start()
+
+    def _promote(self, fault: Fault) -> None:
+        if not self._servers.postgres_is_up:
+            return self._again(fault)
+        self._servers.postgres.attach()
+        self._did(fault.kind, "", costs_leases=True)
+        self._servers.postgres.fail_over()
+        return self.later(fault.lasts_s, self._servers.postgres.attach)
+
+    def _promote_late(self, fault: Fault) -> None:
+        """For a moment the replica hears nothing; then it is promoted."""
+        if not self._servers.postgres_is_up or self._is_cut_off:
+            return self._again(fault)
+        self._is_cut_off = True
+        self._servers.postgres.attach()
+        self._servers.postgres.cut_off()
+        return self.later(fault.lasts_s, partial(self._promote_cut_off, fault))
+
+    def _promote_cut_off(self, fault: Fault) -> None:
+        self._is_cut_off = False
+        before = self._operator.changes_of_jobs()
+        self._did(fault.kind, f"the last {fault.lasts_s} s are lost", costs_leases=True)
+        self._servers.postgres.fail_over()
+        self.story.append(f"lost: {before - self._operator.changes_of_jobs()} or more changes of jobs")
+        self.later(fault.lasts_s, self._servers.postgres.attach)
 
     # People and operators -----------------------------------------------------------------------------------
 

@@ -34,6 +34,19 @@ class Kind(StrEnum):
     GC = "garbage collected"
     REPAIR = "the store verified and repaired"
     FLIP = "a bit in the store flipped"
+    REDIS_FAILOVER = "Redis fails over (Sentinel)"
+    PROMOTION = "PostgreSQL's replica is promoted"
+    LOSSY_PROMOTION = "PostgreSQL's replica is promoted, some commits late"
+
+
+BLOWS = {
+    "redis-failover": Kind.REDIS_FAILOVER,
+    "postgres-promotion": Kind.PROMOTION,
+    "postgres-lossy-promotion": Kind.LOSSY_PROMOTION,
+}
+"""Kinds that need pairs of servers: they come beside those of a seed, when they are asked for, and are drawn
+from a stream of their own, so that a seed means what it always meant.
+"""
 
 
 STORE_KINDS = frozenset({Kind.RECLAIM, Kind.UNDO, Kind.PURGE, Kind.GC, Kind.REPAIR, Kind.FLIP})
@@ -174,9 +187,11 @@ def make_plan(
     only: Kind | None = None,
     ending: Ending | None = None,
     waves: bool = False,
+    blow: Kind | None = None,
 ) -> Plan:
     """The plan of a seed. `faultless` takes the faults out of it, `only` makes all of them of one kind,
-    `ending` changes it, `waves` lets its migration go in waves, and leaves all else as it was.
+    `ending` changes it, `waves` lets its migration go in waves, and leaves all else as it was, `blow` adds
+    one of `BLOWS` once or twice to each of its runs.
     """
     chance = Random(f"chaos {seed}")
     projects = tuple(_projects(chance))
@@ -187,6 +202,10 @@ def make_plan(
     rollback_faults = _faults(chance, 1.5, chance.randint(2, 4)) if ending is Ending.ROLLED_BACK else ()
     if only is not None:
         faults, rollback_faults = (_all_of(only, some) for some in (faults, rollback_faults))
+    if blow is not None:
+        extra = Random(f"{blow.name} {seed}")
+        faults = _with_blows(blow, faults, run_s, extra)
+        rollback_faults = _with_blows(blow, rollback_faults, 1.5, extra) if rollback_faults else ()
     return Plan(
         seed=seed,
         projects=projects,
@@ -269,6 +288,25 @@ def _faults(chance: Random, run_s: float, count: int) -> tuple[Fault, ...]:
         for kind in kinds
     ]
     return tuple(sorted(faults, key=lambda fault: fault.at_s))
+
+
+def _with_blows(blow: Kind, faults: tuple[Fault, ...], run_s: float, chance: Random) -> tuple[Fault, ...]:
+    """A lossy promotion comes without what no program could make good: people's edits of its moments are lost
+    with all else, and a purge that follows its reclaim by moments, not by weeks, may be lost together with
+    it.
+    """
+    left_out = {Kind.EDIT, Kind.PURGE} if blow is Kind.LOSSY_PROMOTION else set()
+    kept = [fault for fault in faults if fault.kind not in left_out]
+    blows = [
+        Fault(
+            kind=blow,
+            at_s=round(chance.uniform(0.1, 1.2) * run_s, 3),
+            which=chance.randrange(1_000_000),
+            lasts_s=round(chance.uniform(0.1, 1.0), 3),
+        )
+        for _ in range(chance.randint(1, 2))
+    ]
+    return tuple(sorted([*kept, *blows], key=lambda fault: fault.at_s))
 
 
 def _all_of(kind: Kind, faults: tuple[Fault, ...]) -> tuple[Fault, ...]:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import redis
 from sqlalchemy import URL, Connection, create_engine, text
 from sqlalchemy.pool import NullPool
 
@@ -250,6 +249,8 @@ class Schedule:
         """What an operator does in the end: repair the store, try again what crashed its workers or met bad
         bytes, and open a run for what is left.
         """
+        if Kind.LOSSY_PROMOTION in self._plan.kinds:
+            self._follow_the_guide()
         if self._keeper.flipped:
             self._repair()
         with self.engine.connect() as conn:
@@ -271,6 +272,31 @@ class Schedule:
             self._operator.open_another()
             self._settle()
         self._be_quiet()
+
+    def _follow_the_guide(self) -> None:
+        """What docs/operations.md says of a failover that lost commits ("Failover")."""
+        for one in self._operator.rebuild():
+            self.nemesis.story.append(f"rebuild: {one}")
+            entry = one["reason"].rpartition(" ")[2]
+            if one["kind"] == "row_without_tree" and self._operator.open_beside("gc", "--restore", entry):
+                self._settle()
+        with self.engine.connect() as conn:
+            rows = conn.execute(
+                text(
+                    "select project_id, moved_from, moved_to, state from migration_reclaims where state <> 'undone'"
+                )
+            ).all()
+        away = self.estate.legacy_root / invariants.MOVED_AWAY
+        for path in sorted(away.iterdir()) if away.exists() else ():
+            home = self.estate.directories[int(path.name.partition("-")[0])]
+            if str(path) not in {row.moved_to for row in rows} and not home.exists():
+                self.nemesis.story.append(f"moved back by hand: {path.name}")
+                path.rename(home)
+        for row in rows:
+            if row.state == "reclaimed" and not Path(row.moved_to).exists() and Path(row.moved_from).exists():
+                self.nemesis.story.append(f"noted as moved back: project {row.project_id}")
+                if self._operator.open_beside("reclaim", "--undo", "--project-id", str(row.project_id)):
+                    self._settle()
 
     def _repair(self) -> None:
         """One run that finds whatever is bad, and heals it."""
@@ -324,7 +350,7 @@ class Schedule:
         self._operator.send_again(1)
         deadline = time.monotonic() + _QUIET_WITHIN_S
         staging = self._data_dir / "dataset_store" / "staging"
-        with redis.Redis.from_url(self._servers.redis_url) as client:
+        with self._servers.valkey.client() as client:
             while client.llen(QUEUE) or (staging.exists() and os.listdir(staging)) or not self._has_settled():
                 if time.monotonic() > deadline:
                     break
@@ -383,6 +409,9 @@ class Schedule:
         for run_id in self._operator.runs:
             with self.engine.connect() as conn:
                 verb = conn.scalar(text("select verb from migration_runs where run_id = :id"), {"id": run_id})
+            if verb is None and Kind.LOSSY_PROMOTION in self._plan.kinds:
+                # The failover has lost it.
+                continue
             reports = self._operator.collect(run_id, 1 if verb in verbs else 2)
             verbs.add(verb)
             with self.engine.connect() as conn:

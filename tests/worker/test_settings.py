@@ -114,7 +114,8 @@ def test_a_good_value_of_a_setting_is_accepted(
 
 EXPECTED = {
     "DATABASE_URL": "postgresql://USER:PASSWORD@HOST:PORT/DATABASE",
-    "REDIS_URL": "redis://:PASSWORD@HOST:PORT/0 or rediss://:PASSWORD@HOST:PORT/0?ssl_ca_certs=FILE",
+    "REDIS_URL": "redis://:PASSWORD@HOST:PORT/0, rediss://:PASSWORD@HOST:PORT/0?ssl_ca_certs=FILE or "
+    "sentinel://:PASSWORD@HOST:PORT;sentinel://HOST:PORT/0?master_name=NAME",
     "DATA_DIR": "an absolute path of a directory",
     "LEGACY_ROOTS": "absolute paths of directories, separated by colons",
     "STORE_DIGEST": "blake3 or sha256",

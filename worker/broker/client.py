@@ -7,13 +7,13 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from worker.broker_url import BrokerUrl
 from worker.errors import BrokerUnavailableError
 from worker.messages import QUEUE, JobRef, Message
 from worker.settings import Settings
 from worker.units import human_bytes
 
 if TYPE_CHECKING:
-    import redis
     from celery import Celery
 
 _TIMEOUT_S = 5.0
@@ -52,6 +52,21 @@ class Server:
     cannot_save: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """What those of the sentinels answer that answer. `primaries` has more than one only while they do not
+    agree; `known` sentinels watch over it, `quorum` of them have to agree that it is down; `replicas` are
+    there and follow it.
+    """
+
+    primaries: frozenset[str]
+    answering: int
+    silent: Mapping[str, str]
+    known: int
+    quorum: int
+    replicas: int
+
+
 def check(settings: Settings, *, within_s: float = _TIMEOUT_S) -> None:
     """Raise `BrokerUnavailableError`, with host and port, unless the broker takes writes within seconds.
 
@@ -78,7 +93,8 @@ def condition(settings: Settings) -> Condition:
     """The broker's epoch, which the first caller writes, and the length of the queue."""
     with _translated_errors(settings), _client(settings) as client:
         client.set(_EPOCH_KEY, str(uuid.uuid4()), nx=True)
-        epoch, waiting = client.get(_EPOCH_KEY), client.llen(QUEUE)
+        epoch: bytes | None = client.get(_EPOCH_KEY)
+        waiting: int = client.llen(QUEUE)
     # Emptied between the two: the next call finds the new epoch.
     return Condition(epoch=_storable(epoch or b""), waiting=waiting)
 
@@ -172,6 +188,48 @@ def server(settings: Settings) -> Server:
     )
 
 
+def watch(settings: Settings) -> Watch | None:
+    """What each of the sentinels says; None where REDIS_URL names the one server itself. Raises
+    `BrokerUnavailableError` when none answers, or none knows the name.
+    """
+    named = settings.broker.sentinels
+    if named is None:
+        return None
+    with _translated_errors(settings):
+        return _watch(settings.broker, named.master_name)
+
+
+def _watch(url: BrokerUrl, master_name: str) -> Watch:
+    import redis  # noqa: PLC0415 - as in _app
+
+    from worker.broker.connecting import asking  # noqa: PLC0415 - likewise
+
+    silent: dict[str, redis.RedisError] = {}
+    states: list[Any] = []
+    replicas = 0
+    with asking(url) as sentinel:
+        for (host, port), client in zip(url.addresses, list(sentinel.sentinels), strict=True):
+            try:
+                states.append(client.sentinel_master(master_name))
+                replicas = max(replicas, sum(map(_follows, client.sentinel_slaves(master_name))))
+            except redis.RedisError as error:
+                silent[f"{host}:{port}"] = error
+    if not states:
+        raise next(iter(silent.values()))
+    return Watch(
+        primaries=frozenset(f"{state['ip']}:{state['port']}" for state in states),
+        answering=len(states),
+        silent={place: str(error).partition("\n")[0] for place, error in silent.items()},
+        known=max(int(state["num-other-sentinels"]) + 1 for state in states),
+        quorum=max(int(state["quorum"]) for state in states),
+        replicas=replicas,
+    )
+
+
+def _follows(replica: Mapping[str, Any]) -> bool:
+    return not replica["is_sdown"] and replica.get("master-link-status") == "ok"
+
+
 @contextmanager
 def results(settings: Settings) -> Iterator[Callable[[Sequence[JobRef]], dict[JobRef, dict[str, Any]]]]:
     """Make a function that reads the stored results of jobs that ended: Celery's document with `status` and
@@ -217,15 +275,10 @@ def _app(settings: Settings, *, with_results: bool = True) -> "Celery":
     return create_app(settings, with_results=with_results)
 
 
-def _client(settings: Settings, within_s: float = _TIMEOUT_S) -> "redis.Redis":
-    import redis  # noqa: PLC0415 - as in _app
+def _client(settings: Settings, within_s: float = _TIMEOUT_S) -> AbstractContextManager[Any]:
+    from worker.broker.connecting import client  # noqa: PLC0415 - as in _app
 
-    return redis.Redis.from_url(
-        settings.broker.url,
-        socket_timeout=within_s,
-        socket_connect_timeout=within_s,
-        **settings.broker.tls,
-    )
+    return client(settings.broker, within_s)
 
 
 def _translated_errors(settings: Settings) -> AbstractContextManager[None]:

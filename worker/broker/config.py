@@ -6,6 +6,7 @@ from typing import Any
 import click
 from celery import Celery
 
+from worker.broker.connecting import of_sentinels
 from worker.broker.transport import FilteredAmqp
 from worker.broker_url import BrokerUrl
 from worker.errors import SettingsError
@@ -38,7 +39,9 @@ def create_app(settings: Settings, *, with_results: bool = True) -> Celery:
         broker_url=broker.url,
         result_backend=broker.url if with_results else None,
         **_tls(broker),
-        broker_transport_options=_transport(_WORKER_TIMEOUT_S if with_results else _PRODUCER_TIMEOUT_S),
+        broker_transport_options=_transport(_WORKER_TIMEOUT_S if with_results else _PRODUCER_TIMEOUT_S)
+        | _by_sentinels(broker),
+        result_backend_transport_options=_by_sentinels(broker),
         **_MESSAGES,
         **_DELIVERY,
         **_CONNECTIONS,
@@ -79,6 +82,16 @@ def _tls(broker: BrokerUrl) -> dict[str, Any]:
     if not broker.tls:
         return {}
     return {"broker_use_ssl": dict(broker.tls), "redis_backend_use_ssl": dict(broker.tls)}
+
+
+def _by_sentinels(broker: BrokerUrl) -> dict[str, Any]:
+    """Whom kombu, the result backend and Flower ask the sentinels for, and how: a URL has no place for it."""
+    if broker.sentinels is None:
+        return {}
+    return {
+        "master_name": broker.sentinels.master_name,
+        "sentinel_kwargs": of_sentinels(broker, broker.sentinels),
+    }
 
 
 def _transport(socket_timeout_s: int) -> dict[str, Any]:

@@ -46,6 +46,8 @@ def _hint(broker: BrokerUrl, error: BaseException) -> str:
     symptoms = _WANTS_PLAIN_TEXT if broker.tls else _WANTS_TLS
     if not any(symptom in str(error) for symptom in symptoms):
         return ""
+    if broker.sentinels is not None:
+        return " (TLS is spoken with sentinels and servers alike, if REDIS_URL has ssl_cert_reqs=required)"
     other = "redis" if broker.tls else "rediss"
     speaks = "no TLS" if broker.tls else "TLS only"
     return f" (if the server speaks {speaks} there, its URL begins with {other}://)"

@@ -6,6 +6,7 @@ from typing import Any
 from celery.app.amqp import AMQP
 from kombu.connection import Connection
 from kombu.transport import redis
+from redis.exceptions import ConnectionError as LostError
 from redis.exceptions import ResponseError
 
 from worker.broker.message_validation import RefusedError, check_answer, check_command, job_of
@@ -19,6 +20,15 @@ _REMOTE_CONTROL = ".celery.pidbox"
 
 class _Channel(redis.Channel):
     """A channel that delivers only valid messages. In place of another one its queue seems empty."""
+
+    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:  # noqa: FBT001, FBT002 - kombu's signature
+        """A job may end after its connection was given up, and acknowledge its message there. kombu 5.7 then
+        raises an AttributeError, at which Celery ends the worker; an error of a connection it logs.
+        """
+        if self.connection is None or self.connection.client is None:
+            raise LostError("The connection that the message came by is closed")
+        parameters: dict[str, Any] = super()._connparams(asynchronous)  # type: ignore[no-untyped-call]
+        return parameters
 
     def _create_client(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - kombu's signature
         client = super()._create_client(asynchronous)  # type: ignore[no-untyped-call]
@@ -34,6 +44,10 @@ class _Channel(redis.Channel):
             return True
         delivered: bool = super()._deliver_fanout_message(message, exchange)  # type: ignore[no-untyped-call]
         return delivered
+
+
+class _SentinelChannel(_Channel, redis.SentinelChannel):
+    """The same over the primary that sentinels name."""
 
 
 def _only_valid(taken: Sequence[bytes] | None, **_options: Any) -> tuple[bytes, bytes] | None:
@@ -65,12 +79,18 @@ class _Transport(redis.Transport):
     connection_errors = (*redis.Transport.connection_errors, ResponseError)
 
 
+class _SentinelTransport(_Transport, redis.SentinelTransport):
+    """The same over the primary that sentinels name."""
+
+    Channel = _SentinelChannel
+
+
 class _Connection(Connection):
     """A connection whose channels filter, whatever the scheme of its URL; its name stays that of the URL."""
 
     def get_transport_cls(self) -> type[_Transport]:
         """The filtering one."""
-        return _Transport
+        return _SentinelTransport if self.transport_cls == "sentinel" else _Transport
 
 
 class FilteredAmqp(AMQP):  # type: ignore[misc]

@@ -18,6 +18,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool, PoolProxiedConnection
 
+from worker import database_url
 from worker.db.pooler import Pooler
 from worker.db.refusals import in_our_words
 
@@ -65,6 +66,9 @@ _OURS_UNLESS_GIVEN = {
 }
 """Parameters of libpq that DATABASE_URL, or the variable of libpq that is named, may set otherwise."""
 
+_WITH_SEVERAL_HOSTS = {"target_session_attrs": ("PGTARGETSESSIONATTRS", "read-write")}
+"""The same where DATABASE_URL names more than one: of these the primary is meant, and libpq takes any."""
+
 _IN_UTC = psycopg2.extensions.new_type(
     (1184,),  # timestamptz, in pg_type.dat
     "TIMESTAMPTZ_IN_UTC",
@@ -93,6 +97,7 @@ def connect(
     the beginning of each: nothing stays on it. Raises `DatabaseUnavailableError` from any later call that
     cannot reach the server.
     """
+    ours = _OURS_UNLESS_GIVEN | (_WITH_SEVERAL_HOSTS if len(database_url.hosts(url)) > 1 else {})
     limits = {
         "idle_in_transaction_session_timeout": idle_limit_s,
         "statement_timeout": statement_limit_s,
@@ -106,7 +111,7 @@ def connect(
         connect_args={
             **{
                 name: value
-                for name, (variable, value) in _OURS_UNLESS_GIVEN.items()
+                for name, (variable, value) in ours.items()
                 if name not in url.query and not (variable and os.environ.get(variable))
             },
             "application_name": f"{application_name} {_given(url, 'application_name', 'PGAPPNAME')}".strip(),

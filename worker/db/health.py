@@ -61,7 +61,8 @@ _TEXTS = {
 class Server:
     """What the server is, whether it can be written to, and how it sees us. `encrypted` is None where there
     is no network in between; `sees_all`: may our role see what the sessions of others do? `room` counts the
-    connections that ordinary roles may have, `others` those that are in use and not the migrator's.
+    connections that ordinary roles may have, `others` those that are in use and not the migrator's;
+    `replicas` those by which others follow it, for which its commits wait if it `is_synchronous`.
     """
 
     version: str
@@ -73,6 +74,8 @@ class Server:
     sees_all: bool
     room: int
     others: int
+    replicas: int
+    is_synchronous: bool
     encoding: str
     takes_no_writes_because: str | None
 
@@ -105,7 +108,10 @@ def server(conn: Connection) -> Server:
                    -- Of a session that we may not see, its kind is hidden as well; the server's own are in no database.
                    (select count(*) from pg_stat_activity
                     where datid is not null and coalesce(backend_type, 'client backend') = 'client backend'
-                      and application_name not like 'label-migrator%') as others""")
+                      and application_name not like 'label-migrator%') as others,
+                   -- Of these a role that may not see them learns that they are there.
+                   (select count(*) from pg_stat_replication) as replicas,
+                   current_setting('synchronous_standby_names') <> '' as is_synchronous""")
     ).one()
     because = takes_no_writes_because(conn)
     return Server(**row._mapping, takes_no_writes_because=because)  # noqa: SLF001 - the public name of a row as a mapping

@@ -12,6 +12,7 @@ import psycopg2
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import InterfaceError, OperationalError
 
+from worker import database_url
 from worker.db import texts
 from worker.errors import (
     DatabaseBusyError,
@@ -180,13 +181,11 @@ def _of_a_text(error: UnicodeError) -> MigratorError | None:
 
 
 def _address(context: ExceptionContext) -> str:
-    """Host and port, never user or password."""
+    """Hosts and ports, never user or password."""
     url = context.engine.url if context.engine is not None else None
     if url is None:
         return ""
-    # Several hosts, or a socket's directory, are in the query.
-    host, port = url.host or url.query.get("host", "local socket"), url.port or url.query.get("port", 5432)
-    return f"{host}:{port}: "
+    return f"{', '.join(database_url.places(url))}: "
 
 
 def _place() -> str:

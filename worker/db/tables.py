@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine, text
 
+from worker import database_url
 from worker.db.sql_files import needed
 from worker.errors import RowsHiddenError, SchemaMissingError, TablesRefusedError
 
@@ -175,4 +176,4 @@ def _hidden_places(connection: Connection, own: Sequence[str]) -> str:
 
 def _where(connection: Connection) -> str:
     url = connection.engine.url
-    return f"database {url.database!r} on {url.host or 'the local socket'}"
+    return f"database {url.database!r} on {', '.join(database_url.hosts(url)) or 'the local socket'}"

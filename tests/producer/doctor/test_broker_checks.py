@@ -1,5 +1,7 @@
 """Each check of Redis is made to warn or fail for real, on a real server."""
 
+from dataclasses import replace
+
 import pytest
 import redis
 
@@ -11,6 +13,7 @@ from tests.producer.doctor.chapters import PASSWORD, bad, configured
 from tests.support.sites import Site
 from worker.broker import client as broker
 from worker.broker.client import Server as BrokerServer
+from worker.broker.client import Watch
 from worker.findings import Verdict
 from worker.messages import QUEUE
 from worker.settings import Settings
@@ -25,7 +28,7 @@ def test_redis_with_appendonly_and_without_eviction_passes(site: Site):
         chapter = broker_chapter(site)
 
     assert bad(chapter) == {}
-    assert len(chapter.checks) == 8
+    assert len(chapter.checks) == 9
 
 
 @pytest.mark.parametrize(
@@ -76,6 +79,7 @@ def test_a_broker_that_is_away_is_one_finding_and_the_rest_is_not_checked(site: 
         "persistence",
         "memory",
         "queue",
+        "failover",
     }
     assert set(workers.not_checked) >= {"online", "same settings", "staging"}
     assert workers.checks == {}
@@ -99,10 +103,34 @@ def test_an_old_redis_that_cannot_save_or_is_unprotected_is_found():
 
     assert broker_checks.version_check(server).verdict is Verdict.FAIL
     assert broker_checks.persistence_check(server).verdict is Verdict.FAIL
-    bare = broker_checks.protection_check("queue.example", encrypted=False, password=False)
+    bare = broker_checks.protection_check(["127.0.0.1", "queue.example"], encrypted=False, password=False)
     assert (bare.verdict, bare.finding) == (
         Verdict.WARN,
-        "queue.example is used not encrypted and without a password",
+        "127.0.0.1, queue.example is used not encrypted and without a password",
     )
-    safe = broker_checks.protection_check("queue.example", encrypted=True, password=True)
+    safe = broker_checks.protection_check(["queue.example"], encrypted=True, password=True)
     assert safe.verdict is Verdict.PASS
+
+
+WATCH = Watch(primaries=frozenset({"a:6379"}), answering=3, silent={}, known=3, quorum=2, replicas=1)
+
+
+@pytest.mark.parametrize(
+    ("watch", "verdict", "words"),
+    [
+        (None, Verdict.PASS, "one server"),
+        (WATCH, Verdict.PASS, "primary is a:6379, 1 replicas, 3 of 3 sentinels answer, quorum 2"),
+        (replace(WATCH, replicas=0), Verdict.WARN, "nothing can take its place"),
+        (replace(WATCH, answering=1), Verdict.WARN, "a failover needs 2"),
+        (replace(WATCH, answering=2, known=5), Verdict.WARN, "a failover needs 3"),
+        (replace(WATCH, answering=2, quorum=3), Verdict.WARN, "a failover needs 3"),
+        (replace(WATCH, answering=2, silent={"c:1": "refused"}), Verdict.WARN, "silent: c:1 (refused)"),
+        (replace(WATCH, primaries=frozenset({"a:1", "b:1"})), Verdict.WARN, "a:1 or b:1"),
+    ],
+)
+def test_what_keeps_another_server_from_taking_the_place_is_found(
+    watch: Watch | None, verdict: Verdict, words: str
+):
+    check = broker_checks.failover_check(watch)
+
+    assert (check.verdict, words in check.finding) == (verdict, True), check.finding

@@ -56,7 +56,7 @@ def test_a_role_with_the_needed_rights_passes(database: Engine):
 
     assert bad(chapter) == bad(of_label) == {}
     assert chapter.not_checked == of_label.not_checked == {}
-    assert len(chapter.checks) == 13
+    assert len(chapter.checks) == 14
     assert chapter.checks["reachable"].finding.endswith(f"database {database.url.database} as {name}")
 
 
@@ -265,9 +265,14 @@ def test_an_old_postgresql_without_encryption_is_found(database: Engine):
 
     far = replace(server, encrypted=False)
     assert database_checks.version_check(replace(server, version_number=130_012)).verdict is Verdict.FAIL
-    assert database_checks.encryption_check("db.example", far).verdict is Verdict.WARN
-    assert database_checks.encryption_check("db.example", replace(far, encrypted=True)).finding == "TLS"
-    assert database_checks.encryption_check("127.0.0.1", far).verdict is Verdict.PASS
+    assert database_checks.encryption_check(["127.0.0.1", "db.example"], far).verdict is Verdict.WARN
+    assert database_checks.encryption_check(["db.example"], replace(far, encrypted=True)).finding == "TLS"
+    assert database_checks.encryption_check(["127.0.0.1"], far).verdict is Verdict.PASS
+    assert database_checks.encryption_check([], far).verdict is Verdict.PASS
+    two = database_checks.failover_check(["a", "b"], replace(server, replicas=1, is_synchronous=False))
+    assert (two.verdict, "may lose the last commits" in two.finding) == (Verdict.PASS, True)
+    assert database_checks.failover_check(["a", "b"], server).verdict is Verdict.WARN
+    assert database_checks.failover_check(["a"], server).verdict is Verdict.PASS
     assert database_checks.clock_check(-7.0).verdict is Verdict.WARN
     assert "7.0 s behind" in database_checks.clock_check(-7.0).finding
     assert isinstance(server, Server)

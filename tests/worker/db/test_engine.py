@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import URL, Engine, text
 
+from producer.local.servers import free_port
 from tests.support.ledger_rows import processes
 from tests.support.waiting import PATIENCE_S
 from worker.db import projects
@@ -405,3 +406,29 @@ def test_a_connection_has_the_name_of_its_process(database: Engine):
         assert ask(engine, "show application_name") == "label-migrator worker 7"
     finally:
         engine.dispose()
+
+
+def test_of_several_hosts_the_one_that_can_be_written_to_is_meant(database: Engine):
+    closed_port = free_port()
+    with database.begin() as conn:
+        conn.execute(text(f"alter database {database.url.database} set default_transaction_read_only = on"))
+    own = database.url
+    host, port = str(own.host), str(own.port)
+    nowhere_and_here = {"host": f"{host},{host}", "port": f"{closed_port},{port}"}
+    several = URL.create(
+        own.drivername, own.username, own.password, database=own.database, query=nowhere_and_here
+    )
+    anything = several.update_query_dict({"target_session_attrs": "any"})
+
+    for url, is_taken in ((database.url, True), (several, False), (anything, True)):
+        engine = connect(url, application_name="tests")
+        try:
+            if is_taken:
+                with engine.connect() as conn:
+                    assert conn.scalar(text("show transaction_read_only")) == "on"
+                continue
+            where = rf"^Database connection failed: {host}:{closed_port}, {host}:{port}: "
+            with pytest.raises(DatabaseUnavailableError, match=where):
+                engine.connect()
+        finally:
+            engine.dispose()
