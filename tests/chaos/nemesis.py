@@ -331,12 +331,15 @@ class Nemesis:
         return self.later(fault.lasts_s, partial(self._promote_cut_off, fault))
 
     def _promote_cut_off(self, fault: Fault) -> None:
+        if not self._servers.postgres_is_up:
+            # Another blow has hit it meanwhile; it comes back first.
+            return self.later(_AGAIN_S, partial(self._promote_cut_off, fault))
         self._is_cut_off = False
         before = self._operator.changes_of_jobs()
         self._did(fault.kind, f"the last {fault.lasts_s} s are lost", costs_leases=True)
         self._servers.postgres.fail_over()
         self.story.append(f"lost: {before - self._operator.changes_of_jobs()} or more changes of jobs")
-        self.later(fault.lasts_s, self._servers.postgres.attach)
+        return self.later(fault.lasts_s, self._servers.postgres.attach)
 
     # People and operators -----------------------------------------------------------------------------------
 
