@@ -31,7 +31,7 @@ POINTERS = (
 ABOUT_THE_ATTEMPT = {"worker", "started_at", "finished_at", "duration_s", "bytes_remembered"}
 ABOUT_THE_RUN = {
     *("run_id", "dry_run", "start_time", "end_time", "details"),
-    *("bytes", "space", "statuses"),  # compared by themselves
+    *("bytes", "space", "statuses", "selection", "plan"),  # compared by themselves
 }
 ABOUT_THE_STORING = {
     "status",
@@ -76,6 +76,8 @@ def assert_foretold(dry: Call, real: Call) -> None:
         for key in detail.keys() - ABOUT_THE_ATTEMPT - ABOUT_THE_STORING - BY_CHANCE:
             assert (number, key, foretold[key]) == (number, key, detail[key])
         assert foretold["files"]["total"] == detail["files"]["total"]
+    for key in ("options", "left_out"):
+        assert dry.report["selection"][key] == real.report["selection"][key]
     for key in real.report.keys() - ABOUT_THE_RUN:
         assert (key, dry.report[key]) == (key, real.report[key])
     assert bytes_in(dry) == bytes_in(real)
