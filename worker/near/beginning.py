@@ -179,6 +179,7 @@ def _means(bins: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np
 def _last_time(tail: bytes, place: int) -> float:
     line = tail.rstrip(b"\r\n").rpartition(b"\n")[2]
     try:
-        return float(line.split(b",")[place])
+        last_ns = float(line.split(b",")[place])
     except (ValueError, IndexError):
-        return -np.inf
+        return 0.0
+    return last_ns if np.isfinite(last_ns) else 0.0

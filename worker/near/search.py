@@ -305,7 +305,7 @@ class Search:
                     if other not in {key, *poorer} and self._is_asked_for(key, other) and self._begin(other)
                 ]
                 if others:
-                    merged = beginning_of(self._merged_further(key), -np.inf)
+                    merged = beginning_of(self._merged_further(key), 0.0)
                     yield partial(self._compare_merged, key, merged, self._alike(others, merged))
             except _UnreadError as error:
                 self._refuse(error.refusal)
