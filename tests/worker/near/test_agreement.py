@@ -39,11 +39,12 @@ def test_rounded_readings_agree(seed: int, digits: int, *, is_first: bool, end: 
 
 
 @settings(deadline=None, max_examples=40)
-@given(SEEDS, st.integers(4, 10))
+@given(SEEDS, st.integers(5, 10))
 def test_readings_of_some_significant_digits_agree(seed: int, digits: int):
     fine = readings(seed)
     coarse = np.array([float(f"{one:.{digits}g}") for one in fine.ravel()]).reshape(fine.shape)
 
+    # With fewer, an axis may show less than a hundred units of its last digit: then it is no evidence.
     assert agree(fine, coarse) is not None
 
 
