@@ -63,6 +63,14 @@ class Lab:
             )
             return [dict(row) for row in rows.mappings()]
 
+    def paused_because(self) -> str | None:
+        """Why the latest run stands still; None if it does not."""
+        with self.site.engine.connect() as conn:
+            reason: str | None = conn.exec_driver_sql(
+                "select paused_because from migration_runs order by created_at desc limit 1"
+            ).scalar_one()
+        return reason
+
     def look(self, client: Client) -> dict[str, Any]:
         """What this client sees of every project, session and stored file."""
         folders = {f"project {number}": str(folder) for number, folder in self.folders.items()}
