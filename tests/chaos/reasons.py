@@ -49,13 +49,20 @@ _ALWAYS = {
 }
 """What others did to it, or have in hand."""
 _AFTER_FLIP = ("is damaged: ", "does not have the bytes its digest promises", "cannot be read: ")
+_AFTER_LOSS = {"reclaim": ("Legacy path no longer exists",)}
+"""A failover lost the row that says where the directory is; the guide brings it back by hand, later."""
 
 
-def may_skip(job: Ended, flaw: Flaw | None, *, after_flip: bool) -> bool:
+def may_skip(job: Ended, flaw: Flaw | None, *, after_flip: bool, after_loss: bool) -> bool:
     """Is it a reason to skip a project that another run may have had in hand, or to skip this one always?"""
     if flaw is Flaw.NO_PATH:
         return job.reason == "path is NULL"
-    known = ("is being processed by run", *_ALWAYS[job.verb], *(_AFTER_FLIP if after_flip else ()))
+    known = (
+        "is being processed by run",
+        *_ALWAYS[job.verb],
+        *(_AFTER_FLIP if after_flip else ()),
+        *(_AFTER_LOSS.get(job.verb, ()) if after_loss else ()),
+    )
     return any(words in job.reason for words in known)
 
 

@@ -384,12 +384,13 @@ class Schedule:
             ]
             jobs = conn.execute(text(_ENDED_BADLY)).all()
             lost = history.lost_leases(conn)
+        loses_commits = Kind.LOSSY_PROMOTION in self._plan.kinds
         for row in jobs:
             job = Ended(**row._mapping)
             why = f"run {job.run_id}, {job.verb} of {job.subject} {job.subject_id}: {job.state}: {job.error_class}: {job.reason}"
             flaw = self.estate.flaws.get(job.subject_id) if job.subject == "project" else None
             flips = self.nemesis.has_flipped_before(job.finished_at)
-            if job.state == "skipped" and not may_skip(job, flaw, after_flip=flips):
+            if job.state == "skipped" and not may_skip(job, flaw, after_flip=flips, after_loss=loses_commits):
                 findings.append(f"{why}, for no good reason")
             if job.state == "failed" and not may_fail(job, flaw):
                 findings += self._unexplained(job.key, job.error_class, why, lost)

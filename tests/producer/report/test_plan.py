@@ -65,7 +65,7 @@ ESTATE = [
 ]
 
 
-def test_a_dry_run_ends_with_what_is_ready_stored_freed_blocked_and_the_command_to_press():
+def test_a_dry_run_ends_with_what_it_found_and_the_command_to_press():
     plan = plan_of(ESTATE)
 
     assert plan["decision"] == "partly"
@@ -167,7 +167,7 @@ def test_nothing_that_is_ready_is_nothing_to_press():
     assert words_of(plan)[-1].split(maxsplit=1)[1].startswith("nothing; repair what is blocked")
 
 
-def test_the_time_is_by_the_jobs_of_the_dry_run_and_by_earlier_migrations_where_there_are():
+def test_the_time_is_by_the_dry_runs_jobs_or_by_earlier_migrations():
     later = BEGIN + timedelta(seconds=2)
     jobs = [ready(n, digest=f"{n:064}", stored=10**6, finished_at=later) for n in range(1, 5)]
     earlier = {
