@@ -194,6 +194,13 @@ class Message:
         return _NAMES[self.verb, self.ref.subject]
 
 
+class GateOf(BaseModel, frozen=True):
+    """The wave that a run verifies as its gate."""
+
+    run_id: uuid.UUID
+    wave: int
+
+
 class RunOptions(BaseModel, frozen=True):
     """What a run was asked for beside its verb: which projects, and what its jobs are to do with them.
 
@@ -202,8 +209,8 @@ class RunOptions(BaseModel, frozen=True):
     last before or at `sample_until` (time of the last check, digest). `repair_from`: directories with good
     copies, on the workers' machines. `restore_entry`: the id of a quarantine entry. `rehash`: files whose
     digests are remembered are read, too. `waves`: as they were asked for, such as `1`, `5%`. `of_run` and
-    `wave`: what this run, or this wave of it, migrated. What was not given is not kept, so that a report
-    shows no option that its verb does not have.
+    `wave`: what this run, or this wave of it, migrated. `gate_of`: of a run that is a gate. What was not
+    given is not kept, so that a report shows no option that its verb does not have.
     """
 
     project_ids: tuple[int, ...] = ()
@@ -231,6 +238,7 @@ class RunOptions(BaseModel, frozen=True):
     gate: Gate | None = None
     of_run: uuid.UUID | None = None
     wave: int | None = None
+    gate_of: GateOf | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""

@@ -24,7 +24,7 @@ _PLANTS = """
         return new;
     end $$;
     create trigger before_the_gate before insert on migration_runs
-        for each row when (new.selection #>> '{gate_of,wave}' = '2') execute function before_the_gate();
+        for each row when (new.selection #>> '{options,gate_of,wave}' = '2') execute function before_the_gate();
 """
 
 

@@ -167,7 +167,9 @@ class Operator:
                 with self._engine.connect() as conn:
                     return set(
                         conn.scalars(
-                            text("select run_id from migration_runs where not selection ? 'gate_of'")
+                            text(
+                                "select run_id from migration_runs where not coalesce(options ? 'gate_of', false)"
+                            )
                         )
                     )
             except OperationalError:

@@ -412,7 +412,7 @@ def wrong_gates(conn: Connection, *, has_flipped: bool) -> list[str]:
     rows = conn.execute(
         text("""
             select run_id, subject, subject_id, error_class, error from migration_jobs join migration_runs using (run_id)
-            where selection ? 'gate_of' and migration_jobs.state = 'failed' and error_class <> 'WorkerCrashedError'""")
+            where options ? 'gate_of' and migration_jobs.state = 'failed' and error_class <> 'WorkerCrashedError'""")
     )
     expected = {"StoredBytesMismatchError", "SessionsDifferError"} if has_flipped else set()
     return [f"a gate found what is not there: {row}" for row in rows if row.error_class not in expected]

@@ -489,7 +489,7 @@ _VERBS = """
 _ENDED_BADLY = """
     select run_id, verb, subject, subject_id, j.state, error_class, outcome->>'reason' as reason, j.finished_at
     from migration_jobs j join migration_runs using (run_id)
-    where j.state in ('failed', 'skipped') and not selection ? 'gate_of'"""
+    where j.state in ('failed', 'skipped') and not coalesce(options ? 'gate_of', false)"""
 
 
 def _costs(conn: Connection, injected: list[Injected]) -> Iterator[Happened]:

@@ -3,6 +3,7 @@ by those who slept.
 """
 
 import os
+import uuid
 from typing import NoReturn
 
 from tests.estate import make_project, record_session
@@ -71,12 +72,16 @@ def test_a_worker_that_slept_with_its_lease_leaves_its_successors_staging_alone(
 
 
 def test_a_restore_that_slept_does_not_remove_what_its_successor_rebuilds(site: Site):
+    """A name has the number of its attempt, and since leases are a number and a time, that time as well."""
     target = str(site.legacy_root / "study")
-    for attempt in ("job-1", "job-2", "job-3", "job-10", "another-1"):
+    job, another = str(uuid.UUID(int=1)), str(uuid.UUID(int=2))
+    gone = (f"{job}-1", f"{job}-1-64c0ffee", f"{job}-2-64c0ffef")
+    stays = (f"{job}-3", f"{job}-3-64c0fff0", f"{job}-10-64c0fff1", f"{another}-1-64c0ffee")
+    for attempt in gone + stays:
         (site.legacy_root / building_place(target, attempt)).mkdir()
 
     with directory(os.path.dirname(target)) as folder:
-        _remove_leftovers(folder, os.path.basename(building_place(target, "job-2")))
+        _remove_leftovers(folder, os.path.basename(building_place(target, gone[-1])))
 
     left = {path.name for path in site.legacy_root.iterdir()}
-    assert left == {".restoring-job-3", ".restoring-job-10", ".restoring-another-1"}
+    assert left == {f".restoring-{attempt}" for attempt in stays}

@@ -415,7 +415,7 @@ def test_a_blob_that_is_replaced_while_it_is_restored_is_read_again(
     assert snapshot_tree(directory) == files
 
 
-@pytest.mark.parametrize("name", ["{job}-1", "{job}-0", "removed-0"])
+@pytest.mark.parametrize("name", ["{job}-1", "{job}-0", "{job}-1-64c0ffee", "removed-0"])
 def test_a_link_that_is_called_like_a_leftover_is_not_followed(
     site: Site, tools: Tools, tmp_path: Path, name: str
 ):

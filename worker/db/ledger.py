@@ -389,7 +389,7 @@ def find_run(conn: Connection, reference: str) -> Run:
     opened, not a gate that verifies a wave of it. Raises `RunNotFoundError` when none or several fit.
     """
     if reference == "latest":
-        condition, value = "not selection ? 'gate_of'", ""
+        condition, value = "not coalesce(options ? 'gate_of', false)", ""
     else:
         condition, value = "starts_with(run_id::text, :prefix)", reference.lower()
     rows = conn.execute(

@@ -12,7 +12,7 @@ from sqlalchemy.engine import Row
 from worker.db import verifications
 from worker.db.engine import sql
 from worker.db.texts import as_json, storable
-from worker.messages import Gate, RunState, Verb, WaveState
+from worker.messages import Gate, GateOf, RunOptions, RunState, Verb, WaveState
 
 _SHOWN = 3
 _LONGEST = 300
@@ -141,8 +141,8 @@ def whose_gate(conn: Connection, gate_run_id: uuid.UUID) -> tuple[uuid.UUID, int
     """The run and the wave that a run verifies, if it is a gate."""
     row = conn.execute(
         sql("""
-            select selection #>> '{gate_of,run_id}' as run_id, (selection #>> '{gate_of,wave}')::integer as wave
-            from migration_runs where run_id = :run_id and selection ? 'gate_of'"""),
+            select options #>> '{gate_of,run_id}' as run_id, (options #>> '{gate_of,wave}')::integer as wave
+            from migration_runs where run_id = :run_id and options ? 'gate_of'"""),
         {"run_id": gate_run_id},
     ).one_or_none()
     return (uuid.UUID(row.run_id), row.wave) if row is not None else None
@@ -224,11 +224,11 @@ def open_gate(conn: Connection, run_id: uuid.UUID, wave: int) -> uuid.UUID | Non
     stored = conn.scalars(sql(f"select distinct dataset_id from ({_MIGRATED}) as migrated"), values).all()  # noqa: S608 - a constant
     if not stored:
         return None
+    options = RunOptions(sessions=True, store=True, gate_of=GateOf(run_id=run_id, wave=wave))
     selection = {
-        "options": {"sessions": True, "store": True},
+        "options": options.to_json(),
         "left_out": [],
         "coverage": verifications.opened_on(conn, stored),
-        "gate_of": {"run_id": str(run_id), "wave": wave},
     }
     conn.execute(
         sql("""
@@ -258,7 +258,7 @@ def found_by(conn: Connection, gate_run_id: uuid.UUID) -> Found:
     rows = conn.execute(
         sql("""
             with own as (
-                select (selection #>> '{gate_of,run_id}')::uuid as of_run from migration_runs where run_id = :gate
+                select (options #>> '{gate_of,run_id}')::uuid as of_run from migration_runs where run_id = :gate
             ), judged as (
                 select g.subject, g.subject_id, g.subject_name, coalesce(g.error, g.outcome->>'reason') as words,
                        case when g.state = 'done' then 'right'

@@ -38,7 +38,7 @@ from worker.store.removal import (
     remove_tree,
     take_away,
 )
-from worker.store.store import Store
+from worker.store.store import TASK_CHARACTERS, Store, attempt_of
 from worker.store.syscalls import refresh, rename_without_replacing, sync_file_system
 
 _log = log.get(__name__)
@@ -193,18 +193,20 @@ def _remove_leftovers(folder: int, building: str) -> None:
     Not what a later attempt is building: this one may have slept, and not know yet. One that sleeps where its
     directory is removed finds the name gone, and cannot publish what is half removed.
     """
-    job, _, attempt = building.rpartition("-")
+    job = building[: len(BUILDING) + TASK_CHARACTERS]
+    own = attempt_of(job, building)
     for name in os.listdir(folder):
-        same, _, number = name.rpartition("-")
-        is_earlier = same == job and number.isdecimal() and int(number) <= int(attempt)
+        attempt = attempt_of(job, name)
+        is_earlier = attempt is not None and own is not None and attempt <= own
         if is_earlier or name.startswith(f"{BUILDING}{REMOVED}"):
             _remove_leftover(folder, name)
 
 
 def _task_of(name: str) -> str | None:
     """The task id of the job that builds, or built, a directory under this name."""
-    task, _, attempt = name.removeprefix(BUILDING).rpartition("-")
-    return task if name.startswith(BUILDING) and attempt.isdecimal() else None
+    task = name.removeprefix(BUILDING)[:TASK_CHARACTERS]
+    is_building = name.startswith(BUILDING) and attempt_of(task, name.removeprefix(BUILDING)) is not None
+    return task if is_building else None
 
 
 def _remove_leftover(folder: int, name: str) -> None:

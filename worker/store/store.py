@@ -61,7 +61,7 @@ from worker.store.syscalls import (
 )
 from worker.units import reserve_of
 
-_TASK_CHARACTERS = 36
+TASK_CHARACTERS = 36
 """Task ids are UUIDs."""
 
 _TRIES = 3
@@ -579,7 +579,7 @@ class Store:
         found: dict[str, int] = {}
         with suppress(FileNotFoundError):
             for name in os.listdir(f"{self.root}/staging"):
-                task, attempt = name[:_TASK_CHARACTERS], _attempt_of(name[:_TASK_CHARACTERS], name)
+                task, attempt = name[:TASK_CHARACTERS], attempt_of(name[:TASK_CHARACTERS], name)
                 if attempt is not None:
                     found[task] = max(attempt, found.get(task, 0))
         return found
@@ -587,7 +587,7 @@ class Store:
     def staged_at(self, job: str, last_attempt: int) -> list[str]:
         """Where everything is that a job's attempts up to this one have in staging."""
         folder = f"{self.root}/staging"
-        found = ((name, _attempt_of(job, name)) for name in os.listdir(folder))
+        found = ((name, attempt_of(job, name)) for name in os.listdir(folder))
         return [
             f"{folder}/{name}" for name, attempt in found if attempt is not None and attempt <= last_attempt
         ]
@@ -599,7 +599,7 @@ class Store:
         folder = f"{self.root}/staging"
         with writing(folder), suppress(FileNotFoundError):
             for name in os.listdir(folder):
-                attempt = _attempt_of(job, name)
+                attempt = attempt_of(job, name)
                 if attempt is not None and attempt <= last_attempt:
                     # The attempt may be asleep, wake up right now and remove it, too.
                     with suppress(FileNotFoundError):
@@ -706,9 +706,9 @@ def _steps(tree: str, path: str) -> list[str]:
     return steps
 
 
-def _attempt_of(job: str, name: str) -> int | None:
-    """Which attempt of a job a staging directory is named for (`<job>-<attempt>`, perhaps with what it is
-    for); None: no one.
+def attempt_of(job: str, name: str) -> int | None:
+    """Which attempt of a job a directory is named for (`<job>-<attempt>`, perhaps with when that began, or
+    what it is for); None: no one.
     """
     number = name.removeprefix(f"{job}-").partition("-")[0]
     return int(number) if name.startswith(f"{job}-") and number.isdecimal() else None

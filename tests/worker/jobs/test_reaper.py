@@ -437,7 +437,7 @@ def test_the_reaper_goes_on_after_any_error(site: Site, monkeypatch: pytest.Monk
     settings = site.settings.model_copy(update={"lease_s": 0.1})
     calls: list[int] = []
 
-    def failing(*_arguments: Any) -> None:
+    def failing(*_arguments: Any, **_named: Any) -> None:
         calls.append(1)
         raise RuntimeError("nobody has foreseen this")
 
