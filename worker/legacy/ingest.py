@@ -37,10 +37,11 @@ def check_paths_fit(store: Store, scanned: Scan, name: str, job: str) -> None:
     """Raise `EntryRefusedError` for a path that would be too long in the store for a system call.
 
     `name` is the project's, of which the tree's is made, with a number where another dataset has it; `job`
-    begins the names of its attempts: a tree is built in staging, under another path than it gets. To be asked
-    before anything is stored.
+    begins the names of its attempts, which end with a number and a time: a tree is built in staging, under
+    another path than it gets. To be asked before anything is stored.
     """
-    places = (store.tree_path(f"00-{name}", "0" * 64, digits=64), f"{store.root}/staging/{job}-9999/tree")
+    attempt = f"{job}-9999-{'f' * 13}"
+    places = (store.tree_path(f"00-{name}", "0" * 64, digits=64), f"{store.root}/staging/{attempt}/tree")
     room = PATH_MOST_BYTES - max(len(os.fsencode(place)) for place in places) - 1
     for entries in (scanned.files.paths, [entry.path for entry in scanned.directories]):
         longest = max(entries, key=len, default="")
