@@ -12,6 +12,7 @@ from producer.planning.forecast import Forecast
 from producer.runs.open import Opened, open_run, skipped_job
 from producer.runs.selection import LeftOut, check_ids, choose
 from producer.runs.survey import (
+    OnFile,
     OnListing,
     Surveyed,
     at_most_stored,
@@ -57,25 +58,16 @@ def enqueue(  # noqa: PLR0913 - an option is an argument
     columns that cannot be written, `BrokerUnavailableError` before anything is written when the broker does
     not answer.
     """
-    options = RunOptions(project_ids=tuple(project_ids), exclude=tuple(exclude), limit=limit)
-    asked: dict[str, object] = {
-        name: True for name, given in (("include_failed", include_failed), ("rehash", rehash)) if given
-    }
+    options = _options(project_ids, exclude, limit, include_failed=include_failed)
+    asked: dict[str, object] = {"rehash": True} if rehash else {}
     if waves is not None:
         asked |= {"waves": waves.asked_for, "gate": waves.gate}
     options = options.model_copy(update=asked)
     broker.check(settings)
     column_types.require(engine)
-    with engine.connect() as conn:
-        chosen, left_out = _choose(conn, options, dry_run=dry_run)
-        of_other_type = projects.count_dataset_based(conn)
+    selected = _select(engine, options, dry_run=dry_run)
     files = expected.SampledFiles()
-    surveyed = survey_all(
-        [one for one in chosen if one.path],
-        lambda one: one.path,
-        on_listing,
-        files.add if estimate else None,
-    )
+    surveyed = selected.survey(on_listing, files.add if estimate else None)
     there = conditions(settings, asks_workers=asks_workers)
     facts: dict[str, Any] = {}
     forecast: Forecast | None = None
@@ -97,7 +89,7 @@ def enqueue(  # noqa: PLR0913 - an option is an argument
         )
     if forecast is not None:
         facts["forecast"] = forecast.to_json()
-    jobs: list[NewJob] = [*_without_path(chosen), *in_order_of_sending(surveyed)]
+    jobs: list[NewJob] = [*_without_path(selected.chosen), *in_order_of_sending(surveyed)]
     planned: list[NewWave] = []
     if waves is not None:
         jobs, planned = waves.divide(jobs, hold=not dry_run)
@@ -107,7 +99,7 @@ def enqueue(  # noqa: PLR0913 - an option is an argument
         verb=Verb.MIGRATE,
         dry_run=dry_run,
         jobs=jobs,
-        left_out=left_out,
+        left_out=selected.left_out,
         options=options,
         limit_bytes_per_second=limit_bytes_per_second,
         waves=planned,
@@ -115,7 +107,7 @@ def enqueue(  # noqa: PLR0913 - an option is an argument
     )
     return replace(
         opened,
-        of_other_type=of_other_type,
+        of_other_type=selected.of_other_type,
         warnings=() if dry_run else _room_warnings(settings, surveyed, forecast),
         forecast=facts.get("forecast"),
         workers=there.workers,
@@ -146,13 +138,10 @@ def estimate(
     """What a migration of these projects would store and take, by a sample of heads: opens no run, and
     needs no worker. Raises `UsageError` as `enqueue`.
     """
-    options = RunOptions(project_ids=tuple(project_ids), exclude=tuple(exclude), limit=limit)
-    options = options.model_copy(update={"include_failed": True} if include_failed else {})
-    with engine.connect() as conn:
-        chosen, left_out = _choose(conn, options, dry_run=True)
-        of_other_type = projects.count_dataset_based(conn)
+    options = _options(project_ids, exclude, limit, include_failed=include_failed)
+    selected = _select(engine, options, dry_run=True)
     files = expected.SampledFiles()
-    surveyed = survey_all([one for one in chosen if one.path], lambda one: one.path, on_listing, files.add)
+    surveyed = selected.survey(on_listing, files.add)
     there = conditions(settings, asks_workers=True)
     return Estimated(
         forecast=expected.by_sample(
@@ -167,9 +156,35 @@ def estimate(
         if surveyed
         else None,
         conditions=there,
-        left_out=tuple(left_out),
-        of_other_type=of_other_type,
+        left_out=tuple(selected.left_out),
+        of_other_type=selected.of_other_type,
     )
+
+
+def _options(
+    project_ids: Sequence[int], exclude: Sequence[int], limit: int | None, *, include_failed: bool
+) -> RunOptions:
+    options = RunOptions(project_ids=tuple(project_ids), exclude=tuple(exclude), limit=limit)
+    return options.model_copy(update={"include_failed": True} if include_failed else {})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Selected:
+    """The projects that a run is about, and what is not among them and why."""
+
+    chosen: Sequence[Project]
+    left_out: Sequence[LeftOut]
+    of_other_type: int
+
+    def survey(self, on_listing: OnListing, on_file: OnFile | None) -> list[Surveyed]:
+        """List the directories of those that have one."""
+        return survey_all([one for one in self.chosen if one.path], lambda one: one.path, on_listing, on_file)
+
+
+def _select(engine: Engine, options: RunOptions, *, dry_run: bool) -> _Selected:
+    with engine.connect() as conn:
+        chosen, left_out = _choose(conn, options, dry_run=dry_run)
+        return _Selected(chosen=chosen, left_out=left_out, of_other_type=projects.count_dataset_based(conn))
 
 
 def _kept(engine: Engine, there: Conditions, limit_bytes_per_second: int | None) -> dict[str, Any]:
