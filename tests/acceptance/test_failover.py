@@ -1,10 +1,8 @@
 """Servers that fail over in the middle of a run: another one takes the place, and the run goes on."""
 
 import asyncio
-import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from sqlalchemy import Engine
 from producer.doctor.broker_checks import check_broker
 from producer.doctor.database_checks import check_database
 from tests.support.failover import PostgresPair, ValkeyGroup, postgres_pair, valkey_group
+from tests.support.folders import passable_folder
 from tests.support.forking import Forks
 from tests.support.sites import Site, site_in
 from tests.support.slow_jobs import (
@@ -36,26 +35,15 @@ from worker.messages import QUEUE
 pytestmark = pytest.mark.slow
 
 
-@contextmanager
-def folder_for_servers() -> Iterator[Path]:
-    """One that the user can pass whom root runs PostgreSQL as."""
-    folder = Path(tempfile.mkdtemp(prefix="label-failover-"))
-    folder.chmod(0o755)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder)
-
-
 @pytest.fixture
 def group(_starts_servers: None) -> Iterator[ValkeyGroup]:
-    with folder_for_servers() as folder, valkey_group(folder) as running:
+    with passable_folder() as folder, valkey_group(folder) as running:
         yield running
 
 
 @pytest.fixture
 def pair(_starts_servers: None) -> Iterator[PostgresPair]:
-    with folder_for_servers() as folder, postgres_pair(folder, synchronous=True) as running:
+    with passable_folder() as folder, postgres_pair(folder, synchronous=True) as running:
         yield running
 
 

@@ -15,14 +15,10 @@ from functools import partial
 from pathlib import Path
 
 from tests.support.alike import recorded, uploaded, write
-from tests.support.planted import plant
+from tests.support.planted import THREADS, plant, search
 from worker.legacy.parallel import buffer_for
-from worker.near.records import Sensor
-from worker.near.search import Found, Recording, Search
-from worker.runtime.throttle import Throttle
 from worker.store.digest import new_hasher, read_stored
 
-_THREADS = 2
 _AT_ONCE = 64
 
 
@@ -52,10 +48,10 @@ def main() -> None:
 
 def _measure(name: str, paths: Sequence[Path], rounds: int) -> None:
     size = sum(path.stat().st_size for path in paths)
-    found = _search(paths)
+    found = search(paths)
     ratios = []
     for _ in range(rounds):
-        hashed, searched = _timed(partial(_hash_all, paths)), _timed(partial(_search, paths))
+        hashed, searched = _timed(partial(_hash_all, paths)), _timed(partial(search, paths))
         ratios.append((searched[0] / hashed[0], searched[1] / hashed[1]))
     walls, processor = zip(*ratios, strict=True)
     print(
@@ -79,24 +75,9 @@ def _hash_all(paths: Sequence[Path]) -> None:
             for chunk in read_stored(str(path), buffer_for(path.stat().st_size)):
                 hasher.update(chunk)
 
-    with ThreadPoolExecutor(_THREADS) as threads:
+    with ThreadPoolExecutor(THREADS) as threads:
         parts = [paths[at : at + _AT_ONCE] for at in range(0, len(paths), _AT_ONCE)]
         list(threads.map(hash_some, parts))
-
-
-def _search(paths: Sequence[Path]) -> Found:
-    with ThreadPoolExecutor(_THREADS) as threads:
-        return Search(
-            [
-                Recording(path=path, sensor=Sensor.ACCELEROMETER, size_bytes=path.stat().st_size, tag=place)
-                for place, path in enumerate(paths)
-            ],
-            wanted=None,
-            check=lambda _recording, _pace: None,
-            pace=lambda _bytes: None,
-            limit=Throttle(None),
-            on_progress=lambda _progress: None,
-        ).run(threads)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from producer.local.child_process import (
 )
 from producer.local.servers import LOOPBACK, free_port
 from tests.chaos.plan import Kind
-from tests.support.failover import PostgresPair, ValkeyGroup
+from tests.support.failover import PostgresPair, ValkeyGroup, postgres_options
 from worker.db import schema
 from worker.db.engine import connect
 
@@ -235,18 +235,16 @@ class OnePostgres:
         stop([self._child], politely=signal.SIGINT)
 
     def _start(self) -> Child:
-        # A commit waits for the operating system, which no fault here takes down, but not for the disk.
-        settings = {
-            "listen_addresses": LOOPBACK,
-            "unix_socket_directories": "",
-            "max_connections": "200",
-            "fsync": "off",
-            "full_page_writes": "off",
-        }
-        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         child = start(
             "PostgreSQL",
-            [self._programs / "postgres", "-D", self._cluster / "rows", "-p", str(self._port), *options],
+            [
+                self._programs / "postgres",
+                "-D",
+                self._cluster / "rows",
+                "-p",
+                str(self._port),
+                *postgres_options(),
+            ],
             log_file=self._folder / "postgres.log",
             on_parent_death=signal.SIGINT,
             cwd=Path("/"),

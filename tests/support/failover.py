@@ -192,6 +192,21 @@ def _lines(settings: dict[str, Any]) -> str:
     return "".join(f"{name} {value}\n" for name, value in settings.items())
 
 
+def postgres_options(**more: str) -> list[str]:
+    """How a server starts. A commit waits for the operating system, which no fault here takes down, but not
+    for the disk.
+    """
+    settings = {
+        "listen_addresses": LOOPBACK,
+        "unix_socket_directories": "",
+        "max_connections": "200",
+        "fsync": "off",
+        "full_page_writes": "off",
+        **more,
+    }
+    return [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+
+
 class PostgresPair:
     """A primary and its streaming replica. `synchronous`: a commit returns when the replica has it, as long
     as there is one.
@@ -270,7 +285,7 @@ class PostgresPair:
             self._set("synchronous_standby_names", "'*'")
 
     def await_replica(self) -> None:
-        """Wait until whoever asks the replica sees what is committed by now."""
+        """Wait until a query to the replica sees what is committed by now."""
         ((now,),) = self.say(self.primary, "select pg_current_wal_lsn()")
         eventually(
             lambda: self.say(self.primary, f"select 1 from pg_stat_replication where replay_lsn >= '{now}'"),
@@ -303,15 +318,7 @@ class PostgresPair:
 
     def start_server(self, port: int) -> None:
         """Start one of the two as what it is."""
-        settings = {
-            "listen_addresses": LOOPBACK,
-            "unix_socket_directories": "",
-            "max_connections": "200",
-            "fsync": "off",
-            "full_page_writes": "off",
-            "wal_receiver_status_interval": "1",
-        }
-        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        options = postgres_options(wal_receiver_status_interval="1")
         self.servers[port] = start(
             "PostgreSQL",
             [self._programs / "postgres", "-D", self._rows[port], "-p", str(port), *options],

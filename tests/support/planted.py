@@ -1,7 +1,8 @@
 """Many recordings of which some are near-duplicates and some only look alike. Knows what is to be found."""
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,11 @@ import pandas as pd
 
 from tests.support.alike import FORMS, GAP_NS, TIME, frame, recorded, scaled, uploaded, write
 from worker.near.compare import Kind
+from worker.near.records import Sensor
+from worker.near.search import Found, Recording, Search
+from worker.runtime.throttle import Throttle
 
+THREADS = 2
 _ROWS = 3_000
 
 
@@ -83,3 +88,19 @@ def _unrelated(folder: Path, count: int) -> list[Path]:
         rows = (f"{time},{line}" for time, line in zip(times, lines[turn:] + lines[:turn], strict=True))
         path.write_text(f"{TIME},x,y,z\n" + "\n".join(rows) + "\n")
     return paths
+
+
+def search(paths: Sequence[Path]) -> Found:
+    """Search among these recordings of the accelerometer; tags are their places."""
+    with ThreadPoolExecutor(THREADS) as threads:
+        return Search(
+            [
+                Recording(path=path, sensor=Sensor.ACCELEROMETER, size_bytes=path.stat().st_size, tag=place)
+                for place, path in enumerate(paths)
+            ],
+            wanted=None,
+            check=lambda _recording, _pace: None,
+            pace=lambda _bytes: None,
+            limit=Throttle(None),
+            on_progress=lambda _progress: None,
+        ).run(threads)

@@ -4,34 +4,15 @@ all; and a recording of a million records takes no more memory than a short one.
 
 import time
 import tracemalloc
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from tests.support.alike import recorded, uploaded, write
-from tests.support.planted import plant
+from tests.support.planted import plant, search
 from worker.near.compare import Kind
-from worker.near.records import Sensor
-from worker.near.search import Found, Recording, Search
-from worker.runtime.throttle import Throttle
 from worker.store.digest import CHUNK_BYTES, new_buffer, new_hasher, read_stored
-
-
-def search(paths: Sequence[Path]) -> Found:
-    with ThreadPoolExecutor(2) as threads:
-        return Search(
-            [
-                Recording(path=path, sensor=Sensor.ACCELEROMETER, size_bytes=path.stat().st_size, tag=place)
-                for place, path in enumerate(paths)
-            ],
-            wanted=None,
-            check=lambda _recording, _pace: None,
-            pace=lambda _bytes: None,
-            limit=Throttle(None),
-            on_progress=lambda _progress: None,
-        ).run(threads)
 
 
 def by_pair(pairs: Iterable[tuple[Path, Path, Kind]]) -> dict[tuple[Path, ...], Kind]:
