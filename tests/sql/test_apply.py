@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Engine, event, text
 
 from tests.support.psql import EVERY_STEP, SQL, STEPS, catalog, contents, psql
-from tests.support.waiting import PATIENCE_S
+from tests.support.waiting import PATIENCE_S, eventually
 from worker.db import schema, sql_files, tables
 from worker.db.engine import connect
 from worker.errors import (
@@ -98,6 +98,29 @@ def test_two_callers_at_once_do_the_work_once(empty_database: Engine) -> None:
 
     assert sorted(names(both[0]) + names(both[1])) == sorted(EVERY_STEP)
     tables.require(empty_database)
+
+
+def test_a_caller_that_waits_for_another_asks_in_a_new_transaction_each_time(database: Engine) -> None:
+    """The building of an index waits for whole transactions: it would wait for a caller that waits for it."""
+    happened: list[str] = []
+
+    @event.listens_for(database, "before_cursor_execute")
+    def asked(*arguments: object) -> None:
+        if "pg_try_advisory_xact_lock" in str(arguments[2]):
+            happened.append("asked")
+
+    event.listen(database, "rollback", lambda _: happened.append("ended"))
+    with ThreadPoolExecutor(1) as callers:
+        with database.connect() as other:
+            schema._lock_steps(other)
+            happened.clear()
+            with database.begin() as connection:
+                connection.execute(text("delete from schema_steps where name = 'create_indexes'"))
+            waiting = callers.submit(schema.apply, database)
+            eventually(lambda: happened.count("asked") > 1, "the lock was asked for twice")
+            assert happened[happened.index("asked") :][:3] == ["asked", "ended", "asked"]
+            other.rollback()
+        assert names(waiting.result(timeout=PATIENCE_S)) == ("create_indexes",)
 
 
 # psql -f ----------------------------------------------------------------------------------------------------

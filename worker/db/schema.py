@@ -154,7 +154,7 @@ def _apply_when_free(engine: Engine, name: str) -> Step | None:
 
 def _apply_step(engine: Engine, name: str) -> Step | None:
     """Apply one step in one transaction, or return None if another caller just did."""
-    with engine.begin() as connection:
+    with engine.connect() as connection:
         _lock_steps(connection)
         go_home(connection)
         _create_record(connection)
@@ -165,7 +165,9 @@ def _apply_step(engine: Engine, name: str) -> Step | None:
         else:
             _run(connection, name)
         _record(connection, name)
-        return _step(connection, name)
+        step = _step(connection, name)
+        connection.commit()
+        return step
 
 
 def _build_indexes(engine: Engine, statements: Sequence[str]) -> None:
@@ -182,13 +184,16 @@ def _index_statements(connection: Connection) -> Sequence[str]:
 
 
 def _lock_steps(connection: Connection) -> None:
-    """Wait until no other caller applies anything, and let none do so until the transaction ends.
+    """Wait until no other caller applies anything, and let none do so until the transaction ends, which is
+    the caller's to end.
 
-    Asked again and again: what waits in the server has a snapshot, for whose end the building of an index
-    would wait in turn.
+    Asked again and again, each time in a transaction of its own: the building of an index waits for the end
+    of every transaction that had a snapshot when it looked, so one that waited in the server, or that was seen
+    while it asked and then went on asking, would wait for the builder as the builder waits for it.
     """
     lock = text("select pg_try_advisory_xact_lock(hashtextextended('schema_steps', 0))")
     while not connection.scalar(lock):
+        connection.rollback()
         time.sleep(_ASK_AGAIN_S)
 
 
