@@ -22,7 +22,7 @@ from tests.support.forking import PROGRAMS, Forks, forks
 
 pytestmark = pytest.mark.slow
 
-SEEDS = (52, 101, 116, 121, 191)
+SEEDS = (6613, 9042, 11173)
 """Short ones which together have every kind of fault and of ending."""
 
 
@@ -188,7 +188,7 @@ DAMAGES: list[tuple[Callable[[Engine, Estate], None], str]] = [
 def test_the_invariants_detect_each_kind_of_damage(own_servers: Servers, processes: Forks):
     """A check that never complains proves nothing."""
     folder = Path(tempfile.mkdtemp(prefix="label-chaos-damage-"))
-    plan = make_plan(1, faultless=True, ending=Ending.MIGRATED)
+    plan = make_plan(283, faultless=True, ending=Ending.MIGRATED)
 
     with schedule_of(plan, own_servers, processes, folder) as schedule:
         assert schedule.play() == []

@@ -10,7 +10,7 @@ from tests.histories.history import ALPHABET, Player, plan
 from tests.support.runs import another_worker
 from tests.support.sites import Site
 
-SHORT, PORTION = 500, 50
+SHORT, PORTION = 150, 50
 """So many in `make test`, and so many in one test."""
 
 _AGAIN = "HISTORIES=1 HISTORY_SEED={} .venv/bin/python -m pytest -m long tests/histories"
