@@ -134,8 +134,8 @@ class FramesAlive(list[int]):
 @pytest.mark.parametrize("scale", [1.0, 2.0])
 def test_no_whole_frame_is_alive_while_another_file_is_read(tmp_path: Path, scale: float):
     """Whether they are equal, or differ, and are sorted one after the other."""
-    one = Selection(path=recording(tmp_path / "one.csv", range(200_000)))
-    other = Selection(path=recording(tmp_path / "other.csv", range(200_000), scale=scale))
+    one = Selection(path=recording(tmp_path / "one.csv", range(80_000)))
+    other = Selection(path=recording(tmp_path / "other.csv", range(80_000), scale=scale))
     alive = FramesAlive()
 
     found = both(one, other, alive)

@@ -188,8 +188,8 @@ def _lock_steps(connection: Connection) -> None:
     the caller's to end.
 
     Asked again and again, each time in a transaction of its own: the building of an index waits for the end
-    of every transaction that had a snapshot when it looked, so one that waited in the server, or that was seen
-    while it asked and then went on asking, would wait for the builder as the builder waits for it.
+    of every transaction that had a snapshot when it looked. One that waited in the server, or was seen while
+    it asked and then went on asking, would wait for the builder as the builder waits for it.
     """
     lock = text("select pg_try_advisory_xact_lock(hashtextextended('schema_steps', 0))")
     while not connection.scalar(lock):
