@@ -423,5 +423,5 @@ _DONE = {
     "rollback": {"rolled_back"},
     "verify": {"verified", "repaired"},
     "reclaim": {"reclaimed", "undone", "purged"},
-    "gc": {"collected"},
+    "gc": {"collected", "restored"},
 }
