@@ -11,7 +11,7 @@ from sqlalchemy.engine import Row
 
 from worker.db.engine import sql
 from worker.db.texts import as_json, storable
-from worker.errors import ROOM, RunNotFoundError
+from worker.errors import ROOM, LeaseLostError, RunNotFoundError
 from worker.messages import JobRef, JobState, Outcome, RunOptions, RunState, Subject, Verb
 
 
@@ -195,11 +195,16 @@ def end_waiting_jobs_of_cancelled_runs(
 
 
 def lock_state(conn: Connection, run_id: uuid.UUID) -> RunState:
-    """The run's state, which no other transaction changes until this one ends. Asked before a job waits."""
-    row = conn.execute(
+    """The run's state, which no other transaction changes until this one ends. Asked before a job waits.
+    Raises `LeaseLostError` when there is no such run any more: a database that was restored, or a replica
+    that was promoted, may not have what a worker took from it.
+    """
+    state = conn.scalar(
         sql("select state from migration_runs where run_id = :run_id for share"), {"run_id": run_id}
-    ).one()
-    return RunState(row.state)
+    )
+    if state is None:
+        raise LeaseLostError(f"run {run_id} is not in the database any more")
+    return RunState(state)
 
 
 def gates_at_work(conn: Connection, run_id: uuid.UUID) -> list[uuid.UUID]:

@@ -380,6 +380,22 @@ def test_a_dry_run_and_a_dead_worker_hinder_no_other_run(site: Site, tools: Tool
     assert outcome.status is Status.MIGRATED
 
 
+@pytest.mark.parametrize("error", [TransientError("not now"), StoreFullError("full"), None])
+def test_a_job_whose_run_is_gone_with_an_earlier_database_ends_quietly(
+    site: Site, tools: Tools, error: MigratorError | None
+):
+    run_id = make_run(site.engine)
+
+    def work(job: Attempt) -> Outcome:
+        with site.engine.begin() as conn:
+            conn.execute(text("delete from migration_runs"))
+        if error is not None:
+            raise error
+        return ending(job)
+
+    assert run_job(tools, ref_of(run_id), "w", work, Verb.MIGRATE) is None
+
+
 @pytest.mark.parametrize("whose", ["a worker's", "its parent's"])
 def test_an_idle_transaction_ends_with_the_lease(site: Site, whose: str):
     settings = site.settings.model_copy(update={"lease_s": 1.0})
