@@ -11,6 +11,8 @@ from sqlalchemy import Engine
 
 from producer.doctor.broker_checks import check_broker
 from producer.doctor.database_checks import check_database
+from producer.local.servers import LOOPBACK
+from tests.security import certificates, encrypted_servers
 from tests.support.failover import PostgresPair, ValkeyGroup, postgres_pair, valkey_group
 from tests.support.folders import passable_folder
 from tests.support.forking import Forks
@@ -35,10 +37,16 @@ from worker.messages import QUEUE
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def group(_starts_servers: None) -> Iterator[ValkeyGroup]:
-    with passable_folder() as folder, valkey_group(folder) as running:
-        yield running
+@pytest.fixture(params=["Redis over TLS", pytest.param("Valkey", marks=pytest.mark.long)])
+def group(_starts_servers: None, request: pytest.FixtureRequest) -> Iterator[ValkeyGroup]:
+    with passable_folder() as folder:
+        if request.param == "Valkey":
+            options = {}
+        else:
+            _, server = encrypted_servers.programs()
+            options = {"program": Path(server), "certificates": certificates.make(folder, LOOPBACK)}
+        with valkey_group(folder, **options) as running:
+            yield running
 
 
 @pytest.fixture
@@ -56,7 +64,11 @@ async def length_by_flower(site: Site) -> int:
     """How long Flower says that the queue is: it asks with the app's own options."""
     app = create_app(site.settings)
     address = app.connection().as_uri(include_password=True)
-    flower = Broker(address, broker_options=app.conf.broker_transport_options)
+    flower = Broker(
+        address,
+        broker_options=app.conf.broker_transport_options,
+        broker_use_ssl=app.conf.broker_use_ssl,
+    )
     (queue,) = await flower.queues([QUEUE])
     await flower.redis.aclose()
     await flower.redis.connection_pool.disconnect()

