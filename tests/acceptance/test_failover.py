@@ -13,7 +13,7 @@ from producer.doctor.broker_checks import check_broker
 from producer.doctor.database_checks import check_database
 from producer.local.servers import LOOPBACK
 from tests.security import certificates, encrypted_servers
-from tests.support.failover import PostgresPair, ValkeyGroup, postgres_pair, valkey_group
+from tests.support.failover import MASTER_NAME, PostgresPair, ValkeyGroup, postgres_pair, valkey_group
 from tests.support.folders import passable_folder
 from tests.support.forking import Forks
 from tests.support.sites import Site, site_in
@@ -112,6 +112,55 @@ def test_a_run_goes_on_when_redis_fails_over(
         assert "1 of 3 sentinels answer, quorum 2" in finding_of_the_broker(site)[1]
         assert "a failover needs 2" in finding_of_the_broker(site)[1]
         broker.check(site.settings)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("group", ["Valkey", "Redis over TLS"], indirect=True)
+def test_a_run_goes_on_over_a_planned_failover(
+    group: ValkeyGroup, database: Engine, tmp_path: Path, programs: Forks
+):
+    """By the command that the guide has for it."""
+    first, _ = group.ports
+    with site_in(tmp_path, database, group.url, programs) as site, site.workers():
+        big_study(site, "study", 1)
+        small_studies(site, 3)
+        enqueue(site, *VERY_SLOW)
+        await_work(site)
+
+        with group.sentinel(group.sentinel_ports[0]) as sentinel:
+            sentinel.execute_command("SENTINEL FAILOVER", MASTER_NAME)
+        group.await_failover(first)
+        lift_the_limit(site)
+
+        assert [(job["state"], job["attempt"], job["crashes"]) for job in await_end(site)] == [
+            ("done", 1, 0)
+        ] * 4
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("group", ["Valkey"], indirect=True)
+def test_a_run_goes_on_when_a_replica_is_promoted_by_hand_and_named(
+    group: ValkeyGroup, database: Engine, tmp_path: Path, programs: Forks
+):
+    """Without sentinels: REDIS_URL names one server, then the other; workers are started again."""
+    first, second = group.ports
+    for sentinel in group.sentinels.values():
+        sentinel.process.kill()
+        sentinel.process.wait()
+    with site_in(tmp_path, database, group.plain_url(first), programs) as site:
+        with site.workers():
+            big_study(site, "study", 1)
+            small_studies(site, 3)
+            enqueue(site, *VERY_SLOW)
+            await_work(site)
+            group.kill(first)
+            with group.server(second) as replica:
+                replica.execute_command("REPLICAOF", "NO", "ONE")
+        with site.workers(REDIS_URL=group.plain_url(second)):
+            done = site.run_producer("throttle", REDIS_URL=group.plain_url(second))
+            assert done.returncode == 0, done.stderr
+
+            assert [(job["state"], job["crashes"]) for job in await_end(site)] == [("done", 0)] * 4
 
 
 def test_a_run_goes_on_when_the_databases_replica_is_promoted(

@@ -69,6 +69,10 @@ class ValkeyGroup:
             f"{addresses}/0?master_name={MASTER_NAME}&sentinel_password={self._sentinels_password}{trusted}"
         )
 
+    def plain_url(self, port: int) -> str:
+        """REDIS_URL of one of the servers, which speaks plain text."""
+        return f"redis://:{self._password}@{LOOPBACK}:{port}/0"
+
     def sentinel(self, port: int) -> redis.Redis:
         """A client of one sentinel."""
         return self._client(port, self._sentinels_password)
