@@ -95,8 +95,8 @@ def database(databases: Databases) -> Iterator[Engine]:
 
 @pytest.fixture(scope="session")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    """Start what forks producers and workers, which have their libraries then: to load these takes each of
-    them half a second and more.
+    """Start what forks producers and workers, which have their modules then: to load these takes each of
+    them a second.
     """
     with forks(tmp_path_factory.mktemp("programs"), PROGRAMS) as running:
         yield running

@@ -12,7 +12,6 @@ from tests.nfs.file_server import DATA, LEGACY, USER_ID, run
 from tests.support.forking import PROGRAMS, Forks, forks
 
 _NAMESPACES = Path("/run/clients")
-_PRELOADED = (*PROGRAMS, "producer.cli.app")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +43,7 @@ def clients(
             own = folder / name
             own.mkdir()
             os.chown(own, USER_ID, USER_ID)
-            programs = parts.enter_context(forks(own, _PRELOADED, within=_as_user(name)))
+            programs = parts.enter_context(forks(own, PROGRAMS, within=_as_user(name)))
             made.append(Client(name=name, programs=programs))
         yield made
 

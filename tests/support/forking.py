@@ -1,8 +1,9 @@
-"""A process that starts others by forking, with the libraries they need loaded already. Knows no code of
-ours.
+"""A process that starts others by forking, with the modules they need loaded already. Of our own it knows
+names alone.
 
-A worker or a producer spends a second on importing pandas, Celery and SQLAlchemy. Here that is done once, and
-what is started runs a module as `python -m` does, or calls a function. It has a session, an environment and a
+A worker or a producer spends a second on importing pandas, Celery and SQLAlchemy, and a third of one on our
+own modules. Here that is done once, and what is started runs a module as `python -m` does, or calls a
+function. It has a session, an environment and a
 working directory of its own, and is told apart by nothing that it could see.
 """
 
@@ -25,7 +26,25 @@ from typing import IO, Any
 
 from tests.support.waiting import PATIENCE_S
 
+_OURS = (
+    "producer.cli.app",
+    "worker.doctor.checkup",
+    "worker.jobs.adopt",
+    "worker.jobs.collect_garbage",
+    "worker.jobs.migrate",
+    "worker.jobs.reaper",
+    "worker.jobs.reclaim",
+    "worker.jobs.rollback",
+    "worker.jobs.tools",
+    "worker.jobs.verify",
+    "worker.jobs.verify_store",
+)
+"""Not what tells Celery of itself as it is loaded (the app, tasks and boot steps): a producer has none of
+them.
+"""
+
 PROGRAMS = (
+    *_OURS,
     "blake3",
     "celery.apps.worker",
     "celery.backends.redis",
@@ -48,7 +67,7 @@ PROGRAMS = (
     "tenacity",
     "typer",
 )
-"""The libraries of workers and producers."""
+"""What workers and producers load."""
 
 _ROOT = Path(__file__).parents[2]
 _PR_SET_PDEATHSIG = 1
