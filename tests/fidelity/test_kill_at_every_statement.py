@@ -21,13 +21,32 @@ from tests.estate import (
 )
 from tests.support.ledger_rows import jobs_of, recorded_outcomes
 from tests.support.model import POINTERS, by_key
-from tests.support.points import Lives, Points, lives
+from tests.support.points import SOME_OR_ALL, Lives, Walk, lives
 from tests.support.runs import WORK, let_lease_run_out, open_run, run_one
 from tests.support.sites import Site
 from tests.support.states import Rows, check, check_legacy, check_migrated, look
 from worker.db import ledger
 from worker.jobs.tools import Tools
 from worker.messages import JobRef, JobState, Outcome, RunState, Status, Verb
+
+_MIGRATING = (
+    "insert into raw_datasets",
+    "insert into project_dataset_refs",
+    "insert into project_split_configs",
+    "insert into project_conversions",
+    "update sessions",
+    "update projects",
+    "update migration_jobs set state",
+)
+_ROLLING_BACK = (
+    "update sessions",
+    "delete from project_split_configs",
+    "delete from project_dataset_refs",
+    "update projects",
+    "update project_conversions",
+    "update migration_jobs set state",
+)
+"""What a worker must have died at."""
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +86,12 @@ def deliver_again(tools: Tools, verb: Verb, ref: JobRef) -> Outcome:
         return recorded_outcomes(conn, ref.run_id)[ref]
 
 
-def test_a_migration_may_be_killed_at_every_statement(site: Site, tools: Tools, dying: Lives):
+@pytest.mark.parametrize("walk", SOME_OR_ALL)
+def test_a_migration_may_be_killed_at_every_statement(site: Site, tools: Tools, dying: Lives, walk: Walk):
     """Every point of the way that stores the dataset anew."""
     died_in: dict[bool, list[str]] = {True: [], False: []}
     read_before: dict[Any, Any] = {}
-    points = Points()
+    points = walk(*_MIGRATING, "update migration_runs")
     for number, point in enumerate(points, start=1):
         project = make(site, number)
         legacy = look(site.engine, project.project_id)
@@ -94,15 +114,7 @@ def test_a_migration_may_be_killed_at_every_statement(site: Site, tools: Tools, 
         assert len(after.datasets) == number
         assert snapshot_tree(Path(str(project.path))) == files
 
-    for statement in (
-        "insert into raw_datasets",
-        "insert into project_dataset_refs",
-        "insert into project_split_configs",
-        "insert into project_conversions",
-        "update sessions",
-        "update projects",
-        "update migration_jobs set state",
-    ):
+    for statement in _MIGRATING:
         assert any(statement in one for one in died_in[True]), died_in
     assert any(one.startswith("update migration_runs") for one in died_in[False]), died_in
     with site.engine.connect() as conn:
@@ -110,8 +122,9 @@ def test_a_migration_may_be_killed_at_every_statement(site: Site, tools: Tools, 
     _nothing_is_left_over(site)
 
 
+@pytest.mark.parametrize("walk", SOME_OR_ALL)
 def test_a_migration_onto_a_dataset_that_is_there_may_be_killed_at_every_statement(
-    site: Site, tools: Tools, dying: Lives
+    site: Site, tools: Tools, dying: Lives, walk: Walk
 ):
     """The shorter way; a new run ends what the dead worker began, its own message being lost."""
     with site.engine.begin() as conn:
@@ -119,7 +132,7 @@ def test_a_migration_onto_a_dataset_that_is_there_may_be_killed_at_every_stateme
         record_session(conn, twin, "whole", rows=12)
     first = run_one(tools, Verb.MIGRATE, twin.project_id)
     died_in: dict[bool, list[str]] = {True: [], False: []}
-    points = Points()
+    points = walk("update projects")
     for number, point in enumerate(points):
         with site.engine.begin() as conn:
             project = make_project(conn, site.legacy_root, f"study {number}")
@@ -148,10 +161,11 @@ def test_a_migration_onto_a_dataset_that_is_there_may_be_killed_at_every_stateme
     assert died_in[False]
 
 
-def test_a_rollback_may_be_killed_at_every_statement(site: Site, tools: Tools, dying: Lives):
+@pytest.mark.parametrize("walk", SOME_OR_ALL)
+def test_a_rollback_may_be_killed_at_every_statement(site: Site, tools: Tools, dying: Lives, walk: Walk):
     """With a split that a person made in between, which must come through, too."""
     died_in: dict[bool, list[str]] = {True: [], False: []}
-    points = Points()
+    points = walk(*_ROLLING_BACK, "update migration_runs")
     for number, point in enumerate(points):
         project = make(site, number)
         untouched = look(site.engine, project.project_id)
@@ -177,14 +191,7 @@ def test_a_rollback_may_be_killed_at_every_statement(site: Site, tools: Tools, d
         assert (outcome.status, outcome.error) == (Status.ROLLED_BACK, None)
         check_legacy(look(site.engine, project.project_id), legacy)
 
-    for statement in (
-        "update sessions",
-        "delete from project_split_configs",
-        "delete from project_dataset_refs",
-        "update projects",
-        "update project_conversions",
-        "update migration_jobs set state",
-    ):
+    for statement in _ROLLING_BACK:
         assert any(one.startswith(statement) for one in died_in[False]), died_in
     assert any(one.startswith("update migration_runs") for one in died_in[True]), died_in
 

@@ -1,7 +1,8 @@
 """Workers of one job that die or fall asleep at a chosen point of their way.
 
 Points are statements, commits and rollbacks and, for one that is to fall asleep, whatever is done to names in
-the store, too.
+the store, too. There are many, and a death at most of them leaves the same rows as one before or after it:
+`some_points` stops at those that differ and at a share of the others, `every_point` at all (make chaos).
 """
 
 import os
@@ -11,13 +12,14 @@ import sys
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
+import pytest
 from sqlalchemy import event
 
 from tests.support.forking import Forks, Process, forks
@@ -30,7 +32,9 @@ from worker.runtime import log
 
 _FILE_EVENTS = {"os.mkdir", "os.rename", "os.link", "os.remove", "os.rmdir", "os.chmod", "os.listdir", "open"}
 _IDS = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}|[0-9a-f]{12,64}|\d+")
+_WRITES = re.compile(r"\b(insert into|delete from|update) \w")
 _OUR_THREADS = "ingest"
+_EVERY = 7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +55,8 @@ class Points:
     What a worker asks depends on what others left behind, so that no life shows all points there are.
     """
 
+    are_all = True
+
     def __init__(self) -> None:
         self._tried: set[str | None] = set()
         self._known: dict[str | None, None] = {None: None}
@@ -63,7 +69,49 @@ class Points:
 
     def learn(self, life: Life) -> None:
         """Remember where a life came to."""
-        self._known |= dict.fromkeys(life.points)
+        self._known |= dict.fromkeys(self._chosen(life.points))
+
+    def _chosen(self, points: Sequence[str]) -> Sequence[str]:
+        return points
+
+
+class SomePoints(Points):
+    """Of all points the first and the last one, the end of each transaction that writes, where none of it is
+    there though all was said, each statement that the test asks for, and every seventh.
+    """
+
+    are_all = False
+
+    def __init__(self, always: Sequence[str]) -> None:
+        super().__init__()
+        self._always = always
+
+    def _chosen(self, points: Sequence[str]) -> Sequence[str]:
+        chosen, writes = [], False
+        for number, point in enumerate(points):
+            is_an_end = point.startswith(("commit", "rollback"))
+            is_asked_for = any(statement in point for statement in self._always)
+            if (is_an_end and writes) or is_asked_for or not number % _EVERY or number == len(points) - 1:
+                chosen.append(point)
+            writes = not is_an_end and (writes or _WRITES.search(point) is not None)
+        return chosen
+
+
+def some_points(*always: str) -> Points:
+    """The representatives: those that hold one of these pieces of a statement among them."""
+    return SomePoints(always)
+
+
+def every_point(*always: str) -> Points:
+    """All points there are."""
+    del always
+    return Points()
+
+
+Walk = Callable[..., Points]
+_FOR_LONG = (pytest.mark.long, pytest.mark.timeout(3600))
+SOME_OR_ALL = (pytest.param(some_points, id="some"), pytest.param(every_point, id="all", marks=_FOR_LONG))
+"""The ways of a test through its points: in the default suite, and in the long one."""
 
 
 class Lives:
@@ -159,7 +207,7 @@ class _Watch:
         thread = threading.current_thread()
         if thread is not threading.main_thread() and not thread.name.startswith(_OUR_THREADS):
             return
-        words = _IDS.sub("#", " ".join(what.split()))[:120]
+        words = _IDS.sub("#", " ".join(what.split()))[:300]
         self._times[words] += 1
         here = f"{words} ({self._times[words]})"
         os.write(1, f"{here}\n".encode())
