@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import pytest
+
 from tests.estate import Project
 from tests.faults.child import Children, End
 from tests.support.runs import open_run, run_one
@@ -15,6 +17,8 @@ from tests.support.states import Rows, check_legacy, check_migrated, look
 from tests.support.studies import check_store, check_tree, damage, make_big, study
 from worker.jobs.tools import Tools
 from worker.messages import JobRef, Outcome, Status, Verb
+
+_NAMING = {"link", "rename", "renameat2", "syncfs"}
 
 
 class Story:
@@ -131,6 +135,25 @@ def first_of_each_kind(calls: Iterable[Call]) -> list[int]:
             path, target = (re.sub(r"day \d.*|[0-9a-f]{2,}", "#", text) for text in (call.path, call.target))
             kinds.setdefault((call.name, path, target), call.number)
     return sorted(kinds.values())
+
+
+def some_kinds(calls: Iterable[Call]) -> list[int]:
+    """Of the first calls of each kind every fourth, the last, and the first of each function that gives
+    names, or waits for the disk. The tests of `make chaos` take what is left out.
+    """
+    calls = list(calls)
+    kinds = first_of_each_kind(calls)
+    names = {call.number: call.name for call in calls}
+    firsts = {names[at]: at for at in reversed(kinds) if names[at] in _NAMING}
+    return sorted({*kinds[::4], *kinds[-1:], *firsts.values()})
+
+
+Kinds = Callable[[Iterable[Call]], list[int]]
+_FOR_LONG = (pytest.mark.long, pytest.mark.timeout(3600))
+SOME_OR_ALL_KINDS = (
+    pytest.param(some_kinds, id="some"),
+    pytest.param(first_of_each_kind, id="all", marks=_FOR_LONG),
+)
 
 
 STORIES: tuple[Callable[[Site, Tools, Children], Story], ...] = (Story, BigFiles, Mending, Copying)
