@@ -252,7 +252,7 @@ DEFECTS = (
         was="of two equal projects at once one failed after a full copy",
         guards=(
             EQUAL + "test_eight_projects_of_equal_content_at_once_are_one_dataset_stored_once",
-            EQUAL + "test_64_jobs_of_equal_content_over_real_workers_are_one_dataset",
+            EQUAL + "test_24_jobs_of_equal_content_over_real_workers_are_one_dataset",
         ),
     ),
     Defect(

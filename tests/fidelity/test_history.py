@@ -425,12 +425,23 @@ def _add_session(conn: Connection, project: Project, kind: str, seed: int) -> No
         split_on_upload(conn, project, name, recording)
 
 
-@pytest.mark.timeout(max(240, 5 * EXPLORE))
+@pytest.mark.timeout(max(600, 5 * EXPLORE))
 def test_any_history_of_people_and_migrator_keeps_what_people_see(site: Site, tools: Tools):
+    play(site, tools, EXPLORE or 10)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_a_hundred_histories_of_people_and_migrator_keep_what_people_see(site: Site, tools: Tools):
+    play(site, tools, 100)
+
+
+def play(site: Site, tools: Tools, histories: int) -> None:
+    """So many of them, the same each time unless new ones are asked for."""
     run_state_machine_as_test(
         lambda: History(site, tools),
         settings=settings(
-            max_examples=EXPLORE or 20,
+            max_examples=histories,
             stateful_step_count=10,
             deadline=None,
             derandomize=not EXPLORE,

@@ -184,21 +184,21 @@ def _meet_after_first(monkeypatch: pytest.MonkeyPatch, name: str, count: int) ->
     monkeypatch.setattr(steps, name, step)
 
 
-def test_64_jobs_of_equal_content_over_real_workers_are_one_dataset(
+def test_24_jobs_of_equal_content_over_real_workers_are_one_dataset(
     site: Site, workers: Callable[..., object]
 ):
-    projects = make_equal_projects(site, 64, rows=20)
+    projects = make_equal_projects(site, 24, rows=20)
     workers(2, concurrency=2)
 
     done = site.run_producer("enqueue", "--wait")
 
     assert done.returncode == 0, done.stderr
-    assert "64 of 64 projects migrated" in done.stderr
+    assert "24 of 24 projects migrated" in done.stderr
     assert_one_dataset(site, projects)
     with site.engine.connect() as conn:
         run = ledger.find_run(conn, "latest")
         outcomes = recorded_outcomes(conn, run.run_id)
-    assert Counter(outcome.dataset_created for outcome in outcomes.values()) == {True: 1, False: 63}
+    assert Counter(outcome.dataset_created for outcome in outcomes.values()) == {True: 1, False: 23}
     assert len({outcome.worker for outcome in outcomes.values()}) == 2
     assert_whole(site, list(outcomes.values()))
 

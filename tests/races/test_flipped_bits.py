@@ -89,7 +89,7 @@ def _of_damaged_manifests(flipped: set[str], trees: list[Path]) -> set[str]:
 
 
 def test_every_flipped_bit_is_found_and_healed(site: Site, tools: Tools):
-    play(site, tools, 200, seed=12)
+    play(site, tools, 80, seed=12)
 
 
 @pytest.mark.long

@@ -78,7 +78,7 @@ def test_a_gc_that_comes_at_some_point_of_a_migration_takes_nothing_from_it(
     emptied_site: Site, sleeping: Lives
 ):
     with tools_of(emptied_site) as tools:
-        assert gc_meanwhile(emptied_site, sleeping, tools, every=5) >= 4
+        assert gc_meanwhile(emptied_site, sleeping, tools, every=7) >= 4
 
 
 @pytest.mark.long
@@ -189,7 +189,7 @@ def check_step(site: Site, tools: Tools, projects: dict[int, Project], migrated:
 
 
 def test_gcs_beside_migrations_and_rollbacks_take_nothing_that_is_needed(emptied_site: Site):
-    counts = play(emptied_site, 20)
+    counts = play(emptied_site, 14)
     assert counts["gcs"] >= 3, counts
 
 

@@ -5,10 +5,17 @@ import signal
 from collections.abc import Callable
 from itertools import count
 
+import pytest
 from sqlalchemy import Engine, event
 
 from tests.support.sites import Site
 from worker.db.engine import connect
+
+EVERY_THIRD_OR_ALL = (
+    pytest.param(3, id="every third"),
+    pytest.param(1, id="all", marks=(pytest.mark.long, pytest.mark.timeout(3600))),
+)
+"""At which statements a test lets processes die: in the default suite, and in the long one."""
 
 
 def done_until(site: Site, work: Callable[[Engine], object], at: int) -> bool:

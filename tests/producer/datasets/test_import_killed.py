@@ -7,7 +7,7 @@ import pytest
 from producer.datasets import bags
 from tests.estate import dump, snapshot_tree
 from tests.support.claims import let_claims_run_out
-from tests.support.dying import done_until
+from tests.support.dying import EVERY_THIRD_OR_ALL, done_until
 from tests.support.runs import migrate_all, tools_of, verify_datasets
 from tests.support.sites import Site
 from tests.support.studies import check_store, plain_study, staged
@@ -34,7 +34,8 @@ def imported_until(site: Site, bag: Path, at: int) -> bool:
 
 
 @pytest.mark.slow
-def test_an_import_of_a_dataset_may_be_killed_at_every_statement(site: Site, tmp_path: Path):
+@pytest.mark.parametrize("every", EVERY_THIRD_OR_ALL)
+def test_an_import_of_a_dataset_may_be_killed_at_every_statement(site: Site, tmp_path: Path, every: int):
     path = plain_study(site, "study", 1, 2)
     with tools_of(site) as tools:
         (study,) = migrate_all(site, tools)
@@ -46,7 +47,7 @@ def test_an_import_of_a_dataset_may_be_killed_at_every_statement(site: Site, tmp
         whole = deaths = 0
         while True:
             site.empty()
-            if imported_until(site, tmp_path / "bag", at=deaths + 1):
+            if imported_until(site, tmp_path / "bag", at=1 + every * deaths):
                 break
             deaths += 1
             with site.engine.connect() as conn:
@@ -67,5 +68,5 @@ def test_an_import_of_a_dataset_may_be_killed_at_every_statement(site: Site, tmp
             (checked,) = verify_datasets(tools)
             assert checked.status is Status.VERIFIED
 
-    assert deaths > 15
+    assert every * deaths > 15
     assert whole >= 1, "some died after the commit"

@@ -20,7 +20,7 @@ from tests.support.runs import migrate_all, tools_of
 from tests.support.sites import Site
 from tests.support.studies import plain_study
 
-ROUNDS = 300
+ROUNDS, LONG_ROUNDS = 100, 1_000
 RECORDS = 30
 DAYS = {0: ("day 1", "day 2"), 1: ("day 3",)}
 """The recordings of each of two datasets."""
@@ -173,15 +173,33 @@ def whole(conn: Connection, number: int | None) -> tuple[Any, dict[str, Row], li
     return labelings, sessions, [tuple(row) for row in cut]
 
 
-@settings(max_examples=ROUNDS, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(
+_any_project = given(
     sessions=_sessions(),
     cuts=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), max_size=3),
     labelings=st.none() | st.lists(_LABELING, max_size=3),
 )
+
+
+@settings(max_examples=ROUNDS, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@_any_project
 def test_a_project_comes_back_as_it_went(
     datasets: Datasets, sessions: list[Row], cuts: list[tuple[int, int]], labelings: Any
 ):
+    check_round(datasets, sessions, cuts, labelings)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@settings(max_examples=LONG_ROUNDS, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@_any_project
+def test_a_thousand_projects_come_back_as_they_went(
+    datasets: Datasets, sessions: list[Row], cuts: list[tuple[int, int]], labelings: Any
+):
+    check_round(datasets, sessions, cuts, labelings)
+
+
+def check_round(datasets: Datasets, sessions: list[Row], cuts: list[tuple[int, int]], labelings: Any) -> None:
+    """Send a project out, and take it in by our file and by Label's alone."""
     site = datasets.site
     with site.engine.begin() as conn:
         number = made(conn, datasets, sessions, cuts, labelings)

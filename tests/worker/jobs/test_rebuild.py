@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import text
 
 from tests.estate import every_form, make_dataset
-from tests.support.dying import done_until
+from tests.support.dying import EVERY_THIRD_OR_ALL, done_until
 from tests.support.folders import remove_all
 from tests.support.registered import Registered, register
 from tests.support.runs import gc, migrate_all, run, tools_of
@@ -546,13 +546,14 @@ def rebuilt_until(site: Site, at: int) -> bool:
     return done_until(site, lambda engine: rebuild(site.settings, engine, dry_run=False), at)
 
 
-def test_a_rebuild_may_be_killed_at_every_statement(site: Site, stored: Rows):
+@pytest.mark.parametrize("every", EVERY_THIRD_OR_ALL)
+def test_a_rebuild_may_be_killed_at_every_statement(site: Site, stored: Rows, every: int):
     first_manifest(site, ".row.json").unlink()
     by_id = {row["dataset_name"]: row for row in stored["raw_datasets"]}
     do(site, LOST)
     deaths = 0
     # No process is there to give its claim back; a real one would be waited for as long as a lease.
-    while not rebuilt_until(site, at=deaths + 1):
+    while not rebuilt_until(site, at=1 + every * deaths):
         deaths += 1
         found = rows(site)
         for row in found["raw_datasets"]:
@@ -562,7 +563,7 @@ def test_a_rebuild_may_be_killed_at_every_statement(site: Site, stored: Rows):
             assert len(sessions) == row["session_count"]
         do(site, LOST + "; update dataset_claims set owner = null, attempt = null, expires_at = null")
 
-    assert deaths > 15
+    assert every * deaths > 15
     assert [row for row in rows(site)["raw_datasets"] if row["dataset_name"] == "second"] == [by_id["second"]]
     assert (rebuilt(site).rebuilt, rebuilt(site).drift) == ([], [])
     assert staged(site) == []
