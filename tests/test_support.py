@@ -2,11 +2,13 @@
 
 import ast
 import re
+import sys
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 
+from tests.support.forking import Forks
 from tests.support.servers import Databases
 
 TESTS = Path(__file__).parent
@@ -78,3 +80,22 @@ def test_a_database_that_was_changed_otherwise_is_not_used_again(databases: Data
 
     with databases.one() as other:
         assert other.url != changed.url
+
+
+def print_modules(_order: object) -> None:
+    """In a forked process, before it has loaded anything by itself."""
+    print(*sys.modules, sep="\n", flush=True)
+
+
+def test_forked_processes_share_nothing_that_workers_share_with_their_children(
+    programs: Forks, tmp_path: Path
+):
+    """`worker.runtime.shutdown` has a page that is shared from its loading on: all workers would stop at
+    once.
+    """
+    process = programs.call("modules", "tests.test_support:print_modules", {}, env={}, folder=tmp_path)
+
+    assert programs.await_end(process, "it has said what is loaded") == 0
+    loaded = set(process.output.read_text().split())
+    assert {"producer.cli.app", "worker.jobs.migrate"} <= loaded
+    assert loaded.isdisjoint({"worker.app", "worker.bootsteps", "worker.runtime.shutdown", "worker.tasks"})

@@ -55,8 +55,8 @@ def test_prometheus_answers_each_query_of_the_dashboard(site: Site, tools: Tools
     (tmp_path / "prometheus").mkdir()
 
     with (
-        serving(site) as (_, url),
-        prometheus(url.split("/")[2], RULES, tmp_path / "prometheus") as server,
+        serving(site) as exporter,
+        prometheus(exporter.url.split("/")[2], RULES, tmp_path / "prometheus") as server,
     ):
         # Rates want two scrapes.
         eventually(lambda: server.values(_SCRAPES).get("", 0) >= 2, "two scrapes")

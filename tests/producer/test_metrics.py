@@ -211,21 +211,20 @@ def test_an_unreachable_server_is_reported_and_all_other_metrics_are_there(site:
 
 
 def test_prometheus_gets_fresh_figures_at_each_scrape_until_the_exporter_stops(site: Site):
-    with serving(site) as (process, url):
-        before = parsed(fetch(url))
+    with serving(site) as exporter:
+        before = parsed(fetch(exporter.url))
         make_run(site.engine, range(1, 4))
-        after = parsed(fetch(url))
-        process.send_signal(signal.SIGTERM)
+        after = parsed(fetch(exporter.url))
 
-        assert process.wait(PATIENCE_S) == 0
+        assert exporter.stop() == 0
 
     assert "label_migrator_jobs" not in before or before["label_migrator_jobs"] == {}
     assert after["label_migrator_jobs"] == {("false", "queued", "migrate"): 3}
 
 
 def test_a_port_that_is_taken_is_a_usage_error(site: Site):
-    with serving(site) as (_, url):
-        port = url.split(":")[2].split("/")[0]
+    with serving(site) as exporter:
+        port = exporter.url.split(":")[2].split("/")[0]
 
         refused = site.run_producer("metrics", "--port", port)
 
@@ -234,8 +233,8 @@ def test_a_port_that_is_taken_is_a_usage_error(site: Site):
 
 
 def test_a_database_that_hangs_is_reported_as_away_until_it_answers(site: Site):
-    with serving(site) as (process, url):
-        fetch(url)
+    with serving(site) as exporter:
+        fetch(exporter.url)
         # The connections that lie in the pool, and a server that still takes bytes but never answers.
         with site.engine.connect() as conn:
             its_servers = conn.scalars(
@@ -245,11 +244,10 @@ def test_a_database_that_hangs_is_reported_as_away_until_it_answers(site: Site):
                 {"name": "label-migrator producer"},
             ).all()
         with hanging(its_servers):
-            meanwhile = parsed(fetch(url))
-        again = parsed(fetch(url))
+            meanwhile = parsed(fetch(exporter.url))
+        again = parsed(fetch(exporter.url))
         with hanging(its_servers):
-            process.send_signal(signal.SIGTERM)
-            ended = process.wait(PATIENCE_S)
+            ended = exporter.stop()
 
     assert its_servers
     assert meanwhile["label_migrator_up"] == {("database",): 0, ("broker",): 1, ("store",): 1}

@@ -1,27 +1,54 @@
 """`producer metrics` as Prometheus meets it."""
 
-import subprocess
-import sys
+import itertools
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
+from tests.support.forking import Forks, Process
 from tests.support.sites import Site
+from tests.support.waiting import eventually
+
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exporter:
+    """One that serves at `url`."""
+
+    url: str
+    process: Process
+    programs: Forks
+
+    def stop(self) -> int:
+        """Ask it to stop, and wait for that; the status that it ends with."""
+        self.process.signal(signal.SIGTERM)
+        return self.programs.await_end(self.process, "the exporter ends")
 
 
 @contextmanager
-def serving(site: Site, **env: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Run `producer metrics` on a free port; gives the process and its address."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "producer", "metrics", "--port", "0"],
-        cwd=site.folder,
-        env={**site.env, **env},
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            assert process.stderr is not None
-            line = process.stderr.readline()
-            assert line.startswith("Serving http://127.0.0.1:"), line + process.stderr.read()
-            yield process, line.split()[1]
-        finally:
-            process.kill()
+def serving(site: Site, **env: str) -> Iterator[Exporter]:
+    """Run `producer metrics` on a free port, forked as producers are."""
+    programs = site.programs
+    assert programs is not None
+    name = f"exporter{next(_numbers)}"
+    words = ("metrics", "--port", "0")
+    process = programs.run(name, "producer", words, env={**site.env, **env}, folder=site.folder)
+
+    def said() -> str:
+        return process.log.read_text() if process.log.exists() else ""
+
+    def has_begun() -> bool:
+        assert programs.ended(process) is None, said()
+        return "\n" in said()
+
+    try:
+        eventually(has_begun, "the exporter says where it serves")
+        line = said().splitlines()[0]
+        assert line.startswith("Serving http://127.0.0.1:"), said()
+        yield Exporter(url=line.split()[1], process=process, programs=programs)
+    finally:
+        if programs.ended(process) is None:
+            process.signal(signal.SIGKILL)
+            programs.await_end(process, "the exporter is killed")

@@ -40,7 +40,7 @@ _OURS = (
     "worker.jobs.verify_store",
 )
 """Not what tells Celery of itself as it is loaded (the app, tasks and boot steps): a producer has none of
-them.
+them. Nor what a worker shares with its children from its loading on (`worker.runtime.shutdown`).
 """
 
 PROGRAMS = (
@@ -98,17 +98,38 @@ class Forks:
         self._ends: dict[Process, int] = {}
 
     def run(
-        self, name: str, module: str, arguments: Sequence[str], *, env: Mapping[str, str], folder: Path
+        self,
+        name: str,
+        module: str,
+        arguments: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        folder: Path,
+        terminal: str | None = None,
     ) -> Process:
-        """Run a module with arguments in `folder`, where its log and its output go, too."""
+        """Run a module with arguments in `folder`, where its log and its output go, too. With a `terminal` it
+        reads from there what is typed, and writes there instead of to its log.
+        """
         order = {"module": module, "arguments": list(arguments)}
-        return self.call(name, "tests.support.forking:run_module", order, env=env, folder=folder)
+        run = "tests.support.forking:run_module"
+        return self.call(name, run, order, env=env, folder=folder, terminal=terminal)
 
     def call(
-        self, name: str, function: str, order: Mapping[str, Any], *, env: Mapping[str, str], folder: Path
+        self,
+        name: str,
+        function: str,
+        order: Mapping[str, Any],
+        *,
+        env: Mapping[str, str],
+        folder: Path,
+        terminal: str | None = None,
     ) -> Process:
         """Call `module:function` with the order in a process that ends when it returns."""
-        files = {"log": str(folder / f"{name}.log"), "output": str(folder / f"{name}.out")}
+        files = {
+            "input": terminal or os.devnull,
+            "log": terminal or str(folder / f"{name}.log"),
+            "output": str(folder / f"{name}.out"),
+        }
         asked = {"function": function, "order": order, "env": dict(env), "folder": str(folder), **files}
         pid = self._ask({"start": asked})
         return Process(name=name, pid=pid, log=Path(files["log"]), output=Path(files["output"]))
@@ -204,7 +225,7 @@ def _start(asked: Mapping[str, Any]) -> int:
         return pid
     _die_with(server_pid)
     os.setsid()
-    _open(0, os.devnull, os.O_RDONLY)
+    _open(0, asked["input"], os.O_RDONLY)
     _open(1, asked["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     _open(2, asked["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.chdir(asked["folder"])
@@ -225,7 +246,7 @@ def run_module(order: Mapping[str, Any]) -> None:
 
 
 def _open(descriptor: int, path: str, flags: int) -> None:
-    opened = os.open(path, flags, 0o600)
+    opened = os.open(path, flags | os.O_NOCTTY, 0o600)
     os.dup2(opened, descriptor)
     os.close(opened)
 

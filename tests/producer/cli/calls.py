@@ -2,18 +2,20 @@
 behind.
 """
 
-import contextlib
+import itertools
 import os
 import pty
+import select
 import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import Engine, text
 
 from tests.support.sites import Site
-from tests.support.waiting import PATIENCE_S
+from tests.support.waiting import eventually
+
+_numbers = itertools.count(1)
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
 """`call("enqueue", "--wait", LEASE_S="2")`: the fixture of that name."""
@@ -39,22 +41,28 @@ def lines(done: subprocess.CompletedProcess[str]) -> list[str]:
 
 def at_a_terminal(site: Site, answer: str, *args: str) -> tuple[int, str]:
     """Call `producer` as a person does who is asked and answers; exit code and what was on the screen."""
+    programs = site.programs
+    assert programs is not None
     keyboard, terminal = pty.openpty()
-    with subprocess.Popen(
-        [sys.executable, "-m", "producer", *args],
-        cwd=site.folder,
+    operator = programs.run(
+        f"operator{next(_numbers)}",
+        "producer",
+        args,
         env=site.env,
-        stdin=terminal,
-        stdout=subprocess.DEVNULL,
-        stderr=terminal,
-    ) as operator:
-        os.close(terminal)
-        os.write(keyboard, answer.encode())
-        screen = b""
-        # Linux says EIO when the last process has closed the other end.
-        with contextlib.suppress(OSError):
-            while part := os.read(keyboard, 4096):
-                screen += part
-        operator.wait(PATIENCE_S)
+        folder=site.folder,
+        terminal=os.ttyname(terminal),
+    )
+    os.write(keyboard, answer.encode())
+    screen = bytearray()
+
+    def has_ended() -> bool:
+        # Asked before the rest is read: then nothing comes after that.
+        ended = programs.ended(operator) is not None
+        while select.select([keyboard], [], [], 0)[0]:
+            screen.extend(os.read(keyboard, 4096))
+        return ended
+
+    eventually(has_ended, f"producer {' '.join(args)} ends")
+    os.close(terminal)
     os.close(keyboard)
-    return operator.returncode, screen.decode()
+    return programs.await_end(operator, "it has ended"), screen.decode()
