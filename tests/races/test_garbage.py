@@ -78,7 +78,7 @@ def test_a_gc_that_comes_at_some_point_of_a_migration_takes_nothing_from_it(
     emptied_site: Site, sleeping: Lives
 ):
     with tools_of(emptied_site) as tools:
-        assert gc_meanwhile(emptied_site, sleeping, tools, every=7) >= 4
+        assert gc_meanwhile(emptied_site, sleeping, tools, every=6) >= 4
 
 
 @pytest.mark.long
