@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from producer.doctor.broker_checks import check_broker
 from producer.doctor.database_checks import check_database
 from producer.local.servers import LOOPBACK
-from tests.security import certificates, encrypted_servers
+from tests.support import certificates, encrypted_servers
 from tests.support.failover import MASTER_NAME, PostgresPair, ValkeyGroup, postgres_pair, valkey_group
 from tests.support.folders import passable_folder
 from tests.support.forking import Forks

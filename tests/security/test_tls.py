@@ -24,10 +24,10 @@ from producer.cli.exit_codes import exit_code
 from producer.local.servers import LOOPBACK, free_port
 from producer.local.stack import FLOWER_PASSWORD, Stack, run_flower
 from tests.estate import make_project, record_session
-from tests.security import certificates as certificates_room
-from tests.security import encrypted_servers
-from tests.security.certificates import Certificates
-from tests.security.encrypted_servers import OTHER_ADDRESS
+from tests.support import certificates as certificates_room
+from tests.support import encrypted_servers
+from tests.support.certificates import Certificates
+from tests.support.encrypted_servers import OTHER_ADDRESS
 from tests.support.forking import Forks
 from tests.support.servers import empty_redis
 from tests.support.sites import Site, site_in

@@ -22,7 +22,7 @@ from sqlalchemy import URL
 from producer.local import servers as local_servers
 from producer.local.child_process import Child, await_ready, start, stop
 from producer.local.servers import LOOPBACK, free_port
-from tests.security.certificates import Certificates
+from tests.support.certificates import Certificates
 from tests.support.waiting import eventually
 
 MASTER_NAME = "label"

@@ -27,7 +27,7 @@ from producer.local.servers import (
     _start_on_free_port,
     write_secret,
 )
-from tests.security.certificates import PROGRAM, Certificates
+from tests.support.certificates import PROGRAM, Certificates
 from tests.support.lacking import lacking
 
 OTHER_ADDRESS = "127.0.0.2"
