@@ -111,7 +111,7 @@ def _write_plan(terminal: Terminal, document: Mapping[str, Any], verb: Verb, dir
 def _no_worker_is_online(settings: Settings) -> bool:
     """Whether the broker says so. Where it does not answer there is nothing to warn of: the run is queued."""
     try:
-        return not broker.a_worker_is_online(settings)
+        return not broker.workers_online(settings)
     except BrokerUnavailableError:
         return False
 

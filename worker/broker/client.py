@@ -133,13 +133,6 @@ def workers_online(settings: Settings) -> list[str]:
     return sorted(name for reply in replies for name in reply)
 
 
-def a_worker_is_online(settings: Settings) -> bool:
-    """Does any worker answer within a second? The first answer ends the waiting."""
-    app = _app(settings, with_results=False)
-    with _translated_errors(settings):
-        return bool(app.control.ping(timeout=_PING_S, limit=1))
-
-
 def workers_counter(settings: Settings) -> Callable[[], int]:
     """Make a function that counts the workers that answer within a second: for a process that asks for weeks.
 
