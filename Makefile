@@ -30,7 +30,7 @@ demo: $(READY) ## Run everything on made-up projects and a local stack; the resu
 	$(BIN)/producer demo --folder demo
 
 test: $(READY) ## Run every test against a real PostgreSQL, a real Valkey and real workers
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 10 $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder --durations 10 $(ARGS)
 
 test-fast: $(READY) ## Run the tests that need no server, which takes less than half a minute
 	$(BIN)/python -m pytest --quiet -m "not servers and not slow and not long" --hypothesis-profile fast $(ARGS)
