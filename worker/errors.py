@@ -140,7 +140,7 @@ class UsageError(PermanentError):
 class ProjectFileError(UsageError):
     """A file that is to be imported is not a project's configuration, or says what cannot be."""
 
-    remedy = "Export the project again (producer project export ID); docs/operations.md says which files can be imported."
+    remedy = "Export the project again (producer project export ID); docs/sharing.md says which files can be imported."
 
 
 class BagNotWrittenError(UsageError):
@@ -156,7 +156,7 @@ class BagRefusedError(UsageError):
 
     remedy = (
         "Nothing was written. Copy the bag again, or export the dataset again (producer datasets export ID --output DIR); "
-        "docs/operations.md says which bags can be imported."
+        "docs/sharing.md says which bags can be imported."
     )
 
 
@@ -509,7 +509,7 @@ class StoreElsewhereError(StoreStoppedError):
 
     remedy = (
         "Mount DATA_DIR on the worker's machine as on all others, or stop that worker; then: producer resume. "
-        "Is the store lost for good? docs/operations.md, When something is gone"
+        "Is the store lost for good? docs/failures.md"
     )
 
 

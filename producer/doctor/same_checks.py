@@ -107,7 +107,7 @@ def store_check(evidence: AllEvidence, named: str | None = None) -> Check:
     if named is not None and found != named:
         return failed(
             f"every worker finds {found or 'none'}, and the database names {named}",
-            "Mount DATA_DIR with the store of this database on every worker's machine; if it is lost for good, see docs/operations.md.",
+            "Mount DATA_DIR with the store of this database on every worker's machine; if it is lost for good, see docs/failures.md.",
         )
     return passed(found or "none yet")
 

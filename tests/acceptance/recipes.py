@@ -11,7 +11,7 @@ from tests.support.lacking import program
 from tests.support.sites import Site
 
 DOCS = Path(__file__).parents[2] / "docs"
-GUIDE = DOCS / "operations.md"
+GUIDE = DOCS / "store.md"
 _BLOCK = re.compile(r"^ *```console\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 _OF_THE_GUIDE = re.compile(r"^ *(export |PROJECT=)")
 """Lines that only give an example's places and numbers: a test has its own."""

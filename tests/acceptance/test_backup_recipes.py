@@ -1,4 +1,4 @@
-"""The recipes for backups in docs/operations.md, run as they stand there: backup, damage, repair from it."""
+"""The recipes for backups in docs/store.md, run as they stand there: backup, damage, repair from it."""
 
 import re
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ def damage(store: Twins) -> None:
 
 @pytest.mark.slow
 def test_restic_brings_back_what_the_store_lost(only_copy: Twins):
-    once, nightly, repair = recipe("#### By restic", "restic", "jq")
+    once, nightly, repair = recipe("### By restic", "restic", "jq")
     site = only_copy.site
     succeeds(site, once)
     succeeds(site, nightly)
@@ -48,7 +48,7 @@ def test_restic_brings_back_what_the_store_lost(only_copy: Twins):
 
 @pytest.mark.slow
 def test_rsync_brings_back_what_the_store_lost(only_copy: Twins):
-    nightly, repair = recipe("#### By rsync", "rsync")
+    nightly, repair = recipe("### By rsync", "rsync")
     site = only_copy.site
     succeeds(site, nightly)
     damage(only_copy)
@@ -69,8 +69,8 @@ def test_rsync_brings_back_what_the_store_lost(only_copy: Twins):
 
 
 def test_a_whole_store_comes_back_from_either(only_copy: Twins):
-    once, nightly, _ = recipe("#### By restic", "restic")
-    by_rsync, _ = recipe("#### By rsync", "rsync")
+    once, nightly, _ = recipe("### By restic", "restic")
+    by_rsync, _ = recipe("### By rsync", "rsync")
     site = only_copy.site
     for commands in (once, nightly, by_rsync):
         succeeds(site, commands)

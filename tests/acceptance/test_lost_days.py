@@ -1,4 +1,4 @@
-"""The database is two days older than the files: the recipe of docs/operations.md, run as it stands there."""
+"""The database is two days older than the files: the recipe of docs/store.md, run as it stands there."""
 
 import json
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from tests.estate import Project, differences, make_project, readings, record_se
 from tests.support.sites import Site
 from tests.support.studies import check_store, folder_of
 
-HEADING = "### We lost two days of the database"
+HEADING = "## We lost two days of the database"
 
 
 def says(site: Site, *words: str) -> Any:

@@ -274,7 +274,7 @@ class Schedule:
         self._be_quiet()
 
     def _follow_the_guide(self) -> None:
-        """What docs/operations.md says of a failover that lost commits ("Failover")."""
+        """What docs/failures.md says of a failover that lost commits ("Failover")."""
         for one in self._operator.rebuild():
             self.nemesis.story.append(f"rebuild: {one}")
             entry = one["reason"].rpartition(" ")[2]

@@ -152,7 +152,7 @@ def test_a_dataset_goes_to_a_disk_and_is_recognised_when_it_comes_back(
     bad = call("datasets", "import", str(bag))
     assert bad.returncode == Exit.USAGE
     assert "is not a BagIt bag" in bad.stderr
-    assert "docs/operations.md says which bags can be imported" in bad.stderr
+    assert "docs/sharing.md says which bags can be imported" in bad.stderr
 
 
 def test_an_unreferenced_dataset_says_since_when_and_what_gc_does(site: Site, call: Call):
