@@ -71,7 +71,7 @@ def datasets_list(
         order=sort,
         reverse=reverse,
     )
-    with connected() as (_, engine):
+    with connected(has_a_run=False) as (_, engine):
         listing = listed.find(engine, asked)
     if as_json:
         terminal.document([one.to_json() for one in listing.found[:limit]])
@@ -91,7 +91,7 @@ def datasets_show(
 ) -> None:
     """Show one dataset: its content, the projects that have it, its sessions, what a gc would do to it."""
     terminal = Terminal(as_json=as_json)
-    with connected() as (_, engine):
+    with connected(has_a_run=False) as (_, engine):
         found = shown.show(engine, dataset)
     for line in dataset_lines.shown_lines(found):
         terminal.say(line)
@@ -122,7 +122,7 @@ def datasets_export(
     from producer.datasets import bags  # noqa: PLC0415 - likewise
 
     terminal = Terminal(as_json=as_json)
-    with connected() as (settings, engine):
+    with connected(has_a_run=False) as (settings, engine):
         found = bags.export(settings, engine, dataset, str(output), terminal.say)
     for line in bag_lines.exported_lines(dataset, found):
         terminal.say(line)
@@ -140,7 +140,7 @@ def datasets_import(
     from producer.datasets import bags  # noqa: PLC0415 - likewise
 
     terminal = Terminal(as_json=as_json)
-    with connected() as (settings, engine):
+    with connected(has_a_run=False) as (settings, engine):
         found = bags.take_in(settings, engine, str(bag), terminal.say)
     terminal.say(bag_lines.imported_line(found))
     terminal.document(bags.imported_json(found))
@@ -161,7 +161,7 @@ def datasets_near_duplicates(
     from producer.datasets import near_duplicates  # noqa: PLC0415 - likewise
 
     terminal = Terminal(as_json=as_json)
-    with connected() as (settings, engine), terminal.line(near_lines.how_far_words) as listen:
+    with connected(has_a_run=False) as (settings, engine), terminal.line(near_lines.how_far_words) as listen:
         try:
             found = near_duplicates.find(
                 settings,
@@ -201,7 +201,7 @@ def datasets_report(
 
     terminal = Terminal(as_json=as_json)
     new_file.check(html)
-    with connected() as (_, engine):
+    with connected(has_a_run=False) as (_, engine):
         document = reported.report(engine)
     new_file.write(html, sharing.render(document))
     for line in dataset_lines.report_lines(document, str(html)):
@@ -222,7 +222,7 @@ def datasets_rebuild(
     from producer.datasets import rebuilt  # noqa: PLC0415 - likewise
 
     terminal = Terminal(as_json=as_json)
-    with connected() as (settings, engine):
+    with connected(has_a_run=False) as (settings, engine):
         done = rebuilt.rebuild(
             settings, engine, dry_run=dry_run, listen=lambda what: terminal.say(f"Waiting for {what} …")
         )
@@ -292,7 +292,7 @@ def whereis_command(
 ) -> None:
     """Say where a content is: its blob, trees, datasets, projects, sessions, and when it was last read."""
     terminal = Terminal(as_json=as_json)
-    with connected() as (settings, engine):
+    with connected(has_a_run=False) as (settings, engine):
         found = whereis.find(engine, settings, what)
     for line in dataset_lines.whereis_lines(found):
         terminal.say(line)
@@ -314,7 +314,7 @@ def explain_command(
     from producer.datasets import explained  # noqa: PLC0415 - likewise
 
     terminal = Terminal(as_json=as_json)
-    with connected() as (settings, engine):
+    with connected(has_a_run=False) as (settings, engine):
         found = explained.explain(engine, settings, project)
     for line in explain_lines(found):
         terminal.say(line)

@@ -43,7 +43,7 @@ def project_export(
     terminal = Terminal(as_json=False)
     if output is not None:
         new_file.check(output)
-    with connected() as (_, engine):
+    with connected(has_a_run=False) as (_, engine):
         found = export(engine, project)
     for warning in found.warnings:
         terminal.say(f"[yellow]Warning: {escape(warning)}[/]")
@@ -77,7 +77,7 @@ def project_import(
 ) -> None:
     """Make a project of a file; its datasets are found here by their hashes. All of it or nothing."""
     terminal = Terminal(as_json=as_json)
-    with connected() as (settings, engine):
+    with connected(has_a_run=False) as (settings, engine):
         made = import_project(
             settings, engine, project_file.load(file), name=name, participant=participant, dry_run=dry_run
         )

@@ -16,12 +16,16 @@ from worker.errors import RunNotFoundError, UsageError
 from worker.runtime import log
 from worker.settings import Settings
 
+_A_RUN_GOES_ON = "Interrupted. What is queued goes on; follow it: producer collect"
+_NOTHING_GOES_ON = "Interrupted. Nothing goes on without it: give the command again"
+
 
 @contextmanager
-def connected(*, needs_schema: bool = True) -> Iterator[tuple[Settings, Engine]]:
+def connected(*, needs_schema: bool = True, has_a_run: bool = True) -> Iterator[tuple[Settings, Engine]]:
     """Settings and an engine, checked; what is not ready says so as an error with exit code 5.
 
-    Ctrl-C anywhere inside ends the program, never the run.
+    Ctrl-C anywhere inside ends the program, never the run. Without `has_a_run` there is none: the program
+    does what it does by itself.
     """
     settings = settings_module.load()
     log.configure(log_format=settings.log_format, level=settings.log_level)
@@ -31,8 +35,8 @@ def connected(*, needs_schema: bool = True) -> Iterator[tuple[Settings, Engine]]
             tables.require(engine)
         yield settings, engine
     except KeyboardInterrupt:
-        # Typer would end with the same code, but without a word about the run.
-        Terminal(as_json=False).say("Interrupted. What is queued goes on; follow it: producer collect")
+        # Typer would end with the same code, but without a word about what goes on, or does not.
+        Terminal(as_json=False).say(_A_RUN_GOES_ON if has_a_run else _NOTHING_GOES_ON)
         raise typer.Exit(Exit.INTERRUPTED) from None
     finally:
         engine.dispose()

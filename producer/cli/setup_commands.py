@@ -27,7 +27,7 @@ app.add_typer(schema_app, name="schema")
 def schema_apply(*, as_json: AsJson = False) -> None:
     """Create missing tables and columns; existing ones are left alone."""
     terminal = Terminal(as_json=as_json)
-    with connected(needs_schema=False) as (_, engine):
+    with connected(needs_schema=False, has_a_run=False) as (_, engine):
         for line in schema.announce(engine):
             terminal.say(line)
         applied = schema.apply(engine)
@@ -44,7 +44,7 @@ def schema_status(*, as_json: AsJson = False) -> None:
     any).
     """
     terminal = Terminal(as_json=as_json)
-    with connected(needs_schema=False) as (_, engine):
+    with connected(needs_schema=False, has_a_run=False) as (_, engine):
         steps = schema.status(engine)
         misfits = column_types.misfits_of(engine)
         refusal = tables.refusal(engine)

@@ -5,9 +5,12 @@ import subprocess
 import sys
 import time
 import uuid
+from typing import NoReturn
 
+import pytest
 from sqlalchemy import text
 
+from producer.datasets import listed
 from tests.producer.cli.calls import PASSWORD, Call, lines, runs
 from tests.support.sites import Site
 from tests.support.waiting import PATIENCE_S
@@ -46,6 +49,18 @@ def test_an_unreachable_broker_ends_the_call_in_seconds_before_anything_is_queue
     assert lines(done)[0].startswith(f"Broker connection failed: 127.0.0.1:{closed_port}: ")
     assert PASSWORD not in done.stderr
     assert runs(site.engine) == []
+
+
+def test_an_interrupted_call_without_a_run_speaks_of_none(call: Call, monkeypatch: pytest.MonkeyPatch):
+    def interrupted(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(listed, "find", interrupted)
+
+    done = call("datasets", "list")
+
+    assert done.returncode == 130
+    assert lines(done) == ["Interrupted. Nothing goes on without it: give the command again"]
 
 
 def test_a_broker_that_never_answers_ends_the_call_in_seconds(site: Site, call: Call):
