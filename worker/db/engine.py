@@ -120,6 +120,8 @@ def connect(
             "options": f"{_given(url, 'options', 'PGOPTIONS')} {_options(settings)}".strip(),
         },
         hide_parameters=True,
+        # Each new connection would be asked whether the database has this type, which no table of ours does.
+        use_native_hstore=False,
     )
     pooler = _poolers[engine] = Pooler()
     event.listen(engine, "do_connect", partial(_open, pooler))
