@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from pathlib import Path
 
 import hypothesis
@@ -74,9 +74,10 @@ def stack(_starts_servers: None) -> Iterator[Stack]:
 
 
 @pytest.fixture(scope="session")
-def databases(stack: Stack) -> Databases:
+def databases(stack: Stack) -> Iterator[Databases]:
     """Databases with all tables; a test whose predecessor left only rows gets that one's."""
-    return Databases(stack)
+    with closing(Databases(stack)) as made:
+        yield made
 
 
 @pytest.fixture

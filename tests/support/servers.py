@@ -42,6 +42,7 @@ class Databases:
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
         self._free: list[str] = []
+        self._cleaners: dict[str, Engine] = {}
         administer(stack, f"create database {_TEMPLATE}")
         with _engine(stack, _TEMPLATE) as engine:
             schema.apply(engine, with_baseline=True)
@@ -56,25 +57,36 @@ class Databases:
         if self._is_as_new(name):
             self._free.append(name)
         else:
+            self._cleaners.pop(name).dispose()
             drop_database(self._stack, name)
 
     def _is_as_new(self, name: str) -> bool:
-        """Throw out who is still connected and delete the rows; False when that is not enough."""
-        with _engine(self._stack, name) as engine:
-            try:
-                with engine.begin() as conn:
-                    conn.execute(
-                        text("""
-                            select pg_terminate_backend(pid) from pg_stat_activity
-                            where datname = current_database() and pid <> pg_backend_pid()""")
-                    )
-                    size_bytes = conn.scalar(text("select pg_database_size(current_database())"))
-                if size_bytes > _BIG_BYTES or _catalog(engine) != self._catalog:
-                    return False
-                forget_rows(engine)
-            except (MigratorError, DBAPIError):
+        """Throw out who is still connected and delete the rows; False when that is not enough.
+
+        Each database keeps its connection for that: a new one has to learn all tables first.
+        """
+        if name not in self._cleaners:
+            self._cleaners[name] = connect(url_of(self._stack, name), application_name="tests")
+        engine = self._cleaners[name]
+        try:
+            with engine.begin() as conn:
+                conn.execute(
+                    text("""
+                        select pg_terminate_backend(pid) from pg_stat_activity
+                        where datname = current_database() and pid <> pg_backend_pid()""")
+                )
+                size_bytes = conn.scalar(text("select pg_database_size(current_database())"))
+            if size_bytes > _BIG_BYTES or _catalog(engine) != self._catalog:
                 return False
+            forget_rows(engine)
+        except (MigratorError, DBAPIError):
+            return False
         return True
+
+    def close(self) -> None:
+        """Let the connections go."""
+        for engine in self._cleaners.values():
+            engine.dispose()
 
 
 def _catalog(engine: Engine) -> list[tuple[object, ...]]:
