@@ -69,7 +69,7 @@ def take_over(
 
     def take() -> None:
         let_lease_run_out(site.engine, ref)
-        reaper._requeue_expired(site.settings, site.engine)
+        reaper._requeue_expired(site.settings, site.engine, ended_s_ago=None)
         with another_worker(site, "the next worker") as tools:
             WORK[verb, ref.subject](tools, ref, "the next worker")
 
@@ -188,7 +188,7 @@ def test_a_sleeper_may_wake_up_while_another_worker_is_in_the_middle_of_its_job(
         sleeper = sleeping.until_sleep(Verb.MIGRATE, ref, at=first)
         if sleeper.stopped:
             let_lease_run_out(site.engine, ref)
-            reaper._requeue_expired(site.settings, site.engine)
+            reaper._requeue_expired(site.settings, site.engine, ended_s_ago=None)
             successor = sleeping.until_sleep(Verb.MIGRATE, ref, at=second)
             sleeping.wake(sleeper)
             if successor.stopped:
