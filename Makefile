@@ -52,6 +52,7 @@ check: $(READY) ## Format and lint check, strict types, import contracts, list o
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file tests/mypy.ini --package tests
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.command_list
 

@@ -78,11 +78,11 @@ def test_each_right_that_is_taken_away_is_named(database: Engine):
                 conn.execute(text(f"grant usage on sequence {sequence} to {name}"))
             conn.execute(text(f"revoke update on sessions from {name}"))
 
-        rights = check_database(engine).checks["rights"]
+        check = check_database(engine).checks["rights"]
 
-    assert (rights.verdict, rights.finding) == (Verdict.FAIL, "our role may not update on sessions")
-    assert rights.remedy is not None
-    assert "grant update on sessions" in rights.remedy
+    assert (check.verdict, check.finding) == (Verdict.FAIL, "our role may not update on sessions")
+    assert check.remedy is not None
+    assert "grant update on sessions" in check.remedy
 
 
 def test_the_needed_rights_are_enough_for_every_verb(site: Site):

@@ -134,7 +134,7 @@ def test_a_database_that_goes_away_while_outcomes_are_read_costs_nothing(site: S
     for outcome in collected(site, run_id).outcomes:
         ids.append(outcome.project_id)
         if len(ids) == 600:
-            with closing(site.engine.raw_connection()) as conn, conn.cursor() as cursor:
+            with closing(site.engine.raw_connection()) as conn, closing(conn.cursor()) as cursor:
                 cursor.execute(
                     "select pg_terminate_backend(pid) from pg_stat_activity"
                     " where datname = current_database() and pid <> pg_backend_pid()"

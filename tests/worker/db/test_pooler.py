@@ -102,7 +102,7 @@ def test_without_a_pooler_all_travels_with_the_connection(database: Engine):
         assert conn.scalar(text("show row_security")) == "off"
         assert not is_pooled(engine)
         conn.rollback()
-        with conn.connection.cursor() as cursor:
+        with closing(conn.connection.cursor()) as cursor:
             cursor.execute("show row_security")
             assert cursor.fetchone() == ("off",)
 
