@@ -31,7 +31,8 @@ from worker.messages import JobRef, Subject, Verb
 from worker.runtime import log
 
 _FILE_EVENTS = {"os.mkdir", "os.rename", "os.link", "os.remove", "os.rmdir", "os.chmod", "os.listdir", "open"}
-_IDS = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}|[0-9a-f]{12,64}|\d+")
+_IDS = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}|[0-9a-f]{12,64}|(?<=-)[0-9a-f]{8}\b|\d+")
+"""What differs from life to life: a point that had it in its name would be a new one each time."""
 _WRITES = re.compile(r"\b(insert into|delete from|update) \w")
 _OUR_THREADS = "ingest"
 _EVERY = 7
