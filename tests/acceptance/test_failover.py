@@ -55,6 +55,14 @@ def pair(_starts_servers: None) -> Iterator[PostgresPair]:
         yield running
 
 
+def begin_four_jobs(site: Site) -> None:
+    """Open a run whose first job keeps a worker busy until the limit is lifted."""
+    big_study(site, "study", 1)
+    small_studies(site, 3)
+    enqueue(site, *VERY_SLOW)
+    await_work(site)
+
+
 def finding_of_the_broker(site: Site) -> tuple[Verdict, str]:
     check = check_broker(site.settings, site.engine).checks["failover"]
     return check.verdict, check.finding
@@ -87,10 +95,7 @@ def test_a_run_goes_on_when_redis_fails_over(
             Verdict.PASS,
             True,
         ), finding
-        big_study(site, "study", 1)
-        small_studies(site, 3)
-        enqueue(site, *VERY_SLOW)
-        await_work(site)
+        begin_four_jobs(site)
 
         group.kill(first)
         group.await_failover(first)
@@ -122,10 +127,7 @@ def test_a_run_goes_on_over_a_planned_failover(
     """By the command that the guide has for it."""
     first, _ = group.ports
     with site_in(tmp_path, database, group.url, programs) as site, site.workers():
-        big_study(site, "study", 1)
-        small_studies(site, 3)
-        enqueue(site, *VERY_SLOW)
-        await_work(site)
+        begin_four_jobs(site)
 
         with group.sentinel(group.sentinel_ports[0]) as sentinel:
             sentinel.execute_command("SENTINEL FAILOVER", MASTER_NAME)
@@ -149,10 +151,7 @@ def test_a_run_goes_on_when_a_replica_is_promoted_by_hand_and_named(
         sentinel.process.wait()
     with site_in(tmp_path, database, group.plain_url(first), programs) as site:
         with site.workers():
-            big_study(site, "study", 1)
-            small_studies(site, 3)
-            enqueue(site, *VERY_SLOW)
-            await_work(site)
+            begin_four_jobs(site)
             group.kill(first)
             with group.server(second) as replica:
                 replica.execute_command("REPLICAOF", "NO", "ONE")

@@ -6,8 +6,6 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import pytest
-
 from tests.estate import Project
 from tests.faults.child import Children, End
 from tests.support.runs import open_run, run_one
@@ -15,6 +13,7 @@ from tests.support.shim import Call, Fault
 from tests.support.sites import Site
 from tests.support.states import Rows, check_legacy, check_migrated, look
 from tests.support.studies import check_store, check_tree, damage, make_big, study
+from tests.support.tiers import some_or_all
 from worker.jobs.tools import Tools
 from worker.messages import JobRef, Outcome, Status, Verb
 
@@ -149,11 +148,7 @@ def some_kinds(calls: Iterable[Call]) -> list[int]:
 
 
 Kinds = Callable[[Iterable[Call]], list[int]]
-_FOR_LONG = (pytest.mark.long, pytest.mark.timeout(3600))
-SOME_OR_ALL_KINDS = (
-    pytest.param(some_kinds, id="some"),
-    pytest.param(first_of_each_kind, id="all", marks=_FOR_LONG),
-)
+SOME_OR_ALL_KINDS = some_or_all(some_kinds, first_of_each_kind)
 
 
 STORIES: tuple[Callable[[Site, Tools, Children], Story], ...] = (Story, BigFiles, Mending, Copying)

@@ -5,16 +5,13 @@ import signal
 from collections.abc import Callable
 from itertools import count
 
-import pytest
 from sqlalchemy import Engine, event
 
 from tests.support.sites import Site
+from tests.support.tiers import some_or_all
 from worker.db.engine import connect
 
-EVERY_THIRD_OR_ALL = (
-    pytest.param(3, id="every third"),
-    pytest.param(1, id="all", marks=(pytest.mark.long, pytest.mark.timeout(3600))),
-)
+EVERY_THIRD_OR_ALL = some_or_all(3, 1)
 """At which statements a test lets processes die: in the default suite, and in the long one."""
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import psycopg2
@@ -125,17 +126,24 @@ def _postgres_answers(secret: str, port: int) -> bool:
     return True
 
 
+def tls_alone(certificates: Certificates) -> dict[str, Any]:
+    """Settings of a Redis that has no port for plain text; its `tls-port` is to be added."""
+    return {
+        "port": 0,
+        "tls-cert-file": certificates.certificate,
+        "tls-key-file": certificates.key,
+        "tls-ca-cert-file": certificates.authority,
+        "tls-auth-clients": "no",
+    }
+
+
 @contextmanager
 def redis_server(program: str, folder: Path, certificates: Certificates) -> Iterator[Server]:
     """Run Redis without a port for plain text; its URL names no authority yet."""
     secret = password()
     settings = {
         "bind": f"{LOOPBACK} {OTHER_ADDRESS}",
-        "port": "0",
-        "tls-cert-file": certificates.certificate,
-        "tls-key-file": certificates.key,
-        "tls-ca-cert-file": certificates.authority,
-        "tls-auth-clients": "no",
+        **tls_alone(certificates),
         "requirepass": f'"{secret}"',
         "save": '""',
         "appendonly": "no",

@@ -1,6 +1,5 @@
 """`producer metrics` as Prometheus meets it."""
 
-import itertools
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,8 +8,6 @@ from dataclasses import dataclass
 from tests.support.forking import Forks, Process
 from tests.support.sites import Site
 from tests.support.waiting import eventually
-
-_numbers = itertools.count(1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,9 +29,7 @@ def serving(site: Site, **env: str) -> Iterator[Exporter]:
     """Run `producer metrics` on a free port, forked as producers are."""
     programs = site.programs
     assert programs is not None
-    name = f"exporter{next(_numbers)}"
-    words = ("metrics", "--port", "0")
-    process = programs.run(name, "producer", words, env={**site.env, **env}, folder=site.folder)
+    process = site.start_producer("metrics", "--port", "0", **env)
 
     def said() -> str:
         return process.log.read_text() if process.log.exists() else ""

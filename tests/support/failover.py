@@ -22,6 +22,7 @@ from sqlalchemy import URL
 from producer.local import servers as local_servers
 from producer.local.child_process import Child, await_ready, start, stop
 from producer.local.servers import LOOPBACK, free_port
+from tests.support import encrypted_servers
 from tests.support.certificates import Certificates
 from tests.support.waiting import eventually
 
@@ -172,12 +173,8 @@ class ValkeyGroup:
             return {"bind": LOOPBACK, "port": port}
         return {
             "bind": LOOPBACK,
-            "port": 0,
+            **encrypted_servers.tls_alone(self._certificates),
             "tls-port": port,
-            "tls-cert-file": self._certificates.certificate,
-            "tls-key-file": self._certificates.key,
-            "tls-ca-cert-file": self._certificates.authority,
-            "tls-auth-clients": "no",
             "tls-replication": "yes",
         }
 

@@ -3,8 +3,8 @@ names alone.
 
 A worker or a producer spends a second on importing pandas, Celery and SQLAlchemy, and a third of one on our
 own modules. Here that is done once, and what is started runs a module as `python -m` does, or calls a
-function. It has a session, an environment and a
-working directory of its own, and is told apart by nothing that it could see.
+function. It has a session, an environment and a working directory of its own, and is told apart by nothing
+that it could see.
 """
 
 import ctypes

@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-import pytest
 from sqlalchemy import event
 
 from tests.support.forking import Forks, Process, forks
 from tests.support.runs import WORK
 from tests.support.sites import Site
+from tests.support.tiers import some_or_all
 from worker import settings as settings_module
 from worker.jobs.tools import Tools, connect
 from worker.messages import JobRef, Subject, Verb
@@ -110,8 +110,7 @@ def every_point(*always: str) -> Points:
 
 
 Walk = Callable[..., Points]
-_FOR_LONG = (pytest.mark.long, pytest.mark.timeout(3600))
-SOME_OR_ALL = (pytest.param(some_points, id="some"), pytest.param(every_point, id="all", marks=_FOR_LONG))
+SOME_OR_ALL = some_or_all(some_points, every_point)
 """The ways of a test through its points: in the default suite, and in the long one."""
 
 

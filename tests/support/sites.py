@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Engine
 
 from tests.support.folders import remove_all
-from tests.support.forking import Forks
+from tests.support.forking import Forks, Process
 from tests.support.servers import forget_rows
 from tests.support.workers import Worker, running_workers
 from worker.settings import Settings
@@ -45,13 +45,24 @@ class Site:
         start, such as PYTHONUTF8, comes too late.
         """
         assert self.programs is not None
-        name = f"producer{next(_numbers)}"
-        process = self.programs.run(name, "producer", args, env={**self.env, **env}, folder=self.folder)
+        process = self.start_producer(*args, **env)
         code = self.programs.await_end(process, f"producer {' '.join(args)} ends")
         out, err = process.output.read_text(), process.log.read_text()
         process.output.unlink()
         process.log.unlink()
         return subprocess.CompletedProcess(args, code, out, err)
+
+    def start_producer(self, *args: str, terminal: str | None = None, **env: str) -> Process:
+        """The same, without waiting for its end; at a terminal, if one is given."""
+        assert self.programs is not None
+        return self.programs.run(
+            f"producer{next(_numbers)}",
+            "producer",
+            args,
+            env={**self.env, **env},
+            folder=self.folder,
+            terminal=terminal,
+        )
 
     def workers(
         self, count: int = 1, *, concurrency: int = 1, **env: str

@@ -2,7 +2,6 @@
 behind.
 """
 
-import itertools
 import os
 import pty
 import select
@@ -14,8 +13,6 @@ from sqlalchemy import Engine, text
 
 from tests.support.sites import Site
 from tests.support.waiting import eventually
-
-_numbers = itertools.count(1)
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
 """`call("enqueue", "--wait", LEASE_S="2")`: the fixture of that name."""
@@ -44,14 +41,7 @@ def at_a_terminal(site: Site, answer: str, *args: str) -> tuple[int, str]:
     programs = site.programs
     assert programs is not None
     keyboard, terminal = pty.openpty()
-    operator = programs.run(
-        f"operator{next(_numbers)}",
-        "producer",
-        args,
-        env=site.env,
-        folder=site.folder,
-        terminal=os.ttyname(terminal),
-    )
+    operator = site.start_producer(*args, terminal=os.ttyname(terminal))
     os.write(keyboard, answer.encode())
     screen = bytearray()
 
